@@ -1,0 +1,1 @@
+"""What both trainers share: run folders, checkpoints, seeding, the training loop and the command line."""
