@@ -65,7 +65,9 @@ def read_json(path: str | Path) -> Any:
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not valid JSON ({error}). Delete it and make it again.") from None
+        raise ValueError(
+            f"{path}: not valid JSON ({error}). Delete it and make it again."
+        ) from None
 
 
 def sha256_file(path: str | Path) -> str:

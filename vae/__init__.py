@@ -1,0 +1,8 @@
+"""IV-VAE: keyframe-based temporal compression with group causal convolution."""
+
+from vae.config import VAEConfig
+from vae.inflate import inflate
+from vae.model import ImageVAE, VideoVAE, weights_hash
+from vae.posterior import DiagonalGaussian
+
+__all__ = ["DiagonalGaussian", "ImageVAE", "VAEConfig", "VideoVAE", "inflate", "weights_hash"]

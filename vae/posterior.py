@@ -1,0 +1,48 @@
+"""The VAE's posterior: one Gaussian per latent element."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+LOGVAR_RANGE = (-30.0, 20.0)
+
+
+@dataclass(frozen=True)
+class DiagonalGaussian:
+    """Independent Gaussians, float32.
+
+    `sample` and `kl` clamp the log-variance to [-30, 20], so that exp cannot overflow.
+    """
+
+    mean: Float[Tensor, "b c t h w"]
+    logvar: Float[Tensor, "b c t h w"]
+
+    @classmethod
+    def from_moments(cls, moments: Float[Tensor, "b c2 t h w"]) -> "DiagonalGaussian":
+        """Split moments [mean | log-variance] along the channels."""
+        return cls(*moments.float().chunk(2, dim=1))
+
+    @property
+    def moments(self) -> Float[Tensor, "b c2 t h w"]:
+        """[mean | log-variance] along the channels."""
+        return torch.cat([self.mean, self.logvar], dim=1)
+
+    def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "b c t h w"]:
+        """One draw; noise is made on the generator's device, so a CPU generator serves any device."""
+        device = generator.device if generator is not None else self.mean.device
+        noise = torch.randn(self.mean.shape, generator=generator, device=device)
+        return self.mean + (0.5 * self._logvar()).exp() * noise.to(self.mean.device)
+
+    def mode(self) -> Float[Tensor, "b c t h w"]:
+        """The mean, which is the mode of a Gaussian."""
+        return self.mean
+
+    def kl(self) -> Float[Tensor, "b c t h w"]:
+        """KL divergence from N(0, 1) of each element, in nats."""
+        logvar = self._logvar()
+        return 0.5 * (self.mean.square() + logvar.exp() - 1 - logvar)
+
+    def _logvar(self) -> Tensor:
+        return self.logvar.clamp(*LOGVAR_RANGE)
