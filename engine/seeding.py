@@ -19,3 +19,15 @@ def fold(*parts: int | str) -> int:
 def generator(*parts: int | str, device: str | torch.device = "cpu") -> torch.Generator:
     """A torch generator seeded by `fold(*parts)`."""
     return torch.Generator(device=device).manual_seed(fold(*parts))
+
+
+def noise(
+    shape: tuple[int, ...], seed: int, name: str, step: int, positions: range
+) -> torch.Tensor:
+    """Standard normal noise `(len(positions), *shape)` on the CPU, drawn for each position alone.
+
+    `positions` are places in the global batch, so the noise of a clip does not depend on how the
+    batch is shared out.
+    """
+    draws = [torch.randn(shape, generator=generator(seed, name, step, p)) for p in positions]
+    return torch.stack(draws)

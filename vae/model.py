@@ -85,11 +85,11 @@ class VideoVAE(nn.Module, Pretrained, library_name="ivvae", tags=["video-vae"]):
             yield x
 
     def forward(
-        self, x: Float[Tensor, "b 3 t h w"], generator: torch.Generator | None = None
+        self, x: Float[Tensor, "b 3 t h w"], noise: Float[Tensor, "b z t h w"]
     ) -> tuple[Float[Tensor, "b 3 t h w"], DiagonalGaussian]:
-        """Reconstruction of one posterior sample, and the posterior: the training step's forward."""
+        """What a training step needs: the reconstruction of mean + std * noise, and the posterior."""
         posterior = self.encode(x)
-        return self.decode(posterior.sample(generator).to(x.dtype)), posterior
+        return self.decode(posterior.at(noise).to(x.dtype)), posterior
 
     def normalize(self, z: Float[Tensor, "b z t h w"]) -> Float[Tensor, "b z t h w"]:
         """(z - latent_mean) / latent_std: roughly zero mean, unit variance."""

@@ -11,7 +11,7 @@ LOGVAR_RANGE = (-30.0, 20.0)
 
 @dataclass(frozen=True)
 class DiagonalGaussian:
-    """Independent Gaussians, float32.
+    """Independent Gaussians, in float32 or wider.
 
     `sample` and `kl` clamp the log-variance to [-30, 20], so that exp cannot overflow.
     """
@@ -22,7 +22,8 @@ class DiagonalGaussian:
     @classmethod
     def from_moments(cls, moments: Float[Tensor, "b c2 t h w"]) -> "DiagonalGaussian":
         """Split moments [mean | log-variance] along the channels."""
-        return cls(*moments.float().chunk(2, dim=1))
+        wide = torch.promote_types(moments.dtype, torch.float32)
+        return cls(*moments.to(wide).chunk(2, dim=1))
 
     @property
     def moments(self) -> Float[Tensor, "b c2 t h w"]:
@@ -30,10 +31,13 @@ class DiagonalGaussian:
         return torch.cat([self.mean, self.logvar], dim=1)
 
     def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "b c t h w"]:
-        """One draw; noise is made on the generator's device, so a CPU generator serves any device."""
+        """One draw. Noise is made on the generator's device: a CPU generator serves any device."""
         device = generator.device if generator is not None else self.mean.device
-        noise = torch.randn(self.mean.shape, generator=generator, device=device)
-        return self.mean + (0.5 * self._logvar()).exp() * noise.to(self.mean.device)
+        return self.at(torch.randn(self.mean.shape, generator=generator, device=device))
+
+    def at(self, noise: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c t h w"]:
+        """mean + std * noise: the draw that belongs to this standard normal noise."""
+        return self.mean + (0.5 * self._logvar()).exp() * noise.to(self.mean)
 
     def mode(self) -> Float[Tensor, "b c t h w"]:
         """The mean, which is the mode of a Gaussian."""

@@ -1,0 +1,26 @@
+"""Exponential moving average of weights."""
+
+import copy
+
+import torch
+from torch import nn
+
+
+class EMA:
+    """A float32 copy of a model that follows it: ema += (1 - decay) * (weights - ema).
+
+    The decay warms up as (1 + step) / (10 + step), so that early averages forget the initial weights.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.decay = decay
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Take in the weights after `step` finished steps."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        averages, weights = list(self.model.parameters()), list(model.parameters())
+        torch._foreach_lerp_(averages, [w.detach() for w in weights], 1 - decay)
+        for average, value in zip(self.model.buffers(), model.buffers(), strict=True):
+            average.copy_(value)

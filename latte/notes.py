@@ -1,0 +1,59 @@
+"""What a trained Latte must remember of its latents, kept with the weights."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from engine.files import read_json
+from latte.diffusion import DiffusionConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentNotes:
+    """The latents a model was trained on, and the diffusion process."""
+
+    vae_hash: str
+    """sha256 of the weights of the VAE that made the latents; only that VAE can decode samples."""
+    cache_hash: str
+    """sha256 of the cache's manifest."""
+    mean: tuple[float, ...]
+    """Mean of the raw latents, per channel."""
+    std: tuple[float, ...]
+    """Standard deviation of the raw latents, per channel."""
+    class_names: tuple[str, ...]
+    """Names of the labels, in order; empty for an unconditional model."""
+    frame_rate: float = 8.0
+    """Frames per second of a decoded clip."""
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    """The process that the model was trained to reverse."""
+
+    def denormalize(self, z: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c t h w"]:
+        """Normalised latents to the VAE's raw ones: z * std + mean."""
+        mean, std = (
+            torch.tensor(v, device=z.device).view(-1, 1, 1, 1) for v in (self.mean, self.std)
+        )
+        return z * std + mean
+
+    def to_json(self) -> dict[str, Any]:
+        """For the `training.json` of an export."""
+        return asdict(self)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "LatentNotes":
+        """Read them from an export folder.
+
+        Raises:
+            ValueError: the folder has no notes, or of another version.
+        """
+        training = read_json(Path(folder) / "training.json")
+        try:
+            values = dict(training["notes"])
+            for name in ("mean", "std", "class_names"):
+                values[name] = tuple(values[name])
+            return cls(**{**values, "diffusion": DiffusionConfig(**values["diffusion"])})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{folder}: not an export of train_latte ({error})") from None

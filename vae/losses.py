@@ -1,0 +1,74 @@
+"""The reconstruction loss of IV-VAE (supplement, Eq. 5), without its adversarial term."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vae.perceptual import PerceptualLoss, find_backbone
+from vae.posterior import DiagonalGaussian
+
+REFERENCE_PIXELS = 256 * 256
+"""Eq. 5 brings the loss of any resolution to that of 256 x 256."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VAELossConfig:
+    """Weights of Eq. 5: MAE + LPIPS + kl_weight * KL, each a sum over the image."""
+
+    kl_weight: float = 3e-6
+    """Weight of the KL term (alpha)."""
+    perceptual: Literal["none", "vgg", "alex"] = "vgg"
+    """Backbone of LPIPS; none leaves the term out."""
+    perceptual_weight: float = 1.0
+    """Weight of LPIPS per pixel and colour, relative to MAE."""
+    perceptual_weights: str | None = None
+    """File of the backbone's ImageNet weights; default: the torch hub cache."""
+
+    def __post_init__(self) -> None:
+        for name in ("kl_weight", "perceptual_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+
+
+class VAELoss(nn.Module):
+    """Eq. 5: (256 * 256) / (h w) * (MAE + LPIPS + kl_weight * KL), the mean over frames of sums per image.
+
+    LPIPS is one number per image; as a sum over the image it counts once per value, 3 h w times. The
+    KL of a clip is shared equally by its frames.
+    """
+
+    def __init__(self, config: VAELossConfig):
+        """Raises: ValueError if LPIPS is wanted and its weights are missing."""
+        super().__init__()
+        self.config = config
+        self.perceptual = None
+        if config.perceptual != "none":
+            weights = find_backbone(config.perceptual, config.perceptual_weights)
+            self.perceptual = PerceptualLoss(config.perceptual, weights)
+
+    def forward(
+        self,
+        reconstruction: Float[Tensor, "b 3 t h w"],
+        video: Float[Tensor, "b 3 t h w"],
+        posterior: DiagonalGaussian,
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Scalars in float32.
+
+        Returns: "loss" (Eq. 5, what is minimised), and for people "mae" (mean over pixels, in [-1, 1]
+        units), "kl" (nats per latent element) and "lpips" (mean over frames).
+        """
+        reconstruction, video = reconstruction.float(), video.float()
+        h, w = video.shape[-2:]
+        values = 3 * h * w  # of an image
+        mae = (reconstruction - video).abs().mean()
+        kl = posterior.kl()
+        kl_per_frame = kl.sum() / (video.shape[0] * video.shape[2])
+        total = values * mae + self.config.kl_weight * kl_per_frame
+        logged = {"mae": mae, "kl": kl.mean()}
+        if self.perceptual is not None:
+            lpips = self.perceptual(reconstruction, video).mean()
+            total = total + self.config.perceptual_weight * values * lpips
+            logged["lpips"] = lpips
+        return {"loss": total * (REFERENCE_PIXELS / (h * w)), **logged}
