@@ -1,6 +1,7 @@
 """One command line for every script: YAML plus flags on a frozen dataclass, one-line errors."""
 
 import errno
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -46,9 +47,12 @@ def main(config_class: type[Config], run: Callable[[Config], Any]) -> None:
 
 
 def _exit_code(config_class: type[Config], run: Callable[[Config], Any]) -> int:
+    logging.basicConfig(level=logging.INFO if _is_main() else logging.ERROR, format="%(message)s")
     try:
         run(parse(config_class))
     except ValueError as error:
+        if os.environ.get("IVVAE_TRACEBACK"):
+            raise
         return _complain(str(error), 2)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
@@ -63,8 +67,11 @@ def _exit_code(config_class: type[Config], run: Callable[[Config], Any]) -> int:
 
 
 def _complain(message: str, code: int) -> int:
-    rank = os.environ.get("RANK", "0")
-    prefix = "" if rank == "0" else f"[rank {rank}] "
+    prefix = "" if _is_main() else f"[rank {os.environ['RANK']}] "
     kind = "error: " if code == 2 else ""
     print(prefix + kind + " ".join(message.split()), file=sys.stderr)  # noqa: T201
     return code
+
+
+def _is_main() -> bool:
+    return os.environ.get("RANK", "0") == "0"

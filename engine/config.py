@@ -29,8 +29,8 @@ class TrainConfig:
     """AdamW's decay rates."""
     weight_decay: float = 0.0
     """AdamW's weight decay."""
-    max_grad_norm: float = 1.0
-    """Gradient norm above which gradients are scaled down."""
+    max_grad_norm: float | None = 1.0
+    """Gradient norm above which gradients are scaled down; null: only measured."""
     ema_decay: float = 0.999
     """Decay of the averaged weights, reached after a warm-up of (1 + step) / (10 + step)."""
     precision: Literal["no", "bf16", "fp16"] = "no"
@@ -49,8 +49,9 @@ class TrainConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         for name in ("learning_rate", "max_grad_norm"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be positive")
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name}={value} must be positive")
         for name in ("workers", "warmup_steps", "weight_decay"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")

@@ -102,11 +102,7 @@ class RunFolder:
         """Open the trackers; forget log lines past `step`, which a resumed run will write again."""
         if not self.accelerator.is_main_process:
             return
-        file = self.path / "log.jsonl"
-        if file.exists():
-            lines = [x for x in file.read_text().splitlines() if json.loads(x)["step"] <= step]
-            with atomic_path(file) as temporary:
-                temporary.write_text("".join(f"{x}\n" for x in lines))
+        _forget_after(self.path / "log.jsonl", step)
         options = {"tensorboard": {"purge_step": step}}
         self.accelerator.init_trackers("tensorboard", init_kwargs=options)
 
@@ -123,6 +119,14 @@ def read_log(folder: str | Path) -> list[dict[str, float]]:
     """The lines of a run's log.jsonl."""
     lines = (Path(folder) / "log.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
+
+
+def _forget_after(file: Path, step: int) -> None:
+    if not file.exists():
+        return
+    lines = [line for line in file.read_text().splitlines() if json.loads(line)["step"] <= step]
+    with atomic_path(file) as temporary:
+        temporary.write_text("".join(f"{line}\n" for line in lines))
 
 
 def _differences(found: Any, wanted: Any, free: frozenset[str], name: str = "") -> list[str]:

@@ -5,6 +5,7 @@ pure functions of it and the seed, so a resumed run equals a straight one bit fo
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -68,10 +69,19 @@ class Trainer:
     """
 
     def __init__(
-        self, command: Any, config: TrainConfig, accelerator: Accelerator, model: nn.Module
+        self,
+        command: Any,
+        config: TrainConfig,
+        accelerator: Accelerator,
+        model: nn.Module,
+        notes: dict[str, Any] | None = None,
     ):
-        """`command` is the whole config of the command, of which `config` is a part.
+        """Build or resume the run.
 
+        Args:
+            command: the whole config of the command, of which `config` is a part.
+            model: on the CPU, with `save_pretrained`.
+            notes: kept with the exported weights, in their `training.json`.
         Raises:
             ValueError: the folder holds a run with another config, or the batch cannot be shared.
         """
@@ -105,7 +115,7 @@ class Trainer:
         """
         if self.step >= self.config.steps:
             log.info("%s: all %d steps are done", self.config.folder, self.step)
-            return self._export()
+            return self._finish()
         self.folder.start_log(self.step)
         window = _Window(self.accelerator)
         with StopSignal(self.accelerator) as stop, self._progress() as bar:
@@ -123,8 +133,7 @@ class Trainer:
                     raise Stopped(self._stop_message(stopped_by), stopped_by)
                 if last:
                     break
-        self.accelerator.end_training()
-        return self._export()
+        return self._finish()
 
     def _update(self, batch: Batch, loss_function: LossFunction) -> dict[str, Tensor]:
         """One optimiser step on this process's part of a global batch, in micro-batches."""
@@ -143,7 +152,8 @@ class Trainer:
                 self.accelerator.backward(values["loss"] / len(starts))
             for name, value in values.items():
                 total[name] = total.get(name, 0) + value.detach() / len(starts)
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), config.max_grad_norm)
+        limit = math.inf if config.max_grad_norm is None else config.max_grad_norm
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
         assert norm is not None
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate_at(self.step)
@@ -166,7 +176,7 @@ class Trainer:
         if preview and self.accelerator.is_main_process:
             preview(self.ema.model, self.step, self.folder.path / "samples")
 
-    def _export(self) -> Path:
+    def _finish(self) -> Path:
         target = self.folder.path / "export"
         if self.accelerator.is_main_process:
             with atomic_folder(target) as temporary:
@@ -174,6 +184,7 @@ class Trainer:
                 training = {"step": self.step, "ema_decay": self.config.ema_decay}
                 write_json(temporary / "training.json", {**training, "notes": self.notes})
         self.accelerator.wait_for_everyone()
+        self.accelerator.end_training()
         return target
 
     def _progress(self) -> tqdm:

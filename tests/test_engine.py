@@ -1,0 +1,235 @@
+"""Atomic files, seeding, command line, averaging, schedules and run folders."""
+
+import errno
+import json
+import subprocess
+import sys
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.testing import assert_close
+
+from engine.cli import _exit_code, parse
+from engine.config import FREE, TrainConfig
+from engine.ema import EMA
+from engine.files import atomic_folder, atomic_path, read_json, sha256_file, write_json
+from engine.run import RunFolder, read_log
+from engine.seeding import fold, generator, noise
+
+
+def config(**values):
+    return TrainConfig(**{"folder": "runs/x", "steps": 100, "global_batch": 8, **values})
+
+
+# files
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "deep" / "a.json"
+    write_json(target, {"x": 1})
+    with pytest.raises(RuntimeError), atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert read_json(target) == {"x": 1}
+    assert [p.name for p in target.parent.iterdir()] == ["a.json"]
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "model"
+    for content in ("old", "new"):
+        with atomic_folder(target) as temporary:
+            (temporary / content).write_text(content)
+    assert [p.name for p in target.iterdir()] == ["new"]
+    with pytest.raises(RuntimeError), atomic_folder(target) as temporary:
+        raise RuntimeError
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_json_with_nan_and_broken_json_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(tmp_path / "a.json", float("nan"))
+    (tmp_path / "b.json").write_text("{")
+    with pytest.raises(ValueError, match=r"b.json: not valid JSON"):
+        read_json(tmp_path / "b.json")
+    with pytest.raises(ValueError, match="no such file"):
+        read_json(tmp_path / "c.json")
+
+
+def test_sha256_of_a_file(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    assert sha256_file(tmp_path / "a").startswith("ba7816bf8f01cfea414140de5dae2223")
+
+
+# seeding
+
+
+def test_fold_is_stable_and_tells_its_parts_apart():
+    assert fold(0, "noise", 1) == 4023890355727687668  # runs made before must stay resumable
+    values = {fold(0, 1), fold(1, 0), fold(0, "1"), fold("01"), fold(0, 1, 0), fold(0)}
+    assert len(values) == 6
+    assert all(0 <= value < 2**63 for value in values)
+
+
+def test_fold_does_not_depend_on_the_process():
+    code = "from engine.seeding import fold; print(fold(3, 'clip', 'v_a_b'))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(out.stdout) == fold(3, "clip", "v_a_b")
+
+
+def test_noise_depends_on_place_and_step_but_not_on_how_the_batch_is_shared():
+    whole = noise((2, 3), 0, "n", 5, range(4))
+    parts = [noise((2, 3), 0, "n", 5, range(i, i + 2)) for i in (0, 2)]
+    assert_close(torch.cat(parts), whole, rtol=0, atol=0)
+    assert not torch.equal(whole[0], whole[1])
+    assert not torch.equal(whole, noise((2, 3), 0, "n", 6, range(4)))
+    assert not torch.equal(whole, noise((2, 3), 1, "n", 5, range(4)))
+    assert not torch.equal(whole, noise((2, 3), 0, "m", 5, range(4)))
+    assert generator(1, 2).initial_seed() == fold(1, 2)
+
+
+# command line
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    """Inner part."""
+
+    rate: float = 0.5
+    """A rate, per step."""
+
+    def __post_init__(self) -> None:
+        if self.rate < 0:
+            raise ValueError(f"rate={self.rate} must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A command."""
+
+    out: str
+    """Output folder."""
+    size: tuple[int, int] = (1, 2)
+    """Two sizes."""
+    inner: Inner = field(default_factory=Inner)
+    """The inner part."""
+
+
+def test_yaml_and_flags_build_the_config(tmp_path):
+    (tmp_path / "a.yaml").write_text("out: x\ninner:\n  rate: 0.25\nsize: [3, 4]\n")
+    found = parse(Command, ["--config", str(tmp_path / "a.yaml"), "--out", "y"])
+    assert found == Command(out="y", size=(3, 4), inner=Inner(rate=0.25))
+    assert parse(Command, ["--out=y", "--inner.rate=2"]).inner.rate == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "required: out"),
+        (["--out", "x", "--inner.speed", "1"], "--inner.speed"),
+        (["--out", "x", "--inner.rate", "fast"], "inner.rate"),
+        (["--out", "x", "--inner.rate=-1"], "rate=-1.0 must not be negative"),
+        (["--config", "missing.yaml"], "missing.yaml"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_exit_code_2(arguments, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["command", *arguments])
+    assert _exit_code(Command, lambda config: None) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_unknown_keys_in_yaml_are_refused(tmp_path):
+    (tmp_path / "a.yaml").write_text("out: x\ninner: {speed: 1}\n")
+    with pytest.raises(ValueError, match="speed"):
+        parse(Command, ["--config", str(tmp_path / "a.yaml")])
+
+
+def test_a_full_disk_is_one_line_and_other_system_errors_are_not_hidden(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["command", "--out", "x"])
+
+    def fill(config):
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/x/file")
+
+    assert _exit_code(Command, fill) == 2
+    assert "runs/x/file: No space left on device" in capsys.readouterr().err
+
+    def other(config):
+        raise OSError(errno.EIO, "broken")
+
+    with pytest.raises(OSError, match="broken"):
+        _exit_code(Command, other)
+
+
+def test_help_explains_every_field(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["command", "--help"])
+    with pytest.raises(SystemExit) as stop:
+        _exit_code(Command, lambda config: None)
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for words in ("Output folder.", "Two sizes.", "A rate, per step.", "default: 0.5"):
+        assert words in text
+
+
+# training settings
+
+
+def test_learning_rate_warms_up_and_follows_its_schedule():
+    constant = config(learning_rate=1.0, warmup_steps=4)
+    assert [constant.learning_rate_at(s) for s in (0, 1, 3, 4, 99)] == [0.25, 0.5, 1, 1, 1]
+    cosine = config(learning_rate=1.0, warmup_steps=50, schedule="cosine")
+    assert_close(cosine.learning_rate_at(75), 0.5)
+    assert_close(cosine.learning_rate_at(100), 0.0)
+
+
+def test_a_batch_is_shared_equally_or_refused():
+    assert config().local_batch(4) == 2
+    with pytest.raises(ValueError, match="multiple of 3"):
+        config().local_batch(3)
+    with pytest.raises(ValueError, match="micro_batch=3 does not divide the 4 clips per process"):
+        config(micro_batch=3).local_batch(2)
+
+
+@pytest.mark.parametrize("name", ["steps", "global_batch", "learning_rate", "micro_batch", "keep"])
+def test_settings_out_of_range_are_refused(name):
+    with pytest.raises(ValueError, match=name):
+        config(**{name: 0})
+
+
+def test_the_average_follows_in_closed_form():
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(model.weight)
+    ema = EMA(model, decay=0.5)
+    expected = 0.0
+    for step in range(1, 30):
+        nn.init.constant_(model.weight, step)
+        ema.update(model, step)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * step
+    assert_close(ema.model.weight.item(), expected)
+    assert not ema.model.weight.requires_grad
+
+
+# run folders
+
+
+def test_a_changed_config_is_refused_with_the_difference(tmp_path):
+    folder = RunFolder(tmp_path, Accelerator())
+    folder.claim(config(folder=str(tmp_path)), FREE)
+    folder.claim(config(folder=str(tmp_path), steps=200, workers=3), FREE)
+    with pytest.raises(ValueError, match="learning_rate was 0.0001, now 0.1") as error:
+        folder.claim(config(learning_rate=0.1, steps=7), FREE)
+    assert "steps" not in str(error.value)
+
+
+def test_a_resumed_log_forgets_what_will_come_again(tmp_path):
+    steps = (2, 4, 6)
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps({"step": s}) + "\n" for s in steps))
+    folder = RunFolder(tmp_path, Accelerator(log_with="tensorboard", project_dir=tmp_path))
+    folder.start_log(4)
+    folder.write_log(5, {"loss": 1.0})
+    folder.accelerator.end_training()
+    assert [line["step"] for line in read_log(tmp_path)] == [2, 4, 5]

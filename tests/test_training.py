@@ -1,0 +1,264 @@
+"""Both trainers for real: resumed equals straight, signals, kills, several processes, bad input."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from torch.testing import assert_close
+
+from engine.run import read_log
+from scripts import cache_latents, train_latte, train_vae
+from scripts.train_latte import LatteOptions, TrainLatte
+from scripts.train_vae import TrainVAE
+from tests.packed import pack
+from vae import VAEConfig, VideoVAE
+from vae.losses import VAELossConfig
+
+ROOT = Path(__file__).parents[1]
+MODEL = VAEConfig(z_dim=4, dim=4, channel_multipliers=(1, 1, 2, 2), num_blocks=1)
+SIZE = {"height": 16, "width": 16}
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    return pack(tmp_path_factory.mktemp("data") / "shards", [12, 14, 16, 18, 20, 22])
+
+
+@pytest.fixture(scope="module")
+def vae(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vae")
+    torch.manual_seed(0)
+    VideoVAE(MODEL).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def latents(shards, vae, tmp_path_factory):
+    out = tmp_path_factory.mktemp("data") / "latents"
+    cache_latents.run(
+        cache_latents.Config(
+            vae=str(vae), data=str(shards), out=str(out), frames=5, interval=1, workers=0, **SIZE
+        )
+    )
+    return out
+
+
+def settings(folder, steps, **values):
+    common = {"global_batch": 4, "log_every": 1, "save_every": 2, "learning_rate": 1e-3}
+    return train_vae.TrainConfig(**{"folder": str(folder), "steps": steps, **common, **values})
+
+
+def video_run(folder, shards, steps=4, **values):
+    return TrainVAE(
+        train=settings(folder, steps, **values),
+        data=train_vae.ClipConfig(folder=str(shards), frames=5, flip=True, **SIZE),
+        model=MODEL,
+        loss=VAELossConfig(perceptual="none"),
+        previews=1,
+    )
+
+
+def latte_run(folder, latents, steps=4, **values):
+    return TrainLatte(
+        train=settings(folder, steps, **values),
+        latents=str(latents),
+        model=LatteOptions(
+            size="custom", hidden_size=16, depth=2, num_heads=2, class_conditional=True
+        ),
+    )
+
+
+def commands(kind, shards, latents):
+    """How to run a trainer in this process, and its config for a folder and a number of steps."""
+    if kind == "vae":
+        return train_vae.run, lambda folder, **v: video_run(folder, shards, **v)
+    return train_latte.run, lambda folder, **v: latte_run(folder, latents, **v)
+
+
+def weights(folder: Path):
+    return load_file(Path(folder) / "export" / "model.safetensors")
+
+
+def assert_same_run(a: Path, b: Path):
+    assert_close(weights(a), weights(b), rtol=0, atol=0)
+    assert [x["loss"] for x in read_log(a)] == [x["loss"] for x in read_log(b)]
+    assert [x["step"] for x in read_log(a)] == [x["step"] for x in read_log(b)]
+
+
+def as_command(config, tmp_path) -> list[str]:
+    """The command line that gives this config."""
+    from dataclasses import asdict
+
+    file = tmp_path / f"{type(config).__name__}.yaml"
+    values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items()}
+    file.write_text(yaml.safe_dump(_plain(values)))
+    script = "train_vae.py" if isinstance(config, TrainVAE) else "train_latte.py"
+    return [str(ROOT / "scripts" / script), "--config", str(file)]
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+@pytest.mark.parametrize("kind", ["vae", "latte"])
+def test_a_resumed_run_equals_a_straight_one_bit_for_bit(kind, shards, latents, tmp_path):
+    run, config = commands(kind, shards, latents)
+    run(config(tmp_path / "straight"))
+    run(config(tmp_path / "resumed", steps=3))  # no multiple of save_every
+    run(config(tmp_path / "resumed"))
+    assert_same_run(tmp_path / "straight", tmp_path / "resumed")
+    run(config(tmp_path / "resumed"))  # done: changes nothing
+    assert_same_run(tmp_path / "straight", tmp_path / "resumed")
+    assert len(list((tmp_path / "straight" / "checkpoints").iterdir())) == 2
+
+
+@pytest.mark.parametrize("kind", ["vae", "latte"])
+def test_seed_and_step_change_what_is_drawn(kind, shards, latents, tmp_path):
+    run, config = commands(kind, shards, latents)
+    run(config(tmp_path / "a", steps=2, learning_rate=1e-12))
+    run(config(tmp_path / "b", steps=2, learning_rate=1e-12, seed=1))
+    a, b = ([x["loss"] for x in read_log(tmp_path / n)] for n in "ab")
+    assert len({*a, *b}) == 4
+
+
+@pytest.mark.parametrize("kind", ["vae", "latte"])
+def test_micro_batches_give_the_gradient_of_the_whole_batch(kind, shards, latents, tmp_path):
+    run, config = commands(kind, shards, latents)
+    run(config(tmp_path / "whole", steps=2))
+    run(config(tmp_path / "parts", steps=2, micro_batch=1))
+    for x, y in zip(read_log(tmp_path / "whole"), read_log(tmp_path / "parts"), strict=True):
+        assert_close(x["loss"], y["loss"], rtol=1e-4, atol=0)
+        assert_close(x["grad_norm"], y["grad_norm"], rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_run_goes_on_as_if_nothing_had_happened(number, shards, latents, tmp_path):
+    steps = 40
+    train_latte.run(latte_run(tmp_path / "straight", latents, steps))
+    config = latte_run(tmp_path / "stopped", latents, steps)
+    log = tmp_path / "stopped" / "log.jsonl"
+    process = subprocess.Popen(
+        [sys.executable, *as_command(config, tmp_path)], stderr=subprocess.PIPE, text=True
+    )
+    while not (log.exists() and log.stat().st_size) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=120)
+    if number == signal.SIGTERM:
+        assert process.returncode == 128 + signal.SIGTERM
+        assert "saved in" in error
+    else:
+        assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "stopped" / "export").exists()
+    train_latte.run(config)
+    assert_same_run(tmp_path / "straight", tmp_path / "stopped")
+
+
+@pytest.mark.parametrize("kind", ["vae", "latte"])
+def test_two_processes_learn_what_one_does(kind, shards, latents, tmp_path):
+    run, config = commands(kind, shards, latents)
+    run(config(tmp_path / "one"))
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [sys.executable, *launch, *as_command(config(tmp_path / "two"), tmp_path)],
+        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "two" / "checkpoints").glob("*4/random_states_*.pkl"))) == 2
+    for x, y in zip(read_log(tmp_path / "one"), read_log(tmp_path / "two"), strict=True):
+        assert_close(x["loss"], y["loss"], rtol=1e-4, atol=0)
+    assert_close(weights(tmp_path / "one"), weights(tmp_path / "two"), rtol=0, atol=1e-4)
+
+
+def test_the_loss_falls_and_the_average_is_exported(shards, tmp_path):
+    train_vae.run(video_run(tmp_path, shards, steps=60, save_every=60, ema_decay=0.9))
+    losses = [line["mae"] for line in read_log(tmp_path)]
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+    checkpoint = next((tmp_path / "checkpoints").iterdir())
+    assert_close(weights(tmp_path), load_file(checkpoint / "ema.safetensors"), rtol=0, atol=0)
+    assert (tmp_path / "samples" / "step-00000060.mp4").stat().st_size > 0
+
+
+def test_a_video_vae_starts_from_an_image_vae(shards, tmp_path):
+    image = TrainVAE(
+        train=settings(tmp_path / "image", 1),
+        data=train_vae.ClipConfig(folder=str(shards), frames=1, **SIZE),
+        model=MODEL,
+        stage="image",
+        loss=VAELossConfig(perceptual="none"),
+    )
+    export = train_vae.run(image)
+    model = train_vae._initial_model(
+        TrainVAE(
+            train=settings(tmp_path / "video", 1),
+            data=train_vae.ClipConfig(folder=str(shards), frames=5, **SIZE),
+            model=MODEL,
+            init_from=str(export),
+        )
+    )
+    assert_close(
+        model.get_parameter("decoder.norm_out.gain")[:4],
+        weights(tmp_path / "image")["decoder.norm_out.gain"],
+    )
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(shards, tmp_path):
+    with pytest.raises(ValueError, match=r"is (nan|inf).* at step \d"):
+        train_vae.run(
+            video_run(tmp_path, shards, 30, learning_rate=1e30, max_grad_norm=None, log_every=30)
+        )
+    assert not (tmp_path / "export").exists()
+
+
+def test_mistakes_are_refused_before_the_run(shards, latents, vae, tmp_path):
+    with pytest.raises(ValueError, match="6 frames, but the VAE needs"):
+        TrainVAE(
+            train=settings(tmp_path, 1),
+            data=train_vae.ClipConfig(folder=str(shards), frames=6, **SIZE),
+            model=MODEL,
+        )
+    with pytest.raises(ValueError, match="set data.frames=1"):
+        TrainVAE(
+            train=settings(tmp_path, 1),
+            data=train_vae.ClipConfig(folder=str(shards), frames=5, **SIZE),
+            stage="image",
+        )
+    with pytest.raises(ValueError, match="fewer than one global batch"):
+        train_latte.run(latte_run(tmp_path, latents, global_batch=64))
+    with pytest.raises(ValueError, match="all three with size=custom"):
+        LatteOptions(size="S", depth=2)
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_lpips_weights_are_refused_before_the_run(shards, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "none"))
+    config = TrainVAE(
+        train=settings(tmp_path / "run", 1),
+        data=train_vae.ClipConfig(folder=str(shards), frames=5, **SIZE),
+        model=MODEL,
+    )
+    with pytest.raises(ValueError, match="vgg16-397923af.pth.*perceptual to none"):
+        train_vae.run(config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_latents_of_another_vae_are_refused(latents, tmp_path):
+    torch.manual_seed(1)
+    VideoVAE(MODEL).save_pretrained(tmp_path / "other")
+    config = TrainLatte(
+        train=settings(tmp_path / "run", 1), latents=str(latents), vae=str(tmp_path / "other")
+    )
+    with pytest.raises(ValueError, match="VAE"):
+        train_latte.run(config)
