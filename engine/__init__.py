@@ -1,1 +1,1 @@
-"""What both trainers share: run folders, checkpoints, seeding, the training loop and the command line."""
+"""What all trainers share: the loop, run folders, checkpoints, seeding, the command line."""

@@ -42,12 +42,16 @@ def parse(config_class: type[Config], arguments: Sequence[str] | None = None) ->
 
 
 def main(config_class: type[Config], run: Callable[[Config], Any]) -> None:
-    """Parse and run. Exit code: 0 done; 2 the user's mistake, one line; 128 + n stopped by signal n."""
+    """Parse and run. Exit codes: 0 done; 2 the user's mistake; 128 + n stopped by signal n."""
     sys.exit(_exit_code(config_class, run))
 
 
 def _exit_code(config_class: type[Config], run: Callable[[Config], Any]) -> int:
-    logging.basicConfig(level=logging.INFO if _is_main() else logging.ERROR, format="%(message)s")
+    logging.basicConfig(
+        level=logging.WARNING if _is_main() else logging.ERROR, format="%(message)s"
+    )
+    for package in ("data", "engine", "eval", "latte", "vae", "__main__") if _is_main() else ():
+        logging.getLogger(package).setLevel(logging.INFO)
     try:
         run(parse(config_class))
     except ValueError as error:

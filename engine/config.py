@@ -89,6 +89,6 @@ class TrainConfig:
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
-# What may change between a run and its continuation: it does not alter what is learned up to a step.
+# What may differ in a continuation, because it does not alter what is learned up to a step.
 # `steps` is not here for a cosine schedule, whose course depends on it.
 FREE = frozenset({"folder", "workers", "log_every", "save_every", "keep", "steps"})

@@ -3,13 +3,14 @@
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class EMA:
     """A float32 copy of a model that follows it: ema += (1 - decay) * (weights - ema).
 
-    The decay warms up as (1 + step) / (10 + step), so that early averages forget the initial weights.
+    The decay warms up as (1 + step) / (10 + step), so that early averages forget the initial
+    weights.
     """
 
     def __init__(self, model: nn.Module, decay: float):
@@ -20,7 +21,7 @@ class EMA:
     def update(self, model: nn.Module, step: int) -> None:
         """Take in the weights after `step` finished steps."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        averages, weights = list(self.model.parameters()), list(model.parameters())
-        torch._foreach_lerp_(averages, [w.detach() for w in weights], 1 - decay)
+        averages: list[Tensor] = list(self.model.parameters())
+        torch._foreach_lerp_(averages, [p.detach() for p in model.parameters()], 1 - decay)
         for average, value in zip(self.model.buffers(), model.buffers(), strict=True):
             average.copy_(value)

@@ -16,8 +16,8 @@ from engine.files import read_json
 class Pretrained(PyTorchModelHubMixin):
     """`save_pretrained`, `from_pretrained` and `push_to_hub` for models built from one dataclass.
 
-    A subclass is an `nn.Module` whose only argument is `config`, kept as `self.config`, and names the
-    dataclass in `config_class`. Loading is strict and returns the model in eval mode.
+    A subclass is an `nn.Module` whose only argument is `config`, kept as `self.config`, and names
+    the dataclass in `config_class`. Loading is strict and returns the model in eval mode.
     """
 
     config_class: ClassVar[type]
@@ -28,7 +28,8 @@ class Pretrained(PyTorchModelHubMixin):
         """Load from a folder or a hub id (keywords: `revision`, `token`, `cache_dir`, ...).
 
         Raises:
-            ValueError: no such folder or id, another class's folder, keys or shapes that do not fit.
+            ValueError: no such folder or id, another class's folder, keys or shapes that do not
+            fit.
         """
         try:
             return super().from_pretrained(str(source), **kwargs)

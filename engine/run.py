@@ -20,13 +20,14 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from engine.compare import differences
 from engine.files import atomic_path, read_json, write_json
 
 log = logging.getLogger(__name__)
 
 
 class RunFolder:
-    """The folder of one run. Every process may read; only the main process writes what is shared."""
+    """The folder of one run; the main process writes what is shared."""
 
     def __init__(self, folder: str | Path, accelerator: Accelerator):
         self.path = Path(folder)
@@ -50,9 +51,9 @@ class RunFolder:
         file = self.path / "config.yaml"
         if file.exists():
             found = yaml.safe_load(file.read_text())
-            if differences := _differences(found, wanted, free):
+            if changes := differences(found, wanted, free):
                 raise ValueError(
-                    f"{self.path}: was started with another config: {'; '.join(differences)}. "
+                    f"{self.path}: was started with another config: {'; '.join(changes)}. "
                     "Use the same values to resume it, or another folder."
                 )
         self.accelerator.wait_for_everyone()
@@ -71,7 +72,7 @@ class RunFolder:
         )
 
     def save(self, step: int, ema: nn.Module, keep: int) -> None:
-        """Write a checkpoint under a temporary name, rename it, and delete all but the last `keep`."""
+        """Write a checkpoint, rename it when complete, and delete all but the last `keep`."""
         final = self.path / "checkpoints" / f"step-{step:08d}"
         temporary = final.with_name(f".{final.name}.tmp")
         if self.accelerator.is_main_process:
@@ -127,13 +128,3 @@ def _forget_after(file: Path, step: int) -> None:
     lines = [line for line in file.read_text().splitlines() if json.loads(line)["step"] <= step]
     with atomic_path(file) as temporary:
         temporary.write_text("".join(f"{line}\n" for line in lines))
-
-
-def _differences(found: Any, wanted: Any, free: frozenset[str], name: str = "") -> list[str]:
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        keys = [key for key in {**found, **wanted} if key not in free]
-        nested = (
-            _differences(found.get(k), wanted.get(k), free, f"{name}.{k}".strip(".")) for k in keys
-        )
-        return [line for lines in nested for line in lines]
-    return [] if found == wanted else [f"{name} was {found}, now {wanted}"]

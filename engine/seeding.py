@@ -6,7 +6,8 @@ import torch
 
 
 def fold(*parts: int | str) -> int:
-    """A stable 63-bit integer from `parts`, independent of process, platform and Python's hash seed.
+    """A stable 63-bit integer from `parts`, independent of process, platform and Python's hash
+    seed.
 
     `fold(seed, "noise", step, rank)` differs from `fold(seed, "noise", step, rank + 1)` as two
     independent draws would, which sums such as `seed + step` do not give.

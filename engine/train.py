@@ -1,7 +1,7 @@
 """The training loop of both trainers.
 
-`step`, the number of finished optimiser steps, is the one counter: data, noise and learning rate are
-pure functions of it and the seed, so a resumed run equals a straight one bit for bit.
+`step`, the number of finished optimiser steps, is the one counter: data, noise and learning rate
+are pure functions of it and the seed, so a resumed run equals a straight one bit for bit.
 """
 
 import logging
@@ -19,6 +19,7 @@ from accelerate.utils import ProjectConfiguration
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from engine.accelerator import make_accelerator
 from engine.cli import Stopped
 from engine.config import FREE, TrainConfig
 from engine.ema import EMA
@@ -53,10 +54,10 @@ Preview = Callable[[nn.Module, int, Path], None]
 """Gets the averaged model, the step and the samples folder, at every checkpoint."""
 
 
-def make_accelerator(config: TrainConfig) -> Accelerator:
-    """Accelerate's view of this machine, logging to TensorBoard inside the run folder."""
+def training_accelerator(config: TrainConfig) -> Accelerator:
+    """Accelerate's view of the processes, with the precision and the tracker of a training run."""
     project = ProjectConfiguration(project_dir=config.folder, logging_dir=config.folder)
-    return Accelerator(
+    return make_accelerator(
         mixed_precision=config.precision, log_with="tensorboard", project_config=project
     )
 
@@ -228,8 +229,8 @@ class _Window:
             row, column = bad[0].tolist()
             raise ValueError(
                 f"{names[column]} is {table[row, column].item()} at step "
-                f"{step - len(self.values) + row + 1}. The last checkpoint is from before; lower the "
-                "learning rate or max_grad_norm and rerun in another folder."
+                f"{step - len(self.values) + row + 1}. The last checkpoint is older: lower "
+                "the learning rate or max_grad_norm and rerun in another folder."
             )
         means = dict(zip(names, table.mean(0).tolist(), strict=True))
         now = time.perf_counter()

@@ -1,0 +1,6 @@
+"""Latte, a latent diffusion transformer for video: model, diffusion, samplers, converters."""
+
+from latte.config import LatteConfig
+from latte.model import Latte
+
+__all__ = ["Latte", "LatteConfig"]

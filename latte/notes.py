@@ -26,8 +26,8 @@ class LatentNotes:
     """Standard deviation of the raw latents, per channel."""
     class_names: tuple[str, ...]
     """Names of the labels, in order; empty for an unconditional model."""
-    frame_rate: float = 8.0
-    """Frames per second of a decoded clip."""
+    frame_rate: float
+    """Frames per second of the clips behind the latents, Hz."""
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     """The process that the model was trained to reverse."""
 

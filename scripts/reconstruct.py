@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
 from data.dataset import ClipConfig, ClipDataset
 from data.encode import to_uint8, write_video
+from engine.accelerator import make_accelerator
 from engine.cli import main
 from engine.files import write_json
 from eval.baselines import keyframe_reconstruction, trilinear_reconstruction
@@ -49,7 +49,7 @@ class Reconstruct:
 
 def run(config: Reconstruct) -> dict[str, Any]:
     """Write metrics.json and the clips; returns the metrics."""
-    accelerator = Accelerator()
+    accelerator = make_accelerator()
     if accelerator.num_processes > 1:
         raise ValueError("reconstruct runs as one process; start it without accelerate launch")
     model = VideoVAE.from_pretrained(config.vae).to(accelerator.device)
@@ -69,16 +69,16 @@ def run(config: Reconstruct) -> dict[str, Any]:
         "keyframes": lambda x: keyframe_reconstruction(x, **ratio),
     }
     meters = {name: ReconstructionMeter(model.config.temporal_ratio) for name in methods}
-    saved = 0
+    saved: list[dict[str, str]] = []
     with torch.no_grad(), tqdm(total=count, desc="reconstruct", unit="clip") as bar:
         for x in _videos(dataset, count, config.batch_size):
             results = {name: method(x) for name, method in methods.items()}
             for name, y in results.items():
                 meters[name].update(x, y)
-            for i in range(min(len(x), config.save_clips - saved)):
+            for i in range(min(len(x), config.save_clips - len(saved))):
+                saved.append(_describe(dataset, len(saved)))
                 clips = {"source": x[i], **{name: y[i] for name, y in results.items()}}
-                _save(Path(config.out), f"{saved:03d}", clips)
-                saved += 1
+                _save(Path(config.out), saved[-1]["name"], clips, dataset.frame_rate)
             bar.update(len(x))
     metrics = {
         "protocol": {**asdict(config.data), "clips": count, "data_hash": dataset.hash},
@@ -87,6 +87,7 @@ def run(config: Reconstruct) -> dict[str, Any]:
             "sha256": weights_hash(model),
             "config": asdict(model.config),
         },
+        "clips": saved,
         "metrics": {name: meter.compute() for name, meter in meters.items()},
     }
     write_json(Path(config.out) / "metrics.json", metrics)
@@ -100,9 +101,15 @@ def _videos(dataset: ClipDataset, count: int, batch_size: int) -> Iterator[Tenso
         yield torch.stack([dataset[(0, i)]["video"] for i in indices])
 
 
-def _save(folder: Path, name: str, clips: dict[str, Tensor]) -> None:
+def _describe(dataset: ClipDataset, index: int) -> dict[str, str]:
+    sample = dataset.sample(index)
+    class_name = "" if sample.label is None else dataset.class_names[sample.label]
+    return {"name": f"{index:03d}", "key": sample.key, "class_name": class_name}
+
+
+def _save(folder: Path, name: str, clips: dict[str, Tensor], frame_rate: float) -> None:
     for kind, video in clips.items():
-        write_video(folder / f"clip-{name}-{kind}.mkv", to_uint8(video), fps=8, codec="ffv1")
+        write_video(folder / f"clip-{name}-{kind}.mkv", to_uint8(video), frame_rate, codec="ffv1")
 
 
 def report(metrics: dict[str, Any]) -> str:

@@ -4,12 +4,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from accelerate import Accelerator
+from jaxtyping import UInt8
 from tqdm import tqdm
 
 from data.encode import to_uint8, write_video
+from engine.accelerator import make_accelerator
 from engine.cli import main
+from engine.compare import differences
 from engine.files import read_json, write_json
 from engine.seeding import fold
 from latte import Latte
@@ -21,7 +24,7 @@ from vae import VideoVAE, weights_hash
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """Sample clips: lossless files for evaluation, MP4 for people. Rerun to go on where it stopped."""
+    """Sample clips, lossless, for evaluation; run it again to go on where it stopped."""
 
     latte: str
     """Export folder of train_latte."""
@@ -39,8 +42,8 @@ class Sample:
     """With the clip's number, gives its noise."""
     batch_size: int = 8
     """Clips per forward pass and process; does not change them."""
-    mp4: bool = False
-    """Also write an MP4 of each clip."""
+    mp4: str | None = None
+    """Folder for MP4 copies, for people; evaluate the lossless files."""
     untrained: bool = False
     """Use fresh weights of the same model: the score of having learned nothing, for comparison."""
 
@@ -53,7 +56,7 @@ class Sample:
 
 def run(config: Sample) -> None:
     """Sample the clips that are missing."""
-    accelerator = Accelerator()
+    accelerator = make_accelerator()
     latte = Latte.from_pretrained(config.latte)
     notes = LatentNotes.load(config.latte)
     vae = VideoVAE.from_pretrained(config.vae).to(accelerator.device)
@@ -89,7 +92,10 @@ def run(config: Sample) -> None:
                 latte, diffusion, config.sampler, indices=indices, labels=given, seed=config.seed
             )
             for i, latent in zip(indices, notes.denormalize(z).split(1), strict=True):
-                _write(vae, latent, _clip(out, i), notes.frame_rate, config.mp4)
+                frames = _decode(vae, latent)
+                if config.mp4 is not None:
+                    write_video(Path(config.mp4) / f"clip-{i:06d}.mp4", frames, notes.frame_rate)
+                write_video(_clip(out, i), frames, notes.frame_rate, codec="ffv1")
                 bar.update()
     accelerator.wait_for_everyone()
     accelerator.end_training()
@@ -116,12 +122,9 @@ def _claim(out: Path, config: Sample, notes: LatentNotes, labels: list[int] | No
     }
     made["labels"] = None if config.labels is None else list(config.labels)
     file = out / "samples.json"
-    if file.exists() and (found := read_json(file)["config"]) != made:
-        changed = [
-            f"{k} was {found.get(k)}, now {made[k]}" for k in made if found.get(k) != made[k]
-        ]
+    if file.exists() and (changes := differences(read_json(file)["config"], made)):
         raise ValueError(
-            f"{out}: holds other samples: {'; '.join(changed)}. Choose another folder."
+            f"{out}: holds other samples: {'; '.join(changes)}. Choose another folder."
         )
     names = notes.class_names
     clips: list[dict[str, Any]] = [
@@ -140,13 +143,10 @@ def _clip(out: Path, index: int) -> Path:
 
 
 @torch.no_grad()
-def _write(vae: VideoVAE, latent: torch.Tensor, path: Path, frame_rate: float, mp4: bool) -> None:
-    """Decode group by group, so that memory does not grow with the clip."""
+def _decode(vae: VideoVAE, latent: torch.Tensor) -> UInt8[np.ndarray, "t h w c"]:
+    """Group by group, so that the network's memory does not grow with the clip."""
     groups = vae.stream_decode(latent.split(1, dim=2))
-    frames = to_uint8(torch.cat([x.clamp(-1, 1).cpu() for x in groups], dim=2)[0])
-    if mp4:
-        write_video(path.with_suffix(".mp4"), frames, frame_rate)
-    write_video(path, frames, frame_rate, codec="ffv1")
+    return to_uint8(torch.cat([x.clamp(-1, 1).cpu() for x in groups], dim=2)[0])
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from data.loader import training_batches
 from engine.cli import main
 from engine.config import TrainConfig
 from engine.seeding import fold, generator, noise
-from engine.train import Batch, Preview, StepInfo, Trainer, make_accelerator
+from engine.train import Batch, Preview, StepInfo, Trainer, training_accelerator
 from latte import Latte, LatteConfig
 from latte.config import PRESETS
 from latte.diffusion import DiffusionConfig, GaussianDiffusion
@@ -101,7 +101,7 @@ def run(config: TrainLatte) -> Path:
         vae = VideoVAE.from_pretrained(config.vae)
         latents.check_vae(weights_hash(vae))
     model_config = config.model.build(latents)
-    accelerator = make_accelerator(train)
+    accelerator = training_accelerator(train)
     batches = training_batches(latents, train, accelerator)
     diffusion = GaussianDiffusion(config.diffusion)
     torch.manual_seed(fold(train.seed, "weights"))
@@ -111,6 +111,7 @@ def run(config: TrainLatte) -> Path:
         mean=tuple(latents.mean.tolist()),
         std=tuple(latents.std.tolist()),
         class_names=tuple(latents.class_names),
+        frame_rate=latents.manifest["frame_rate"],
         diffusion=config.diffusion,
     )
     trainer = Trainer(config, train, accelerator, Latte(model_config), notes.to_json())

@@ -15,7 +15,7 @@ from engine.cli import main
 from engine.config import TrainConfig
 from engine.files import read_json
 from engine.seeding import fold, noise
-from engine.train import Batch, Preview, StepInfo, Trainer, make_accelerator
+from engine.train import Batch, Preview, StepInfo, Trainer, training_accelerator
 from vae import ImageVAE, VAEConfig, VideoVAE, inflate
 from vae.losses import VAELoss, VAELossConfig
 
@@ -58,7 +58,7 @@ class TrainVAE:
 def run(config: TrainVAE) -> Path:
     """Train to the end, resuming what the run folder holds; returns the folder of the weights."""
     vae, train = config.vae_config, config.train
-    accelerator = make_accelerator(train)
+    accelerator = training_accelerator(train)
     dataset = ClipDataset(config.data, seed=train.seed)
     batches = training_batches(dataset, train, accelerator)
     loss = VAELoss(config.loss).to(accelerator.device)
@@ -106,7 +106,7 @@ def _preview(config: TrainVAE, dataset: ClipDataset) -> Preview:
         clips = [(x, model.decode(model.encode(x).mode())) for x in videos.to(device).split(1)]
         pairs = [torch.cat([x[0], y[0].clamp(-1, 1)], dim=2) for x, y in clips]  # c t (2 h) w
         frames = to_uint8(torch.cat(pairs, dim=3).cpu())
-        write_video(folder / f"step-{step:08d}.mp4", frames, fps=8)
+        write_video(folder / f"step-{step:08d}.mp4", frames, dataset.frame_rate)
 
     return write
 

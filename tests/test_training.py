@@ -178,8 +178,8 @@ def test_two_processes_learn_what_one_does(kind, shards, latents, tmp_path):
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "two" / "checkpoints").glob("*4/random_states_*.pkl"))) == 2
     for x, y in zip(read_log(tmp_path / "one"), read_log(tmp_path / "two"), strict=True):
-        assert_close(x["loss"], y["loss"], rtol=1e-4, atol=0)
-    assert_close(weights(tmp_path / "one"), weights(tmp_path / "two"), rtol=0, atol=1e-4)
+        assert_close(x["loss"], y["loss"], rtol=1e-5, atol=0)
+        assert_close(x["grad_norm"], y["grad_norm"], rtol=1e-3, atol=0)
 
 
 def test_the_loss_falls_and_the_average_is_exported(shards, tmp_path):
@@ -229,7 +229,7 @@ def test_mistakes_are_refused_before_the_run(shards, latents, vae, tmp_path):
             data=train_vae.ClipConfig(folder=str(shards), frames=6, **SIZE),
             model=MODEL,
         )
-    with pytest.raises(ValueError, match="set data.frames=1"):
+    with pytest.raises(ValueError, match=r"set data\.frames=1"):
         TrainVAE(
             train=settings(tmp_path, 1),
             data=train_vae.ClipConfig(folder=str(shards), frames=5, **SIZE),
@@ -249,7 +249,7 @@ def test_missing_lpips_weights_are_refused_before_the_run(shards, tmp_path, monk
         data=train_vae.ClipConfig(folder=str(shards), frames=5, **SIZE),
         model=MODEL,
     )
-    with pytest.raises(ValueError, match="vgg16-397923af.pth.*perceptual to none"):
+    with pytest.raises(ValueError, match=r"vgg16-397923af\.pth.*perceptual to none"):
         train_vae.run(config)
     assert not (tmp_path / "run").exists()
 

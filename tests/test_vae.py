@@ -1,5 +1,7 @@
 """IV-VAE: the released behaviour, the family's counts, chunks, causality, inflation, saving."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -77,7 +79,7 @@ def splits(draw):
     groups = draw(st.integers(1, 4))
     cuts = draw(st.sets(st.integers(1, groups - 1))) if groups > 1 else set()
     edges = [0, *sorted(cuts), groups]
-    sizes = [b - a for a, b in zip(edges, edges[1:], strict=False)]
+    sizes = [b - a for a, b in pairwise(edges)]
     alone = draw(st.booleans())  # the image frame as a chunk of its own
     return ([0] if alone else []) + sizes
 

@@ -8,10 +8,14 @@ from torch import Tensor, nn
 from vae.convs import Chunk, conv3x3
 
 PAC_DILATIONS = (1, 3, 6, 9, 12)
+EPS = 1e-24  # of mean squares: only keeps an all-zero position from dividing by zero
 
 
 class RMSNorm(nn.Module):
-    """x / |x| * sqrt(C) * gain over the C channels of each branch on its own; no bias."""
+    """x / |x| * sqrt(C) * gain over the C channels of each branch on its own; no bias.
+
+    x / |x| * sqrt(C) is x over its root mean square.
+    """
 
     def __init__(self, channels: int, *, branches: int):
         """`channels` counts all branches."""
@@ -21,9 +25,9 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = rearrange(x, "n (k c) h w -> n h w k c", k=self.branches)
-        gain = rearrange(self.gain, "(k c) -> k c", k=self.branches) * x.shape[-1] ** 0.5
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        x = F.normalize(wide, dim=-1).to(x.dtype) * gain
+        x = F.rms_norm(x, x.shape[-1:], eps=EPS) * rearrange(
+            self.gain, "(k c) -> k c", k=self.branches
+        )
         return rearrange(x, "n h w k c -> n (k c) h w")
 
 
@@ -74,8 +78,8 @@ class Attention(nn.Module):
 class PAC(nn.Module):
     """Parallel atrous convolutions, the paper's temporal motion perception enhancement (TMPE).
 
-    Six convolutions side by side (1x1, 3x3, and 3x3 dilated by 3, 6, 9, 12), ordered branch by branch,
-    then a 1x1 convolution.
+    Six convolutions side by side (1x1, 3x3, and 3x3 dilated by 3, 6, 9, 12), ordered branch by
+    branch, then a 1x1 convolution.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, branches: int):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, kw_only=True)
 class VAEConfig:
-    """Architecture of a VAE of the IV-VAE family; the defaults are the released IV-VAE (z 16, dim 64)."""
+    """Architecture of a VAE; the defaults are the released IV-VAE (z 16, dim 64)."""
 
     z_dim: int = 16
     """Latent channels; half of them describe keyframes, half motion."""
@@ -18,13 +18,13 @@ class VAEConfig:
     temporal_downsample: tuple[bool, ...] = (False, True, True)
     """Which of the steps between levels halve the frames of a group too."""
     branches: int = 2
-    """2: keyframe (2D) and motion (3D) branch; 1: the image VAE that a video VAE is inflated from."""
+    """2: keyframe (2D) and motion (3D) branch; 1: the image VAE that a video VAE starts from."""
     dropout: float = 0.0
     """Dropout probability inside residual blocks."""
     latent_mean: tuple[float, ...] = (0.0,)
     """Mean of the latents, one value or one per channel; `normalize` subtracts it."""
     latent_std: tuple[float, ...] = (1.0,)
-    """Standard deviation of the latents, one value or one per channel; `normalize` divides by it."""
+    """Standard deviation of the latents, one value or one per channel."""
 
     def __post_init__(self) -> None:
         if self.branches not in (1, 2):
@@ -102,7 +102,8 @@ class VAEConfig:
         """Latent `c t h w` of a video of `frames` x `height` x `width`.
 
         Raises:
-            ValueError: frames is not 1 + temporal_ratio * n, or a side is no multiple of spatial_ratio.
+            ValueError: frames is not 1 + temporal_ratio * n, or a side is no multiple of
+            spatial_ratio.
         """
         check_frames(frames, self.temporal_ratio)
         for name, size in (("height", height), ("width", width)):

@@ -1,4 +1,5 @@
-"""What joins frames in IV-VAE: group causal convolution in the keyframe-based (KTC) unit, resampling.
+"""What joins frames in IV-VAE: group causal convolution in the keyframe-based (KTC) unit,
+resampling.
 
 Inside the VAE a chunk of video is one tensor `(b t) c h w`, channels-last, so that every spatial
 operation is a plain 2D one over all frames. Channels are `[keyframe branch | motion branch]`. How
@@ -56,18 +57,18 @@ class KTCConv(nn.Module):
     """Keyframe-based temporal compression unit: Conv2d and GCConv3d side by side on the same input.
 
     Both read the channels of both branches; the Conv2d gives the keyframe branch, the group causal
-    convolution (GCConv) the motion branch. A frame of a group sees its neighbours within the group in
-    both directions and the last frame of the group before, never a later group: the temporal taps
-    (W0, W1, W2) read (x[t-1], x[t], x[t+1]) with x[t+1] = 0 at the end of a group, and the image frame
-    reads (x, x, 0).
+    convolution (GCConv) the motion branch. A frame of a group sees its neighbours within the group
+    in both directions and the last frame of the group before, never a later group: the temporal
+    taps (W0, W1, W2) read (x[t-1], x[t], x[t+1]) with x[t+1] = 0 at the end of a group, and the
+    image frame reads (x, x, 0).
 
-    All four 2D kernels (keyframe, W0, W1, W2) run as one 2D convolution, and the motion branch is the
-    sum of three of its outputs shifted in time. Nothing is copied along time before the convolution,
-    and the state to carry from chunk to chunk is W0 * x of the last frame.
+    All four 2D kernels (keyframe, W0, W1, W2) run as one 2D convolution, and the motion branch is
+    the sum of three of its outputs shifted in time. Nothing is copied along time before the
+    convolution, and the state to carry from chunk to chunk is W0 * x of the last frame.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, group: int):
-        """`in_channels` counts both branches, `out_channels` one; `group`: frames of a group here."""
+        """`in_channels` of both branches, `out_channels` of one, `group` frames of a group."""
         super().__init__()
         self.group = group
         self.name = ""  # key in the cache, set by the model
@@ -94,8 +95,8 @@ class KTCConv(nn.Module):
 class Conv2d(nn.Conv2d):
     """A 2D convolution of every frame on its own, called like a KTCConv."""
 
-    def forward(self, x: Tensor, chunk: Chunk | None = None) -> Tensor:
-        return super().forward(x)
+    def forward(self, input: Tensor, chunk: Chunk | None = None) -> Tensor:
+        return super().forward(input)
 
 
 def conv3x3(in_channels: int, out_channels: int, *, branches: int, group: int) -> KTCConv | Conv2d:
@@ -111,8 +112,8 @@ def conv3x3(in_channels: int, out_channels: int, *, branches: int, group: int) -
 class Downsample(nn.Module):
     """Halve height and width, each branch on its own; with `temporal` also the frames of a group.
 
-    In time the keyframe branch keeps frames 0, 2, ... of a group and the motion branch combines pairs
-    (Conv3d 2x1x1, stride 2). The image frame skips the temporal part.
+    In time the keyframe branch keeps frames 0, 2, ... of a group and the motion branch combines
+    pairs (Conv3d 2x1x1, stride 2). The image frame skips the temporal part.
     """
 
     def __init__(self, channels: int, *, branches: int, temporal: bool):

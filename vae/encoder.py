@@ -9,7 +9,7 @@ from vae.convs import Chunk, Downsample, conv3x3
 
 
 class Encoder(nn.Module):
-    """`(b t) 3 h w` -> `(b t') (k 2z') h/8 w/8`: per branch k the mean and log-variance of z' channels."""
+    """`(b t) 3 h w` -> `(b t') (k 2z') h/8 w/8`: of each branch k mean and log-variance."""
 
     def __init__(self, config: VAEConfig):
         super().__init__()

@@ -1,10 +1,10 @@
 """Start a video VAE from an image VAE (supplement 2.2, Weight Initialization, Eq. 3 and 4).
 
-Each branch becomes the image VAE: its weights stand block-diagonally, the blocks across branches are
-zero. 2D kernels become 3D ones by centre initialisation, temporal downsampling inherits the last frame
-of each pair in the motion branch (Eq. 3), and temporal upsampling repeats frames (Eq. 4). So at the
-start every keyframe of the video VAE's reconstruction is the image VAE's reconstruction of that frame,
-and every other frame of a group is that of the group's last frame.
+Each branch becomes the image VAE: its weights stand block-diagonally, the blocks across branches
+are zero. 2D kernels become 3D ones by centre initialisation, temporal downsampling inherits the
+last frame of each pair in the motion branch (Eq. 3), and temporal upsampling repeats frames (Eq.
+4). So at the start every keyframe of the video VAE's reconstruction is the image VAE's
+reconstruction of that frame, and every other frame of a group is that of the group's last frame.
 """
 
 import torch

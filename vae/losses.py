@@ -33,10 +33,11 @@ class VAELossConfig:
 
 
 class VAELoss(nn.Module):
-    """Eq. 5: (256 * 256) / (h w) * (MAE + LPIPS + kl_weight * KL), the mean over frames of sums per image.
+    """Eq. 5: (256 * 256) / (h w) * (MAE + LPIPS + kl_weight * KL), the mean over frames of sums per
+    image.
 
-    LPIPS is one number per image; as a sum over the image it counts once per value, 3 h w times. The
-    KL of a clip is shared equally by its frames.
+    LPIPS is one number per image; as a sum over the image it counts once per value, 3 h w times.
+    The KL of a clip is shared equally by its frames.
     """
 
     def __init__(self, config: VAELossConfig):
@@ -56,8 +57,8 @@ class VAELoss(nn.Module):
     ) -> dict[str, Float[Tensor, ""]]:
         """Scalars in float32.
 
-        Returns: "loss" (Eq. 5, what is minimised), and for people "mae" (mean over pixels, in [-1, 1]
-        units), "kl" (nats per latent element) and "lpips" (mean over frames).
+        Returns: "loss" (Eq. 5, what is minimised), and for people "mae" (mean over pixels, in [-1,
+        1] units), "kl" (nats per latent element) and "lpips" (mean over frames).
         """
         reconstruction, video = reconstruction.float(), video.float()
         h, w = video.shape[-2:]

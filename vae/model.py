@@ -42,14 +42,15 @@ class VideoVAE(nn.Module, Pretrained, library_name="ivvae", tags=["video-vae"]):
         """Posterior of a whole video in [-1, 1].
 
         Returns: Gaussian over `b z 1+(t-1)/4 h/8 w/8`.
-        Raises: ValueError if t is not 1 + 4n, h or w no multiple of 8, or x is not `b 3 t h w` float.
+        Raises: ValueError if t is not 1 + 4n, h or w no multiple of 8, or x is not `b 3 t h w`
+        float.
         """
         self._check_video(x)
         check_frames(x.shape[2], self.config.temporal_ratio)
         return self._encode_chunk(x, first=True, past={})[0]
 
     def decode(self, z: Float[Tensor, "b z t h w"]) -> Float[Tensor, "b 3 t h w"]:
-        """Video of a whole raw latent: 1 + 4(t-1) frames, 8 h x 8 w, about [-1, 1] (not clamped)."""
+        """Video of a whole raw latent: 1 + 4(t-1) frames, 8 h x 8 w, not clamped to [-1, 1]."""
         self._check_latent(z)
         return self._decode_chunk(z, first=True, past={})[0]
 
@@ -63,7 +64,8 @@ class VideoVAE(nn.Module, Pretrained, library_name="ivvae", tags=["video-vae"]):
     def stream_encode(
         self, chunks: Iterable[Float[Tensor, "b 3 t h w"]]
     ) -> Iterator[DiagonalGaussian]:
-        """Encode a video given in pieces; equal to `encode` of the whole, memory flat in its length.
+        """Encode a video given in pieces; equal to `encode` of the whole, memory flat in its
+        length.
 
         The first piece has 1 + 4n frames, every other a multiple of 4.
         """
@@ -77,7 +79,7 @@ class VideoVAE(nn.Module, Pretrained, library_name="ivvae", tags=["video-vae"]):
     def stream_decode(
         self, chunks: Iterable[Float[Tensor, "b z t h w"]]
     ) -> Iterator[Float[Tensor, "b 3 t h w"]]:
-        """Decode a latent given in pieces; equal to `decode` of the whole, memory flat in its length."""
+        """Decode a latent given in pieces; equal to `decode` of the whole, memory flat."""
         past: Cache = {}
         for i, z in enumerate(chunks):
             self._check_latent(z)
@@ -87,7 +89,7 @@ class VideoVAE(nn.Module, Pretrained, library_name="ivvae", tags=["video-vae"]):
     def forward(
         self, x: Float[Tensor, "b 3 t h w"], noise: Float[Tensor, "b z t h w"]
     ) -> tuple[Float[Tensor, "b 3 t h w"], DiagonalGaussian]:
-        """What a training step needs: the reconstruction of mean + std * noise, and the posterior."""
+        """For training: the reconstruction of mean + std * noise, and the posterior."""
         posterior = self.encode(x)
         return self.decode(posterior.at(noise).to(x.dtype)), posterior
 
@@ -136,7 +138,8 @@ class VideoVAE(nn.Module, Pretrained, library_name="ivvae", tags=["video-vae"]):
     def _check_latent(self, z: Tensor) -> None:
         if z.ndim != 5 or z.shape[1] != self.config.z_dim or not z.is_floating_point():
             raise ValueError(
-                f"latent of shape {tuple(z.shape)}, {z.dtype}: need b {self.config.z_dim} t h w, float"
+                f"latent of shape {tuple(z.shape)}, {z.dtype}: "
+                f"need b {self.config.z_dim} t h w, float"
             )
 
 

@@ -26,7 +26,7 @@ def find_backbone(backbone: Backbone, path: str | None = None) -> Path:
     if file.is_file():
         return file
     raise ValueError(
-        f"{file}: no weights for LPIPS. Get torchvision's ImageNet weights {FILES[backbone]} and put "
+        f"{file}: no weights for LPIPS. Get torchvision's ImageNet weights {FILES[backbone]}, put "
         f"them at {cached}, or name the file in perceptual_weights, or set perceptual to none."
     )
 

@@ -1,0 +1,126 @@
+"""Scores of the demo: Fréchet distance and Inception Score in the features of its own classifier.
+
+They are called `fvd_demo` and `is_demo` because they are neither FVD nor IS: those need I3D and
+C3D. They mean something only beside each other: the same number of clips, the same reference.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from data.decode import read_frames
+from data.index import ShardIndex
+from engine.files import read_json, write_json
+from engine.seeding import generator
+from eval.clips import ClipProtocol, ClipSource
+from eval.features.classifier import ClipClassifier
+from eval.frechet import frechet_from_features
+from eval.inception_score import inception_score
+
+FRAMES = 16
+NOISE = 0.2
+
+
+@dataclass(frozen=True)
+class DemoSet:
+    """One set of clips to score."""
+
+    source: ClipSource
+    """Where the clips come from."""
+    labels: Mapping[str, int]
+    """The class that each clip shows, or was asked to show, by id."""
+    noise: float = 0.0
+    """Standard deviation of Gaussian noise added to the pixels, in [-1, 1] units."""
+
+
+def demo_scores(
+    classifier: ClipClassifier, reference: DemoSet, sets: Mapping[str, DemoSet]
+) -> dict[str, dict[str, Any]]:
+    """Score each set against the reference.
+
+    Returns:
+        For each set `fvd_demo` (lower is better), `is_demo` (higher is better, at most the number
+        of classes), `recognised`, the share of clips that the classifier takes for their class, and
+        `clips`. All sets are scored on equally many clips, those of the smallest.
+    """
+    count = min(len(s.source) for s in sets.values())
+    wanted = _describe(classifier, reference, len(reference.source))[0]
+    scores = {}
+    for name, clips in sets.items():
+        features, probabilities, hits = _describe(classifier, clips, count)
+        scores[name] = {
+            "fvd_demo": frechet_from_features(wanted, features),
+            "is_demo": inception_score(probabilities, splits=1).mean,
+            "recognised": float(np.mean(hits)),
+            "clips": count,
+        }
+    return scores
+
+
+@torch.inference_mode()
+def _describe(
+    classifier: ClipClassifier, clips: DemoSet, count: int
+) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "n k"], Sequence[bool]]:
+    """Features, class probabilities, and whether the class was recognised, of the first clips."""
+    features, probabilities, hits = [], [], []
+    for i in range(count):
+        key, video = clips.source[i]
+        draw = torch.randn(video.shape, generator=generator(0, "demo noise", key))
+        x = (video + clips.noise * draw).clamp(-1, 1)[None].to(classifier.head.weight.device)
+        feature = classifier.features(x)
+        probability = classifier.head(feature).softmax(dim=1)
+        features.append(feature[0].double().cpu().numpy())
+        probabilities.append(probability[0].double().cpu().numpy())
+        hits.append(int(probability.argmax()) == clips.labels[key])
+    return np.stack(features), np.stack(probabilities), hits
+
+
+def evaluate_demo(folder: Path) -> dict[str, Any]:
+    """Score a demo run's samples beside held-out, noisy and untrained clips; writes scores.json.
+
+    `folder` holds `classifier`, `shards/{train,test}`, `samples` and `samples_untrained`.
+    """
+    classifier = ClipClassifier.from_pretrained(folder / "classifier" / "export")
+    classifier.to("cuda" if torch.cuda.is_available() else "cpu")
+    samples = read_json(folder / "samples" / "samples.json")
+    first = read_frames(folder / "samples" / samples["clips"][0]["file"], [0])
+    protocol = ClipProtocol(
+        frames=FRAMES, start="center", count=None, height=first.shape[1], width=first.shape[2]
+    )
+    held_out = _packed(folder / "shards" / "test", protocol)
+    sets = {
+        "held-out clips": DemoSet(*held_out),
+        "generated": DemoSet(*_generated(folder / "samples", protocol)),
+        "held-out clips with noise": DemoSet(*held_out, noise=NOISE),
+        "untrained generator": DemoSet(*_generated(folder / "samples_untrained", protocol)),
+    }
+    reference = DemoSet(*_packed(folder / "shards" / "train", protocol))
+    result = {
+        "scores": demo_scores(classifier, reference, sets),
+        "protocol": {
+            "frames": FRAMES,
+            "noise": NOISE,
+            "reference": "training clips",
+            "reference_clips": len(reference.source),
+            "classes": classifier.config.num_classes,
+            "classifier": read_json(folder / "classifier" / "metrics.json")["test"],
+        },
+    }
+    write_json(folder / "scores.json", result)
+    return result
+
+
+def _packed(folder: Path, protocol: ClipProtocol) -> tuple[ClipSource, dict[str, int]]:
+    labels = {sample.key: sample.label for sample in ShardIndex.load(folder).samples}
+    return ClipSource(folder, protocol), {k: v for k, v in labels.items() if v is not None}
+
+
+def _generated(folder: Path, protocol: ClipProtocol) -> tuple[ClipSource, dict[str, int]]:
+    clips = read_json(folder / "samples.json")["clips"]
+    source = ClipSource(folder, protocol, generated=True)
+    return source, {clip["file"]: clip["label"] for clip in clips}

@@ -1,0 +1,88 @@
+"""A small video classifier for one's own clips: features and scores where no I3D is at hand."""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from einops import reduce
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from engine.pretrained import Pretrained
+from eval.preprocess import check_video
+
+GROUPS = 8  # of each group norm; batch statistics would make features depend on the batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierConfig:
+    """Shape of a `ClipClassifier`."""
+
+    num_classes: int
+    """Classes to tell apart, at least 2."""
+    width: int = 32
+    """Channels of the first stage, a multiple of 8; the features have 4 times as many."""
+
+    def __post_init__(self) -> None:
+        if self.num_classes < 2:
+            raise ValueError(f"num_classes={self.num_classes}: at least 2 are needed")
+        if self.width < GROUPS or self.width % GROUPS:
+            raise ValueError(f"width={self.width} must be a multiple of {GROUPS}")
+
+
+class Block(nn.Module):
+    """Two 3x3x3 convolutions beside a strided 1x1x1 shortcut, each after group norm and SiLU."""
+
+    def __init__(self, inputs: int, outputs: int, stride: tuple[int, int, int]):
+        super().__init__()
+        self.norm_1 = nn.GroupNorm(GROUPS, inputs)
+        self.conv_1 = nn.Conv3d(inputs, outputs, 3, stride, padding=1)
+        self.norm_2 = nn.GroupNorm(GROUPS, outputs)
+        self.conv_2 = nn.Conv3d(outputs, outputs, 3, padding=1)
+        self.shortcut = nn.Conv3d(inputs, outputs, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv_1(F.silu(self.norm_1(x)))
+        return self.shortcut(x) + self.conv_2(F.silu(self.norm_2(y)))
+
+
+class ClipClassifier(nn.Module, Pretrained):
+    """3D-convolutional classifier of clips of any size and length.
+
+    Each clip is processed alone (no batch statistics). `save_pretrained` and `from_pretrained`
+    keep weights (safetensors) and configuration together.
+
+    Args:
+        config: classes and width.
+    """
+
+    config_class = ClassifierConfig
+
+    def __init__(self, config: ClassifierConfig):
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.stem = nn.Conv3d(3, width, (3, 5, 5), (1, 2, 2), padding=(1, 2, 2))
+        self.blocks = nn.Sequential(
+            Block(width, width, (1, 2, 2)),
+            Block(width, 2 * width, (2, 2, 2)),
+            Block(2 * width, 4 * width, (2, 2, 2)),
+        )
+        self.norm = nn.GroupNorm(GROUPS, 4 * width)
+        self.head = nn.Linear(4 * width, config.num_classes)
+
+    def features(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b d"]:
+        """Pooled activations before the last layer, `d = 4 * width`.
+
+        Args:
+            video: RGB in [-1, 1].
+
+        Raises:
+            ValueError: another layout, type or range.
+        """
+        check_video(video)
+        x = self.blocks(self.stem(video))  # b d t/4 h/16 w/16
+        return reduce(F.silu(self.norm(x)), "b d t h w -> b d", "mean")
+
+    def forward(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b num_classes"]:
+        """Class logits; see `features` for the input."""
+        return self.head(self.features(video))

@@ -1,0 +1,175 @@
+"""Networks that turn clips into the features a Fréchet distance compares, with their protocol."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from engine.files import sha256_file
+from eval.features.c3d import load_script
+from eval.features.classifier import ClipClassifier
+from eval.features.i3d import MIN_FRAMES, SIZE, InceptionI3D
+from eval.preprocess import Resize, check_video, resize_frames
+from eval.weights import I3D, I3D_TORCHSCRIPT, find_weights
+
+I3DPreset = Literal["i3d_tf", "i3d_videogpt", "i3d_torchscript"]
+PORTS: dict[I3DPreset, tuple[float, Resize]] = {
+    "i3d_tf": (1e-3, "stretch"),
+    "i3d_videogpt": (1e-5, "crop"),
+}
+"""Batch-norm eps and resize of each preset that runs our network."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extractor:
+    """A network and everything that its features depend on."""
+
+    name: str
+    """Preset, such as `i3d_tf`, or the classifier's name."""
+    network: nn.Module
+    """Holds the weights; moved by `to`."""
+    run: Callable[[Tensor], Tensor]
+    """`b 3 t h w` in [-1, 1] to `b d`, at the network's own size."""
+    weights_sha256: str
+    """Of the weights file."""
+    published: bool
+    """Whether these are the published I3D weights, so that the distance may be called FVD."""
+    score: str
+    """What the distance is called: `fvd` or `fvd_<name>`."""
+    resize: Resize | None = None
+    """How frames are brought to 224 pixels; None leaves the size to the network."""
+    min_frames: int = 1
+    """Shortest clip the network takes."""
+
+    def to(self, device: str | torch.device) -> None:
+        """Move the network."""
+        self.network.to(device)
+
+    @torch.inference_mode()
+    def features(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b d"]:
+        """Features in float32, without TF32 or autocast.
+
+        Raises:
+            ValueError: not a float RGB video in [-1, 1], or too few frames.
+        """
+        check_video(video)
+        if video.shape[2] < self.min_frames:
+            raise ValueError(f"{video.shape[2]} frames, but {self.name} needs {self.min_frames}")
+        with full_precision(video.device):
+            if self.resize:
+                video = resize_frames(video, SIZE, self.resize)
+            return self.run(video.float())
+
+    def describe(self) -> dict[str, Any]:
+        """What a result has to record, and what cached features depend on."""
+        return {
+            "name": self.name,
+            "weights_sha256": self.weights_sha256,
+            "published_weights": self.published,
+            "resize": self.resize,
+        }
+
+
+def load_i3d(
+    preset: I3DPreset = "i3d_tf", path: str | Path | None = None, *, allow_unknown: bool = False
+) -> Extractor:
+    """I3D logits, the features of FVD.
+
+    Args:
+        preset: `i3d_tf`: eps 1e-3, frames stretched; `i3d_videogpt`: eps 1e-5, centre crop;
+            `i3d_torchscript`: StyleGAN-V's program, which resizes by itself.
+        path: the weights file; see `find_weights` for where it is looked for otherwise.
+        allow_unknown: take other weights than the published; the score is then `fvd_unverified`.
+
+    Raises:
+        ValueError: weights not found, not the published ones, or not loadable.
+    """
+    weights = I3D_TORCHSCRIPT if preset == "i3d_torchscript" else I3D
+    file = find_weights(weights, path, allow_unknown=allow_unknown)
+    published = file.verified is True
+    resize = None
+    if preset == "i3d_torchscript":
+        network = load_script(file.path)
+        run = _run_script(network)
+    else:
+        eps, resize = PORTS[preset]
+        network = run = _load_port(file.path, eps)
+    return Extractor(
+        name=preset,
+        network=network,
+        run=run,
+        weights_sha256=file.sha256,
+        published=published,
+        score="fvd" if published else "fvd_unverified",
+        resize=resize,
+        min_frames=MIN_FRAMES,
+    )
+
+
+def load_classifier(folder: str | Path) -> Extractor:
+    """Features of a `ClipClassifier`, from the folder that `save_pretrained` wrote.
+
+    The score is called `fvd_<folder's name>` (the run's name for `<run>/export`): it is a Fréchet
+    distance, but not FVD, and compares only with scores of the same classifier.
+
+    Raises:
+        ValueError: not such a folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder. Make it with scripts/train_classifier.py.")
+    network = ClipClassifier.from_pretrained(folder).eval()
+    place = folder.resolve()
+    name = place.parent.name if place.name == "export" else place.name
+    return Extractor(
+        name=name,
+        network=network,
+        run=network.features,
+        weights_sha256=sha256_file(folder / "model.safetensors"),
+        published=False,
+        score=f"fvd_{name}",
+    )
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Float32 convolutions and products without TF32, outside autocast; restores the settings."""
+    matmul = torch.get_float32_matmul_precision()
+    cudnn = torch.backends.cudnn
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with (
+            torch.autocast(device.type, enabled=False),
+            cudnn.flags(
+                enabled=cudnn.enabled,
+                benchmark=cudnn.benchmark,
+                deterministic=cudnn.deterministic,
+                allow_tf32=False,
+            ),
+        ):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(matmul)
+
+
+def _load_port(path: Path, eps: float) -> InceptionI3D:
+    model = InceptionI3D(eps)
+    try:
+        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except (RuntimeError, TypeError, AttributeError, EOFError, UnpicklingError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: not the state dict of I3D ({reason})") from None
+    return model
+
+
+def _run_script(network: nn.Module) -> Callable[[Tensor], Tensor]:
+    def run(video: Tensor) -> Tensor:
+        return network(video, rescale=False, resize=True, return_features=True)
+
+    return run

@@ -1,0 +1,129 @@
+"""Fréchet distance between Gaussians fitted to two feature sets, in float64."""
+
+import numpy as np
+import scipy.linalg
+from jaxtyping import Float, Float64
+from numpy import ndarray
+
+
+def moments(
+    features: Float[ndarray, "n d"],
+) -> tuple[Float64[ndarray, "d"], Float64[ndarray, "d d"]]:
+    """Mean and covariance of a feature set, float64; the covariance is divided by N.
+
+    Args:
+        features: one row per clip, any float type.
+
+    Returns:
+        Mean `(d,)` and covariance `(d, d)`.
+
+    Raises:
+        ValueError: not a matrix, fewer than 2 rows, or a value that is not finite.
+
+    Source:
+        Division by N, not N - 1: the StyleGAN-V protocol (Skorokhodov et al. 2022).
+    """
+    if features.ndim != 2:
+        raise ValueError(f"features have shape {features.shape}, but one row per clip is needed")
+    count = len(features)
+    if count < 2:
+        raise ValueError(f"{count} feature vectors, but a covariance needs at least 2. Add clips.")
+    values = features.astype(np.float64)
+    if not np.isfinite(values).all():
+        bad = int((~np.isfinite(values).all(axis=1)).sum())
+        raise ValueError(f"{bad} of {count} feature vectors are not finite. Check those clips.")
+    mean = values.mean(axis=0)
+    values -= mean
+    return mean, values.T @ values / count
+
+
+def frechet_distance(
+    mean_a: Float[ndarray, "d"],
+    cov_a: Float[ndarray, "d d"],
+    mean_b: Float[ndarray, "d"],
+    cov_b: Float[ndarray, "d d"],
+) -> float:
+    """Squared Fréchet distance between two Gaussians.
+
+    `|mean_a - mean_b|^2 + tr(cov_a + cov_b - 2 (cov_a cov_b)^(1/2))`. The trace of the root is the
+    sum of the roots of the eigenvalues of `R cov_b R` with `R = cov_a^(1/2)`, which is symmetric:
+    nothing complex can appear, and singular covariances need no offset.
+
+    Args:
+        mean_a, mean_b: means `(d,)`.
+        cov_a, cov_b: symmetric positive semi-definite covariances `(d, d)`.
+
+    Returns:
+        Squared feature units; 0 for equal moments (up to rounding, never below 0).
+
+    Raises:
+        ValueError: shapes do not fit each other, or a moment is not finite.
+
+    Source:
+        Dowson and Landau 1982; Unterthiner et al. 2018 (FVD).
+    """
+    mean_a, cov_a = _checked("first", mean_a, cov_a)
+    mean_b, cov_b = _checked("second", mean_b, cov_b)
+    if mean_a.shape != mean_b.shape:
+        raise ValueError(
+            f"features of {len(mean_a)} and of {len(mean_b)} dimensions cannot be compared. "
+            "Use the same network for both sets."
+        )
+    eigenvalues, vectors = scipy.linalg.eigh(cov_a)
+    root = (vectors * np.sqrt(eigenvalues.clip(min=0))) @ vectors.T
+    product = scipy.linalg.eigvalsh(root @ cov_b @ root).clip(min=0)
+    squared = np.sum((mean_a - mean_b) ** 2)
+    distance = squared + np.trace(cov_a) + np.trace(cov_b) - 2 * np.sqrt(product).sum()
+    return max(float(distance), 0.0)
+
+
+def frechet_from_features(
+    features_a: Float[ndarray, "n d"], features_b: Float[ndarray, "m d"]
+) -> float:
+    """Fréchet distance between two feature sets, each pooled whole: see `moments`.
+
+    There is no per-batch variant: averaging the distances of batches measures the batch size.
+    """
+    return frechet_distance(*moments(features_a), *moments(features_b))
+
+
+def frechet_error(
+    features_a: Float[ndarray, "n d"],
+    features_b: Float[ndarray, "m d"],
+    *,
+    resamples: int = 20,
+    seed: int = 0,
+) -> float:
+    """Standard deviation of the distance over bootstrap resamples of both sets.
+
+    Only the spread is meaningful: the mean over resamples is biased upwards (duplicates shrink the
+    covariances), so percentile intervals would miss the point estimate.
+
+    Args:
+        features_a, features_b: one row per clip.
+        resamples: number of redrawn pairs, at least 2.
+        seed: of the draws.
+
+    Returns:
+        Standard deviation in the unit of the distance.
+    """
+    if resamples < 2:
+        raise ValueError(f"resamples={resamples} must be at least 2")
+    rng = np.random.default_rng(seed)
+    distances = []
+    for _ in range(resamples):
+        a = features_a[rng.integers(len(features_a), size=len(features_a))]
+        b = features_b[rng.integers(len(features_b), size=len(features_b))]
+        distances.append(frechet_from_features(a, b))
+    return float(np.std(distances, ddof=1))
+
+
+def _checked(name: str, mean: ndarray, cov: ndarray) -> tuple[ndarray, ndarray]:
+    mean, cov = np.asarray(mean, dtype=np.float64), np.asarray(cov, dtype=np.float64)
+    if mean.ndim != 1 or cov.shape != (len(mean), len(mean)):
+        raise ValueError(
+            f"{name} set: mean {mean.shape} and covariance {cov.shape} must be (d,) and (d, d)"
+        )
+    if not (np.isfinite(mean).all() and np.isfinite(cov).all()):
+        raise ValueError(f"{name} set: a moment is not finite. Check the features it came from.")
+    return mean, cov

@@ -1,0 +1,115 @@
+"""Fréchet Video Distance between two sets of clips, with the protocol written beside the number."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eval.clips import ClipSource
+from eval.features.extractors import Extractor
+from eval.frechet import frechet_error, frechet_from_features
+from eval.stats import extract_features
+
+USUAL_CLIPS = 2048
+RATE_TOLERANCE = 0.1  # relative; players round frame rates
+
+
+def evaluate_fvd(
+    real: ClipSource,
+    fake: ClipSource,
+    extractor: Extractor,
+    *,
+    split: str = "unstated",
+    batch_size: int = 8,
+    device: str | torch.device = "cpu",
+    workers: int = 0,
+    cache: str | Path | None = None,
+    resamples: int = 20,
+    allow_rate_mismatch: bool = False,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Distance between the features of two sources, pooled whole.
+
+    With the published I3D weights the score is called `fvd<clips>_<frames>f`, with anything else
+    `fvd_<name>_...`: only equal names with equal numbers of clips can be compared.
+
+    Args:
+        real, fake: the clips.
+        extractor: gives the features.
+        split: which videos `real` holds, such as `train`; only recorded.
+        batch_size, device, workers, cache, progress: see `extract_features`.
+        resamples: bootstrap resamples for `std`; 0 leaves it out.
+        allow_rate_mismatch: accept clips whose frames lie differently far apart in time.
+
+    Returns:
+        `name`, `value`, `std` (None without resamples) and the protocol, ready for JSON.
+
+    Raises:
+        ValueError: fewer than 2 clips, clips of unequal length or frame rate, or broken clips.
+    """
+    _check(real, fake, allow_rate_mismatch)
+    notes = _notes(real, fake)
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
+    sets = [
+        extract_features(
+            source,
+            extractor,
+            batch_size=batch_size,
+            device=device,
+            workers=workers,
+            cache=cache,
+            progress=progress,
+        ).values
+        for source in (real, fake)
+    ]
+    std = frechet_error(*sets, resamples=resamples) if resamples else None
+    clips = min(len(real), len(fake))
+    head, _, tail = extractor.score.partition("_")
+    return {
+        "name": f"{head}{clips}_{real.protocol.frames}f" + (f"_{tail}" if tail else ""),
+        "value": frechet_from_features(*sets),
+        "std": std,
+        "split": split,
+        "extractor": extractor.describe(),
+        "dimensions": sets[0].shape[1],
+        "covariance": "divided by N",
+        "real": real.describe(),
+        "fake": fake.describe(),
+        "notes": notes,
+    }
+
+
+def _check(real: ClipSource, fake: ClipSource, allow_rate_mismatch: bool) -> None:
+    for source in (real, fake):
+        if len(source) < 2:
+            raise ValueError(
+                f"{source.folder}: {len(source)} clip, but a distance needs at least 2 (2048 are "
+                "usual). Add videos."
+            )
+    if real.protocol.frames != fake.protocol.frames:
+        raise ValueError(
+            f"{real.protocol.frames} real frames against {fake.protocol.frames}: use equal clips"
+        )
+    ratio = real.rate / fake.rate
+    if abs(ratio - 1) > RATE_TOLERANCE and not allow_rate_mismatch:
+        raise ValueError(
+            f"real clips run at {real.rate:.4g} frames/s (stride {real.protocol.stride}), "
+            f"generated ones at {fake.rate:.4g} (stride {fake.protocol.stride}): their motion "
+            "cannot match. Set the strides (real clips at the training interval), or allow the "
+            "mismatch if the files' frame rates mean nothing."
+        )
+
+
+def _notes(real: ClipSource, fake: ClipSource) -> list[str]:
+    notes = []
+    fewest = min(len(real), len(fake))
+    if fewest < USUAL_CLIPS:
+        notes.append(
+            f"{fewest} clips: the distance is biased upwards and only compares with scores of as "
+            f"many clips; {USUAL_CLIPS} are usual."
+        )
+    if len(real) != len(fake):
+        notes.append(f"{len(real)} real and {len(fake)} generated clips: use equal numbers.")
+    return notes

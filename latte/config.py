@@ -1,0 +1,127 @@
+"""The sizes of a Latte model, checked once, here."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+PRESETS: dict[str, dict[str, int]] = {
+    "S": {"depth": 12, "hidden_size": 384, "num_heads": 6},
+    "B": {"depth": 12, "hidden_size": 768, "num_heads": 12},
+    "L": {"depth": 24, "hidden_size": 1024, "num_heads": 16},
+    "XL": {"depth": 28, "hidden_size": 1152, "num_heads": 16},
+}
+"""The paper's sizes; `LatteConfig.preset("S", ...)` fills them in."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatteConfig:
+    """Architecture of Latte. The transformer defaults to XL/2; sizes are those of the latent."""
+
+    in_channels: int
+    """Channels of the latent."""
+    num_frames: int
+    """Latent frames of a clip; images of joint training come on top."""
+    height: int
+    """Rows of the latent; a multiple of patch_size."""
+    width: int
+    """Columns of the latent; a multiple of patch_size."""
+    patch_size: int = 2
+    """Side of the square patch that becomes one token, in latent pixels."""
+    hidden_size: int = 1152
+    """Width of a token; a multiple of num_heads and of 4."""
+    depth: int = 28
+    """Blocks in all, half of them spatial, half temporal."""
+    num_heads: int = 16
+    """Attention heads per block."""
+    mlp_ratio: float = 4.0
+    """Hidden width of the MLP as a multiple of hidden_size."""
+    variant: Literal[1, 2] = 1
+    """Order of the blocks, numbered as in the paper: 1 spatial and temporal take turns (as in the
+    released models); 2 all spatial, then all temporal."""
+    num_classes: int | None = None
+    """Classes of a conditional model, labelled 0 .. num_classes - 1; null: unconditional."""
+    class_dropout: float = 0.1
+    """Share of training rows whose labels become the null class; conditional models only."""
+    learn_sigma: bool = True
+    """Also predict the variance: the output has 2 * in_channels channels instead of in_channels."""
+
+    def __post_init__(self) -> None:
+        for name in ("in_channels", "num_frames", "height", "width", "patch_size"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
+        for name in ("hidden_size", "depth", "num_heads"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
+        for name in ("height", "width"):
+            size, patch = getattr(self, name), self.patch_size
+            _require(size % patch == 0, name, size, f"must be a multiple of patch_size={patch}")
+        _require(
+            self.hidden_size % self.num_heads == 0,
+            "hidden_size",
+            self.hidden_size,
+            f"must be a multiple of num_heads={self.num_heads}",
+        )
+        _require(
+            self.hidden_size % 4 == 0,
+            "hidden_size",
+            self.hidden_size,
+            "must be a multiple of 4: sine and cosine of a row and a column position",
+        )
+        _require(
+            self.depth % 2 == 0,
+            "depth",
+            self.depth,
+            "must be even: half of the blocks are spatial, half temporal",
+        )
+        _require(self.mlp_ratio > 0, "mlp_ratio", self.mlp_ratio, "must be above 0")
+        _require(self.variant in (1, 2), "variant", self.variant, "must be 1 or 2")
+        _require(
+            self.num_classes is None or self.num_classes >= 1,
+            "num_classes",
+            self.num_classes,
+            "must be at least 1, or null for an unconditional model",
+        )
+        _require(
+            0 <= self.class_dropout <= 1, "class_dropout", self.class_dropout, "must be in [0, 1]"
+        )
+
+    @classmethod
+    def preset(cls, name: str, **fields: object) -> "LatteConfig":
+        """A size of the paper, S, B, L or XL, with all other fields given by the caller.
+
+        Raises:
+            ValueError: an unknown name, or a field that is out of range.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"Latte preset {name!r} is unknown. Use one of {', '.join(PRESETS)}.")
+        return cls(**(PRESETS[name] | fields))  # type: ignore[arg-type]
+
+    @property
+    def null_label(self) -> int:
+        """The label that stands for no class, the one after the last class.
+
+        Raises:
+            ValueError: the model is unconditional.
+        """
+        if self.num_classes is None:
+            raise ValueError("LatteConfig: an unconditional model has no null label.")
+        return self.num_classes
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the model's output."""
+        return self.in_channels * (2 if self.learn_sigma else 1)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches in a frame."""
+        return self.height // self.patch_size, self.width // self.patch_size
+
+    @property
+    def axes(self) -> tuple[Literal["space", "time"], ...]:
+        """The axis along which each block attends, first block first."""
+        if self.variant == 1:
+            return ("space", "time") * (self.depth // 2)
+        return ("space",) * (self.depth // 2) + ("time",) * (self.depth // 2)
+
+
+def _require(condition: bool, name: str, value: object, rule: str) -> None:
+    if not condition:
+        raise ValueError(f"LatteConfig: {name}={value} {rule}.")

@@ -1,0 +1,84 @@
+"""Public Latte checkpoints: theirs to ours and back, exactly."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from einops import rearrange
+from torch import Tensor
+
+from latte.config import LatteConfig
+from latte.model import Latte
+
+_TABLES = ("pos_embed", "temp_embed")
+
+
+def from_released(
+    checkpoint: Mapping[str, Any], config: LatteConfig, *, which: Literal["ema", "model"] = "ema"
+) -> Latte:
+    """Build a model from a public checkpoint, in eval mode.
+
+    Args:
+        checkpoint: A state dict, or what a public file holds: {"model": ..., "ema": ...}. Read
+            files with `torch.load(path, map_location="cpu", weights_only=True)`.
+        config: Of the checkpoint; sizes are checked against it.
+        which: The weights to take from a file that holds both.
+
+    Raises:
+        ValueError: weights or keys missing, unexpected or of another shape; position tables, which
+            public files keep among the weights, that differ from ours.
+    """
+    state = _choose(checkpoint, which)
+    model = Latte(config)
+    tables = _position_tables(model)
+    wanted = tables | model.state_dict()
+    _check_keys(state, {key: tuple(value.shape) for key, value in wanted.items()})
+    for key, table in tables.items():
+        difference = float((state[key].float() - table).abs().max())
+        if difference > 1e-5:
+            raise ValueError(
+                f"Latte checkpoint: {key} differs from the sine-cosine table by up to "
+                f"{difference:.3g}. It is from another kind of model."
+            )
+    model.load_state_dict({key: value for key, value in state.items() if key not in _TABLES})
+    return model.eval()
+
+
+def to_released(model: Latte) -> dict[str, Tensor]:
+    """The state dict of `model` under the public key names, position tables included; copies."""
+    released = _position_tables(model) | model.state_dict()
+    return {key: value.detach().clone() for key, value in released.items()}
+
+
+def _position_tables(model: Latte) -> dict[str, Tensor]:
+    return {
+        "pos_embed": rearrange(model.pos_embed, "n d -> 1 n d"),
+        "temp_embed": rearrange(model.temp_embed, "t 1 d -> 1 t d"),
+    }
+
+
+def _choose(checkpoint: Mapping[str, Any], which: str) -> Mapping[str, Tensor]:
+    if isinstance(checkpoint.get(which), Mapping):
+        return checkpoint[which]
+    held = [key for key, value in checkpoint.items() if isinstance(value, Mapping)]
+    if held:
+        raise ValueError(
+            f"Latte checkpoint: no {which!r} weights; it holds {', '.join(held)}. Choose another."
+        )
+    return checkpoint
+
+
+def _check_keys(state: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]]) -> None:
+    """Compare keys and shapes before any weight is copied; name every difference."""
+    shapes = {key: tuple(value.shape) for key, value in state.items()}
+    problems = [f"missing {key}" for key in wanted.keys() - shapes.keys()]
+    problems += [f"unexpected {key}" for key in shapes.keys() - wanted.keys()]
+    problems += [
+        f"{key} has shape {shapes[key]}, not {wanted[key]}"
+        for key in wanted.keys() & shapes.keys()
+        if shapes[key] != wanted[key]
+    ]
+    if problems:
+        more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
+        raise ValueError(
+            f"Latte checkpoint does not fit the config: {'; '.join(sorted(problems)[:8])}{more}."
+        )

@@ -1,0 +1,224 @@
+"""Gaussian diffusion with predicted noise and, optionally, a learned variance.
+
+Tables are float64, maths on tensors float32 whatever the model's precision. Timesteps count from 0
+(least noise), as in the code of the papers: t = 0 here is their equations' t = 1.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+ModelFn = Callable[[Tensor, Tensor], Tensor]
+"""(x_t `b c t h w`, timesteps `b` of the training schedule) -> output `b k t h w`, k = c or 2c."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionConfig:
+    """Noise schedule of the training process."""
+
+    steps: int = 1000
+    """Diffusion steps T."""
+    beta_start: float = 1e-4
+    """Variance added by the first step; the betas in between lie on a line."""
+    beta_end: float = 0.02
+    """Variance added by the last step."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 2:
+            raise ValueError(f"DiffusionConfig: steps={self.steps} must be at least 2.")
+        if not 0 < self.beta_start <= self.beta_end < 1:
+            raise ValueError(
+                f"DiffusionConfig: beta_start={self.beta_start} and beta_end={self.beta_end} must "
+                "satisfy 0 < beta_start <= beta_end < 1."
+            )
+
+
+class Prediction(NamedTuple):
+    """What a model's output says about x_t: p(x_{t-1} | x_t) and the estimates behind it."""
+
+    mean: Float[Tensor, "b c t h w"]
+    logvar: Float[Tensor, "b c t h w"]
+    x0: Float[Tensor, "b c t h w"]
+    noise: Float[Tensor, "b c t h w"]
+
+
+class GaussianDiffusion:
+    """The forward process, its posterior, and the loss of a model that predicts the noise.
+
+    `t` in all methods is a position in `timesteps`: the whole schedule, or for sampling a part of
+    it, for which the betas are recomputed so that the kept steps have the same noise levels.
+
+    Source: Ho et al. 2020 (DDPM); Nichol and Dhariwal 2021 (learned variance, fewer steps).
+    """
+
+    def __init__(
+        self, config: DiffusionConfig | None = None, timesteps: Sequence[int] | None = None
+    ):
+        self.config = config or DiffusionConfig()
+        self.timesteps = _checked_timesteps(timesteps, self.config.steps)
+        schedule = torch.linspace(
+            self.config.beta_start, self.config.beta_end, self.config.steps, dtype=torch.float64
+        )
+        self.alpha_bar = torch.cumprod(1 - schedule, dim=0)[self.timesteps]
+        self.alpha_bar_prev = torch.cat([self.alpha_bar.new_ones(1), self.alpha_bar[:-1]])
+        self.beta = 1 - self.alpha_bar / self.alpha_bar_prev
+        # DDPM, equations 6 and 7: q(x_{t-1} | x_t, x_0) = N(from_x0 x_0 + from_xt x_t, variance)
+        self.posterior_variance = self.beta * (1 - self.alpha_bar_prev) / (1 - self.alpha_bar)
+        self._from_x0 = self.beta * self.alpha_bar_prev.sqrt() / (1 - self.alpha_bar)
+        self._from_xt = (1 - self.alpha_bar_prev) * (1 - self.beta).sqrt() / (1 - self.alpha_bar)
+        # The posterior has no variance at t = 0; its logarithm borrows the next step's.
+        second = self.posterior_variance[1:2] if len(self) > 1 else self.beta
+        self._log_lower = torch.cat([second, self.posterior_variance[1:]]).log()
+        self._log_upper = self.beta.log()
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    def respaced(self, timesteps: Sequence[int]) -> "GaussianDiffusion":
+        """The same process seen only at `timesteps` of the training schedule (increasing).
+
+        Raises:
+            ValueError: timesteps that do not increase, or lie outside the schedule.
+        """
+        return GaussianDiffusion(self.config, timesteps)
+
+    def add_noise(
+        self,
+        x0: Float[Tensor, "b c t h w"],
+        noise: Float[Tensor, "b c t h w"],
+        t: Int[Tensor, " b"],
+    ) -> Float[Tensor, "b c t h w"]:
+        """Draw x_t from q(x_t | x_0) with the given standard normal noise (DDPM, equation 4)."""
+        signal, sigma = self.alpha_bar.sqrt(), (1 - self.alpha_bar).sqrt()
+        return at(signal, t) * x0.float() + at(sigma, t) * noise.float()
+
+    def posterior(
+        self, x0: Float[Tensor, "b c t h w"], x_t: Float[Tensor, "b c t h w"], t: Int[Tensor, " b"]
+    ) -> tuple[Float[Tensor, "b c t h w"], Float[Tensor, "b 1 1 1 1"]]:
+        """Mean and log-variance of q(x_{t-1} | x_t, x_0) (DDPM, equations 6 and 7)."""
+        mean = at(self._from_x0, t) * x0.float() + at(self._from_xt, t) * x_t.float()
+        return mean, at(self._log_lower, t)
+
+    def predict(
+        self,
+        output: Float[Tensor, "b k t h w"],
+        x_t: Float[Tensor, "b c t h w"],
+        t: Int[Tensor, " b"],
+    ) -> Prediction:
+        """Read a model's output.
+
+        Args:
+            output: c channels of predicted noise, then c of v or none. v in [-1, 1] places the
+                log-variance between those of the posterior and of the forward step (Nichol and
+                Dhariwal, equation 15); without v the variance is the forward step's beta.
+            x_t: The model's input.
+            t: Positions in `timesteps`.
+
+        Raises:
+            ValueError: an output of neither c nor 2c channels.
+        """
+        x_t = x_t.float()
+        noise, v = _split(output.float(), x_t.shape[1])
+        alpha_bar = self.alpha_bar
+        x0 = at(alpha_bar.rsqrt(), t) * x_t - at((1 / alpha_bar - 1).sqrt(), t) * noise
+        mean, lower = self.posterior(x0, x_t, t)
+        upper = at(self._log_upper, t)
+        share = torch.ones_like(x_t) if v is None else (v + 1) / 2
+        return Prediction(mean, share * upper + (1 - share) * lower, x0, noise)
+
+    def training_loss(
+        self,
+        model_fn: ModelFn,
+        x0: Float[Tensor, "b c t h w"],
+        t: Int[Tensor, " b"],
+        noise: Float[Tensor, "b c t h w"],
+    ) -> dict[str, Float[Tensor, " b"]]:
+        """Per-row losses of a model at the given timesteps and noise.
+
+        Args:
+            model_fn: The model with labels and images bound, such as
+                `lambda x, t: model(x, t, y, num_images)`.
+            x0: Clean latents, in joint training the clip's frames and then images.
+            t: Positions in `timesteps`, uniform in 0 .. steps - 1, one per row.
+            noise: Standard normal, like `x0`.
+
+        Returns:
+            "loss", the sum of "mse" (of the noise) and, with a learned variance, "vb": the
+            variational bound's term in bits per dimension, which trains the variance only.
+        """
+        x_t = self.add_noise(x0, noise, t)
+        output = model_fn(x_t, self.timesteps.to(t.device)[t]).float()
+        predicted, v = _split(output, x0.shape[1])
+        mse = (noise.float() - predicted).square().flatten(1).mean(dim=1)
+        if v is None:
+            return {"loss": mse, "mse": mse}
+        vb = self._variational_bound(torch.cat([predicted.detach(), v], dim=1), x0.float(), x_t, t)
+        return {"loss": mse + vb, "mse": mse, "vb": vb}
+
+    def _variational_bound(
+        self, output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor
+    ) -> Float[Tensor, " b"]:
+        """KL(q(x_{t-1} | x_t, x_0) || p), or -log p(x_0 | x_1) at t = 0, in bits per dimension."""
+        true_mean, true_logvar = self.posterior(x0, x_t, t)
+        mean, logvar, _, _ = self.predict(output, x_t, t)
+        kl = gaussian_kl(true_mean, true_logvar, mean, logvar).flatten(1).mean(dim=1)
+        likelihood = discretized_log_likelihood(x0, mean, logvar / 2).flatten(1).mean(dim=1)
+        return torch.where(t == 0, -likelihood, kl) / math.log(2)
+
+
+def at(table: Float[Tensor, " n"], t: Int[Tensor, " b"]) -> Float[Tensor, "b 1 1 1 1"]:
+    """Entries `t` of a float64 table as float32 on the device of `t`, to multiply `b c t h w`."""
+    return table.to(t.device, torch.float32)[t].view(-1, 1, 1, 1, 1)
+
+
+def gaussian_kl(mean_a: Tensor, logvar_a: Tensor, mean_b: Tensor, logvar_b: Tensor) -> Tensor:
+    """Elementwise KL(a || b) of two normal distributions, in nats; shapes broadcast."""
+    spread = torch.exp(logvar_a - logvar_b) + (mean_a - mean_b).square() * torch.exp(-logvar_b)
+    return (logvar_b - logvar_a + spread - 1) / 2
+
+
+def discretized_log_likelihood(x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+    """Elementwise log-probability, in nats, of the 8-bit bin around `x` in [-1, 1].
+
+    The bins are 2 / 255 wide, the outer two open-ended (DDPM, equation 13); the normal distribution
+    function is approximated with tanh, as in the reference code.
+    """
+    inverse_std = torch.exp(-log_std)
+    upper = _normal_cdf((x - mean + 1 / 255) * inverse_std)
+    lower = _normal_cdf((x - mean - 1 / 255) * inverse_std)
+    probability = torch.where(x < -0.999, upper, torch.where(x > 0.999, 1 - lower, upper - lower))
+    return probability.clamp(min=1e-12).log()
+
+
+def _normal_cdf(x: Tensor) -> Tensor:
+    return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def _checked_timesteps(timesteps: Sequence[int] | None, steps: int) -> Int[Tensor, " n"]:
+    if timesteps is None:
+        return torch.arange(steps)
+    ascending = all(low < high for low, high in pairwise([-1, *timesteps, steps]))
+    if not timesteps or not ascending:
+        raise ValueError(
+            f"diffusion: timesteps {list(timesteps)} must increase within 0 .. {steps - 1}."
+        )
+    return torch.tensor(timesteps)
+
+
+def _split(output: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
+    """The noise and, if the model learns it, v."""
+    if output.shape[1] == channels:
+        return output, None
+    if output.shape[1] == 2 * channels:
+        noise, v = output.chunk(2, dim=1)
+        return noise, v
+    raise ValueError(
+        f"diffusion: the model gave {output.shape[1]} channels for latents of {channels}; it must "
+        f"give {channels} (noise) or {2 * channels} (noise and variance)."
+    )

@@ -1,0 +1,210 @@
+"""From noise to latents: DDPM and DDIM over few steps, with classifier-free guidance.
+
+A clip's noise is a function of (seed, the clip's index) alone, so a set of clips is the same for
+every batch size and number of processes.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm import tqdm
+
+from engine.seeding import generator
+from latte.diffusion import GaussianDiffusion, ModelFn, at
+from latte.embeddings import check_labels
+from latte.model import Latte
+
+Spacing = Literal["fractional", "stride"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerConfig:
+    """How latents are sampled."""
+
+    method: Literal["ddpm", "ddim"] = "ddpm"
+    """ddpm draws new noise at each step; ddim with eta 0 only at the start."""
+    steps: int = 250
+    """Sampling steps, from 2 to the schedule's length."""
+    spacing: Spacing = "fractional"
+    """Which timesteps: fractional spreads them evenly from first to last; stride takes every n-th
+    (the rule named ddim50 in public code)."""
+    eta: float = 0.0
+    """DDIM only: share of new noise per step; 1 adds as much as DDPM's posterior."""
+    guidance: float = 1.0
+    """Classifier-free guidance scale; 1 is none. Needs a class-conditional model."""
+
+    def __post_init__(self) -> None:
+        if self.method not in ("ddpm", "ddim"):
+            raise ValueError(f"SamplerConfig: method={self.method!r} must be ddpm or ddim.")
+        if self.spacing not in ("fractional", "stride"):
+            raise ValueError(
+                f"SamplerConfig: spacing={self.spacing!r} must be fractional or stride."
+            )
+        if self.steps < 2:
+            raise ValueError(f"SamplerConfig: steps={self.steps} must be at least 2.")
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"SamplerConfig: eta={self.eta} must be in [0, 1].")
+        if self.eta and self.method != "ddim":
+            raise ValueError(f"SamplerConfig: eta={self.eta} has a meaning for method ddim only.")
+        if self.guidance < 0:
+            raise ValueError(f"SamplerConfig: guidance={self.guidance} must not be negative.")
+
+
+def spaced_timesteps(total: int, steps: int, spacing: Spacing = "fractional") -> list[int]:
+    """Choose `steps` of the timesteps 0 .. total - 1, in increasing order.
+
+    "fractional" rounds even fractions of the way from the first to the last timestep; "stride"
+    takes the multiples of the smallest integer that gives exactly `steps` of them.
+
+    Raises:
+        ValueError: fewer than 2 or more than `total` steps, or no such integer.
+
+    Source: the respacing of Nichol and Dhariwal 2021; Song et al. 2021 (DDIM), appendix D.2.
+    """
+    if not 2 <= steps <= total:
+        raise ValueError(
+            f"sampler: steps={steps} must be from 2 to {total}, the schedule's length."
+        )
+    if spacing == "stride":
+        stride = next((n for n in range(1, total) if len(range(0, total, n)) == steps), None)
+        if stride is None:
+            raise ValueError(
+                f"sampler: no stride gives {steps} of {total} steps. Use spacing=fractional, or "
+                f"steps={len(range(0, total, round(total / steps)))}."
+            )
+        return list(range(0, total, stride))
+    position, chosen = 0.0, []
+    for _ in range(steps):
+        chosen.append(round(position))
+        position += (total - 1) / (steps - 1)
+    return chosen
+
+
+def guided(model: Latte, y: Int[Tensor, " b"] | None, scale: float = 1.0) -> ModelFn:
+    """Bind labels and classifier-free guidance: one call for both predictions.
+
+    noise = null + scale * (class - null); the variance is the class's, unguided.
+
+    Raises:
+        ValueError: guidance without classes, labels missing, unexpected or out of range.
+
+    Source: Ho and Salimans 2022, equation 6, with scale = 1 + w.
+    """
+    config = model.config
+    if config.num_classes is None and scale != 1:
+        raise ValueError(
+            f"sampler: guidance={scale} needs a class-conditional model, but this one is "
+            "unconditional. Use guidance=1."
+        )
+    if config.num_classes is not None and y is None:
+        raise ValueError(
+            "sampler: this model is class-conditional. Give one label per clip, or "
+            f"{config.null_label} (the null label) for clips of no class."
+        )
+    if y is not None:
+        check_labels(y, config)
+    if y is None or scale == 1:
+        return lambda x, t: model(x, t, y)
+    labels = torch.cat([y, torch.full_like(y, config.null_label)])
+
+    def predict(x: Tensor, t: Tensor) -> Tensor:
+        output = model(torch.cat([x, x]), torch.cat([t, t]), labels)
+        noise, variance = output.split([x.shape[1], output.shape[1] - x.shape[1]], dim=1)
+        with_class, without = noise.chunk(2)
+        return torch.cat([without + scale * (with_class - without), variance[: len(x)]], dim=1)
+
+    return predict
+
+
+def denoise(
+    model_fn: ModelFn,
+    diffusion: GaussianDiffusion,
+    start: Float[Tensor, "b c t h w"],
+    draw: Callable[[int], Tensor],
+    *,
+    method: Literal["ddpm", "ddim"] = "ddpm",
+    eta: float = 0.0,
+    progress: bool = False,
+) -> Float[Tensor, "b c t h w"]:
+    """Run a sampler over all timesteps of `diffusion`, last to first, with the given noise.
+
+    Args:
+        model_fn: The model with labels and guidance bound.
+        diffusion: Already respaced to the sampling steps.
+        start: Standard normal noise.
+        draw: Called with the position i = len(diffusion) - 1, ..., 1 of each step that adds noise;
+            returns standard normal noise like `start`. Not called at i = 0, nor by DDIM with eta 0.
+        method: Ancestral sampling (DDPM, algorithm 2) or DDIM (Song et al. 2021, equation 12).
+        eta: DDIM's share of new noise.
+        progress: Show a bar with rate and remaining time.
+
+    Returns:
+        Latents, float32. x_0 is not clipped: latents have no fixed range.
+    """
+    x = start.float()
+    for i in tqdm(range(len(diffusion) - 1, -1, -1), desc="sampling", disable=not progress):
+        t = torch.full((len(x),), i, device=x.device)
+        output = model_fn(x, diffusion.timesteps.to(x.device)[t])
+        prediction = diffusion.predict(output, x, t)
+        if method == "ddpm":
+            x, std = prediction.mean, torch.exp(prediction.logvar / 2)
+        else:
+            previous, std = diffusion.alpha_bar_prev, _ddim_std(diffusion, t, eta)
+            x = at(previous.sqrt(), t) * prediction.x0
+            x = x + (1 - at(previous, t) - std.square()).clamp(min=0).sqrt() * prediction.noise
+        if i > 0 and (method == "ddpm" or eta > 0):
+            x = x + std * draw(i)
+    return x
+
+
+def _ddim_std(diffusion: GaussianDiffusion, t: Tensor, eta: float) -> Float[Tensor, "b 1 1 1 1"]:
+    """Equation 16 of Song et al. 2021: eta times the standard deviation of DDPM's posterior."""
+    return eta * at(diffusion.posterior_variance.sqrt(), t)
+
+
+@torch.no_grad()
+def sample(
+    model: Latte,
+    diffusion: GaussianDiffusion,
+    config: SamplerConfig,
+    *,
+    indices: Sequence[int],
+    labels: Sequence[int] | None = None,
+    seed: int,
+    progress: bool = False,
+) -> Float[Tensor, "b c t h w"]:
+    """Sample one batch of latents on the model's device.
+
+    Args:
+        model: The trained model (for good samples, its EMA).
+        diffusion: The process it was trained on.
+        config: Sampler, steps and guidance.
+        indices: The clips' numbers in the whole set; each clip's noise comes from (seed, index).
+        labels: One per clip for a class-conditional model, None for an unconditional one.
+        seed: Of the whole set.
+        progress: Show a bar with rate and remaining time.
+
+    Raises:
+        ValueError: more steps than the schedule has, labels or guidance that do not fit the model.
+    """
+    if labels is not None and len(labels) != len(indices):
+        raise ValueError(f"sampler: {len(labels)} labels for {len(indices)} clips; give one each.")
+    timesteps = spaced_timesteps(diffusion.config.steps, config.steps, config.spacing)
+    device = model.pos_embed.device
+    y = None if labels is None else torch.tensor(labels, device=device)
+    model_fn = guided(model, y, config.guidance)
+    c = model.config
+    shape = (c.in_channels, c.num_frames, c.height, c.width)
+    generators = [generator(seed, "sample", index) for index in indices]
+
+    def draw(_: int) -> Tensor:
+        return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device)
+
+    start = draw(len(timesteps))
+    spaced = diffusion.respaced(timesteps)
+    options = {"method": config.method, "eta": config.eta, "progress": progress}
+    return denoise(model_fn, spaced, start, draw, **options)

@@ -1,0 +1,137 @@
+"""Encode packed videos with a trained VAE once, so that Latte trains on latents."""
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from data.dataset import ClipConfig, ClipDataset
+from data.latent_items import CacheConfig
+from data.latent_writer import LatentCache
+from engine.accelerator import make_accelerator
+from engine.cli import main
+from engine.files import read_json
+from vae import VideoVAE, weights_hash
+
+PRECISIONS = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(CacheConfig):
+    """Encode packed videos with a VAE once; run it again to go on where it stopped."""
+
+    vae: str
+    """Folder or hub id of the video VAE."""
+    data: str
+    """Folder with index.json and the shards."""
+    out: str
+    """Folder of the cache."""
+    frames: int = 17
+    """Frames per clip, 1 + 4n for the released VAE."""
+    interval: int = 3
+    """Source frames from one clip frame to the next."""
+    height: int = 256
+    """Clip height, pixels; a multiple of 8 for the released VAE."""
+    width: int = 256
+    """Clip width, pixels; likewise."""
+    short: Literal["skip", "loop", "shrink_interval"] = "skip"
+    """Videos shorter than a clip: left out; repeated from their start; or read at the largest
+    interval that fits (left out where even 1 does not)."""
+    filter: Literal["bilinear", "bicubic"] = "bicubic"
+    """Kernel of the antialiased resize."""
+    strict: bool = True
+    """Refuse videos with damaged data; otherwise decoders hide it in grey or smeared frames."""
+    max_bad_fraction: float = 0.0
+    """Fraction of videos that may fail to decode and be left out; 0 stops at once."""
+    batch_size: int = 8
+    """Clips encoded at once on each device."""
+    workers: int = 2
+    """Decoding processes per device; 0 decodes between batches."""
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    """Autocast of the encoder; "no" is float32."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch_size < 1 or self.workers < 0:
+            raise ValueError(
+                f"batch_size={self.batch_size} must be at least 1 and workers={self.workers} "
+                "not negative"
+            )
+
+
+def run(config: Config) -> None:
+    """Encode what is missing, then write the manifest; says so if nothing is."""
+    clips = ClipDataset(_pick(config, ClipConfig, folder=config.data, flip=False), seed=config.seed)
+    accelerator = make_accelerator()
+    model = VideoVAE.from_pretrained(config.vae).to(accelerator.device)
+    shape = model.config.latent_shape(config.frames, config.height, config.width)
+    cache = LatentCache(
+        config.out, clips, _describe(model, config), shape, _pick(config, CacheConfig)
+    )
+    todo = cache.pending(accelerator.process_index, accelerator.num_processes)
+    pending = len(gather_object(todo))
+    if done := cache.shards - pending:
+        accelerator.print(f"{done} of {cache.shards} shards are there and their checksums match")
+    if pending or not cache.complete:
+        _fill(cache, todo, pending, model, config, accelerator)
+    else:
+        accelerator.print(f"{config.out} is complete: nothing to do")
+    accelerator.end_training()
+
+
+def _fill(
+    cache: LatentCache,
+    todo: list[int],
+    pending: int,
+    model: VideoVAE,
+    config: Config,
+    accelerator: Accelerator,
+) -> None:
+    """Make the shards `todo` of this process, of `pending` in all, and the manifest."""
+    if accelerator.is_main_process:
+        cache.begin(pending)
+    accelerator.wait_for_everyone()
+
+    @torch.inference_mode()
+    def encode(video: Tensor) -> Tensor:
+        device, dtype = accelerator.device.type, PRECISIONS[config.precision]
+        with torch.autocast(device, dtype, enabled=config.precision != "no"):
+            return model.encode(video.to(accelerator.device)).moments
+
+    cache.write(
+        encode,
+        todo,
+        batch_size=config.batch_size,
+        workers=config.workers,
+        progress=accelerator.is_main_process,
+    )
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        totals = cache.finish()["totals"]
+        print(f"{config.out}: " + ", ".join(f"{value} {name}" for name, value in totals.items()))
+
+
+def _pick(config: Config, wanted: type, **others: Any) -> Any:
+    """The part of `config` that `wanted` has fields for."""
+    names = {field.name for field in fields(wanted)} - others.keys()
+    return wanted(**{k: v for k, v in asdict(config).items() if k in names}, **others)
+
+
+def _describe(model: VideoVAE, config: Config) -> dict[str, Any]:
+    training = Path(config.vae) / "training.json"  # step and EMA of our own exports
+    statistics = {"latent_mean", "latent_std"}  # of decoding; they do not touch what is cached
+    return {
+        "class": type(model).__name__,
+        "config": {k: v for k, v in asdict(model.config).items() if k not in statistics},
+        "sha256": weights_hash(model),
+        "training": read_json(training) if training.exists() else None,
+        "precision": config.precision,
+    }
+
+
+if __name__ == "__main__":
+    main(Config, run)

@@ -1,0 +1,114 @@
+"""Train a small video classifier on packed, labelled videos."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from data.dataset import ClipConfig, ClipDataset
+from data.loader import training_batches
+from engine.cli import main
+from engine.config import TrainConfig
+from engine.files import write_json
+from engine.seeding import fold
+from engine.train import Batch, StepInfo, Trainer, training_accelerator
+from eval.features.classifier import ClassifierConfig, ClipClassifier
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainClassifier:
+    """Train a classifier whose features and probabilities score clips of your own classes."""
+
+    train: TrainConfig
+    """Length, batch, optimiser, run folder."""
+    data: ClipConfig
+    """Training clips; every video needs a class."""
+    test: str | None = None
+    """Folder of held-out shards with the same classes; their accuracy is reported."""
+    channels: int = 32
+    """Channels of the first stage, a multiple of 8; the features have 4 times as many."""
+
+    def __post_init__(self) -> None:
+        ClassifierConfig(num_classes=2, width=self.channels)  # refuses a bad width now
+
+
+def run(config: TrainClassifier) -> dict[str, Any]:
+    """Train, measure on the held-out clips; writes metrics.json into the run folder."""
+    train = _labelled(config.data, config.train.seed)
+    test = None
+    if config.test is not None:
+        held_out = replace(
+            config.data, folder=config.test, start="center", crop="center", flip=False
+        )
+        test = _labelled(held_out, config.train.seed)
+        if test.class_names != train.class_names:
+            raise ValueError(
+                f"{config.test}: its classes are not those of {config.data.folder}. "
+                "Pack both alike."
+            )
+    accelerator = training_accelerator(config.train)
+    batches = training_batches(train, config.train, accelerator)
+    torch.manual_seed(fold(config.train.seed, "weights"))
+    shape = ClassifierConfig(num_classes=len(train.class_names), width=config.channels)
+    trainer = Trainer(config, config.train, accelerator, ClipClassifier(shape))
+
+    def step_loss(model: nn.Module, batch: Batch, info: StepInfo) -> dict[str, Tensor]:
+        labels = batch["label"].to(accelerator.device)
+        with accelerator.autocast():
+            logits = model(batch["video"].to(accelerator.device)).float()
+        hits = (logits.argmax(1) == labels).float()
+        return {"loss": F.cross_entropy(logits, labels), "accuracy": hits.mean()}
+
+    export = trainer.run(batches, step_loss)
+    metrics = {"class_names": train.class_names, "data_hash": train.hash, "test": None}
+    if accelerator.is_main_process:
+        if test is not None:
+            model = ClipClassifier.from_pretrained(export).to(accelerator.device)
+            metrics |= {"test": _accuracy(model, test), "test_hash": test.hash}
+        write_json(Path(config.train.folder) / "metrics.json", metrics)
+    return metrics
+
+
+def _labelled(config: ClipConfig, seed: int) -> ClipDataset:
+    dataset = ClipDataset(config, seed)
+    if len(dataset.class_names) < 2:
+        raise ValueError(
+            f"{config.folder}: {len(dataset.class_names)} classes, but at least 2 are needed"
+        )
+    samples = (dataset.sample(i) for i in range(len(dataset)))
+    if unlabelled := [sample.key for sample in samples if sample.label in (None, -1)]:
+        raise ValueError(
+            f"{config.folder}: {len(unlabelled)} of {len(dataset)} videos have no class, "
+            f"{unlabelled[0]} for one. Pack videos in class folders."
+        )
+    return dataset
+
+
+@torch.inference_mode()
+def _accuracy(model: ClipClassifier, dataset: ClipDataset) -> dict[str, Any]:
+    """Share of clips recognised, beside that of always saying the most frequent class."""
+    device = model.head.weight.device
+    items = (dataset[(0, i)] for i in tqdm(range(len(dataset)), desc="held out", unit="clip"))
+    pairs = [(int(model(x["video"][None].to(device)).argmax()), x["label"]) for x in items]
+    labels = torch.tensor([label for _, label in pairs])
+    return {
+        "accuracy": sum(predicted == label for predicted, label in pairs) / len(pairs),
+        "chance": labels.bincount().max().item() / len(pairs),
+        "clips": len(pairs),
+    }
+
+
+def _print(metrics: dict[str, Any]) -> None:
+    if test := metrics["test"]:
+        print(
+            f"held-out accuracy {test['accuracy']:.3f} over {test['clips']} clips "
+            f"(always the most frequent class: {test['chance']:.3f})"
+        )
+
+
+if __name__ == "__main__":
+    main(TrainClassifier, lambda config: _print(run(config)))

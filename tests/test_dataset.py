@@ -1,0 +1,204 @@
+"""Clips: the right frames, policies for short videos, randomness from (seed, epoch, key) alone."""
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from data.dataset import ClipConfig, ClipDataset
+from data.encode import to_uint8
+from data.transforms import covering_size, fit
+from tests.packed import SHADES, pack
+from tests.videos import barcode_frame, read_barcode
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return pack(tmp_path_factory.mktemp("packed"), [40, 30, 9, 5, 60])
+
+
+def clips(folder, seed=0, **options):
+    sizes = {"frames": 5, "interval": 3, "height": 64, "width": 96}
+    return ClipDataset(ClipConfig(folder=str(folder), **{**sizes, **options}), seed)
+
+
+def numbers(video):
+    return [read_barcode(frame) for frame in to_uint8(video)]
+
+
+def test_a_clip_has_the_frames_at_the_interval_and_its_own_label(folder):
+    dataset = clips(folder)
+    assert [dataset.sample(i).key for i in range(len(dataset))] == ["video0", "video1", "video4"]
+    for index, (video, frames) in enumerate([(0, 40), (1, 30), (4, 60)]):
+        item = dataset[0, index]
+        assert item["video"].shape == (3, 5, 64, 96)
+        assert item["video"].dtype == torch.float32
+        assert item["video"].abs().max() <= 1
+        assert numbers(item["video"]) == [item["start"] + 3 * i for i in range(5)]
+        assert item["start"] + 12 < frames
+        shade = to_uint8(item["video"])[:, 40:, :, 1].mean()
+        assert round(shade / SHADES) == video
+        assert (item["label"], item["key"], item["bad"]) == (video % 2, f"video{video}", [])
+
+
+def test_starts_cover_the_video_to_its_last_frame(folder):
+    dataset = clips(folder)
+    starts = {dataset[epoch, 1]["start"] for epoch in range(120)}
+    assert starts == set(range(30 - 12))
+
+
+def test_a_central_clip_lies_in_the_middle(folder):
+    item = clips(folder, start="center", crop="center")[3, 0]
+    assert item["start"] == (40 - 13) // 2
+
+
+def test_random_choices_follow_from_seed_epoch_and_key_alone(folder):
+    options = {"flip": True, "height": 32, "width": 32}
+    a, b, other = clips(folder, **options), clips(folder, **options), clips(folder, 1, **options)
+    b[5, 0]  # what was read before does not matter
+    torch.manual_seed(1)
+    assert_close(a[1, 2]["video"], b[1, 2]["video"], rtol=0, atol=0)
+    drawn = [(x["start"], x["flip"]) for x in (a[e, 2] for e in range(8))]
+    assert len(set(drawn)) > 4
+    assert drawn != [(x["start"], x["flip"]) for x in (other[e, 2] for e in range(8))]
+    # the same sample gets the same clip when others are left out and its index changes
+    fewer = clips(folder, frames=14, **options)
+    more = clips(folder, frames=14, short="loop", **options)
+    assert_close(fewer[1, 1]["video"], more[1, 4]["video"], rtol=0, atol=0)
+
+
+def test_a_flipped_clip_is_the_mirror_image(folder):
+    dataset = clips(folder, flip=True)
+    items = [dataset[epoch, 0] for epoch in range(40)]
+    assert 10 <= sum(item["flip"] for item in items) <= 30
+    plain = clips(folder)
+    for epoch, item in enumerate(items[:6]):
+        expected = plain[epoch, 0]["video"]
+        assert_close(item["video"], expected.flip(-1) if item["flip"] else expected)
+
+
+def test_skip_leaves_short_videos_out_before_indexing(folder, caplog):
+    with caplog.at_level(logging.WARNING):
+        dataset = clips(folder, short="skip")
+    assert (len(dataset), dataset.left_out, dataset.shard_sizes) == (3, 2, [2, 0, 1])
+    assert "2 of 5 videos are too short" in caplog.text
+
+
+def test_loop_repeats_short_videos(folder):
+    dataset = clips(folder, short="loop")
+    assert (len(dataset), dataset.left_out, dataset.shard_sizes) == (5, 0, [2, 2, 1])
+    assert numbers(dataset[0, 2]["video"]) == [0, 3, 6, 0, 3]
+    assert numbers(dataset[0, 3]["video"]) == [0, 3, 1, 4, 2]
+    assert numbers(dataset[0, 0]["video"])[1] == dataset[0, 0]["start"] + 3  # long enough: as ever
+
+
+def test_shrink_interval_reads_short_videos_at_the_largest_that_fits(folder):
+    dataset = clips(folder, short="shrink_interval")
+    starts = [dataset[0, index]["start"] for index in range(5)]
+    assert numbers(dataset[0, 2]["video"]) == [0, 2, 4, 6, 8]
+    assert numbers(dataset[0, 3]["video"]) == [0, 1, 2, 3, 4]
+    assert numbers(dataset[0, 4]["video"]) == [starts[4] + 3 * i for i in range(5)]
+    assert clips(folder, short="shrink_interval", frames=6).left_out == 1  # 5 frames never fit
+
+
+def test_single_frames_are_images(folder):
+    dataset = clips(folder, frames=1, interval=7, short="shrink_interval")
+    item = dataset[0, 3]
+    assert len(dataset) == 5
+    assert item["video"].shape == (3, 1, 64, 96)
+    assert numbers(item["video"]) == [item["start"]]
+    assert {dataset[epoch, 3]["start"] for epoch in range(60)} == set(range(5))
+
+
+def test_nothing_usable_is_an_error_that_says_what_there_is(folder):
+    with pytest.raises(ValueError, match=r"none of 5 videos has the 61 frames .* longest has 60"):
+        clips(folder, frames=61, interval=1)
+
+
+def test_labels_without_a_name_are_refused(tmp_path):
+    folder = pack(tmp_path, [9, 9])
+    index = (folder / "index.json").read_text()
+    (folder / "index.json").write_text(index.replace('"a", "b"', '"a"'))
+    with pytest.raises(ValueError, match="label 1, but there are 1 class names"):
+        clips(folder, short="loop")
+
+
+def test_unlabelled_videos_have_label_minus_one(tmp_path):
+    assert clips(pack(tmp_path, [9], class_names=()), short="loop")[0, 0]["label"] == -1
+
+
+def test_an_unreadable_video_stops_at_once_unless_some_are_allowed(tmp_path, caplog):
+    folder = pack(tmp_path, [13] * 4, broken=[1])
+    with pytest.raises(ValueError, match=r"video1: .*HTML.* 1 bad of 4.*max_bad_fraction=0"):
+        clips(folder)[0, 1]
+    lenient = clips(folder, max_bad_fraction=0.25)
+    item = lenient[0, 1]
+    assert item["key"] != "video1"
+    assert [key for key, _ in item["bad"]] == ["video1"]
+    again = clips(folder, max_bad_fraction=0.25)
+    again[0, 3]
+    assert_close(again[0, 1]["video"], item["video"], rtol=0, atol=0)
+    lenient[5, 1]
+    assert list(lenient.quarantine.reasons) == ["video1"]  # counted once
+    assert caplog.text.count("video1 left out") == 2  # once per data set
+
+
+def test_a_data_set_with_nothing_readable_gives_up(tmp_path):
+    folder = pack(tmp_path, [13] * 2, broken=[0, 1])
+    with pytest.raises(ValueError, match="2 bad of 2"):
+        clips(folder, max_bad_fraction=0.5)[0, 0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"frames": 0}, "frames=0 must be at least 1"),
+        ({"width": -8}, "width=-8"),
+        ({"max_bad_fraction": 1.0}, r"max_bad_fraction=1.0 must be in \[0, 1\)"),
+    ],
+)
+def test_bad_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        ClipConfig(folder="x", **options)
+
+
+def test_fit_keeps_frames_of_the_right_size_exact():
+    frames = torch.from_numpy(np.stack([barcode_frame(i) for i in range(3)]))
+    assert np.array_equal(to_uint8(fit(frames, 64, 96)), frames)
+
+
+def test_fit_keeps_the_aspect_and_crops_where_asked():
+    frames = torch.zeros(1, 20, 40, 3, dtype=torch.uint8)
+    frames[:, :, :20] = 255  # left half white
+    left, middle, right = (fit(frames, 10, 10, crop=(0.5, x))[0, 0] for x in (0.0, 0.5, 1.0))
+    assert left.shape == (10, 10)
+    assert (left[:, :8] == 1).all()
+    assert (right[:, -8:] == -1).all()
+    assert middle.mean().abs() < 0.02
+    assert (middle[:, :3] == 1).all()
+    assert (middle[:, -3:] == -1).all()
+
+
+@pytest.mark.parametrize("filter", ["bilinear", "bicubic"])
+def test_fit_is_antialiased(filter):
+    stripes = torch.zeros(1, 64, 64, 3, dtype=torch.uint8)
+    stripes[:, :, ::2] = 255
+    assert fit(stripes, 16, 16, filter=filter)[..., 2:-2].abs().max() < 0.03  # grey, not stripes
+
+
+def test_covering_sizes():
+    assert covering_size(240, 320, 256, 256) == (256, 341)
+    assert covering_size(320, 240, 256, 256) == (341, 256)
+    assert covering_size(720, 1280, 256, 256) == (256, 455)
+    assert covering_size(64, 96, 32, 48) == (32, 48)
+    assert covering_size(100, 301, 50, 150) == (50, 150)
+    assert covering_size(8, 8, 64, 16) == (64, 64)
+
+
+def test_configs_are_values():
+    config = ClipConfig(folder="x", frames=17, interval=3)
+    assert config.span == 49
+    assert replace(config, frames=1).span == 1

@@ -1,0 +1,175 @@
+"""The FVD command end to end on small real videos, with a classifier in place of I3D."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data.encode import write_video
+from eval.clips import ClipProtocol, ClipSource
+from eval.features.classifier import ClassifierConfig, ClipClassifier
+from eval.features.extractors import load_classifier
+from eval.frechet import frechet_from_features
+from eval.fvd import evaluate_fvd
+from eval.stats import extract_features
+from tests.videos import barcode_frame
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "eval_fvd.py"
+
+
+def write_folder(folder: Path, shades: list[int], noise: float = 0, fps: float = 8) -> Path:
+    rng = np.random.default_rng(0)
+    for shade in shades:
+        clip = np.stack([barcode_frame(i, 32, 32, shade) for i in range(6)])
+        clip = (clip + noise * rng.standard_normal(clip.shape)).clip(0, 255).astype(np.uint8)
+        write_video(folder / f"{shade}.mkv", clip, fps, codec="ffv1")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("fvd")
+    write_folder(root / "real", [0, 60, 120, 180])
+    write_folder(root / "fake", [10, 70, 130, 190], noise=60)
+    write_folder(root / "one", [0])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        ClipClassifier(ClassifierConfig(num_classes=3, width=8)).save_pretrained(root / "tiny")
+    return root
+
+
+def command(monkeypatch, folders: Path, fake: str, *extra: str) -> object:
+    """Run the script in this process, which has torch loaded already; returns its exit code."""
+    arguments = ["--real", folders / "real", "--fake", folders / fake]
+    arguments += ["--classifier", folders / "tiny", "--frames", 4, "--stride_real", 1, *extra]
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    return ended.value.code
+
+
+@pytest.mark.filterwarnings("ignore:.*clips. the distance is biased")
+def test_command(folders, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "result.json"
+    assert command(monkeypatch, folders, "fake", "--out", str(out), "--split", "train") == 0
+    result = json.loads(out.read_text())
+    assert result["name"] == "fvd4_4f_tiny"
+    assert result["value"] > 0
+    assert result["std"] > 0
+    assert result["split"] == "train"
+    assert result["real"]["stride"] == 1
+    assert (result["real"]["clips"], result["fake"]["clips"]) == (4, 4)
+    assert len(result["extractor"]["weights_sha256"]) == 64
+    assert not result["extractor"]["published_weights"]
+    assert "only compares with scores of as many clips" in result["notes"][0]
+    assert capsys.readouterr().out.startswith("fvd4_4f_tiny = ")
+
+
+@pytest.mark.filterwarnings("ignore:.*clips. the distance is biased")
+def test_command_prints_json_without_a_file(folders, monkeypatch, capsys):
+    assert command(monkeypatch, folders, "fake", "--resamples", "0") == 0
+    output = capsys.readouterr()
+    assert json.loads(output.out)["std"] is None
+    assert output.err.splitlines()[-1].startswith("fvd4_4f_tiny = ")
+
+
+def test_command_refuses_in_one_line(folders, monkeypatch, capsys):
+    assert command(monkeypatch, folders, "one") == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert "1 clip, but a distance needs at least 2" in last
+    assert command(monkeypatch, folders, "real", "--weights", "i3d.pt") == 2
+    assert "classifier replaces I3D" in capsys.readouterr().err
+
+
+def sources(folders: Path, fake: str, **changes) -> list[ClipSource]:
+    return [
+        ClipSource(folders / name, ClipProtocol(frames=4, start="first", **changes), progress=False)
+        for name in ("real", fake)
+    ]
+
+
+def evaluate(pair: list[ClipSource], folders: Path, **options) -> dict:
+    real, fake = pair
+    extractor = load_classifier(folders / "tiny")
+    return evaluate_fvd(real, fake, extractor, progress=False, resamples=0, **options)
+
+
+@pytest.mark.filterwarnings("ignore:.*clips. the distance is biased")
+def test_identical_folders_are_at_zero_and_others_are_not(folders):
+    same = evaluate(sources(folders, "real"), folders)
+    assert same["value"] == pytest.approx(0, abs=1e-6)
+    assert same["std"] is None
+    other = evaluate(sources(folders, "fake"), folders)
+    assert other["value"] > 1e3 * max(same["value"], 1e-9)
+
+
+@pytest.mark.filterwarnings("ignore:.*clips. the distance is biased")
+def test_value_does_not_depend_on_batches(folders):
+    values = [
+        evaluate(sources(folders, "fake"), folders, batch_size=size)["value"] for size in (1, 3, 8)
+    ]
+    assert values == pytest.approx([values[0]] * 3, rel=1e-5)
+
+
+def test_value_is_that_of_the_pooled_features(folders):
+    extractor = load_classifier(folders / "tiny")
+    pair = sources(folders, "fake")
+    features = [extract_features(s, extractor, progress=False) for s in pair]
+    assert features[0].ids == pair[0].ids
+    with pytest.warns(UserWarning, match="4 clips: the distance is biased upwards"):
+        result = evaluate(pair, folders)
+    assert result["value"] == frechet_from_features(features[0].values, features[1].values)
+
+
+def test_unequal_rates_are_refused_unless_forced(folders, tmp_path):
+    slow = write_folder(tmp_path / "slow", [0, 60, 120, 180], fps=4)
+    real = sources(folders, "real")[0]
+    fake = ClipSource(slow, real.protocol, progress=False)
+    with pytest.raises(ValueError, match=r"8 frames/s .stride 1., generated ones at 4"):
+        evaluate([real, fake], folders)
+    with pytest.warns(UserWarning, match="4 clips"):
+        evaluate([real, fake], folders, allow_rate_mismatch=True)
+    halved = ClipSource(slow, ClipProtocol(frames=3, start="first"), progress=False)
+    with pytest.raises(ValueError, match="4 real frames against 3"):
+        evaluate([real, halved], folders)
+    every_other = ClipSource(folders / "real", ClipProtocol(frames=3, stride=2), progress=False)
+    with pytest.warns(UserWarning, match="4 clips"):
+        evaluate([every_other, halved], folders)
+
+
+def test_features_are_cached_under_their_content(folders, tmp_path, monkeypatch):
+    extractor = load_classifier(folders / "tiny")
+    source = sources(folders, "real")[0]
+    first = extract_features(source, extractor, cache=tmp_path, progress=False)
+    (file,) = tmp_path.iterdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(ClipSource, "batches", lambda *_: pytest.fail("the network ran again"))
+        again = extract_features(source, extractor, cache=tmp_path, progress=False)
+    np.testing.assert_array_equal(first.values, again.values)
+    assert first.ids == again.ids
+    other = sources(folders, "real", seed=1)[0]
+    extract_features(other, extractor, cache=tmp_path, progress=False)
+    assert len(list(tmp_path.iterdir())) == 2
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(ValueError, match="damaged"):
+        extract_features(source, extractor, cache=tmp_path, progress=False)
+
+
+def test_non_finite_features_name_the_clip(folders):
+    extractor = load_classifier(folders / "tiny")
+    with torch.no_grad():
+        for parameter in extractor.network.parameters():
+            parameter.fill_(torch.nan)
+    source = sources(folders, "real")[0]
+    with pytest.raises(ValueError, match=rf"features of {source.ids[0]} are not finite"):
+        extract_features(source, extractor, progress=False)
+
+
+def test_missing_classifier_is_explained(tmp_path):
+    with pytest.raises(ValueError, match=r"Make it with scripts/train_classifier.py"):
+        load_classifier(tmp_path / "none")

@@ -1,0 +1,420 @@
+"""The web page: what it says, what it refuses, and that it works in a browser."""
+
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eval import figures
+from eval.report import (
+    Column,
+    Comparison,
+    Curve,
+    Fact,
+    Gallery,
+    PublishedRow,
+    Report,
+    Section,
+    Table,
+    build_report,
+    render_report,
+)
+from tests.browser import check_videos_play, needs_browser, open_page, overflow, wait_until
+
+FRAMES = 9
+HOSTILE = "<script>alert('1')</script>\"><img src=x onerror=alert(2)>"
+
+
+def grey_steps(offset: int = 0, size: int = 16) -> np.ndarray:
+    """A clip whose frame i is plain grey 20 i + 40 + offset: a frame tells its number."""
+    levels = 20 * np.arange(FRAMES) + 40 + offset
+    return np.broadcast_to(levels[:, None, None, None], (FRAMES, size, size, 3)).astype(np.uint8)
+
+
+def table(**changes) -> Table:
+    values = {
+        "title": "Scores",
+        "columns": ["Method", Column(name="PSNR", unit="dB", better="high")],
+        "rows": [["ours", 31.25], ["pooling", 24.5]],
+    }
+    return Table(**values | changes)
+
+
+def curve(**changes) -> Curve:
+    return Curve(
+        **{
+            "title": "Loss",
+            "x_label": "step",
+            "y_label": "loss",
+            "series": {"train": ([0, 1, 2], [1.0, 0.5, 0.25])},
+        }
+        | changes
+    )
+
+
+def comparison(**changes) -> Comparison:
+    clips = {"original": grey_steps(), "vae": grey_steps(8), "pooling": grey_steps(16)}
+    values = {"title": "Side by side", "clips": clips, "fps": 10, "error_of": ["vae", "pooling"]}
+    return Comparison(**values | changes)
+
+
+def gallery(**changes) -> Gallery:
+    values = {"title": "Samples", "clips": {"disc": [grey_steps(i) for i in range(3)]}, "fps": 10}
+    return Gallery(**values | changes)
+
+
+def report(*items, **changes) -> Report:
+    section = Section(title="Results", items=items or [table()])
+    return Report(
+        **{"title": "Report", "sections": [section], "provenance": {"Command": "x"}} | changes
+    )
+
+
+class Cells(HTMLParser):
+    """The text of a page's table rows, and the addresses that a page refers to."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.marked: list[str] = []
+        self.addresses: list[str] = []
+        self.tags: list[str] = []
+        self._inside = False
+        self._best = False
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        values = dict(attrs)
+        self.addresses += [
+            values[key] for key in ("src", "href", "srcset", "data") if key in values
+        ]
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+            self._inside, self._best = True, "best" in (values.get("class") or "")
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th"):
+            if self._best:
+                self.marked.append(self.rows[-1][-1])
+            self._inside = False
+
+    def handle_data(self, data):
+        if self._inside:
+            self.rows[-1][-1] = " ".join(f"{self.rows[-1][-1]} {data}".split())
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        ("4 × 8", "4 × 8"),
+        (1234567, "1,234,567"),
+        (31.2412, "31.24"),
+        (0.968512, "0.9685"),
+        (12345.678, "12,346"),
+        (412.0, "412"),
+        (-0.5, "−0.5"),
+        (3.2e-5, "3.20×10⁻⁵"),
+        (0.0, "0"),
+        (math.nan, "NaN"),
+        (math.inf, "∞"),
+        (-math.inf, "−∞"),
+        (np.float32(0.25), "0.25"),
+        (np.int64(2048), "2,048"),
+        (True, "yes"),
+    ],
+)
+def test_numbers_read_well(value, text):
+    assert figures.format_number(value) == text
+
+
+def test_a_column_shares_its_decimals_unless_that_hides_a_value():
+    assert figures.column_decimals([31.2412, 19.3, None, "–"]) == 2
+    assert figures.column_decimals([256, 512]) is None
+    assert figures.column_decimals([2.4, 1.1]) == 1
+    assert figures.column_decimals([1000.5, 0.0123]) is None
+    assert figures.column_decimals([math.inf, math.nan]) is None
+
+
+def test_names_are_text_never_markup():
+    hostile = report(
+        table(title=HOSTILE, columns=[HOSTILE, HOSTILE], rows=[[HOSTILE, 1]], notes=[HOSTILE]),
+        curve(title=HOSTILE, x_label=HOSTILE, series={HOSTILE: ([0, 1], [0, 1])}),
+        comparison(title=HOSTILE, clips={HOSTILE: grey_steps(), "b": grey_steps()}, error_of=["b"]),
+        gallery(title=HOSTILE, clips={HOSTILE: [grey_steps()]}),
+        title=HOSTILE,
+        summary=[HOSTILE],
+        facts=[Fact(label=HOSTILE, value=HOSTILE)],
+        provenance={HOSTILE: HOSTILE},
+    )
+    page = render_report(hostile)
+    tags = Cells(page).tags
+    assert "<script>alert" not in page
+    assert tags.count("script") == 1
+    assert "img" not in tags
+
+
+def test_nothing_on_the_page_refers_outside():
+    page = render_report(report(table(), curve(), comparison(), gallery()))
+    addresses = Cells(page).addresses
+    assert sum(address.startswith("data:video/mp4;base64,") for address in addresses) == 2
+    assert [a for a in addresses if not a.startswith(("data:", "#"))] == []
+    assert not re.search(r"url\(|@import|https?://", page)
+    assert "default-src 'none'" in page
+
+
+def test_published_rows_are_marked_and_never_the_best():
+    published = [
+        PublishedRow(cells=["equal", 31.25], source="elsewhere"),
+        PublishedRow(cells=["IV-VAE", 39.02], source="paper, Table 1"),
+    ]
+    cells = Cells(render_report(report(table(reference_rows=published))))
+    assert cells.marked == ["31.25 (best measured)"]
+    assert cells.rows[-1] == ["IV-VAE published paper, Table 1", "39.02"]
+    assert "not measured here" in cells.rows[-3][0]
+
+
+def test_the_best_follows_the_direction_and_needs_a_rival():
+    low = Column(name="LPIPS", better="low")
+    rows = [["a", 0.2], ["b", 0.1], ["c", math.nan], ["d", None], ["e", 0.1]]
+    page = Cells(render_report(report(table(columns=["Method", low], rows=rows))))
+    assert page.marked == ["0.1 (best measured)"] * 2
+    assert [row[1] for row in page.rows[3:5]] == ["NaN", "–"]
+    alone = Cells(render_report(report(table(columns=["Method", low], rows=rows[3:]))))
+    assert alone.marked == []
+
+
+def test_equal_reports_give_equal_files_and_none_is_left_in_part(tmp_path, monkeypatch):
+    for name in ("a.html", "b.html"):
+        build_report(report(comparison(), gallery()), tmp_path / name)
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+    monkeypatch.setattr("eval.report_views.encode_video", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        build_report(report(gallery()), tmp_path / "c.html")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.html", "b.html"]
+
+
+def test_gaps_break_the_line_and_are_counted():
+    ys = [1.0, math.nan, 0.5, 0.25, 0.0]
+    page = render_report(report(curve(series={"train": (range(5), ys)}, log_y=True)))
+    assert "train: 2 of 5 values are left out" in page
+    path = re.search(r'class="line s0" d="([^"]+)"', page)
+    assert path
+    assert re.sub(r"[-0-9. ]+", "", path[1]) == "MhMhL"  # a lone point, then a line of two
+
+
+def test_a_run_that_ended_in_nan_says_so():
+    page = render_report(report(curve(series={"train": ([0, 1], [1.0, math.nan])})))
+    assert '<span class="last">last NaN</span>' in page
+
+
+def test_anchors_are_unique_and_every_link_has_its_target():
+    titles = ["Content", "Loss", "Loss", "How this page was made", "损失"]
+    page = render_report(report(*[curve(title=title) for title in titles]))
+    names = re.findall(r'\bid="([^"]+)"', page)
+    assert len(set(names)) == len(names)
+    assert set(re.findall(r'href="#([^"]+)"', page)) <= set(names)
+
+
+def test_axes_place_ticks_where_their_labels_say():
+    linear = figures.Axis.around(np.array([0.0, 3000.0]), log=False, margin=0.0)
+    assert [label for _, label in linear.ticks()][:3] == ["0", "500", "1,000"]
+    log = figures.Axis.around(np.array([0.01, 10.0]), log=True, margin=0.0)
+    ticks = {label: place for place, label in log.ticks()}
+    assert (ticks["0.1"], ticks["1"]) == pytest.approx((1 / 3, 2 / 3))
+    assert figures.Axis.around(np.array([5.0]), log=False, margin=0.05).ticks()
+
+
+def test_a_thinned_line_keeps_ends_extremes_and_gaps():
+    xs = np.arange(100_000, dtype=np.float64)
+    ys = np.sin(xs / 3000)
+    ys[54_321], ys[70_000:71_000] = 9.0, math.nan
+    few_x, few_y = figures.thin(xs, ys)
+    assert len(few_x) <= 1000 + 1
+    assert (few_x[0], few_x[-1]) == (0, 99_999)
+    assert few_y[few_x == 54_321] == 9.0
+    assert np.isnan(few_y).any()
+    assert np.nanmin(few_y) == np.nanmin(ys)
+
+
+def test_error_maps_and_psnr_have_their_closed_forms():
+    reference = grey_steps()
+    error = figures.absolute_error(grey_steps(8), reference)
+    assert (error == 8).all()
+    assert figures.automatic_gain([error]) == 16  # 8 * 16 <= 255 < 8 * 32
+    assert figures.automatic_gain([np.zeros((1, 2, 2))]) == 32
+    brightest = figures.paint_error(np.full((1, 1, 1), 255.0), 1.0)
+    assert (figures.paint_error(error, 32.0)[0, 0, 0] == brightest[0, 0, 0]).all()
+    closed_form = 20 * math.log10(255 / 8)
+    assert figures.psnr_per_frame(grey_steps(8), reference) == pytest.approx([closed_form] * FRAMES)
+    assert figures.psnr_per_frame(reference, reference) == [math.inf] * FRAMES
+
+
+def test_a_sheet_holds_every_clip_enlarged_where_it_says():
+    clips = [grey_steps(i, size=15) for i in range(5)]
+    sheet = figures.Sheet.of(clips, target=32, gap=4, most_columns=4)
+    frames = list(sheet.frames(clips))
+    assert (sheet.factor, len(frames), frames[0].shape) == (2, FRAMES, (*sheet.size, 3))
+    height, width = sheet.clip_size
+    for index, clip in enumerate(clips):
+        top, left = sheet.corner(index)
+        part = frames[3][top : top + height, left : left + width]
+        assert (part[::2, ::2] == clip[3]).all()
+        assert (part[1::2, 1::2] == clip[3]).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: report(sections=[]), "no sections"),
+        (lambda: report(provenance={}), "no provenance"),
+        (lambda: report(title=" "), "title is empty"),
+        (lambda: report(summary="one string"), "list of paragraphs"),
+        (lambda: Section(title="Empty", items=[]), "section 'Empty': nothing in it"),
+        (lambda: table(rows=[]), "at least one column and one row"),
+        (lambda: table(rows=[["a", 1, 2]]), "row 1 has 3 cells for 2 columns"),
+        (lambda: table(rows=[["a", [1]]]), "row 1: got list"),
+        (
+            lambda: table(reference_rows=[PublishedRow(cells=["a"], source="s")]),
+            "published row 1 has 1 cells",
+        ),
+        (lambda: Column(name="x", better="up"), "use 'high', 'low'"),
+        (lambda: Column(name="x", decimals=-1), "decimals=-1"),
+        (lambda: curve(series={}), "no series"),
+        (lambda: curve(series={"a": ([0, 1], [1])}), "of one length"),
+        (lambda: curve(series={"a": ([1, 0], [1, 1])}), "ascending"),
+        (lambda: curve(series={"a": ([0, 1], [math.nan] * 2)}), "none of its 2 values"),
+        (lambda: curve(series={"a": ([0, 1], [0, -1])}, log_y=True), "on a log axis"),
+        (lambda: curve(series={"a": ([], [])}), "none of its 0 values"),
+        (lambda: comparison(clips={}), "no clips"),
+        (
+            lambda: comparison(clips={"a": grey_steps(), "b": grey_steps(size=8)}, error_of=[]),
+            r"clip 'b' has shape \(9, 8, 8, 3\), but 'a' has \(9, 16, 16, 3\)",
+        ),
+        (lambda: comparison(clips={"a": grey_steps() / 255.0}), "clip 'a': got float64"),
+        (lambda: comparison(clips={"a": grey_steps()[..., :1]}), "a clip is t h w 3"),
+        (lambda: comparison(clips={"a": grey_steps()[:0]}), "a clip is t h w 3"),
+        (lambda: comparison(error_of=["original"]), "allowed are 'vae', 'pooling'"),
+        (lambda: comparison(gain=0), "gain=0"),
+        (lambda: comparison(fps=0), "fps=0"),
+        (lambda: gallery(fps=math.inf), "fps=inf"),
+        (lambda: gallery(clips={}), "no classes"),
+        (lambda: gallery(clips={"disc": []}), "class 'disc': no clips"),
+        (lambda: gallery(clips={"disc": [grey_steps(), grey_steps(size=8)]}), "clip '2'"),
+        (lambda: build_report(report(), "report.txt"), "ends in .html"),
+    ],
+)
+def test_bad_content_is_refused_in_one_line(make, message):
+    with pytest.raises(ValueError, match=message) as refusal:
+        make()
+    assert "\n" not in str(refusal.value)
+
+
+STEPS = {
+    "original": grey_steps(),
+    "vae": grey_steps(8),
+    "pooling": (grey_steps(16) * np.array([1.0, 0.6, 0.1])).astype(np.uint8),
+}
+SHOWS = """expected => expected.every((colour, i) => {
+    const canvas = document.querySelectorAll('.player .stack figure:first-child canvas')[i];
+    const probe = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true});
+    probe.drawImage(canvas, canvas.width / 2, canvas.height / 2, 1, 1, 0, 0, 1, 1);
+    const shown = probe.getImageData(0, 0, 1, 1).data;
+    const rounding = [2, 2, 8];  // browsers convert to RGB coarsely, above all blue
+    return colour.every((level, c) => Math.abs(shown[c] - level) <= rounding[c]);
+})"""
+PLAYING = "!document.querySelector('.player video').paused"
+
+
+@pytest.fixture(scope="module")
+def page_file(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    rows = [[f"row {number:02d}", float(number)] for number in range(12)]
+    published = PublishedRow(cells=["IV-VAE", 5.5], source="paper, Table 1")
+    rows.append(["x" * 90, None])
+    wide = [f"a column with a long heading {n}" for n in range(8)]
+    build_report(
+        report(
+            table(rows=rows, reference_rows=[published]),
+            table(title="Wide", columns=wide, rows=[[1.5] * 8]),
+            curve(),
+            comparison(clips=STEPS),
+            gallery(clips={name: [grey_steps()] * 3 for name in ("disc", "box", "w" * 60)}),
+            summary=["A summary."],
+            facts=[Fact(label="PSNR", value=31.25, unit="dB", note="held out")] * 6,
+            provenance={"Command": "make demo", "Hash": "0123456789abcdef" * 8},
+        ),
+        path,
+    )
+    return path
+
+
+@needs_browser
+def test_the_comparison_plays_in_step_by_mouse_and_keyboard(page_file):
+    with open_page(page_file) as page:
+        assert check_videos_play(page) == 4
+        player = page.locator(".player")
+        video = player.locator("video")
+        paused = "video => video.paused"
+        scrubber = player.locator(".scrubber")
+        for frame in (5, 0, FRAMES - 1, 3):
+            scrubber.fill(str(frame))
+            expected = [clip[frame, 0, 0].tolist() for clip in STEPS.values()]
+            wait_until(page, SHOWS, expected)
+            assert player.locator(".frame").inner_text() == f"frame {frame + 1} / {FRAMES}"
+            assert video.evaluate(paused)
+        player.focus()
+        page.keyboard.press("ArrowRight")
+        wait_until(page, SHOWS, [STEPS["original"][4, 0, 0].tolist()])
+        for playing in (True, False, True):
+            page.keyboard.press(" ")
+            wait_until(page, PLAYING if playing else f"!({PLAYING})")
+        player.locator(".play").click()
+        wait_until(page, f"!({PLAYING})")
+        assert player.locator(".psnr b").first.inner_text() == "30.1"
+        page.locator(".motion").click()
+        wait_until(page, "[...document.querySelectorAll('video')].every(v => v.paused)")
+        page.locator(".wipe summary").click()
+        page.locator(".wipe-place").fill("25")
+
+
+@needs_browser
+def test_tables_sort_and_filter_and_curves_read_out_values(page_file):
+    with open_page(page_file) as page:
+        box = page.locator(".item.table").first
+        names = "rows => rows.filter(r => !r.hidden).map(r => r.cells[0].innerText.slice(0, 6))"
+        rows = box.locator("tbody tr:not(.group)")
+        box.locator(".sort").nth(1).click()
+        assert rows.evaluate_all(names)[:2] == ["row 11", "row 10"]
+        assert rows.evaluate_all(names)[-2:] == ["xxxxxx", "IV-VAE"]
+        box.locator(".filter").fill("row 07")
+        assert rows.evaluate_all(names) == ["row 07"]
+        box.locator(".filter").fill("nothing like it")
+        assert box.locator(".nothing").is_visible()
+
+        page.locator(".plot").focus()
+        for _ in range(2):
+            page.keyboard.press("ArrowRight")
+        assert page.locator(".tip").inner_text().split() == ["step", "1", "train", "0.5"]
+        page.keyboard.press("Escape")
+        assert page.locator(".tip").is_hidden()
+
+
+@needs_browser
+def test_a_phone_shows_the_page_without_sideways_scrolling_and_calm_readers_no_motion(page_file):
+    with open_page(page_file, width=390, height=844, reduced_motion="reduce") as page:
+        assert overflow(page) == 0
+        page.locator(".player").scroll_into_view_if_needed()
+        page.wait_for_timeout(300)
+        assert page.locator("video").evaluate_all("videos => videos.every(v => v.paused)")
+        assert page.locator(".player .play").get_attribute("aria-label") == "Play"
+        page.locator(".wipe summary").click()
+        page.locator(".plot").first.focus()
+        page.keyboard.press("ArrowRight")
+        assert overflow(page) == 0

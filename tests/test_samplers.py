@@ -1,0 +1,223 @@
+"""Samplers: reference trajectories, guidance, and clips that depend on (seed, index) alone."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from latte.diffusion import GaussianDiffusion
+from latte.samplers import SamplerConfig, denoise, guided, sample, spaced_timesteps
+from tests.tiny_latte import TINY, awake, inputs
+from tests.vectors import load_case, normal
+
+FEW = SamplerConfig(steps=4)
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "spacing"),
+    [
+        ("timesteps_250", 250, "fractional"),
+        ("timesteps_50", 50, "fractional"),
+        ("timesteps_ddim50", 50, "stride"),
+        ("timesteps_ddim10", 10, "stride"),
+    ],
+)
+def test_reference_timesteps(name, steps, spacing):
+    assert spaced_timesteps(1000, steps, spacing) == load_case("diffusion").info[name]
+
+
+def test_all_timesteps():
+    assert spaced_timesteps(7, 7) == list(range(7))
+    assert spaced_timesteps(7, 7, "stride") == list(range(7))
+    for steps in range(2, 1001):
+        chosen = spaced_timesteps(1000, steps)
+        assert len(set(chosen)) == steps
+        assert (chosen[0], chosen[-1]) == (0, 999)
+
+
+@pytest.mark.parametrize(("method", "spacing"), [("ddpm", "fractional"), ("ddim", "stride")])
+def test_reference_trajectories(method, spacing):
+    case = load_case("diffusion")
+    seed, shape = case.info["seed"], case.info["shape"]
+
+    def noise(offset):
+        return normal(seed + offset, shape).transpose(1, 2)
+
+    def model_fn(x, t):
+        return torch.cat(
+            [0.3 * x + 0.01 * t.view(-1, 1, 1, 1, 1) / 1000, torch.full_like(x, 0.2)], dim=1
+        )
+
+    diffusion = GaussianDiffusion().respaced(spaced_timesteps(1000, 10, spacing))
+    latents = denoise(model_fn, diffusion, noise(3), lambda i: noise(10 + i), method=method)
+    expected = case.outputs[f"{method}10"].transpose(1, 2)
+    assert_close(latents, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
+
+
+def gaussian_model(diffusion, mean, variance):
+    """The exact noise prediction, and posterior variance, for data from N(mean, variance)."""
+
+    def model_fn(x, t):
+        alpha_bar = diffusion.alpha_bar[torch.searchsorted(diffusion.timesteps, t)].float()
+        alpha_bar = alpha_bar.view(-1, 1, 1, 1, 1)
+        total = alpha_bar * variance + 1 - alpha_bar
+        return (x - alpha_bar.sqrt() * mean) * (1 - alpha_bar).sqrt() / total
+
+    return model_fn
+
+
+@pytest.mark.parametrize(("method", "eta"), [("ddpm", 0.0), ("ddim", 0.0), ("ddim", 1.0)])
+def test_a_known_distribution_is_recovered(method, eta):
+    """With the exact prediction for Gaussian data, samples have the data's mean and variance."""
+    diffusion = GaussianDiffusion().respaced(spaced_timesteps(1000, 250))
+    noise = torch.Generator().manual_seed(0)
+
+    def draw(_):
+        return torch.randn((1, 1, 1, 100, 100), generator=noise)
+
+    model_fn = gaussian_model(diffusion, 2.0, 0.25)
+    x = denoise(model_fn, diffusion, draw(0), draw, method=method, eta=eta)
+    assert_close(x.mean().item(), 2.0, rtol=0, atol=0.03)
+    assert_close(x.std().item(), 0.5, rtol=0, atol=0.03)
+
+
+def test_noise_is_asked_for_only_where_it_is_used():
+    diffusion = GaussianDiffusion().respaced([0, 500, 999])
+    start = normal(0, (1, 1, 1, 2, 2))
+    for method, eta, expected in (("ddpm", 0.0, [2, 1]), ("ddim", 0.0, []), ("ddim", 0.5, [2, 1])):
+        asked: list[int] = []
+        denoise(
+            lambda x, t: 0.1 * x,
+            diffusion,
+            start,
+            lambda i: asked.append(i) or torch.zeros_like(start),  # noqa: B023
+            method=method,
+            eta=eta,
+        )
+        assert asked == expected
+
+
+def test_a_clip_depends_on_seed_and_index_alone():
+    model, diffusion = awake(TINY), GaussianDiffusion()
+
+    def run(indices, seed=1, **changes):
+        labels = [index % 5 for index in indices]
+        config = replace(FEW, guidance=2.0, **changes)
+        return sample(model, diffusion, config, indices=indices, labels=labels, seed=seed)
+
+    for changes in ({}, {"method": "ddim", "eta": 0.5}):
+        together = run([0, 1, 2, 7], **changes)
+        assert_close(run([7, 1], **changes), together[[3, 1]], rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(together[0], run([5], **changes)[0], atol=0.1)
+        assert not torch.allclose(together, run([0, 1, 2, 7], seed=2, **changes), atol=0.1)
+    assert torch.equal(run([3, 4]), run([3, 4]))
+
+
+def test_the_steps_of_a_clip_draw_different_noise():
+    """A sampler that drew the same noise twice would still pass the test above."""
+    drawn = []
+    model = awake(TINY)
+    original = torch.randn
+
+    def record(*args, **kwargs):
+        drawn.append(original(*args, **kwargs))
+        return drawn[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "randn", record)
+        sample(model, GaussianDiffusion(), FEW, indices=[0, 1], labels=[0, 0], seed=0)
+    assert len(drawn) == 2 * 4  # two clips: the start and three of four steps
+    for i, a in enumerate(drawn):
+        assert all(not torch.equal(a, b) for b in drawn[i + 1 :])
+
+
+def test_guidance_extrapolates_the_noise_and_leaves_the_variance():
+    model = awake(TINY)
+    x, t, y = inputs(TINY)
+    with_class = model(x, t, y)
+    without = model(x, t, torch.full_like(y, TINY.null_label))
+    output = guided(model, y, 3.0)(x, t)
+    noise = without[:, :3] + 3 * (with_class[:, :3] - without[:, :3])
+    assert_close(output[:, :3], noise, rtol=1e-4, atol=1e-4)
+    assert_close(output[:, 3:], with_class[:, 3:], rtol=1e-4, atol=1e-4)
+
+
+def test_guidance_of_a_model_without_variance():
+    model = awake(replace(TINY, learn_sigma=False))
+    x, t, y = inputs(TINY)
+    without = model(x, t, torch.full_like(y, TINY.null_label))
+    expected = without + 3 * (model(x, t, y) - without)
+    assert_close(guided(model, y, 3.0)(x, t), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_guidance_of_one_is_the_conditional_model_and_of_zero_the_unconditional():
+    model = awake(TINY)
+    x, t, y = inputs(TINY)
+    assert torch.equal(guided(model, y, 1.0)(x, t), model(x, t, y))
+    without = model(x, t, torch.full_like(y, TINY.null_label))
+    assert_close(guided(model, y, 0.0)(x, t)[:, :3], without[:, :3], rtol=1e-4, atol=1e-4)
+
+
+def test_guidance_is_one_call():
+    model = awake(TINY)
+    rows = []
+    model.register_forward_pre_hook(lambda module, arguments: rows.append(len(arguments[0])))
+    x, t, y = inputs(TINY)
+    guided(model, y, 7.0)(x, t)
+    assert rows == [4]
+
+
+def test_an_unconditional_model():
+    model = awake(replace(TINY, num_classes=None))
+    latents = sample(model, GaussianDiffusion(), FEW, indices=[0, 1], seed=0)
+    assert latents.shape == (2, 3, 3, 4, 6)
+    assert latents.isfinite().all()
+    assert not latents.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("classes", "changes", "labels", "message"),
+    [
+        (5, {"steps": 1001}, [0, 1], "steps=1001 must be from 2 to 1000"),
+        (5, {"steps": 999, "spacing": "stride"}, [0, 1], "no stride gives 999 of 1000"),
+        (5, {}, None, r"class-conditional. Give one label per clip, or 5 \(the null label\)"),
+        (5, {}, [0], "1 labels for 2 clips"),
+        (5, {}, [0, 6], "labels from 0 to 6"),
+        (5, {}, [-1, 2], "labels from -1 to 2"),
+        (None, {"guidance": 7.0}, None, "guidance=7.0 needs a class-conditional model"),
+        (None, {}, [0, 1], "unconditional model"),
+    ],
+)
+def test_requests_that_do_not_fit(classes, changes, labels, message):
+    model = awake(replace(TINY, num_classes=classes))
+    with pytest.raises(ValueError, match=message):
+        sample(
+            model,
+            GaussianDiffusion(),
+            replace(FEW, **changes),
+            indices=[0, 1],
+            labels=labels,
+            seed=0,
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 1}, "steps=1 must be at least 2"),
+        ({"eta": 0.5}, "for method ddim only"),
+        ({"eta": 2.0, "method": "ddim"}, "eta=2.0 must be in"),
+        ({"guidance": -1.0}, "guidance=-1.0 must not be negative"),
+    ],
+)
+def test_bad_sampler_configs(changes, message):
+    with pytest.raises(ValueError, match=message):
+        SamplerConfig(**changes)
+
+
+@pytest.mark.parametrize("changes", [{"method": "euler"}, {"spacing": "even"}])
+def test_unknown_choices(changes):
+    """Refused by the config, or by the type checker where tests run under one."""
+    with pytest.raises((ValueError, TypeError), match=next(iter(changes))):
+        SamplerConfig(**changes)

@@ -1,0 +1,348 @@
+"""Packing: webdataset reads it, a stopped run ends in the same bytes, nothing vanishes silently."""
+
+import json
+import pickle
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+
+import data.packing
+from data.decode import probe, read_frames
+from data.importers.folder import scan_folder
+from data.packing import Packed, ShardConfig, resize
+from data.records import VideoRecord, split_by_id
+from data.shards import ShardIndex, write_shards
+from tests.videos import barcode_frame, read_barcode, write_barcode_video
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "make_shards.py"
+CONFIG = ShardConfig(short_side=48, samples_per_shard=2)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> Path:
+    """Two classes, five videos, three containers."""
+    root = tmp_path_factory.mktemp("videos")
+    write_barcode_video(root / "run" / "a.b.mp4", 20)
+    write_barcode_video(root / "run" / "c.avi", 25, encoder="mpeg4")
+    write_barcode_video(root / "walk" / "d.mp4", 18, height=96, width=64)
+    write_barcode_video(root / "walk" / "e.webm", 17, encoder="libvpx", options={"cpu-used": "8"})
+    write_barcode_video(root / "walk" / "deep" / "run" / "f.mp4", 30, fps=30)
+    (root / "walk" / "notes.txt").write_text("not a video")
+    (root / ".hidden").mkdir()
+    (root / ".hidden" / "g.mp4").write_bytes(b"")
+    return root
+
+
+def pack(videos: Path, out: Path, config: ShardConfig = CONFIG, **options):
+    records, class_names = scan_folder(videos)
+    return write_shards(records, out, config, class_names, progress=False, **options)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_folder_gives_ids_classes_and_labels(videos):
+    records, class_names = scan_folder(videos)
+    assert class_names == ["run", "walk"]
+    assert [(record.id, record.label) for record in records] == [
+        ("run__a_b", 0),
+        ("run__c", 0),
+        ("walk__d", 1),
+        ("walk__deep__run__f", 0),
+        ("walk__e", 1),
+    ]
+    unlabelled, none = scan_folder(videos, labels="none")
+    assert none == []
+    assert {record.label for record in unlabelled} == {None}
+
+
+def test_folder_keeps_ids_apart_and_survives_links_in_circles(tmp_path):
+    for name in ("x/a.mp4", "x/a.avi", "x/A.MP4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "x" / "back").symlink_to(tmp_path)
+    ids = [record.id for record in scan_folder(tmp_path)[0]]
+    assert len(set(ids)) == 3
+    assert ids[0] == "x__A"
+    assert all(len(id) == len("x__a-12345678") for id in ids[1:])
+
+
+def test_folder_mistakes(tmp_path):
+    with pytest.raises(ValueError, match="no such folder; a folder of videos was expected"):
+        scan_folder(tmp_path / "none")
+    with pytest.raises(ValueError, match=r"no videos in it or below it\. Files ending in \.mp4"):
+        scan_folder(tmp_path)
+    (tmp_path / "a.mp4").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"a\.mp4: lies in no class folder.*labels=none"):
+        scan_folder(tmp_path)
+
+
+def test_split_is_disjoint_complete_and_stable():
+    records = [VideoRecord(f"v{number}", Path("v.mp4"), None) for number in range(1000)]
+    train = split_by_id(records, 0.2, "train")
+    test = split_by_id(records, 0.2, "test")
+    assert {r.id for r in train} | {r.id for r in test} == {r.id for r in records}
+    assert not {r.id for r in train} & {r.id for r in test}
+    assert 150 < len(test) < 250
+    assert split_by_id(records[::2], 0.2, "test") == [r for r in test if r in records[::2]]
+    with pytest.raises(ValueError, match="holdout=1 must be a fraction"):
+        split_by_id(records, 1, "train")
+
+
+def test_samples_hold_the_videos_with_their_facts(videos, tmp_path):
+    report = pack(videos, tmp_path)
+    index = ShardIndex.load(tmp_path)
+    assert (report.found, report.written, report.short, report.bad) == (5, 5, 0, 0)
+    assert report.classes == {"run": 3, "walk": 2}
+    assert report.hours == pytest.approx((20 + 25 + 18 + 17 + 30 * 25 / 30) / 25 / 3600)
+    assert index.shard_sizes == [2, 2, 1]
+    assert index.class_names == ["run", "walk"]
+    assert index.hash == report.hash
+    index.verify()
+    for number, sample in enumerate(index.samples):
+        video = index.read(number)
+        info = probe(video)
+        assert (info.frames, info.height, info.width, info.fps) == (
+            sample.frames,
+            sample.height,
+            sample.width,
+            sample.fps,
+        )
+        assert min(info.height, info.width) == 48
+        frames = read_frames(video, range(info.frames))
+        assert [read_barcode(frame) for frame in frames] == list(range(info.frames))
+
+
+def test_an_index_can_be_pickled_and_read_after_closing(videos, tmp_path):
+    pack(videos, tmp_path)
+    index = ShardIndex.load(tmp_path)
+    first = index.read(0)
+    copy = pickle.loads(pickle.dumps(index))
+    index.close()
+    assert copy.read(0) == index.read(0) == first
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset leaves shards to the collector
+def test_webdataset_reads_the_same_samples(videos, tmp_path):
+    pack(videos, tmp_path)
+    index = ShardIndex.load(tmp_path)
+    shards = [str(tmp_path / shard.name) for shard in index.shards]
+    samples = list(webdataset.WebDataset(shards, shardshuffle=False))
+    assert [sample["__key__"] for sample in samples] == [sample.key for sample in index.samples]
+    for number, (sample, ours) in enumerate(zip(samples, index.samples, strict=True)):
+        assert sample["mp4"] == index.read(number)
+        facts = json.loads(sample["json"])
+        assert facts["label"] == ours.label
+        assert facts["class_name"] == index.class_names[ours.label]
+        for name in ("frames", "fps", "height", "width"):
+            assert facts[name] == getattr(ours, name)
+
+
+def test_originals_are_stored_as_they_are(videos, tmp_path):
+    pack(videos, tmp_path, ShardConfig(reencode=False))
+    index = ShardIndex.load(tmp_path)
+    avi = next(n for n, sample in enumerate(index.samples) if sample.key == "run__c")
+    assert index.read(avi) == (videos / "run" / "c.avi").read_bytes()
+    assert set(index.samples[avi].members) == {"avi", "json"}
+    part = VideoRecord("part", videos / "run" / "c.avi", None, 0, 20)
+    with pytest.raises(ValueError, match="part is a part of the file"):
+        write_shards([part], tmp_path / "x", ShardConfig(reencode=False))
+
+
+def test_a_record_of_some_frames_holds_only_these(videos, tmp_path):
+    part = VideoRecord("part", videos / "run" / "c.avi", None, 5, 23)
+    write_shards([part], tmp_path, CONFIG, progress=False)
+    index = ShardIndex.load(tmp_path)
+    assert index.samples[0].label is None
+    frames = read_frames(index.read(0), range(18))
+    assert [read_barcode(frame) for frame in frames] == list(range(5, 23))
+
+
+def test_shards_stay_below_their_size(videos, tmp_path, monkeypatch):
+    sizes = [600_000, 300_000, 300_000, 1_200_000, 5_000]
+    videos_of_sizes = iter([Packed(bytes(size), "mp4", 25, 64, 96, 25.0) for size in sizes])
+    monkeypatch.setattr(data.packing, "pack_record", lambda *_: next(videos_of_sizes))
+    records = [VideoRecord(f"v{n}", videos / "run" / "c.avi", None) for n in range(5)]
+    write_shards(records, tmp_path, ShardConfig(shard_mb=1), progress=False)
+    index = ShardIndex.load(tmp_path)
+    assert index.shard_sizes == [2, 1, 1, 1]
+    assert [len(index.read(number)) for number in range(5)] == sizes
+
+
+@pytest.mark.parametrize("lost", ["shard-000001.tar", "shard-000001.json", "index.json"])
+def test_a_stopped_run_continues_to_the_same_bytes(videos, tmp_path, lost):
+    pack(videos, tmp_path)
+    straight = contents(tmp_path)
+    kept = tmp_path / "shard-000000.tar"
+    written = kept.stat().st_mtime_ns
+    (tmp_path / lost).unlink()
+    (tmp_path / ".shard-000001.99.tmp.tar").write_bytes(b"left by a killed run")
+    pack(videos, tmp_path)
+    assert contents(tmp_path) == straight
+    assert kept.stat().st_mtime_ns == written
+
+
+def test_a_damaged_shard_is_noticed_and_made_again(videos, tmp_path):
+    pack(videos, tmp_path)
+    straight = contents(tmp_path)
+    shard = tmp_path / "shard-000000.tar"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    with pytest.raises(ValueError, match=r"shard-000000\.tar: its sha256 is not the one"):
+        ShardIndex.load(tmp_path).verify()
+    pack(videos, tmp_path)
+    assert contents(tmp_path) == straight
+
+
+def test_workers_give_the_same_bytes(videos, tmp_path):
+    pack(videos, tmp_path / "here")
+    pack(videos, tmp_path / "pool", workers=2)
+    assert contents(tmp_path / "here") == contents(tmp_path / "pool")
+
+
+@pytest.fixture
+def flawed(videos, tmp_path) -> Path:
+    """A good, an empty and a short video."""
+    root = tmp_path / "flawed"
+    write_barcode_video(root / "x" / "good.mp4", 20)
+    write_barcode_video(root / "x" / "short.mp4", 9)
+    (root / "x" / "empty.mp4").write_bytes(b"")
+    return root
+
+
+def test_bad_and_short_videos_are_counted_and_named(flawed, tmp_path):
+    report = pack(flawed, tmp_path / "out", bad="skip")
+    assert (report.found, report.written, report.short, report.bad) == (3, 1, 1, 1)
+    assert report.too_short == [{"id": "x__short", "frames": 9}]
+    assert report.failures[0]["id"] == "x__empty"
+    assert "empty.mp4: the file is empty" in report.failures[0]["reason"]
+    stored = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (stored["written"], stored["failures"]) == (1, report.failures)
+    assert pack(flawed, tmp_path / "out", bad="skip") == report
+
+
+def test_a_bad_video_stops_the_run_by_default(flawed, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(ValueError, match=r"empty\.mp4: the file is empty.*bad=skip"):
+        pack(flawed, out)
+    assert not (out / "index.json").exists()
+    with pytest.raises(ValueError, match=r"no index\.json there.*make_shards"):
+        ShardIndex.load(out)
+    pack(flawed, out, bad="skip")
+    with pytest.raises(ValueError, match="the file is empty"):
+        pack(flawed, out)
+
+
+def test_nothing_to_write_is_an_error(flawed, tmp_path):
+    with pytest.raises(ValueError, match="none of 3 videos could be packed"):
+        pack(flawed, tmp_path / "out", ShardConfig(min_frames=999), bad="skip")
+
+
+def test_a_folder_of_other_shards_is_refused_with_the_difference(videos, tmp_path):
+    pack(videos, tmp_path / "out")
+    before = contents(tmp_path / "out")
+    with pytest.raises(ValueError, match=r"holds other shards \(crf: 12 there, 20 now\)"):
+        pack(videos, tmp_path / "out", ShardConfig(short_side=48, samples_per_shard=2, crf=20))
+    records, class_names = scan_folder(videos)
+    with pytest.raises(ValueError, match="videos: 5 there, 4 now"):
+        write_shards(records[1:], tmp_path / "out", CONFIG, class_names)
+    assert contents(tmp_path / "out") == before
+    (tmp_path / "out" / "packing.json").unlink()
+    with pytest.raises(ValueError, match="made by something else"):
+        pack(videos, tmp_path / "out")
+
+
+def test_records_that_contradict_each_other(videos, tmp_path):
+    path = videos / "run" / "c.avi"
+    one = VideoRecord("one", path, None)
+    with pytest.raises(ValueError, match="1 ids occur more than once, the first is 'one'"):
+        write_shards([one, one], tmp_path, CONFIG)
+    with pytest.raises(ValueError, match="label 3, but there are 1 class names"):
+        write_shards([VideoRecord("two", path, 3)], tmp_path, CONFIG, ["a"])
+    with pytest.raises(ValueError, match="no videos"):
+        write_shards([], tmp_path, CONFIG)
+    with pytest.raises(ValueError, match="without dots or slashes"):
+        VideoRecord("a.b", path, None)
+    with pytest.raises(ValueError, match=r"frames \[5, 5\) are empty"):
+        VideoRecord("a", path, None, 5, 5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"short_side": 33}, "short_side=33 must be even"),
+        ({"crf": 99}, "crf=99 must be between"),
+        ({"min_frames": 0}, "min_frames=0 must be at least 1"),
+    ],
+)
+def test_config_is_checked(options, message):
+    with pytest.raises(ValueError, match=message):
+        ShardConfig(**options)
+
+
+def test_index_that_does_not_fit_its_files_is_refused(videos, tmp_path):
+    pack(videos, tmp_path)
+    index = ShardIndex.load(tmp_path)
+    shard = tmp_path / "shard-000000.tar"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:2000])
+    with pytest.raises(ValueError, match=r"shard-000000\.tar: the shard has 2000 bytes, not \d+"):
+        ShardIndex.load(tmp_path)
+    with pytest.raises(ValueError, match=r"of run__a_b\.mp4; the shard is cut short"):
+        index.read(0)
+    shard.unlink()
+    with pytest.raises(ValueError, match="the shard is missing"):
+        ShardIndex.load(tmp_path)
+    entries = json.loads((tmp_path / "index.json").read_text())
+    for change, message in (
+        ({"schema": 9}, "schema 9, but this version"),
+        ({"samples": [{}]}, "damaged"),
+    ):
+        (tmp_path / "index.json").write_text(json.dumps({**entries, **change}))
+        with pytest.raises(ValueError, match=message):
+            ShardIndex.load(tmp_path)
+    (tmp_path / "index.json").write_text("{")
+    with pytest.raises(ValueError, match="not valid JSON"):
+        ShardIndex.load(tmp_path)
+
+
+def test_resize_keeps_the_aspect_evenly_and_never_enlarges():
+    assert resize(barcode_frame(0, 240, 320), 96).shape == (96, 128, 3)
+    assert resize(barcode_frame(0, 333, 111), 96).shape == (288, 96, 3)
+    small = barcode_frame(5, 63, 95)
+    assert (resize(small, 96) == small[:62, :94]).all()
+    stripes = barcode_frame(0, 256, 256)
+    stripes[:] = np.where(np.arange(256) % 4 == 0, 255, 0)[:, None]
+    assert abs(int(resize(stripes, 64)[10, 10, 0]) - 64) <= 2  # averaged, not picked
+
+
+def test_the_script_packs_continues_and_explains(videos, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    arguments = [SCRIPT, "--root", videos, "--out", out, "--short_side", "48", "--workers", "0"]
+
+    def call(*more: str) -> int:
+        monkeypatch.setattr(sys, "argv", [str(part) for part in [*arguments, *more]])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(SCRIPT), run_name="__main__")
+        assert isinstance(ended.value.code, int)
+        return ended.value.code
+
+    assert call("--dry_run", "true") == 0
+    assert "5 videos, 2 classes" in capsys.readouterr().out
+    assert not out.exists()
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "5 of 5 videos written" in done.stdout
+    before = contents(out)
+    assert call() == 0
+    assert contents(out) == before
+    capsys.readouterr()
+    assert call("--crf", "9") == 2
+    complaint = capsys.readouterr().err
+    assert complaint.startswith(f"error: {out}: holds other shards (crf: 12 there, 9 now)")
