@@ -1,5 +1,6 @@
 """Files that are either whole or absent: written under a temporary name, synced, renamed."""
 
+import errno
 import hashlib
 import json
 import os
@@ -8,6 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
+
+ALMOST_FULL = 1 << 20  # bytes; writers give up before the last one is taken
 
 
 @contextmanager
@@ -30,6 +35,17 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
+def full_disk_is_oserror(folder: str | Path) -> Iterator[None]:
+    """Turn what torch and safetensors raise on a full disk into the `OSError` that it is."""
+    try:
+        yield
+    except (RuntimeError, SafetensorError):
+        if shutil.disk_usage(folder).free < ALMOST_FULL:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from None
+        raise
+
+
+@contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Like `atomic_path` for a whole folder; an existing folder at `path` is replaced."""
     path = Path(path)
@@ -38,7 +54,8 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        yield temporary
+        with full_disk_is_oserror(temporary):
+            yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
                 _sync(file)

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from engine.compare import differences
-from engine.files import atomic_path, read_json, write_json
+from engine.files import atomic_path, full_disk_is_oserror, read_json, write_json
 
 log = logging.getLogger(__name__)
 
@@ -75,17 +75,23 @@ class RunFolder:
         """Write a checkpoint, rename it when complete, and delete all but the last `keep`."""
         final = self.path / "checkpoints" / f"step-{step:08d}"
         temporary = final.with_name(f".{final.name}.tmp")
-        if self.accelerator.is_main_process:
+        main = self.accelerator.is_main_process
+        if main:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(temporary))
-        if self.accelerator.is_main_process:
-            weights = {name: value.contiguous() for name, value in ema.state_dict().items()}
-            save_file(weights, temporary / "ema.safetensors")
-            write_json(temporary / "state.json", {"step": step, "config": self.config})
+        try:
+            with full_disk_is_oserror(temporary):
+                self.accelerator.save_state(str(temporary))
+                if main:
+                    weights = {name: value.contiguous() for name, value in ema.state_dict().items()}
+                    save_file(weights, temporary / "ema.safetensors")
+                    write_json(temporary / "state.json", {"step": step, "config": self.config})
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
         self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
+        if main:
             shutil.rmtree(final, ignore_errors=True)
             temporary.rename(final)
             old = sorted(final.parent.glob("step-*/state.json"), key=lambda s: read_json(s)["step"])

@@ -98,6 +98,7 @@ class Trainer:
             lr=config.learning_rate,
             betas=config.betas,
             weight_decay=config.weight_decay,
+            fused=True,
         )
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.step = 0

@@ -10,20 +10,16 @@ import pytest
 
 import data.demo
 from data.decode import read_frames
-from data.demo import CLIPS, SHOTS, Clip, demo_records, fetch_clips, segments
+from data.demo import SHOTS, Clip, demo_records, fetch_clips, segments
 from data.packing import ShardConfig
 from data.shards import ShardIndex, write_shards
-from tests.videos import read_barcode, write_barcode_video
+from tests.videos import read_barcode, write_demo_clips
 
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
-    """Stand-ins with bar codes, as long as the shots need."""
     folder = tmp_path_factory.mktemp("clips")
-    for clip in CLIPS:
-        frames = max(shot.end for shot in SHOTS if shot.clip == clip.name)
-        encoder = "mpeg2video" if clip.name.endswith("mpg") else "libx264"
-        write_barcode_video(folder / clip.name, frames, 32, 80, encoder=encoder)
+    write_demo_clips(folder)
     return folder
 
 

@@ -254,6 +254,30 @@ def test_missing_lpips_weights_are_refused_before_the_run(shards, tmp_path, monk
     assert not (tmp_path / "run").exists()
 
 
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 2 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a small file system needs the right to mount one")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_half_checkpoint(small_disk, shards, tmp_path):
+    config = video_run(small_disk / "run", shards)
+    done = subprocess.run(
+        [sys.executable, *as_command(config, tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert "No space left on device" in last
+    assert not list((small_disk / "run" / "checkpoints").iterdir())
+
+
 def test_latents_of_another_vae_are_refused(latents, tmp_path):
     torch.manual_seed(1)
     VideoVAE(MODEL).save_pretrained(tmp_path / "other")

@@ -16,9 +16,17 @@ from vae.convert import from_released, to_released
 TINY = VAEConfig(z_dim=4, dim=4, channel_multipliers=(1, 2, 2, 2), num_blocks=1)
 
 
-def make(config: VAEConfig = TINY, seed: int = 0) -> VideoVAE:
-    torch.manual_seed(seed)
-    return VideoVAE(config).double().eval()
+def scramble(model: VideoVAE) -> VideoVAE:
+    """Move every weight a little, so that residual branches no longer start at zero."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+def make(config: VAEConfig = TINY) -> VideoVAE:
+    return scramble(VideoVAE(config)).double().eval()
 
 
 def video(t: int, h: int = 16, w: int = 24, b: int = 1, seed: int = 1) -> torch.Tensor:
@@ -123,8 +131,7 @@ def test_no_output_depends_on_a_later_group_and_all_frames_of_a_group_on_each_ot
 
 
 def test_an_inflated_vae_repeats_what_the_image_vae_does():
-    torch.manual_seed(0)
-    image = ImageVAE(TINY.image()).double().eval()
+    image = scramble(ImageVAE(TINY.image())).double().eval()
     model = inflate(image, TINY).double().eval()
     x = video(9, b=2)
     with torch.no_grad():
@@ -140,8 +147,7 @@ def test_inflation_refuses_an_image_vae_of_another_shape():
 
 
 def test_the_image_vae_sees_frames_one_by_one():
-    torch.manual_seed(0)
-    model = ImageVAE(TINY.image()).double().eval()
+    model = scramble(ImageVAE(TINY.image())).double().eval()
     x = video(3)
     with torch.no_grad():
         together = model.encode(x).mean
@@ -160,14 +166,21 @@ def test_both_branches_can_be_seen_and_the_right_one_is_chosen():
 
 
 def test_every_parameter_learns():
-    torch.manual_seed(0)
-    model = VideoVAE(TINY)
+    model = scramble(VideoVAE(TINY))
     x = video(9).float()
     y, posterior = model(x, torch.randn(1, 4, 3, 2, 3))
     (y.abs().mean() + posterior.kl().mean()).backward()
     for name, p in model.named_parameters():
         assert p.grad is not None, name
         assert p.grad.abs().sum() > 0, name
+
+
+def test_residual_branches_start_at_zero():
+    torch.manual_seed(0)
+    model = VideoVAE(TINY)
+    x = torch.randn(2, 2 * TINY.channels[-1], 4, 4)
+    for layer in model.decoder.middle:
+        assert_close(layer(x, None), x, rtol=0, atol=0)
 
 
 def test_saving_and_loading_keeps_every_bit(tmp_path):

@@ -7,6 +7,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+from data.demo import CLIPS, SHOTS
+
 BITS = 10
 """Numbers below 1024."""
 
@@ -128,3 +130,12 @@ def _tone(seconds: float) -> av.AudioFrame:
     frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
     frame.sample_rate = 48000
     return frame
+
+
+def write_demo_clips(folder: Path) -> None:
+    """Stand-ins for the demo's clips: bar codes, as long as the shots need."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for clip in CLIPS:
+        frames = max(shot.end for shot in SHOTS if shot.clip == clip.name)
+        encoder = "mpeg2video" if clip.name.endswith("mpg") else "libx264"
+        write_barcode_video(folder / clip.name, frames, 32, 80, encoder=encoder)

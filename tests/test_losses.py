@@ -1,0 +1,83 @@
+"""The loss of Eq. 5 by hand, and LPIPS from a weights file."""
+
+import lpips
+import pytest
+import torch
+import torchvision
+from torch.testing import assert_close
+
+from vae import DiagonalGaussian
+from vae.losses import VAELoss, VAELossConfig
+from vae.perceptual import PerceptualLoss, find_backbone
+
+
+def constant_error(size: int, error: float = 0.25, t: int = 5):
+    video = torch.zeros(2, 3, t, size, size)
+    latent = (2, 4, 2, size // 8, size // 8)
+    posterior = DiagonalGaussian(torch.ones(latent), torch.zeros(latent))  # KL 0.5 each
+    return video + error, video, posterior
+
+
+def test_eq_5_by_hand():
+    loss = VAELoss(VAELossConfig(perceptual="none", kl_weight=0.1))
+    values = loss(*constant_error(16))
+    mae = 3 * 16 * 16 * 0.25  # a sum over the image
+    kl = 4 * 2 * 2 * 2 * 0.5 / 5  # of a clip, shared by its frames
+    assert_close(values["loss"].item(), 256 * 256 / (16 * 16) * (mae + 0.1 * kl))
+    assert_close(values["mae"].item(), 0.25)
+    assert_close(values["kl"].item(), 0.5)
+
+
+def test_the_loss_does_not_depend_on_the_resolution():
+    loss = VAELoss(VAELossConfig(perceptual="none", kl_weight=0.1))
+    losses = [loss(*constant_error(size))["loss"] for size in (16, 32, 64)]
+    assert_close(losses[0], losses[1])
+    assert_close(losses[0], losses[2])
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    """Random weights in the format of torchvision's file."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("backbone") / "alexnet.pth"
+    torch.save(torchvision.models.alexnet().state_dict(), path)
+    return path
+
+
+def test_lpips_takes_its_backbone_from_the_file(backbone):
+    loss = PerceptualLoss("alex", backbone)
+    state = torch.load(backbone, weights_only=True)
+    assert_close(loss.lpips.net.slice1[0].weight, state["features.0.weight"], rtol=0, atol=0)
+    x, y = (torch.rand(2, 3, 3, 64, 64) * 2 - 1 for _ in range(2))
+    values = loss(x, y)
+    assert_close(loss(x, x), torch.zeros(2, 3))
+    assert values[1, 2] > 0
+    assert isinstance(loss.lpips, lpips.LPIPS)
+    assert_close(values[1, 2], loss.lpips(x[1:, :, 2], y[1:, :, 2]).squeeze())
+
+
+def test_lpips_counts_once_per_value_of_the_image_and_reaches_the_reconstruction(backbone):
+    config = VAELossConfig(perceptual="alex", perceptual_weights=str(backbone), kl_weight=0)
+    loss = VAELoss(config)
+    video = torch.rand(1, 3, 2, 64, 64) * 2 - 1
+    _, _, posterior = constant_error(64)
+    reconstruction = (0.5 * video).requires_grad_()
+    values = loss(reconstruction, video, posterior)
+    expected = 256 * 256 * 3 * (values["mae"] + values["lpips"])
+    assert_close(values["loss"], expected)
+    values["loss"].backward()
+    assert reconstruction.grad is not None
+    assert reconstruction.grad.abs().sum() > 0
+    assert not any(p.requires_grad for p in loss.parameters())
+
+
+def test_missing_and_wrong_backbones_say_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(ValueError, match=r"vgg16-397923af\.pth.*set perceptual to none"):
+        find_backbone("vgg")
+    wrong = tmp_path / "wrong.pth"
+    torch.save({"a": torch.zeros(1)}, wrong)
+    with pytest.raises(ValueError, match=r"features\.0\.weight is missing"):
+        PerceptualLoss("vgg", wrong)
+    with pytest.raises(ValueError, match="kl_weight"):
+        VAELossConfig(kl_weight=-1)

@@ -1,0 +1,116 @@
+"""The project's own files agree with each other."""
+
+import ast
+import importlib
+import tomllib
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+from data.packing import ShardConfig
+from engine.cli import parse
+from scripts import cache_latents, demo
+from scripts.reconstruct import Reconstruct
+from scripts.sample import Sample
+from scripts.train_classifier import TrainClassifier
+from scripts.train_latte import TrainLatte
+from scripts.train_vae import TrainVAE
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PACKAGES = ("data", "engine", "eval", "latte", "vae")
+
+
+def requirements() -> list[Requirement]:
+    project = PROJECT["project"]
+    extras = [line for group in project["optional-dependencies"].values() for line in group]
+    return [Requirement(line) for line in project["dependencies"] + extras]
+
+
+def test_every_requirement_is_pinned_to_a_version_it_allows():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = dict(line.lower().split("==") for line in lines if "==" in line)
+    for requirement in requirements():
+        pin = pins.get(requirement.name.lower().replace("_", "-"))
+        assert pin is not None, f"{requirement.name} has no pin"
+        assert requirement.specifier.contains(pin), f"{requirement} does not allow {pin}"
+
+
+def test_conda_installs_the_same():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    python, pip, packages = environment["dependencies"]
+    assert pip == "pip"
+    assert packages["pip"] == ["-c constraints.txt", "-e .[dev,compare]"]
+    allowed = Requirement(f"python{PROJECT['project']['requires-python']}").specifier
+    assert allowed.contains(python.removeprefix("python=") + ".0")
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_packages_are_ours_and_listed(name):
+    module = importlib.import_module(name)
+    assert Path(module.__file__).parent == ROOT / name  # type: ignore[arg-type]
+    listed = set(PROJECT["tool"]["setuptools"]["packages"])
+    folders = {path.parent for path in (ROOT / name).rglob("__init__.py")}
+    assert {".".join(f.relative_to(ROOT).parts) for f in folders} <= listed
+    assert distribution(PROJECT["project"]["name"])
+
+
+FORBIDDEN = {
+    "latte": {"vae", "data", "eval", "scripts"},
+    "vae": {"latte", "data", "eval", "scripts"},
+    "data": {"vae", "latte", "eval", "scripts"},
+    "eval": {"vae", "latte", "scripts"},
+    "engine": {"vae", "latte", "data", "eval", "scripts"},
+}
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_packages_import_only_what_they_may(package):
+    for file in (ROOT / package).rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module]
+            for name in names:
+                assert name.split(".")[0] not in FORBIDDEN[package], f"{file} imports {name}"
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs" / "vae").glob("*.yaml")), ids=str)
+def test_vae_configs_are_valid_and_chained(file):
+    config = parse(TrainVAE, ["--config", str(file)])
+    assert config.train.folder == f"runs/vae/{file.stem}"
+    if config.init_from:
+        before = file.parent / f"{Path(config.init_from).parent.name}.yaml"
+        assert parse(TrainVAE, ["--config", str(before)]).model == config.model
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs" / "latte").glob("*.yaml")), ids=str)
+def test_latte_configs_have_the_papers_settings(file):
+    config = parse(TrainLatte, ["--config", str(file)])
+    assert (config.train.global_batch, config.train.learning_rate) == (32, 1e-4)
+    assert config.model.class_conditional == file.name.startswith(("ucf101", "kinetics400"))
+
+
+DEMO = {
+    "image_vae": TrainVAE,
+    "video_vae": TrainVAE,
+    "latents": cache_latents.Config,
+    "classifier": TrainClassifier,
+    "latte": TrainLatte,
+    "samples": Sample,
+    "reconstruct": Reconstruct,
+}
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_demo_configs_are_valid_and_complete(kind):
+    assert set(DEMO) == set(demo.COMMANDS)
+    for name, command in DEMO.items():
+        parse(command, ["--config", str(ROOT / "configs" / "demo" / kind / f"{name}.yaml")])
+    packing = yaml.safe_load((ROOT / "configs" / "demo" / kind / "data.yaml").read_text())
+    ShardConfig(**packing)
