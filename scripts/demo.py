@@ -20,7 +20,7 @@ from eval.demo import evaluate_demo
 from eval.demo_report import build_demo_report
 
 SCRIPTS = Path(__file__).parent
-CONFIGS = SCRIPTS.parent / "configs" / "demo"
+CONFIGS = Path(os.path.relpath(SCRIPTS.parent / "configs" / "demo"))
 RUN = Path("runs/demo")
 CLIPS = Path("datasets/demo/clips")
 

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from vae.config import VAEConfig
 from vae.convs import Chunk, conv3x3
 
 PAC_DILATIONS = (1, 3, 6, 9, 12)
@@ -99,3 +100,26 @@ class PAC(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = [conv(x) for conv in self.convs]
         return self.fuse(rearrange(y, "p n (k z) h w -> n (k p z) h w", k=self.branches))
+
+
+def residual_block(config: VAEConfig, in_channels: int, level: int) -> ResidualBlock:
+    """A residual block of a level; `in_channels` counts all branches."""
+    return ResidualBlock(
+        in_channels,
+        config.widths[level],
+        branches=config.branches,
+        group=config.group_sizes[level],
+        dropout=config.dropout,
+    )
+
+
+def middle(config: VAEConfig) -> nn.ModuleList:
+    """Residual block, attention, residual block at the deepest level."""
+    width, last = config.widths[-1], len(config.widths) - 1
+    return nn.ModuleList(
+        [
+            residual_block(config, width, last),
+            Attention(width, branches=config.branches),
+            residual_block(config, width, last),
+        ]
+    )

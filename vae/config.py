@@ -87,6 +87,11 @@ class VAEConfig:
         """Channels of one branch at each level, e.g. (64, 128, 256, 256)."""
         return tuple(self.dim * multiplier for multiplier in self.channel_multipliers)
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of all branches together at each level, e.g. (128, 256, 512, 512)."""
+        return tuple(self.branches * c for c in self.channels)
+
     def image(self) -> "VAEConfig":
         """The image VAE that this video VAE is inflated from: one branch alone, z_dim / 2."""
         return replace(

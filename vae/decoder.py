@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vae.blocks import Attention, ResidualBlock, RMSNorm
+from vae.blocks import Attention, RMSNorm, middle, residual_block
 from vae.config import VAEConfig
 from vae.convs import Chunk, Conv2d, Upsample, conv3x3
 
@@ -13,22 +13,15 @@ class Decoder(nn.Module):
 
     def __init__(self, config: VAEConfig):
         super().__init__()
-        k, groups, last = config.branches, config.group_sizes, len(config.channels) - 1
-        widths = [k * c for c in config.channels]
-
-        def block(c_in: int, level: int) -> ResidualBlock:
-            options = {"branches": k, "group": groups[level], "dropout": config.dropout}
-            return ResidualBlock(c_in, widths[level], **options)
-
+        k, widths = config.branches, config.widths
+        last = len(widths) - 1
         width = widths[last]
         self.conv_in = Conv2d(config.z_dim, width, 3, padding=1)
-        self.middle = nn.ModuleList(
-            [block(width, last), Attention(width, branches=k), block(width, last)]
-        )
+        self.middle = middle(config)
         layers: list[nn.Module] = []
         for level in reversed(range(len(widths))):
             for i in range(config.num_blocks + 1):
-                layers.append(block(width if i == 0 else widths[level], level))
+                layers.append(residual_block(config, width if i == 0 else widths[level], level))
                 if level == last:
                     layers.append(Attention(widths[level], branches=k))
             width = widths[level] // 2
@@ -37,7 +30,7 @@ class Decoder(nn.Module):
                 layers.append(Upsample(config.channels[level], branches=k, temporal=temporal))
         self.layers = nn.ModuleList(layers)
         self.norm_out = RMSNorm(widths[0], branches=k)
-        self.head = conv3x3(widths[0], 3 * k, branches=k, group=groups[0])
+        self.head = conv3x3(widths[0], 3 * k, branches=k, group=config.group_sizes[0])
 
     def forward(self, z: Tensor, chunk: Chunk) -> Tensor:
         x = self.conv_in(z, chunk)

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vae.blocks import PAC, Attention, ResidualBlock, RMSNorm
+from vae.blocks import PAC, Attention, RMSNorm, middle, residual_block
 from vae.config import VAEConfig
 from vae.convs import Chunk, Downsample, conv3x3
 
@@ -13,18 +13,14 @@ class Encoder(nn.Module):
 
     def __init__(self, config: VAEConfig):
         super().__init__()
-        k, groups, last = config.branches, config.group_sizes, len(config.channels) - 1
-        widths = [k * c for c in config.channels]
-
-        def block(c_in: int, level: int) -> ResidualBlock:
-            options = {"branches": k, "group": groups[level], "dropout": config.dropout}
-            return ResidualBlock(c_in, widths[level], **options)
-
-        self.conv_in = conv3x3(3, widths[0], branches=k, group=groups[0])
+        k, widths = config.branches, config.widths
+        last = len(widths) - 1
+        self.conv_in = conv3x3(3, widths[0], branches=k, group=config.group_sizes[0])
         layers: list[nn.Module] = []
         for level, width in enumerate(widths):
             for i in range(config.num_blocks):
-                layers.append(block(widths[max(level - 1, 0)] if i == 0 else width, level))
+                before = widths[max(level - 1, 0)] if i == 0 else width
+                layers.append(residual_block(config, before, level))
                 if level == last:
                     layers.append(Attention(width, branches=k))
             if level < last:
@@ -33,12 +29,9 @@ class Encoder(nn.Module):
             if level == last - 1:
                 layers.append(Attention(width, branches=k))
         self.layers = nn.ModuleList(layers)
-        width = widths[last]
-        self.middle = nn.ModuleList(
-            [block(width, last), Attention(width, branches=k), block(width, last)]
-        )
-        self.norm_out = RMSNorm(width, branches=k)
-        self.head = PAC(width, 2 * config.z_dim, branches=k)
+        self.middle = middle(config)
+        self.norm_out = RMSNorm(widths[last], branches=k)
+        self.head = PAC(widths[last], 2 * config.z_dim, branches=k)
 
     def forward(self, x: Tensor, chunk: Chunk) -> Tensor:
         x = self.conv_in(x, chunk)
