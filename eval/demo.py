@@ -23,7 +23,7 @@ from eval.frechet import frechet_from_features
 from eval.inception_score import inception_score
 
 FRAMES = 16
-NOISE = 0.2
+NOISE = 0.6
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ def _describe(
 def evaluate_demo(folder: Path) -> dict[str, Any]:
     """Score a demo run's samples beside held-out, noisy and untrained clips; writes scores.json.
 
-    `folder` holds `classifier`, `shards/{train,test}`, `samples` and `samples_untrained`.
+    `folder` holds `classifier`, `shards/{train,test}`, `reconstruction`, `samples` and
+    `samples_untrained`.
     """
     classifier = ClipClassifier.from_pretrained(folder / "classifier" / "export")
     classifier.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -95,6 +96,7 @@ def evaluate_demo(folder: Path) -> dict[str, Any]:
     held_out = _packed(folder / "shards" / "test", protocol)
     sets = {
         "held-out clips": DemoSet(*held_out),
+        "held-out clips through the VAE": DemoSet(*_reconstructed(folder, protocol)),
         "generated": DemoSet(*_generated(folder / "samples", protocol)),
         "held-out clips with noise": DemoSet(*held_out, noise=NOISE),
         "untrained generator": DemoSet(*_generated(folder / "samples_untrained", protocol)),
@@ -118,6 +120,12 @@ def evaluate_demo(folder: Path) -> dict[str, Any]:
 def _packed(folder: Path, protocol: ClipProtocol) -> tuple[ClipSource, dict[str, int]]:
     labels = {sample.key: sample.label for sample in ShardIndex.load(folder).samples}
     return ClipSource(folder, protocol), {k: v for k, v in labels.items() if v is not None}
+
+
+def _reconstructed(folder: Path, protocol: ClipProtocol) -> tuple[ClipSource, dict[str, int]]:
+    clips = read_json(folder / "reconstruction" / "metrics.json")["clips"]
+    source = ClipSource(folder / "reconstruction" / "vae", protocol, generated=True)
+    return source, {f"{clip['name']}.mkv": clip["label"] for clip in clips}
 
 
 def _generated(folder: Path, protocol: ClipProtocol) -> tuple[ClipSource, dict[str, int]]:

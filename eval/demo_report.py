@@ -68,7 +68,8 @@ def _summary(metrics: dict[str, Any]) -> list[str]:
         "the command that a real run uses.",
         "The data are far too few for numbers that mean anything beyond this page: fvd_demo and "
         "is_demo are computed with a small classifier trained on these very shots. They are not "
-        "FVD and IS, and only rows of one table compare.",
+        "FVD and IS, and only rows of one table compare. The generator has seen a few seconds of "
+        "each shot: what it shows is at best a memory of them.",
     ]
 
 
@@ -168,7 +169,7 @@ def _reconstruction(folder: Path, metrics: dict[str, Any]) -> Section:
 
 def _comparison(folder: Path, clip: dict[str, str]) -> Comparison:
     def path(kind: str) -> Path:
-        return folder / "reconstruction" / f"clip-{clip['name']}-{kind}.mkv"
+        return folder / "reconstruction" / kind / f"{clip['name']}.mkv"
 
     names = {"source": "source", "vae": "IV-VAE", "trilinear": "trilinear"}
     return Comparison(

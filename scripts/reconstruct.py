@@ -28,11 +28,11 @@ class Reconstruct:
     data: ClipConfig
     """Clips; start and crop are taken from the middle, nothing is flipped."""
     out: str
-    """Folder for metrics.json, and source and reconstruction of the first clips, lossless."""
+    """Folder for metrics.json and, lossless, for source/, vae/, trilinear/ and keyframes/."""
     num_clips: int | None = None
     """Clips to measure; default: all."""
     save_clips: int = 8
-    """Clips to write."""
+    """Clips to write to those folders."""
     batch_size: int = 4
     """Clips at once."""
 
@@ -69,7 +69,7 @@ def run(config: Reconstruct) -> dict[str, Any]:
         "keyframes": lambda x: keyframe_reconstruction(x, **ratio),
     }
     meters = {name: ReconstructionMeter(model.config.temporal_ratio) for name in methods}
-    saved: list[dict[str, str]] = []
+    saved: list[dict[str, Any]] = []
     with torch.no_grad(), tqdm(total=count, desc="reconstruct", unit="clip") as bar:
         for x in _videos(dataset, count, config.batch_size):
             results = {name: method(x) for name, method in methods.items()}
@@ -101,15 +101,20 @@ def _videos(dataset: ClipDataset, count: int, batch_size: int) -> Iterator[Tenso
         yield torch.stack([dataset[(0, i)]["video"] for i in indices])
 
 
-def _describe(dataset: ClipDataset, index: int) -> dict[str, str]:
+def _describe(dataset: ClipDataset, index: int) -> dict[str, Any]:
     sample = dataset.sample(index)
-    class_name = "" if sample.label is None else dataset.class_names[sample.label]
-    return {"name": f"{index:03d}", "key": sample.key, "class_name": class_name}
+    label = sample.label
+    return {
+        "name": f"{index:06d}",
+        "key": sample.key,
+        "label": label,
+        "class_name": None if label is None else dataset.class_names[label],
+    }
 
 
 def _save(folder: Path, name: str, clips: dict[str, Tensor], frame_rate: float) -> None:
     for kind, video in clips.items():
-        write_video(folder / f"clip-{name}-{kind}.mkv", to_uint8(video), frame_rate, codec="ffv1")
+        write_video(folder / kind / f"{name}.mkv", to_uint8(video), frame_rate, codec="ffv1")
 
 
 def report(metrics: dict[str, Any]) -> str:

@@ -60,6 +60,7 @@ def test_the_demo_measures_what_it_promises(demo_run):
     metrics = read_json(demo_run / "runs" / "demo" / "metrics.json")
     assert set(metrics["scores"]) == {
         "held-out clips",
+        "held-out clips through the VAE",
         "generated",
         "held-out clips with noise",
         "untrained generator",
