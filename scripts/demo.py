@@ -2,6 +2,7 @@
 
 import os
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -131,10 +132,13 @@ def _command(script: str, *arguments: str) -> float:
     command = [sys.executable, str(SCRIPTS / script), *arguments]
     print("$", " ".join(["python", f"scripts/{script}", *arguments]), flush=True)
     process = subprocess.Popen(command)
+    before = signal.signal(signal.SIGTERM, lambda number, _: os.kill(process.pid, number))
     try:
         _, status, usage = os.wait4(process.pid, 0)
     except KeyboardInterrupt:  # the command got the signal too, and saves
         _, status, usage = os.wait4(process.pid, 0)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     code = os.waitstatus_to_exitcode(status)
     process.returncode = code
     if code > 128 or code < 0:
