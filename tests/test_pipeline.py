@@ -117,11 +117,11 @@ def test_mistakes_of_the_user_are_one_line_and_leave_nothing(demo_run, tmp_path)
         "readme.mp4": ("make_shards.py", "--root", tmp_path, "--out", "out", "--workers", "0"),
         "6 frames, but the VAE needs 1 + 4n": (
             *("cache_latents.py", "--vae", vae, "--data", run / "shards" / "train", "--out", "out"),
-            *("--frames", "6", "--height", "16", "--width", "16"),
+            *("--frames", "6", "--interval", "1", "--height", "16", "--width", "16"),
         ),
         "height 12": (
             *("cache_latents.py", "--vae", vae, "--data", run / "shards" / "train", "--out", "out"),
-            *("--height", "12", "--width", "16"),
+            *("--interval", "1", "--height", "12", "--width", "16"),
         ),
         "labels=(9,)": (
             *("sample.py", "--latte", run / "latte" / "export", "--vae", vae, "--out", "out"),
