@@ -9,7 +9,6 @@ runs/name/config.yaml            the whole config; a rerun must agree with it
 """
 
 import json
-import logging
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -22,8 +21,6 @@ from torch import nn
 
 from engine.compare import differences
 from engine.files import atomic_path, full_disk_is_oserror, read_json, write_json
-
-log = logging.getLogger(__name__)
 
 
 class RunFolder:

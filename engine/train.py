@@ -1,4 +1,4 @@
-"""The training loop of both trainers.
+"""The training loop of all trainers.
 
 `step`, the number of finished optimiser steps, is the one counter: data, noise and learning rate
 are pure functions of it and the seed, so a resumed run equals a straight one bit for bit.
