@@ -1,20 +1,19 @@
 """Clips from packed videos; every random choice is a function of (seed, epoch, sample key)."""
 
 import logging
-from collections import Counter
 from dataclasses import dataclass
-from statistics import median
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from data.decode import DecodeError, read_frames
-from data.shards import ShardIndex
-from data.transforms import Filter, fit
+from data.clips import ClipOptions, Quarantine
+from data.decode import DecodeError
+from data.index import Sample, ShardIndex
+from data.plan import SHARDS_PER_GROUP
+from data.remote import ShardCache
 from engine.seeding import fold, generator
 
 log = logging.getLogger(__name__)
@@ -23,117 +22,88 @@ SUBSTITUTES = 16  # tries in a row before a broken data set is given up
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipConfig:
+class ClipConfig(ClipOptions):
     """Clips cut from packed videos."""
 
     folder: str
-    """Folder with index.json and the shards."""
-    frames: int = 17
-    """Frames per clip; 1 gives images."""
-    interval: int = 1
-    """Source frames from one clip frame to the next."""
-    height: int = 256
-    """Clip height, pixels."""
-    width: int = 256
-    """Clip width, pixels."""
-    start: Literal["random", "center"] = "random"
-    """First frame: anew each epoch, or so that the clip lies in the middle of its video."""
-    crop: Literal["random", "center"] = "random"
-    """Crop after the resize that keeps the aspect ratio."""
-    flip: bool = False
-    """Mirror half of the clips, chosen anew each epoch. Not for time-lapse skies."""
-    short: Literal["skip", "loop", "shrink_interval"] = "skip"
-    """Videos shorter than a clip: left out; repeated from their start; or read at the largest
-    interval that fits (left out where even 1 does not)."""
-    filter: Filter = "bicubic"
-    """Kernel of the antialiased resize."""
-    strict: bool = True
-    """Refuse videos with damaged data; otherwise decoders hide it in grey or smeared frames."""
-    max_bad_fraction: float = 0.0
-    """Fraction of samples that may fail to decode and be replaced by others; 0 stops at once."""
+    """Folder, or address such as https://host/path, with index.json and the shards."""
+    cache: str | None = None
+    """Folder for shards that are read from an address; default: IVVAE_SHARD_CACHE, else
+    ~/.cache/ivvae/shards."""
+    cache_gb: float = 100.0
+    """Size that this folder is kept below, in GB (10^9 bytes)."""
 
     def __post_init__(self) -> None:
-        for name in ("frames", "interval", "height", "width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        if not 0 <= self.max_bad_fraction < 1:
-            raise ValueError(f"max_bad_fraction={self.max_bad_fraction} must be in [0, 1)")
-
-    @property
-    def span(self) -> int:
-        """Source frames that one clip covers."""
-        return (self.frames - 1) * self.interval + 1
-
-
-class Quarantine:
-    """Keys of samples that could not be read; refuses to grow above `limit`."""
-
-    def __init__(self, limit: float, total: int):
-        self.limit = limit
-        self.total = total
-        self.reasons: dict[str, str] = {}
-
-    def add(self, key: str, reason: str) -> None:
-        """Count a sample, once, and log it.
-
-        Raises:
-            ValueError: more than the allowed fraction of all samples is bad.
-        """
-        if key in self.reasons:
-            return
-        self.reasons[key] = reason
-        if len(self.reasons) > self.limit * self.total:
-            raise ValueError(
-                f"sample {key}: {reason}. That makes {len(self.reasons)} bad of {self.total}, "
-                f"but max_bad_fraction={self.limit}. Pack the data again or raise the limit."
-            )
-        log.warning("sample %s left out: %s", key, reason)
+        super().__post_init__()
+        if not self.cache_gb > 0:
+            raise ValueError(f"cache_gb={self.cache_gb} must be above 0")
 
 
 class ClipDataset(Dataset):
     """Map-style data set over packed videos: `dataset[(epoch, index)]`.
 
-    Samples too short for the policy are left out before anything is indexed and counted in
-    `left_out`; `shard_sizes` and every index count only the rest.
+    Samples too short for the policy, or smaller than `smallest`, are left out before anything is
+    indexed and counted in `left_out`; `shard_sizes` and every index count only the rest.
+
+    Args:
+        config: where the videos are, and what the clips are.
+        seed: of the random choices.
+        index: of `config.folder`, if it is loaded already.
+        smallest: (height, width) in pixels that a stored video must have.
 
     Attributes:
         shard_sizes: usable samples per shard, for `BatchPlan`.
         class_names, hash: of the packed data set.
-        left_out: number of samples that are too short.
+        left_out: number of samples that are too short or small.
         quarantine: samples found unreadable so far (in this process; `batches` adds the workers').
 
     Raises:
         ValueError: no usable sample, or a label outside the class names.
     """
 
-    def __init__(self, config: ClipConfig, seed: int):
+    def __init__(
+        self,
+        config: ClipConfig,
+        seed: int,
+        index: ShardIndex | None = None,
+        *,
+        smallest: tuple[int, int] = (0, 0),
+    ):
         self.config = config
         self.seed = seed
-        self.index = ShardIndex.load(config.folder)
+        self.index = index or ShardIndex.load(
+            config.folder, ShardCache(config.cache, config.cache_gb)
+        )
         self.class_names = self.index.class_names
         self.hash = self.index.hash
         samples = self.index.samples
-        check_labels(config.folder, (sample.label for sample in samples), len(self.class_names))
-        usable = [i for i, sample in enumerate(samples) if self._interval(sample.frames)]
-        self.positions = np.array(usable, dtype=np.int64)  # into index.samples
-        self.left_out = len(samples) - len(usable)
-        if not usable:
-            longest = max((sample.frames for sample in samples), default=0)
+        check_labels(config.folder, samples.label, len(self.class_names))
+        intervals = config.intervals(samples.frames)
+        large = (samples.height >= smallest[0]) & (samples.width >= smallest[1])
+        self.positions = np.flatnonzero((intervals > 0) & large)  # into index.samples
+        self.intervals = intervals[self.positions]
+        self.left_out = len(samples) - len(self)
+        if not len(self):
             raise ValueError(
                 f"{config.folder}: none of {len(samples)} videos has the {config.span} frames of "
-                f"{config.frames} at interval {config.interval}; the longest has {longest}. "
-                "Lower frames or interval, or set short to loop."
+                f"{config.frames} at interval {config.interval}; the longest has "
+                f"{samples.frames.max(initial=0)}. Lower frames or interval, or set short to loop."
+                if not intervals.any()
+                else f"{config.folder}: no video that is long enough is {smallest[0]} pixels high "
+                f"and {smallest[1]} wide"
             )
         if self.left_out:
             log.warning(
-                "%s: %d of %d videos are too short and left out",
+                "%s: %d of %d videos are too short or small and left out",
                 config.folder,
                 self.left_out,
                 len(samples),
             )
-        counts = Counter(samples[i].shard for i in usable)
-        self.shard_sizes = [counts[shard] for shard in range(len(self.index.shard_sizes))]
-        self.quarantine = Quarantine(config.max_bad_fraction, len(usable))
+        _check_room(self.index, config)
+        self.shard_sizes: list[int] = np.bincount(
+            samples.shard[self.positions], minlength=len(self.index.shards)
+        ).tolist()
+        self.quarantine = Quarantine(config.max_bad_fraction, len(self))
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -163,19 +133,22 @@ class ClipDataset(Dataset):
                 index = fold(self.seed, "substitute", epoch, wanted, attempt) % len(self)
         raise ValueError(f"{self.config.folder}: {SUBSTITUTES} samples in a row are unreadable")
 
-    def sample(self, index: int) -> Any:
+    def key(self, index: int) -> str:
+        """The key of usable sample `index`."""
+        return self.index.samples.key(int(self.positions[index]))
+
+    def sample(self, index: int) -> Sample:
         """Key, label and stored properties of usable sample `index`."""
-        return self.index.samples[self.positions[index]]
+        return self.index.samples[int(self.positions[index])]
 
     @property
     def frame_rate(self) -> float:
         """Clip frames per second, Hz: the median over the videos, at the clips' interval."""
-        return median(self.sample(i).fps for i in range(len(self))) / self.config.interval
+        return float(np.median(self.index.samples.fps[self.positions])) / self.config.interval
 
     def slack(self, index: int) -> int:
         """The last possible first frame of a clip of sample `index`; 0 for a looped one."""
-        frames = self.sample(index).frames
-        return max(0, frames - 1 - (self.config.frames - 1) * self._interval(frames))
+        return self.config.slack(self.sample(index).frames, int(self.intervals[index]))
 
     def clip(
         self, index: int, start: int, crop: tuple[float, float] = (0.5, 0.5), flip: bool = False
@@ -187,19 +160,14 @@ class ClipDataset(Dataset):
         Raises:
             DecodeError: the stored video cannot be read.
         """
-        count, config = self.sample(index).frames, self.config
-        wanted = (start + np.arange(config.frames) * self._interval(count)) % count
         stored = self.index.read(int(self.positions[index]))
-        frames = torch.from_numpy(read_frames(stored, wanted.tolist(), strict=config.strict))
-        return fit(frames, config.height, config.width, crop=crop, flip=flip, filter=config.filter)
+        frames, interval = self.sample(index).frames, int(self.intervals[index])
+        return self.config.cut(stored, frames, interval, start, crop, flip)
 
     def _random_clip(self, epoch: int, index: int) -> dict[str, Any]:
-        config, sample, slack = self.config, self.sample(index), self.slack(index)
+        sample = self.sample(index)
         random = generator(self.seed, "clip", epoch, sample.key)
-        at, y, x, side = torch.rand(4, generator=random, dtype=torch.float64).tolist()
-        start = int(at * (slack + 1)) if config.start == "random" else slack // 2
-        crop = (y, x) if config.crop == "random" else (0.5, 0.5)
-        flip = config.flip and side < 0.5
+        start, crop, flip = self.config.choose(self.slack(index), random)
         return {
             "video": self.clip(index, start, crop, flip),
             "label": -1 if sample.label is None else sample.label,
@@ -208,22 +176,29 @@ class ClipDataset(Dataset):
             "flip": flip,
         }
 
-    def _interval(self, frames: int) -> int:
-        """Interval used for a video of `frames` frames; 0 where the policy leaves it out."""
-        config = self.config
-        if frames >= config.span:
-            return config.interval
-        if config.short == "loop" and frames:
-            return config.interval
-        if config.short == "shrink_interval" and frames >= config.frames:
-            return (frames - 1) // (config.frames - 1)
-        return 0
-
 
 def check_labels(where: str, labels: Any, classes: int) -> None:
-    """Refuse (`ValueError`) labels outside `[0, classes)`; None and -1 mean unlabelled."""
-    for label in labels:
-        if label is not None and not -1 <= label < classes:
-            raise ValueError(
-                f"{where}: label {label}, but there are {classes} class names. Pack the data again."
-            )
+    """Refuse (`ValueError`) labels outside `[0, classes)`; -1 means unlabelled."""
+    labels = np.asarray(labels)
+    wrong = labels[(labels < -1) | (labels >= classes)]
+    if len(wrong):
+        raise ValueError(
+            f"{where}: label {wrong[0]}, but there are {classes} class names. Pack the data again."
+        )
+
+
+def _check_room(index: ShardIndex, config: ClipConfig) -> None:
+    """Warn where shards would be downloaded again and again."""
+    if not index.is_remote:
+        return
+    largest = max(shard.bytes for shard in index.shards)
+    need = min(sum(shard.bytes for shard in index.shards), 2 * SHARDS_PER_GROUP * largest)
+    if need > config.cache_gb * 1e9:
+        log.warning(
+            "%s: a shuffled order reads from up to %d shards at a time, which takes %.3g GB; with "
+            "cache_gb=%s the same shards are downloaded many times",
+            config.folder,
+            2 * SHARDS_PER_GROUP,
+            need / 1e9,
+            config.cache_gb,
+        )

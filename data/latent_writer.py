@@ -1,11 +1,7 @@
 """Writing cached latents: whole shards per process, the same bytes however often it was stopped.
 
-A cache is a folder with
-
-    latents-000000.safetensors   moments [n, 2c, t, h, w] float16 (mean, log-variance), label,
-                                 clip_start, flip; keys in the metadata
-    latents-000000.json          its checksum, failures and sums: what a rerun checks
-    manifest.json                what was encoded and with what, `complete` once all is there
+A cache is a folder with `data.latent_shards` and a manifest.json, which says what was encoded and
+with what, and `complete` once all is there.
 """
 
 import hashlib
@@ -14,11 +10,11 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -26,12 +22,14 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from data.dataset import ClipDataset
-from data.latent_items import CacheConfig, CacheItems, Item
-from data.latent_statistics import merge_sums, shard_sums
+from data.latent_items import CacheConfig, CacheItems
+from data.latent_shards import LatentShards, ShardContent
+from data.latent_statistics import merge_sums
 from data.latents import MANIFEST, SCHEMA, read_manifest
 from data.loader import one_thread, start
 from engine.compare import differences
-from engine.files import atomic_path, read_json, sha256_file, write_json
+from engine.files import write_json
+from engine.watch import Timing
 
 LARGEST = 6e4  # float16 ends at 65504
 PACKAGES = ("ivvae", "torch", "torchvision", "av", "numpy", "safetensors")
@@ -74,13 +72,15 @@ class LatentCache:
         self.latent_shape = latent_shape
         self.identity = self._identity(vae)
         text = json.dumps(self.identity, sort_keys=True)
-        self.identity_hash = hashlib.sha256(text.encode()).hexdigest()
+        c, *rest = latent_shape
+        identity_hash = hashlib.sha256(text.encode()).hexdigest()
+        self._files = LatentShards(self.folder, identity_hash, (2 * c, *rest))
         if (self.folder / MANIFEST).exists():
             self._compare(read_manifest(self.folder))
 
     def pending(self, rank: int = 0, world_size: int = 1) -> list[int]:
         """Shards of process `rank` that are missing or differ from their recorded checksum."""
-        return [n for n in range(rank, self.shards, world_size) if not self._is_done(n)]
+        return [n for n in range(rank, self.shards, world_size) if not self._files.is_done(n)]
 
     def begin(self, pending: int) -> None:
         """Mark the cache incomplete, before any of `pending` shards (of all processes) is written.
@@ -109,8 +109,10 @@ class LatentCache:
         batch_size: int = 8,
         workers: int = 0,
         progress: bool = False,
-    ) -> None:
+    ) -> Timing:
         """Encode and write `shards`; each appears whole, under its name, or not at all.
+
+        A shard is written while the next one is encoded. Returns where the time went.
 
         Args:
             encode: clips in [-1, 1] to moments, [mean | log-variance] along the channels.
@@ -132,14 +134,27 @@ class LatentCache:
             generator=torch.Generator(),
         )
         stream = start(loader)
+        timing, written = Timing("decode", "encode", "write"), None
         total = sum(len(self.items.in_shard(shard)) for shard in shards)
-        with tqdm(total=total, unit="clip", disable=not progress, smoothing=0.05) as bar:
+        bar = tqdm(total=total, unit="clip", disable=not progress, smoothing=0.05)
+        with bar, ThreadPoolExecutor(1) as writer:
             for shard, batches in zip(shards, plan, strict=True):
-                content = _Content()
+                content = ShardContent()
                 for batch in batches:
-                    self._encode(encode, next(stream), content)
+                    with timing.of("decode"):
+                        rows = next(stream)
+                    with timing.of("encode"):
+                        self._encode(encode, rows, content)
                     bar.update(len(batch))
-                self._write_shard(shard, content)
+                with timing.of("write"):
+                    if written:
+                        written.result()
+                labels = [self.clips.sample(item.index).label for item in content.items]
+                written = writer.submit(self._files.write, shard, content, labels)
+            with timing.of("write"):
+                if written:
+                    written.result()
+        return timing
 
     def finish(self) -> dict[str, Any]:
         """Write the final manifest, when every shard is there; returns it.
@@ -147,7 +162,7 @@ class LatentCache:
         Raises:
             ValueError: a shard is missing, or too many videos failed.
         """
-        records = [self._record(number) for number in range(self.shards)]
+        records = [self._files.record(number) for number in range(self.shards)]
         if missing := [number for number, record in enumerate(records) if record is None]:
             raise ValueError(f"{self.folder}: shards {missing[:10]} are missing. Run again.")
         done = [record for record in records if record is not None]
@@ -195,7 +210,7 @@ class LatentCache:
             "short": clips.short,
             "filter": clips.filter,
             "strict": clips.strict,
-            "decoder": "PyAV",
+            "decoder": "PyAV" if clips.decoder == "pyav" else clips.decoder,
         }
         identity = {
             "schema": SCHEMA,
@@ -216,7 +231,7 @@ class LatentCache:
                 "Choose another folder, or delete this one."
             )
 
-    def _encode(self, encode: Encode, rows: list[dict[str, Any]], content: "_Content") -> None:
+    def _encode(self, encode: Encode, rows: list[dict[str, Any]], content: ShardContent) -> None:
         for row in rows:
             if row["reason"]:
                 video = self.clips.sample(row["item"].index).key
@@ -228,11 +243,10 @@ class LatentCache:
         if not good:
             return
         moments = encode(torch.stack([row["video"] for row in good])).detach().float()
-        c, *rest = self.latent_shape
-        if tuple(moments.shape) != (len(good), 2 * c, *rest):
+        if tuple(moments.shape) != (shape := (len(good), *self._files.shape)):
             raise ValueError(
                 f"the encoder gave {tuple(moments.shape)} for {len(good)} clips, "
-                f"but the cache needs {(len(good), 2 * c, *rest)}"
+                f"but the cache needs {shape}"
             )
         fits = (moments.abs() < LARGEST).flatten(1).all(dim=1).tolist()  # NaN compares false
         if not all(fits):
@@ -242,61 +256,6 @@ class LatentCache:
             )
         content.moments.append(moments.to("cpu", torch.float16))
         content.items += [row["item"] for row in good]
-
-    def _write_shard(self, number: int, content: "_Content") -> None:
-        c, *rest = self.latent_shape
-        moments = torch.cat([torch.empty(0, 2 * c, *rest, dtype=torch.float16), *content.moments])
-        labels = [self.clips.sample(item.index).label for item in content.items]
-        data = safetensors.torch.save(
-            {
-                "moments": moments,
-                "label": torch.tensor([-1 if x is None else x for x in labels], dtype=torch.int64),
-                "clip_start": torch.tensor(
-                    [item.start for item in content.items], dtype=torch.int64
-                ),
-                "flip": torch.tensor([item.flip for item in content.items], dtype=torch.bool),
-            },
-            metadata={"keys": json.dumps([item.key for item in content.items])},
-        )
-        path = self._path(number)
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(data)
-        record = {
-            "file": path.name,
-            "count": len(content.items),
-            "bytes": len(data),
-            "sha256": hashlib.sha256(data).hexdigest(),
-            "failures": content.failures,
-            "sums": shard_sums(moments.numpy()),
-            "identity": self.identity_hash,
-        }
-        write_json(path.with_suffix(".json"), record)
-
-    def _is_done(self, number: int) -> bool:
-        record = self._record(number)
-        return record is not None and sha256_file(self._path(number)) == record["sha256"]
-
-    def _record(self, number: int) -> dict[str, Any] | None:
-        """What is noted about a shard; None if this or the shard is absent, short or of old."""
-        path = self._path(number)
-        record = path.with_suffix(".json")
-        if not (path.exists() and record.exists()):
-            return None
-        content = read_json(record)
-        fits = (content["identity"], content["bytes"]) == (self.identity_hash, path.stat().st_size)
-        return content if fits else None
-
-    def _path(self, number: int) -> Path:
-        return self.folder / f"latents-{number:06d}.safetensors"
-
-
-@dataclass
-class _Content:
-    """What has been encoded of one shard."""
-
-    moments: list[Tensor] = field(default_factory=list)
-    items: list[Item] = field(default_factory=list)
-    failures: list[dict[str, str]] = field(default_factory=list)
 
 
 def _chunks(numbers: range, size: int) -> Iterator[list[int]]:

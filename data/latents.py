@@ -82,15 +82,22 @@ class LatentDataset(Dataset):
             `latent` float32 `c t h w`, normalised; `label`, -1 without one; `key`.
         """
         epoch, index = item
-        raw = self.raw(index)
-        latent, logvar = raw["moments"].float().chunk(2)  # c t h w each
-        if self.posterior == "sample":
-            noise = torch.randn(
-                latent.shape, generator=generator(self.seed, "posterior", epoch, raw["key"])
-            )
-            std = logvar.clamp_(*LOGVAR_RANGE).mul_(0.5).exp_()
-            latent = noise.mul_(std).add_(latent)
-        return {"latent": self.normalize(latent), "label": raw["label"], "key": raw["key"]}
+        latent, label, key = self.draw(epoch, index)
+        return {"latent": self.normalize_(latent), "label": label, "key": key}
+
+    def draw(self, epoch: int, index: int) -> tuple[Float[Tensor, "c t h w"], int, str]:
+        """A raw latent, not normalised, of the posterior of item `index`; its label; its key."""
+        row = self._row(index)
+        if self.posterior == "mean":
+            return row["moments"][: self.latent_shape[0]].float(), row["label"], row["key"]
+        mean, logvar = row["moments"].float().chunk(2)  # c t h w each
+        noise = generator(self.seed, "posterior", epoch, row["key"])
+        std = logvar.clamp_(*LOGVAR_RANGE).mul_(0.5).exp_()
+        return (
+            torch.randn(mean.shape, generator=noise).mul_(std).add_(mean),
+            row["label"],
+            row["key"],
+        )
 
     def raw(self, index: int) -> dict[str, Any]:
         """Item `index` as stored.
@@ -103,14 +110,20 @@ class LatentDataset(Dataset):
             IndexError: no such item.
             ValueError: a damaged shard or a label without a class name.
         """
-        if not 0 <= index < len(self):
-            raise IndexError(f"item {index} of {len(self)} in {self.folder}")
-        number = int(np.searchsorted(self._ends, index, side="right"))
-        return self._shard(number).item(index - int(self._ends[number]) + self.shard_sizes[number])
+        row = self._row(index)
+        return {**row, "moments": row["moments"].clone()}
+
+    def label(self, index: int) -> int:
+        """The label of item `index`; -1 without one."""
+        return self._row(index)["label"]
 
     def normalize(self, z: Float[Tensor, "*b c t h w"]) -> Float[Tensor, "*b c t h w"]:
         """Raw latents to zero mean and unit variance per channel, over the whole cache."""
         return (z - self._per_channel(self.mean, z)) / self._per_channel(self.std, z)
+
+    def normalize_(self, z: Float[Tensor, "*b c t h w"]) -> Float[Tensor, "*b c t h w"]:
+        """`normalize` in place."""
+        return z.sub_(self._per_channel(self.mean, z)).div_(self._per_channel(self.std, z))
 
     def denormalize(self, z: Float[Tensor, "*b c t h w"]) -> Float[Tensor, "*b c t h w"]:
         """The inverse of `normalize`: what the VAE's decoder takes."""
@@ -148,6 +161,13 @@ class LatentDataset(Dataset):
             if size != shard["bytes"]:
                 raise ValueError(f"{path}: {size} bytes instead of {shard['bytes']}. {_REPAIR}")
 
+    def _row(self, index: int) -> dict[str, Any]:
+        """Like `raw`, but `moments` is the mapped file itself: not to be changed."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"item {index} of {len(self)} in {self.folder}")
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        return self._shard(number).item(index - int(self._ends[number]) + self.shard_sizes[number])
+
     def _shard(self, number: int) -> "_Shard":
         if number not in self._open:
             if len(self._open) >= OPEN_SHARDS:
@@ -172,7 +192,7 @@ class _Shard:
             self.file = safe_open(path, framework="pt")
         except SafetensorError as error:
             raise ValueError(f"{path}: {error}. {_REPAIR}") from None
-        self.moments = self.file.get_slice("moments")
+        self.moments = self.file.get_tensor("moments")  # mapped, not read
         self.keys: list[str] = json.loads(self.file.metadata()["keys"])
         self.labels, self.starts, self.flips = (
             self.file.get_tensor(name).tolist() for name in ("label", "clip_start", "flip")

@@ -8,13 +8,16 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from data.buckets import BucketClips, BucketPlan
 from data.plan import BatchPlan
 from engine.config import TrainConfig
+
+AHEAD = 4  # batches that each worker loads ahead
 
 
 def batches(
     dataset: Dataset,
-    plan: BatchPlan,
+    plan: BatchPlan | BucketPlan,
     start_step: int,
     stop_step: int,
     rank: int = 0,
@@ -29,7 +32,7 @@ def batches(
     One set of workers serves all steps, epochs included. Memory is pinned where CUDA is available.
 
     Args:
-        dataset: `ClipDataset`, `LatentDataset` or the like.
+        dataset: `ClipDataset`, `LatentDataset` or the like; `BucketClips` with a `BucketPlan`.
         workers: processes that load ahead, with one torch thread each; 0 loads in this process.
 
     Returns:
@@ -48,6 +51,7 @@ def batches(
         dataset,
         batch_sampler=_Steps(plan, range(start_step, stop_step), rank, world_size),
         num_workers=workers,
+        prefetch_factor=AHEAD if workers else None,
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=one_thread,
@@ -73,12 +77,16 @@ def training_batches(
     """This process's batches of a training run from any step on, for `engine.train.Trainer`.
 
     Args:
-        dataset: `ClipDataset` or `LatentDataset`.
+        dataset: `ClipDataset`, `LatentDataset` or `BucketClips`, whose buckets' batches take the
+            place of `config.global_batch`.
 
     Raises:
         ValueError: the processes do not divide the global batch, or it exceeds the data set.
     """
-    plan = BatchPlan(dataset.shard_sizes, config.global_batch, config.seed)
+    if isinstance(dataset, BucketClips):
+        plan = dataset.plan(config.seed)
+    else:
+        plan = BatchPlan(dataset.shard_sizes, config.global_batch, config.seed)
     rank, world = accelerator.process_index, accelerator.num_processes
     plan.check_world_size(world)
     return lambda step: batches(dataset, plan, step, config.steps, rank, world, config.workers)
@@ -90,9 +98,9 @@ def one_thread(_: int) -> None:
 
 
 class _Steps:
-    """A batch sampler: one list of `(epoch, index)` per step."""
+    """A batch sampler: one list of items per step."""
 
-    def __init__(self, plan: BatchPlan, steps: range, rank: int, world_size: int):
+    def __init__(self, plan: BatchPlan | BucketPlan, steps: range, rank: int, world_size: int):
         self.plan = plan
         self.steps = steps
         self.part = (rank, world_size)
@@ -100,9 +108,9 @@ class _Steps:
     def __len__(self) -> int:
         return len(self.steps)
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
         for step in self.steps:
-            yield self.plan.local_batch(step, *self.part)
+            yield list(self.plan.local_batch(step, *self.part))
 
 
 def _collate(items: list[dict[str, Any]]) -> dict[str, Any]:

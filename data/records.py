@@ -9,6 +9,8 @@ from engine.seeding import fold
 
 VIDEO_EXTENSIONS = ("mp4", "mkv", "avi", "mov", "webm", "mpg", "mpeg", "m4v", "wmv", "flv", "ts")
 """File name extensions taken for videos, in lower case and without the dot."""
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp")
+"""File name extensions taken for frames stored as images, likewise."""
 
 
 @dataclass(frozen=True)
@@ -18,13 +20,19 @@ class VideoRecord:
     id: str
     """Unique in its set and the same in every run; no dots or slashes, which webdataset cuts at."""
     path: Path
-    """The video file."""
+    """The video file; or the folder or the zip of its frames."""
     label: int | None
     """Index into the set's class names; None without a class."""
     start: int = 0
     """First frame."""
     end: int | None = None
     """One past the last frame."""
+    seconds: tuple[float, float] | None = None
+    """Instead of frames: the stretch from one time to another, at the video's mean frame rate."""
+    images: tuple[str, ...] = ()
+    """Where the frames are images: their names in `path`, in order."""
+    fps: float | None = None
+    """Where the frames are images: frames per second, Hz."""
 
     def __post_init__(self) -> None:
         if not self.id or set(self.id) & set("./\\"):
@@ -36,11 +44,17 @@ class VideoRecord:
                 f"{self.path}: frames [{self.start}, {self.end}) are empty or negative; "
                 "start must be >= 0 and end past it"
             )
+        if self.seconds is not None and not 0 <= self.seconds[0] < self.seconds[1]:
+            raise ValueError(
+                f"{self.path}: seconds {self.seconds} must not be negative, the end past the start"
+            )
+        if self.images and not (self.fps is not None and self.fps > 0):
+            raise ValueError(f"{self.path}: images need fps, frames per second above 0")
 
     @property
     def is_whole(self) -> bool:
         """Whether the record is its whole file."""
-        return self.start == 0 and self.end is None
+        return self.start == 0 and self.end is None and self.seconds is None
 
 
 def split_by_id(

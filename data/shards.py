@@ -1,60 +1,40 @@
-"""Write shards of videos: parallel, resumable, the same bytes every time.
+"""Write shards of videos: parallel, distributed, resumable, the same bytes every time.
 
     write_shards(records, "shards/", ShardConfig(short_side=256), class_names, workers=8)
     index = ShardIndex.load("shards/")
 
-Records are packed in order. A shard is closed when it is full; then a small json beside it lists
-its samples, its sha256 and the records it covers. A run that was stopped goes on, when started
-again, after the shards whose json matches their bytes. `index.json` is written last.
+The records are divided into parts of equal length, in order. A part becomes a shard, or several
+where one would grow too large; beside each a small json lists its samples, its sha256 and the
+records it covers. Each process writes the parts that are its own. A run that was stopped goes on,
+when started again, after the shards whose json matches their bytes; how many processes it has does
+not matter. The first process writes `index.json` last.
 """
 
-import json
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tqdm import tqdm
 
-from data.index import INDEX, SCHEMA, Sample, Shard, ShardIndex, write_index
-from data.packing import Failed, Packed, Packer, ShardConfig, TarWriter, member_json
+from data.claim import agree, check_records, claim, identify
+from data.decode import TIME_LIMIT
+from data.importers import ImportResult
+from data.index import Sample, Shard, ShardIndex, write_index
+from data.packing import Failed, Packed, ShardConfig, TarWriter, member_json, pack_record
 from data.records import VideoRecord
+from data.report import ShardReport, make_report
+from data.workers import Packer
 from engine.files import atomic_path, read_json, sha256_file, write_json
+from engine.lock import exclusive
+
+if TYPE_CHECKING:  # takes seconds to import, and whoever has an Accelerator has imported it
+    from accelerate import Accelerator
 
 __all__ = ["Sample", "Shard", "ShardConfig", "ShardIndex", "ShardReport", "write_shards"]
 
-IDENTITY = "packing.json"
-"""What a folder of shards is made from and how; another run must agree with it."""
-
-
-@dataclass(frozen=True)
-class ShardReport:
-    """What became of the videos; also written as `report.json`."""
-
-    found: int
-    """Records given."""
-    written: int
-    """Videos in the shards."""
-    short: int
-    """Left out because they have too few frames."""
-    bad: int
-    """Left out because they cannot be decoded."""
-    hours: float
-    """Length of the videos written, in hours."""
-    bytes: int
-    """Size of all shards."""
-    shards: int
-    """Number of shards."""
-    hash: str
-    """Content hash, as in the index."""
-    classes: Mapping[str, int]
-    """Videos written, by class; empty without classes."""
-    too_short: Sequence[Mapping[str, Any]]
-    """Id and frames of each video that was too short."""
-    failures: Sequence[Mapping[str, Any]]
-    """Id and reason of each video that cannot be decoded."""
+REPORT = "report.json"
 
 
 def write_shards(
@@ -65,12 +45,14 @@ def write_shards(
     *,
     bad: Literal["stop", "skip"] = "stop",
     workers: int = 0,
+    time_limit: float = TIME_LIMIT,
     progress: bool = True,
+    scan: ImportResult | None = None,
+    accelerator: "Accelerator | None" = None,
 ) -> ShardReport:
     """Pack `records` into webdataset tars under `folder`, with an index and a report.
 
-    Running it again with the same arguments continues, or does nothing but check. One run at a
-    time may write to a folder.
+    Running it again with the same arguments continues, or does nothing but check.
 
     Args:
         records: what to pack; the order is that of the samples.
@@ -78,88 +60,151 @@ def write_shards(
         class_names: names of the labels.
         bad: what to do with a video that cannot be decoded: end here, or leave it out and count it.
         workers: processes that decode and encode; 0 does it in this one.
+        time_limit: seconds that reading one video may take; a slower one is bad.
         progress: show a bar.
+        scan: where the records come from, for the report.
+        accelerator: where several processes call this with the same arguments and share `folder`:
+            what connects them. The shards do not depend on their number.
 
     Raises:
         ValueError: records that contradict each other, a folder of shards made from other videos
-            or in another way, a bad video under `bad="stop"`, or nothing to write.
+            or in another way, a folder that another run is writing to, a bad video under
+            `bad="stop"`, or nothing to write.
     """
     folder = Path(folder)
-    _check_records(records, config, class_names)
-    _claim(folder, _identity(records, config, class_names))
-    bar = tqdm(total=len(records), unit="video", disable=not progress)
-    with bar, Packer(records, config, workers) as packer:
-        parts = _Writer(folder, records, config, class_names, bad, packer, bar).run()
-    return _conclude(folder, parts, len(records), config, list(class_names))
+    rank, processes, wait = 0, 1, _nobody
+    if accelerator is not None:
+        rank, processes = accelerator.process_index, accelerator.num_processes
+        wait = accelerator.wait_for_everyone
+    check_records(records, config, class_names)
+    identity, source_bytes = identify(records, config, class_names)
+    with exclusive(folder) if rank == 0 else nullcontext():
+        if rank == 0:
+            claim(folder, identity)
+        wait()
+        agree(folder, identity)
+        parts = _divide(len(records), config.samples_per_shard)
+        own = parts[rank::processes]
+        writer = _Writer(folder, records, config, class_names, bad)
+        writer.run(own, workers, time_limit, progress and rank == 0)
+        wait()
+        if rank == 0:
+            shards = list(_covered(folder, parts))
+            content_hash = _index(folder, shards, config, class_names)
+            report = make_report(shards, class_names, content_hash, source_bytes, scan)
+            write_json(folder / REPORT, asdict(report))
+        wait()
+    return ShardReport(**read_json(folder / REPORT))
+
+
+def _nobody() -> None:
+    """Wait for nobody: there is only this process."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Records `[start, stop)`, which one process turns into one shard or more."""
+
+    number: int
+    start: int
+    stop: int
+
+    def name(self, shard: int) -> str:
+        """File name of a shard of this part, without its extension."""
+        return f"shard-{self.number:06d}" + (f"-{shard}" if shard else "")
+
+
+def _divide(records: int, length: int) -> list[_Part]:
+    starts = range(0, records, length)
+    return [_Part(i, start, min(start + length, records)) for i, start in enumerate(starts)]
 
 
 @dataclass
 class _Writer:
-    """Turns records into parts, each a full shard and the json that says what it covers."""
+    """Turns parts of the records into shards, each with the json that says what it covers."""
 
     folder: Path
     records: Sequence[VideoRecord]
     config: ShardConfig
     class_names: Sequence[str]
     bad: str
-    packer: Packer
-    bar: "tqdm[Any]"
 
-    def run(self) -> list[dict[str, Any]]:
-        parts: list[dict[str, Any]] = []
-        position = 0
-        while position < len(self.records):
-            name = f"shard-{len(parts):06d}"
-            part = _finished(self.folder / f"{name}.json", position)
-            if part is None:
-                part = self._write(name, position)
-            else:
-                self.bar.update(part["stop"] - position)
-                for failure in part["failures"]:
-                    self._object_to(failure["reason"])
-            parts.append(part)
-            position = part["stop"]
-        return parts
+    def run(self, parts: Sequence[_Part], workers: int, time_limit: float, progress: bool) -> None:
+        """Write what is missing of `parts`."""
+        todo = [(part, *self._written(part)) for part in parts]  # part, shards, next record
+        numbers = [number for part, _, at in todo for number in range(at, part.stop)]
+        total = sum(part.stop - part.start for part in parts)
+        self.bar = tqdm(
+            total=total,
+            initial=total - len(numbers),
+            unit="video",
+            desc="" if total == len(self.records) else "videos of the first process",
+            disable=not progress,
+        )
+        workers = min(workers, len(numbers))
+        packer = Packer(
+            pack_record, self.records, numbers, self.config, workers=workers, time_limit=time_limit
+        )
+        with self.bar, packer:
+            for part, shards, position in todo:
+                while position < part.stop:
+                    entry = self._write(part, shards, position, packer)
+                    shards, position = shards + 1, entry["stop"]
 
-    def _write(self, name: str, position: int) -> dict[str, Any]:
+    def _written(self, part: _Part) -> tuple[int, int]:
+        """How many of a part's shards are there and undamaged, and the record after them."""
+        shards, position = 0, part.start
+        for entry in _entries(self.folder, part):
+            if not _is_intact(self.folder, entry["shard"]):
+                break
+            for failure in entry["failures"]:
+                self._object_to(failure["reason"])
+            shards, position = shards + 1, entry["stop"]
+        return shards, position
+
+    def _write(self, part: _Part, shards: int, start: int, packer: Packer) -> dict[str, Any]:
+        name = part.name(shards)
         tar = self.folder / f"{name}.tar"
-        with atomic_path(tar) as temporary, open(temporary, "wb") as file:
-            part = self._fill(TarWriter(file), tar.name, position)
-        if part["shard"] is None:
+        try:
+            with atomic_path(tar) as temporary, open(temporary, "wb") as file:
+                entry = self._fill(TarWriter(file), tar.name, range(start, part.stop), packer)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, error.filename or str(tar)) from error
+        if entry["shard"] is None:
             tar.unlink()
-        write_json(self.folder / f"{name}.json", part)
-        return part
+        write_json(self.folder / f"{name}.json", entry)
+        return entry
 
-    def _fill(self, tar: TarWriter, name: str, start: int) -> dict[str, Any]:
-        """Add records from `start` on until the shard is full or they end."""
-        samples, too_short, failures = [], [], []
-        stop = start
-        for number in range(start, len(self.records)):
-            record, packed = self.records[number], self.packer.get(number)
+    def _fill(self, tar: TarWriter, name: str, numbers: range, packer: Packer) -> dict[str, Any]:
+        """Add the records with these numbers until the shard is full or they end."""
+        samples, psnr, too_short, failures = [], [], [], []
+        stop = numbers.start
+        for number in numbers:
+            record, packed = self.records[number], packer.get(number)
             if isinstance(packed, Failed):
                 self._object_to(packed.reason)
                 failures.append({"id": record.id, "reason": packed.reason})
             elif not packed.video:
-                too_short.append({"id": record.id, "frames": packed.frames})
-            elif self._is_full(tar, len(samples), len(packed.video)):
+                too_short.append(
+                    {"id": record.id, "path": str(record.path), "frames": packed.frames}
+                )
+            elif samples and tar.size + len(packed.video) > self.config.shard_mb * 1_000_000:
                 break
             else:
                 samples.append(self._add(tar, record, packed))
+                psnr.append(packed.psnr)
             stop = number + 1
             self.bar.update()
         shard = Shard(name, tar.close(), tar.size, len(samples))
         return {
-            "shard": asdict(shard) if samples else None,
-            "start": start,
+            "shard": _facts(shard) if samples else None,
+            "start": numbers.start,
             "stop": stop,
             "samples": samples,
+            "psnr": psnr,
             "too_short": too_short,
             "failures": failures,
         }
-
-    def _is_full(self, tar: TarWriter, samples: int, size: int) -> bool:
-        limit = self.config.shard_mb * 1_000_000
-        return samples == self.config.samples_per_shard or (samples > 0 and tar.size + size > limit)
 
     def _add(self, tar: TarWriter, record: VideoRecord, packed: Packed) -> dict[str, Any]:
         class_name = None if record.label is None else self.class_names[record.label]
@@ -182,119 +227,59 @@ class _Writer:
             )
 
 
-def _finished(path: Path, position: int) -> dict[str, Any] | None:
-    """The part that `path` describes, if it starts at `position` and its shard is undamaged."""
-    if not path.exists():
-        return None
-    part = read_json(path)
-    if part["start"] != position:
-        return None
-    shard = part["shard"]
-    if shard is not None:
-        tar = path.with_name(shard["name"])
-        if not tar.exists() or sha256_file(tar) != shard["sha256"]:
-            return None
-    return part
+def _entries(folder: Path, part: _Part) -> Iterator[dict[str, Any]]:
+    """What the jsons of a part's shards say, up to the first that is missing or does not fit."""
+    shards, position = 0, part.start
+    while position < part.stop:
+        path = folder / f"{part.name(shards)}.json"
+        entry = read_json(path) if path.exists() else None
+        if entry is None or entry["start"] != position or not position < entry["stop"] <= part.stop:
+            return
+        yield entry
+        shards, position = shards + 1, entry["stop"]
 
 
-def _check_records(
-    records: Sequence[VideoRecord], config: ShardConfig, class_names: Sequence[str]
-) -> None:
-    if not records:
-        raise ValueError("no videos to pack")
-    repeated = [key for key, count in Counter(r.id for r in records).items() if count > 1]
-    if repeated:
-        raise ValueError(f"{len(repeated)} ids occur more than once, the first is {repeated[0]!r}")
-    for record in records:
-        if record.label is not None and not 0 <= record.label < len(class_names):
+def _is_intact(folder: Path, shard: Mapping[str, Any] | None) -> bool:
+    if shard is None:
+        return True
+    tar = folder / shard["name"]
+    return tar.exists() and sha256_file(tar) == shard["sha256"]
+
+
+def _facts(shard: Shard) -> dict[str, Any]:
+    return {name: value for name, value in asdict(shard).items() if value is not None}
+
+
+def _covered(folder: Path, parts: Sequence[_Part]) -> Iterator[dict[str, Any]]:
+    """What the jsons of all shards say; together they cover all records."""
+    for part in parts:
+        found = list(_entries(folder, part))
+        if not found or found[-1]["stop"] != part.stop:
             raise ValueError(
-                f"{record.path}: label {record.label}, but there are {len(class_names)} class names"
+                f"{folder}: {part.name(len(found))}.json is not there, though a process wrote it. "
+                "All processes must see the same folder."
             )
-        if not (config.reencode or record.is_whole):
-            raise ValueError(
-                f"{record.path}: {record.id} is a part of the file, "
-                "which cannot be stored as it is. Use reencode=true."
-            )
+        yield from found
 
 
-def _identity(
-    records: Sequence[VideoRecord], config: ShardConfig, class_names: Sequence[str]
-) -> dict[str, Any]:
-    digest = sha256()
-    for record in records:
-        size = record.path.stat().st_size if record.path.exists() else None
-        line = [record.id, size, record.label, record.start, record.end]
-        digest.update(json.dumps(line).encode())
-    return {
-        "schema": SCHEMA,
-        **asdict(config),
-        "class_names": list(class_names),
-        "videos": len(records),
-        "sha256 of ids, sizes, labels and ranges": digest.hexdigest(),
-    }
-
-
-def _claim(folder: Path, identity: dict[str, Any]) -> None:
-    """Make sure that the folder's shards, if any, are made from the same videos in the same way."""
-    path = folder / IDENTITY
-    if path.exists():
-        there = read_json(path)
-        differences = [
-            f"{key}: {there.get(key)} there, {identity.get(key)} now"
-            for key in {**there, **identity}
-            if there.get(key) != identity.get(key)
-        ]
-        if differences:
-            raise ValueError(
-                f"{folder}: holds other shards ({'; '.join(differences)}). "
-                "Delete the folder or write to another one."
-            )
-    elif any(folder.glob("*.tar")) or (folder / INDEX).exists():
-        raise ValueError(
-            f"{folder}: holds shards without {IDENTITY}, made by something else. "
-            "Write to another folder."
-        )
-    write_json(path, identity)
-    for leftover in folder.glob(".*.tmp*"):
-        leftover.unlink()
-
-
-def _conclude(
+def _index(
     folder: Path,
-    parts: list[dict[str, Any]],
-    found: int,
+    entries: Sequence[Mapping[str, Any]],
     config: ShardConfig,
-    class_names: list[str],
-) -> ShardReport:
-    """Write the index and the report."""
-    failures = [failure for part in parts for failure in part["failures"]]
-    too_short = [video for part in parts for video in part["too_short"]]
-    full = [part for part in parts if part["samples"]]
+    class_names: Sequence[str],
+) -> str:
+    """Write the index of the shards that are not empty; returns its content hash."""
+    full = [entry for entry in entries if entry["samples"]]
+    if not full:
+        failures = [failure["reason"] for entry in entries for failure in entry["failures"]]
+        reason = failures[0] if failures else f"all have fewer than {config.min_frames} frames"
+        raise ValueError(
+            f"{folder}: none of {entries[-1]['stop']} videos could be packed: {reason}"
+        )
     samples = [
         {**sample, "shard": number}
-        for number, part in enumerate(full)
-        for sample in part["samples"]
+        for number, entry in enumerate(full)
+        for sample in entry["samples"]
     ]
-    if not samples:
-        reason = (
-            failures[0]["reason"] if failures else f"all have fewer than {config.min_frames} frames"
-        )
-        raise ValueError(f"{folder}: none of {found} videos could be packed: {reason}")
-    shards = [part["shard"] for part in full]
-    content_hash = write_index(folder, class_names, asdict(config), shards, samples)
-    counts = Counter(sample["label"] for sample in samples)
-    report = ShardReport(
-        found=found,
-        written=len(samples),
-        short=len(too_short),
-        bad=len(failures),
-        hours=sum(sample["frames"] / sample["fps"] for sample in samples) / 3600,
-        bytes=sum(shard["bytes"] for shard in shards),
-        shards=len(shards),
-        hash=content_hash,
-        classes={name: counts[label] for label, name in enumerate(class_names)},
-        too_short=too_short,
-        failures=failures,
-    )
-    write_json(folder / "report.json", asdict(report))
-    return report
+    shards = [entry["shard"] for entry in full]
+    return write_index(folder, class_names, asdict(config), shards, samples)

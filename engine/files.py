@@ -29,8 +29,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         yield temporary
         _sync(temporary)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            where = error.filename or str(path)  # a failed write does not say where
+            raise OSError(error.errno, os.strerror(error.errno), where) from error
         raise
 
 

@@ -1,5 +1,6 @@
 """Encode packed videos with a trained VAE once, so that Latte trains on latents."""
 
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -10,11 +11,13 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from data.dataset import ClipConfig, ClipDataset
+from data.decode import Decoder
 from data.latent_items import CacheConfig
 from data.latent_writer import LatentCache
 from engine.accelerator import make_accelerator
 from engine.cli import main
 from engine.files import read_json
+from engine.lock import exclusive
 from vae import VideoVAE, weights_hash
 
 PRECISIONS = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -27,7 +30,7 @@ class Config(CacheConfig):
     vae: str
     """Folder or hub id of the video VAE."""
     data: str
-    """Folder with index.json and the shards."""
+    """Folder, or address, with index.json and the shards."""
     out: str
     """Folder of the cache."""
     frames: int = 17
@@ -45,6 +48,9 @@ class Config(CacheConfig):
     """Kernel of the antialiased resize."""
     strict: bool = True
     """Refuse videos with damaged data; otherwise decoders hide it in grey or smeared frames."""
+    decoder: Decoder = "pyav"
+    """torchcodec, an optional package, takes less time and gives the same frames, with colours that
+    differ by about a level; it needs strict=false."""
     max_bad_fraction: float = 0.0
     """Fraction of videos that may fail to decode and be left out; 0 stops at once."""
     batch_size: int = 8
@@ -72,14 +78,17 @@ def run(config: Config) -> None:
     cache = LatentCache(
         config.out, clips, _describe(model, config), shape, _pick(config, CacheConfig)
     )
-    todo = cache.pending(accelerator.process_index, accelerator.num_processes)
-    pending = len(gather_object(todo))
-    if done := cache.shards - pending:
-        accelerator.print(f"{done} of {cache.shards} shards are there and their checksums match")
-    if pending or not cache.complete:
-        _fill(cache, todo, pending, model, config, accelerator)
-    else:
-        accelerator.print(f"{config.out} is complete: nothing to do")
+    with exclusive(config.out) if accelerator.is_main_process else nullcontext():
+        todo = cache.pending(accelerator.process_index, accelerator.num_processes)
+        pending = len(gather_object(todo))
+        if done := cache.shards - pending:
+            accelerator.print(
+                f"{done} of {cache.shards} shards are there and their checksums match"
+            )
+        if pending or not cache.complete:
+            _fill(cache, todo, pending, model, config, accelerator)
+        else:
+            accelerator.print(f"{config.out} is complete: nothing to do")
     accelerator.end_training()
 
 
@@ -102,7 +111,7 @@ def _fill(
         with torch.autocast(device, dtype, enabled=config.precision != "no"):
             return model.encode(video.to(accelerator.device)).moments
 
-    cache.write(
+    timing = cache.write(
         encode,
         todo,
         batch_size=config.batch_size,
@@ -113,6 +122,8 @@ def _fill(
     if accelerator.is_main_process:
         totals = cache.finish()["totals"]
         print(f"{config.out}: " + ", ".join(f"{value} {name}" for name, value in totals.items()))
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in timing.shares.items())
+        print(f"time of process 0: {shares} (decode and write: waiting for them)")
 
 
 def _pick(config: Config, wanted: type, **others: Any) -> Any:

@@ -1,82 +1,184 @@
-"""Pack a folder of videos into shards for training and evaluation."""
+"""Pack a data set into shards for training and evaluation."""
 
 import os
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from data.importers.folder import scan_folder
-from data.records import VideoRecord, split_by_id
-from data.shards import ShardConfig, ShardReport, write_shards
+from accelerate import Accelerator, InitProcessGroupKwargs
+from tqdm import tqdm
+
+from data.decode import TIME_LIMIT
+from data.importers import IMPORTERS, ImportResult
+from data.packing import Failed, ShardConfig, glance_at
+from data.shards import ShardReport, write_shards
+from data.workers import Packer
+from engine.accelerator import make_accelerator
 from engine.cli import main
+
+SHOWN = 5
+"""Names printed of each list; the report file has all."""
+PATIENCE = timedelta(weeks=4)
+"""How long processes that are done wait for the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class MakeShardsConfig(ShardConfig):
-    """Pack a folder of videos into webdataset shards; run it again to continue after a stop."""
+class Packing(ShardConfig):
+    """What all sets have in common."""
 
-    root: Path
-    """Folder of videos, in one folder for each class."""
     out: Path
     """Folder for the shards."""
-    labels: Literal["parent", "none"] = "parent"
-    """Class of a video: the name of its folder, or none."""
-    part: Literal["all", "train", "test"] = "all"
-    """Which videos: all, or one side of the split that `holdout` makes by a hash of each id."""
-    holdout: float = 0.1
-    """Fraction of the videos that are the part `test`; the others are `train`."""
     bad: Literal["stop", "skip"] = "stop"
     """A video that cannot be decoded ends the run, or is left out and reported."""
+    time_limit: float = TIME_LIMIT
+    """Seconds that reading one video may take; a slower one cannot be decoded."""
     workers: int | None = None
     """Processes that decode and encode; by default one for each CPU, 0 for none besides this."""
     dry_run: bool = False
-    """Only look: say what would be packed."""
+    """Only look: report what would be packed, by the files' headers, and write nothing."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.workers is not None and self.workers < 0:
             raise ValueError(f"workers={self.workers} must be 0 or more")
+        if self.time_limit <= 0:
+            raise ValueError(f"time_limit={self.time_limit} must be above 0 seconds")
 
 
-def run(config: MakeShardsConfig) -> None:
-    """Scan, split, pack, report."""
-    records, class_names = scan_folder(config.root, config.labels)
-    if config.part != "all":
-        records = split_by_id(records, config.holdout, config.part)
-    print(f"{config.root}: {len(records)} videos, {len(class_names)} classes")
+def _command(importer: type) -> type:
+    """One command for each set: its importer's options and those of packing."""
+
+    def check(self: Any) -> None:
+        Packing.__post_init__(self)
+        if hasattr(importer, "__post_init__"):
+            importer.__post_init__(self)
+
+    contents = {"__doc__": importer.__doc__, "__module__": __name__, "__post_init__": check}
+    return dataclass(frozen=True, kw_only=True)(
+        type(importer.__name__, (importer, Packing), contents)
+    )
+
+
+COMMANDS = {name: _command(importer) for name, importer in IMPORTERS.items()}
+
+
+def run(config: Any) -> None:
+    """Scan, pack, report."""
+    accelerator = _accelerator()
+    is_main = accelerator is None or accelerator.is_main_process
+    found: ImportResult = config.scan()
+    if is_main:
+        _describe(config.root, found)
+    if not found.records:
+        raise ValueError(f"{config.root}: no video to pack")
     if config.dry_run:
-        _describe(records, class_names)
+        if is_main:
+            _glance(config, found)
         return
-    workers = len(os.sched_getaffinity(0)) if config.workers is None else config.workers
     report = write_shards(
-        records, config.out, _shard_config(config), class_names, bad=config.bad, workers=workers
+        found.records,
+        config.out,
+        _shard_config(config),
+        found.class_names,
+        bad=config.bad,
+        workers=_workers(config),
+        time_limit=config.time_limit,
+        scan=found,
+        accelerator=accelerator,
     )
-    _print(report, config.out)
+    if is_main:
+        _conclude(config.out, report)
+    if accelerator is not None:
+        accelerator.end_training()
 
 
-def _shard_config(config: MakeShardsConfig) -> ShardConfig:
-    return ShardConfig(**{name: getattr(config, name) for name in ShardConfig.__dataclass_fields__})
+def _accelerator() -> Accelerator | None:
+    """What connects the processes, where a launcher started several."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return None
+    patience = InitProcessGroupKwargs(timeout=PATIENCE)
+    return make_accelerator(cpu=True, kwargs_handlers=[patience])
 
 
-def _describe(records: list[VideoRecord], class_names: list[str]) -> None:
-    for label, name in enumerate(class_names):
-        print(f"  {name}: {sum(record.label == label for record in records)}")
-    for record in records[:3]:
-        print(f"  {record.id}  <-  {record.path}")
+def _shard_config(config: Any) -> ShardConfig:
+    return ShardConfig(**{field.name: getattr(config, field.name) for field in fields(ShardConfig)})
 
 
-def _print(report: ShardReport, out: Path) -> None:
+def _workers(config: Any) -> int:
+    """As many as wanted, or this process's share of the CPUs."""
+    if config.workers is not None:
+        return config.workers
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of this machine
+    return max(1, len(os.sched_getaffinity(0)) // processes)
+
+
+def _describe(root: Path, found: ImportResult) -> None:
+    print(f"{root}: {len(found.records)} videos, {len(found.class_names)} classes")
+    for note in found.notes:
+        print(f"  note: {note}")
+    _list("annotated but not there", found.missing)
+    _list("there but not annotated", found.unlabeled)
+
+
+def _glance(config: Any, found: ImportResult) -> None:
+    """What packing would probably report, by the headers of the files."""
+    hours, short, bad = 0.0, [], []
+    numbers, shards = range(len(found.records)), _shard_config(config)
+    with Packer(glance_at, found.records, numbers, shards, workers=_workers(config)) as packer:
+        for number in tqdm(numbers, unit="video"):
+            seen, record = packer.get(number), found.records[number]
+            if isinstance(seen, Failed):
+                bad.append(seen.reason)
+            elif seen.frames < config.min_frames:
+                short.append(f"{record.path}: {seen.frames} frames")
+            else:
+                hours += seen.frames / seen.fps / 3600
+    print(f"by the headers: {hours:.2f} hours, {len(short)} too short, {len(bad)} bad")
+    _list("too short", short)
+    _list("bad", bad)
+    counts = Counter(record.label for record in found.records)
+    _histogram({name: counts[label] for label, name in enumerate(found.class_names)})
+    print("Nothing was written.")
+
+
+def _conclude(out: Path, report: ShardReport) -> None:
     print(
-        f"{out}: {report.written} of {report.found} videos written "
-        f"({report.hours:.2f} hours, {report.bytes / 1e6:.1f} MB, {report.shards} shards); "
-        f"{report.short} too short, {report.bad} bad"
+        f"{out}: {report.written} of {report.found} videos written ({report.hours:.2f} hours); "
+        f"{report.short} too short, {report.bad} bad, {len(report.missing)} missing, "
+        f"{len(report.unlabeled)} unlabeled"
     )
-    for failure in report.failures:
-        print(f"  bad: {failure['reason']}")
-    for name, count in report.classes.items():
-        print(f"  {name}: {count}")
+    quality = (
+        ""
+        if report.psnr is None
+        else f"; PSNR {report.psnr:.1f} dB" + (f" (lowest {report.psnr_lowest:.1f})")
+    )
+    print(
+        f"  {report.source_bytes / 1e6:.1f} MB became {report.bytes / 1e6:.1f} MB in "
+        f"{report.shards} shards{quality}"
+    )
+    _list("too short", [f"{each['path']}: {each['frames']} frames" for each in report.too_short])
+    _list("bad", [each["reason"] for each in report.failures])
+    _histogram(report.classes)
     print(f"Report: {out / 'report.json'}")
 
 
+def _list(what: str, names: Sequence[str]) -> None:
+    if names:
+        print(f"  {what}: {len(names)}")
+        for name in names[:SHOWN]:
+            print(f"    {name}")
+        if len(names) > SHOWN:
+            print(f"    and {len(names) - SHOWN} more")
+
+
+def _histogram(classes: Any) -> None:
+    width = max(map(len, classes), default=0)
+    for name, count in classes.items():
+        print(f"  {name:<{width}} {count}")
+
+
 if __name__ == "__main__":
-    main(MakeShardsConfig, run)
+    main(COMMANDS, run)

@@ -1,9 +1,12 @@
 """The script: a tiny VAE and packed videos in, a cache out; again, with nothing to do."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,8 @@ from torch.testing import assert_close
 
 from data.dataset import ClipConfig, ClipDataset
 from data.latents import LatentDataset
-from engine.cli import parse
+from engine.cli import main, parse
+from engine.lock import exclusive
 from scripts.cache_latents import Config, run
 from tests.packed import pack
 from vae import VAEConfig, VideoVAE, weights_hash
@@ -77,10 +81,10 @@ def test_the_cache_holds_the_moments_of_the_clips(inputs, out):
 
 
 def test_a_second_run_says_that_there_is_nothing_to_do(inputs, out, capsys):
-    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    before = {path: path.stat().st_mtime_ns for path in out.glob("[!.]*")}
     cache(inputs, out)
     assert "2 of 2 shards are there" in capsys.readouterr().out
-    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
+    assert {path: path.stat().st_mtime_ns for path in out.glob("[!.]*")} == before
 
 
 def test_two_processes_make_the_same_cache(inputs, out, tmp_path):
@@ -105,6 +109,79 @@ def test_two_processes_make_the_same_cache(inputs, out, tmp_path):
     assert "12 items" not in second  # one main process, so they knew of each other
     for path in out.iterdir():
         assert (tmp_path / "two" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_run_killed_at_any_time_goes_on_to_the_same_bytes(inputs, out, tmp_path):
+    command = [sys.executable, str(SCRIPT), *arguments(inputs, tmp_path / "c", shard_items=1)]
+    straight = tmp_path / "straight"
+    cache(inputs, straight, shard_items=1)
+    shards = 12
+    for least in (1, 5):  # shards that are there when it is killed
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while len(list((tmp_path / "c").glob("latents-*.json"))) < least:
+            assert process.poll() is None
+            time.sleep(0.001)
+        process.kill()
+        process.wait()
+        assert least <= len(list((tmp_path / "c").glob("latents-*.json"))) < shards
+    cache(inputs, tmp_path / "c", shard_items=1)
+    names = {path.name for path in straight.iterdir()}
+    assert {path.name for path in (tmp_path / "c").iterdir()} == names  # nothing left behind
+    for name in names:
+        assert (tmp_path / "c" / name).read_bytes() == (straight / name).read_bytes()
+
+
+def test_a_disk_that_fills_up_is_one_line_and_a_rerun_goes_on(
+    inputs, small_disk, tmp_path, monkeypatch, capsys
+):
+    options = {"shard_items": 4, "batch_size": 4}
+    out, others, encode = small_disk / "c", small_disk / "others", VideoVAE.encode
+    calls = []
+
+    def encode_while_others_write(*arguments):
+        calls.append(1)
+        if len(calls) == 3:  # the first shard is written by then, the last is not
+            with open(others, "wb", buffering=0) as file, suppress(OSError):
+                while True:
+                    file.write(bytes(4096))
+        return encode(*arguments)
+
+    monkeypatch.setattr(VideoVAE, "encode", encode_while_others_write)
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments(inputs, out, **options)])
+    with pytest.raises(SystemExit) as end:
+        main(Config, run)
+    assert end.value.code == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.fullmatch(
+        r"error: \S+/latents-00000\d\.\w+: No space left on device\. Free space .* then rerun\.",
+        last,
+    )
+    assert (out / "latents-000000.json").exists()
+    assert not (out / "latents-000002.safetensors").exists()
+    others.unlink()
+    calls.clear()
+    cache(inputs, out, **options)
+    assert "of 3 shards are there" in capsys.readouterr().out
+    assert len(calls) < 3  # the first shard was not encoded again
+    monkeypatch.undo()
+    cache(inputs, tmp_path / "straight", **options)
+    names = {path.name for path in (tmp_path / "straight").iterdir()}
+    assert {path.name for path in out.iterdir()} == names  # nothing left behind
+    for name in names:
+        assert (out / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
+
+
+def test_two_commands_cannot_write_the_same_cache(inputs, out):
+    with (
+        exclusive(out),
+        pytest.raises(ValueError, match="another process is writing there"),
+    ):
+        cache(inputs, out)
+
+
+def test_it_says_where_the_time_went(inputs, tmp_path, capsys):
+    cache(inputs, tmp_path / "c")
+    assert re.search(r"decode \d+%, encode \d+%, write \d+%", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(

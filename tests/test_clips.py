@@ -70,10 +70,10 @@ def test_pixels_are_exact(videos):
 def test_batches_hold_every_clip_once_whatever_the_workers(videos):
     clips = source(videos, frames=2)
     batches = list(clips.batches(3))
-    assert [len(ids) for ids, _ in batches] == [3, 1]
-    assert [id for ids, _ in batches for id in ids] == clips.ids
+    assert [(first, len(ids)) for first, ids, _ in batches] == [(0, 3), (3, 1)]
+    assert [id for _, ids, _ in batches for id in ids] == clips.ids
     with_workers = list(clips.batches(3, workers=1))
-    for (ids_a, a), (ids_b, b) in zip(batches, with_workers, strict=True):
+    for (_, ids_a, a), (_, ids_b, b) in zip(batches, with_workers, strict=True):
         assert ids_a == ids_b
         assert_close(a, b, rtol=0, atol=0)
 

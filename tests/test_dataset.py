@@ -84,7 +84,7 @@ def test_skip_leaves_short_videos_out_before_indexing(folder, caplog):
     with caplog.at_level(logging.WARNING):
         dataset = clips(folder, short="skip")
     assert (len(dataset), dataset.left_out, dataset.shard_sizes) == (3, 2, [2, 0, 1])
-    assert "2 of 5 videos are too short" in caplog.text
+    assert "2 of 5 videos are too short or small" in caplog.text
 
 
 def test_loop_repeats_short_videos(folder):

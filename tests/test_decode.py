@@ -1,21 +1,35 @@
 """Every frame asked for is the frame got, whatever the container; bad files say what is wrong."""
 
+import os
 import random
-import struct
+import sys
+import time
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from data import decode
-from data.decode import DecodeError, frame_rate, iterate_frames, probe, read_frames
-from tests.videos import read_barcode, write_audio, write_barcode_video, write_packed_avi
+from data import decode, reading
+from data import torchcodec_frames as torchcodec_module
+from data.clips import ClipOptions
+from data.decode import DecodeError, frame_rate, glance, iterate_frames, probe, read_frames
+from data.torchcodec_frames import check_decoder, torchcodec_frames
+from tests.videos import (
+    read_barcode,
+    turn_clockwise,
+    write_audio,
+    write_barcode_video,
+    write_packed_avi,
+)
 
 B_FRAMES = {"bf": "2", "g": "12"}
 IRREGULAR = [n * 40 + n % 5 * 7 + (n > 20) * 500 for n in range(40)]
 VP8 = {"g": "24", "auto-alt-ref": "1", "lag-in-frames": "16", "cpu-used": "4"}
+VP9 = {"g": "12", "deadline": "realtime", "cpu-used": "8"}
+HEVC = {"x265-params": "log-level=none:keyint=12:pools=none:frame-threads=1"}
 FORMATS = {
     "h264 with B-frames and sound": ("a.mp4", {"options": B_FRAMES, "audio": True}),
     "open groups of pictures": (
@@ -32,9 +46,19 @@ FORMATS = {
     "vp8": ("a.webm", {"encoder": "libvpx", "options": VP8}),
     "vp9": (
         "a.webm",
-        {"encoder": "libvpx-vp9", "options": {"g": "12", "deadline": "realtime", "cpu-used": "8"}},
+        {"encoder": "libvpx-vp9", "options": VP9},
     ),
     "variable frame rate": ("a.mp4", {"options": B_FRAMES, "pts": IRREGULAR}),
+    "10 bits": ("a.mp4", {"pixels": "yuv420p10le", "options": B_FRAMES}),
+    "10 bits in hevc": (
+        "a.mkv",
+        {"encoder": "libx265", "pixels": "yuv420p10le", "options": HEVC},
+    ),
+    "hevc": ("a.mkv", {"encoder": "libx265", "options": HEVC}),
+    "variable frame rate in vp9": (
+        "a.webm",
+        {"encoder": "libvpx-vp9", "options": VP9, "pts": IRREGULAR},
+    ),
     "odd sizes": ("a.mp4", {"height": 67, "width": 101, "pixels": "yuv444p"}),
     "odd sizes in AVI": ("a.avi", {"height": 67, "width": 101, "encoder": "mpeg4"}),
 }
@@ -55,10 +79,110 @@ def test_frames_are_the_ones_asked_for(name, tmp_path):
         assert [read_barcode(frame) for frame in iterate_frames(source, 17, 30)] == list(
             range(17, 30)
         )
-        draw = random.Random(0)
-        for _ in range(4):
-            clip = [draw.randrange(40) for _ in range(4)]
-            assert [read_barcode(frame) for frame in read_frames(source, clip)] == clip
+        assert_random_clips(source)
+
+
+def assert_random_clips(source, **options):
+    """Frames of any order, and clips of any interval, are those asked for."""
+    draw = random.Random(0)
+    clips = [[draw.randrange(40) for _ in range(4)] for _ in range(4)]
+    for _ in range(4):
+        interval = draw.randint(1, 8)
+        start = draw.randrange(40 - 4 * interval)
+        clips.append([start + interval * i for i in range(5)])
+    for clip in clips:
+        assert [read_barcode(frame) for frame in read_frames(source, clip, **options)] == clip
+
+
+@pytest.fixture
+def torchcodec():
+    try:
+        check_decoder("torchcodec", strict=False)
+    except ValueError as error:
+        pytest.skip(str(error))
+
+
+COUNTED = {
+    *("transport stream", "no timestamps", "mpeg4 AVI with B-frames", "mpeg2", "vp8"),
+    "odd sizes in AVI",
+}
+"""Formats whose packets do not number the frames: torchcodec is not asked."""
+
+
+@pytest.mark.usefixtures("torchcodec")
+@pytest.mark.parametrize("name", FORMATS)
+def test_torchcodec_gives_the_frames_asked_for(name, tmp_path, monkeypatch):
+    file, how = FORMATS[name]
+    path = write_barcode_video(tmp_path / file, **how)
+    given = []
+
+    def watched(*arguments):
+        given.append(torchcodec_frames(*arguments))
+        return given[-1]
+
+    monkeypatch.setattr(decode, "torchcodec_frames", watched)
+    for source in (path, path.read_bytes()):
+        assert_random_clips(source, decoder="torchcodec", strict=False)
+    own = sum(frames is not None for frames in given)
+    assert own == 0 if name in COUNTED else own > 8  # of 16; PyAV reads the others
+    expected, frames = (
+        read_frames(path, [0, 21, 39], decoder=decoder, strict=False)
+        for decoder in ("pyav", "torchcodec")
+    )
+    assert np.abs(expected.astype(int) - frames).mean() < 3  # colours are converted more roughly
+
+
+@pytest.mark.usefixtures("torchcodec")
+def test_torchcodec_on_odd_and_bad_files(tmp_path):
+    options = {"decoder": "torchcodec", "strict": False}
+    packed = write_packed_avi(tmp_path / "packed.avi")
+    clip = [3, 6, 20, 40]
+    assert [read_barcode(frame) for frame in read_frames(packed, clip, **options)] == clip
+    path = write_barcode_video(tmp_path / "a.mp4", options=B_FRAMES)
+    with pytest.raises(DecodeError, match=r"a\.mp4: no frame 40; it ends before frame 40"):
+        read_frames(path, [0, 40], **options)
+    upright = read_frames(path, [2, 30], **options)
+    turned = read_frames(turn_clockwise(path), [2, 30], **options)
+    np.testing.assert_array_equal(turned, np.rot90(upright, -1, axes=(1, 2)))
+    (tmp_path / "page.mp4").write_text("<html>")
+    with pytest.raises(DecodeError, match=r"page\.mp4: an HTML page"):
+        read_frames(tmp_path / "page.mp4", [0], **options)
+
+
+@pytest.mark.usefixtures("torchcodec")
+@pytest.mark.parametrize("fault", ["late", "fails"])
+def test_frames_that_torchcodec_gets_wrong_are_read_by_pyav(fault, tmp_path, monkeypatch):
+    path = write_barcode_video(tmp_path / "a.mp4", options=B_FRAMES)
+    real = torchcodec_module._decoders().VideoDecoder
+
+    class Wrong(real):
+        def get_frames_at(self, indices):
+            if fault == "fails":
+                raise RuntimeError("no more frames")
+            return super().get_frames_at([index - 1 for index in indices])
+
+    monkeypatch.setattr(torchcodec_module, "_decoders", lambda: SimpleNamespace(VideoDecoder=Wrong))
+    frames = read_frames(path, [5, 9], decoder="torchcodec", strict=False)
+    assert [read_barcode(frame) for frame in frames] == [5, 9]
+
+
+def test_torchcodec_is_refused_where_it_cannot_serve(tmp_path, monkeypatch):
+    path = write_barcode_video(tmp_path / "a.mp4", 2)
+    with pytest.raises(ValueError, match=r"does not notice damaged data: .*strict=false"):
+        read_frames(path, [0], decoder="torchcodec")
+    with pytest.raises(ValueError, match=r"does not notice damaged data: .*strict=false"):
+        ClipOptions(decoder="torchcodec")
+    torchcodec_module._decoders.cache_clear()
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
+    with pytest.raises(ValueError, match=r"^decoder=torchcodec, but .* not installed: pip install"):
+        ClipOptions(decoder="torchcodec", strict=False)
+
+    def broken(_):
+        raise RuntimeError("Could not load libtorchcodec.\nA long story")
+
+    monkeypatch.setattr(torchcodec_module.importlib, "import_module", broken)
+    with pytest.raises(ValueError, match=r"install FFmpeg .*\(Could not load libtorchcodec\.\)$"):
+        ClipOptions(decoder="torchcodec", strict=False)
 
 
 def test_every_start_and_stride_of_a_seekable_video(tmp_path):
@@ -107,13 +231,45 @@ def test_frames_come_in_the_order_of_the_indices_with_repeats(tmp_path):
 def test_the_rotation_a_phone_stores_is_applied(tmp_path):
     path = write_barcode_video(tmp_path / "a.mp4", frames=3)
     upright = read_frames(path, [2])[0]
-    data = bytearray(path.read_bytes())
-    matrix = data.index(b"tkhd") + 4 + 40  # 40 bytes of version, times, layer and volume before it
-    clockwise = [0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30]
-    data[matrix : matrix + 36] = struct.pack(">9i", *clockwise)
-    turned = bytes(data)
+    turned = turn_clockwise(path).read_bytes()
     assert (probe(turned).height, probe(turned).width) == (96, 64)
     np.testing.assert_array_equal(read_frames(turned, [2])[0], np.rot90(upright, -1))
+
+
+def test_a_pipe_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "a.mp4")
+    for read in (probe, glance, lambda source: read_frames(source, [0])):
+        with pytest.raises(DecodeError, match=r"a\.mp4: a pipe or device, not a file"):
+            read(tmp_path / "a.mp4")
+
+
+def test_reading_ends_at_the_time_limit(tmp_path, monkeypatch):
+    path = write_barcode_video(tmp_path / "a.avi", encoder="mpeg4")
+    now = iter(range(10_000))
+    monkeypatch.setattr(reading.time, "monotonic", lambda: next(now))  # a second for each look
+    for read in (
+        lambda limit: probe(path, time_limit=limit),
+        lambda limit: read_frames(path, [39], time_limit=limit),
+        lambda limit: list(iterate_frames(path, time_limit=limit)),
+    ):
+        with pytest.raises(DecodeError, match=r"a\.avi: reading takes longer than .* of 9 s"):
+            read(9)
+        read(1000)
+
+
+def test_the_callers_own_time_does_not_count(tmp_path):
+    path = write_barcode_video(tmp_path / "a.mp4", 4)
+    read_frames(path, [3])  # whatever the first use takes
+    for _ in iterate_frames(path, time_limit=0.5):
+        time.sleep(0.2)
+
+
+def test_the_header_tells_nearly_as_much(tmp_path):
+    for file, encoder in (("a.mp4", "libx264"), ("a.avi", "mpeg4"), ("a.mkv", "libx264")):
+        path = write_barcode_video(tmp_path / file, encoder=encoder)
+        assert glance(path) == probe(path)
+    with pytest.raises(DecodeError, match="no video stream"):
+        glance(write_audio(tmp_path / "sound.mp4"))
 
 
 def test_frame_numbers_outside_the_video_are_refused(tmp_path):
@@ -150,10 +306,12 @@ def test_files_that_are_no_videos(name, tmp_path):
 def test_missing_file_folder_and_sound_without_picture(tmp_path):
     with pytest.raises(DecodeError, match=r"none\.mp4: No such file"):
         probe(tmp_path / "none.mp4")
-    with pytest.raises(DecodeError, match="Is a directory"):
+    with pytest.raises(DecodeError, match="a folder, not a file"):
         probe(tmp_path)
     with pytest.raises(DecodeError, match=r"sound\.mp4: no video stream"):
         probe(write_audio(tmp_path / "sound.mp4"))
+    with pytest.raises(DecodeError, match=r"music\.mp4: no video stream"):
+        probe(write_audio(tmp_path / "music.mp4", cover=True))
 
 
 def test_cut_mp4_is_refused_and_cut_avi_reads_up_to_the_cut(tmp_path):

@@ -1,11 +1,14 @@
 """Small videos for tests; each frame carries its number as a bar code that survives compression."""
 
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+from av.stream import Disposition
+from PIL import Image
 
 from data.demo import CLIPS, SHOTS
 
@@ -116,10 +119,38 @@ def write_packed_avi(path: Path, frames: int = 41) -> Path:
     return path
 
 
-def write_audio(path: Path, seconds: float = 1.0) -> Path:
-    """Write a file with a tone and no picture."""
+def turn_clockwise(path: Path) -> Path:
+    """Store in an mp4 that players must turn it by a quarter, as phones do."""
+    data = bytearray(path.read_bytes())
+    matrix = data.index(b"tkhd") + 4 + 40  # 40 bytes of version, times, layer and volume before it
+    clockwise = [0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30]
+    data[matrix : matrix + 36] = struct.pack(">9i", *clockwise)
+    path.write_bytes(data)
+    return path
+
+
+def write_frames(
+    folder: Path, numbers: Iterable[int], name: str = "{:06d}.png", shade: int = 0
+) -> Path:
+    """Write bar codes 0, 1, ... as images whose names carry `numbers`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for code, number in enumerate(numbers):
+        image = Image.fromarray(barcode_frame(code, 48, 64, shade))
+        image.save(folder / name.format(number), quality=95)
+    return folder
+
+
+def write_audio(path: Path, seconds: float = 1.0, cover: bool = False) -> Path:
+    """Write a file with a tone and no picture, or at most one for its cover."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", 48000)
+        if cover:
+            picture = container.add_stream("mjpeg", rate=1)
+            picture.width, picture.height, picture.pix_fmt = 96, 64, "yuvj420p"
+            picture.disposition = Disposition.attached_pic
+            frame = av.VideoFrame.from_ndarray(barcode_frame(0), format="rgb24")
+            container.mux(picture.encode(frame))
+            container.mux(picture.encode(None))
         container.mux(stream.encode(_tone(seconds)))
         container.mux(stream.encode(None))
     return path

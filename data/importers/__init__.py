@@ -1,0 +1,31 @@
+"""Data sets as they lie on users' disks, by name.
+
+    result = UCF101(root=Path("UCF-101"), split="train").scan()
+    result.records, result.class_names, result.missing, result.unlabeled, result.notes
+
+A new set is a frozen dataclass derived from `Importer` with its options as fields, and a line here.
+"""
+
+from data.importers.activitynet import ActivityNet
+from data.importers.base import Importer, ImportResult
+from data.importers.faceforensics import FaceForensics
+from data.importers.folder import Folder, FrameFolders
+from data.importers.kinetics import Kinetics400, Kinetics600
+from data.importers.openvid import OpenVid
+from data.importers.sky_timelapse import SkyTimelapse
+from data.importers.ucf101 import UCF101
+
+__all__ = ["IMPORTERS", "ImportResult", "Importer"]
+
+IMPORTERS: dict[str, type[Importer]] = {
+    "ucf101": UCF101,
+    "sky_timelapse": SkyTimelapse,
+    "faceforensics": FaceForensics,
+    "kinetics400": Kinetics400,
+    "kinetics600": Kinetics600,
+    "activitynet": ActivityNet,
+    "openvid": OpenVid,
+    "folder": Folder,
+    "frames": FrameFolders,
+}
+"""The command line's name of each set."""

@@ -1,86 +1,120 @@
-"""Any folder of videos, with the folder a video lies in as its class."""
+"""Any folder of videos, and any folder of folders of frames."""
 
-import os
-from collections import Counter
-from collections.abc import Iterator
-from hashlib import sha256
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from data.records import VIDEO_EXTENSIONS, VideoRecord
+from data.importers.base import Importer, ImportResult, files_in, not_found, subfolders
+from data.importers.files import (
+    extension,
+    frame_records,
+    frames_below,
+    video_records,
+    videos_below,
+)
+from data.records import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, VideoRecord, split_by_id
 
 
-def scan_folder(
-    root: str | Path, labels: Literal["parent", "none"] = "parent"
-) -> tuple[list[VideoRecord], list[str]]:
-    """Find the videos under `root`, at any depth, following links; hidden files are left out.
+@dataclass(frozen=True, kw_only=True)
+class _Generic(Importer):
+    """Files of any set that has no importer of its own."""
 
-    Args:
-        root: the folder.
-        labels: `parent` makes a class of the name of the folder each video lies in; folders of one
-            name in several places are one class. `none` gives no labels.
+    labels: Literal["parent", "none"] = "parent"
+    """Class of a video: the name of the folder that it lies in, or none. Folders of one name in
+    several places are one class."""
+    split: Literal["all", "train", "test"] = "all"
+    """Which videos: all, or one side of the split that `holdout` makes by a hash of each id."""
+    holdout: float = 0.1
+    """Fraction of the videos that are the split `test`; the others are `train`."""
 
-    Returns:
-        Records in order of their paths, and the class names in order of the labels. An id is the
-        path inside `root` without its extension, with `__` for slashes and `_` for dots; where
-        that leaves two alike, a hash of the path is added.
+    def _split(self, records: list[VideoRecord]) -> list[VideoRecord]:
+        return records if self.split == "all" else split_by_id(records, self.holdout, self.split)
 
-    Raises:
-        ValueError: no such folder, no videos in it, or `parent` and a video directly in `root`.
-    """
-    root = Path(root)
-    if not root.is_dir():
-        raise ValueError(f"{root}: no such folder; a folder of videos was expected")
-    paths = sorted(path for path in _files(root) if _extension(path) in VIDEO_EXTENSIONS)
-    if not paths:
-        raise ValueError(
-            f"{root}: no videos in it or below it. Files ending in "
-            f"{', '.join('.' + extension for extension in VIDEO_EXTENSIONS)} are taken for videos."
-        )
-    class_names: list[str] = []
-    if labels == "parent":
-        loose = next((path for path in paths if path.parent == root), None)
+    def _classes(
+        self, parents: Sequence[str], loose: Path | None
+    ) -> tuple[list[str], list[int | None]]:
+        """Class names, and the label of each video given its folder's name; `loose` has none."""
+        if self.labels == "none":
+            return [], [None] * len(parents)
         if loose is not None:
             raise ValueError(
                 f"{loose}: lies in no class folder. Move the videos into one folder for each "
-                "class, or use labels=none."
+                "class, or use labels=none. If these are the videos of one class, "
+                f"root={self.root} is one level too low."
             )
-        class_names = sorted({path.parent.name for path in paths})
-    label_of = {name: label for label, name in enumerate(class_names)}
-    ids = _ids([path.relative_to(root) for path in paths])
-    records = [
-        VideoRecord(id, path, label_of.get(path.parent.name))
-        for id, path in zip(ids, paths, strict=True)
-    ]
-    return records, class_names
+        names = sorted(set(parents))
+        label_of = {name: label for label, name in enumerate(names)}
+        return names, [label_of[name] for name in parents]
 
 
-def _files(root: Path) -> Iterator[Path]:
-    """Files below `root` that are not hidden, each folder once however many links lead there."""
-    seen = set()
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        place = os.path.realpath(folder)
-        if place in seen:
-            subfolders.clear()
-            continue
-        seen.add(place)
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        yield from (Path(folder, name) for name in names if not name.startswith("."))
+@dataclass(frozen=True, kw_only=True)
+class Folder(_Generic):
+    """Pack any folder of videos; the folder that a video lies in is its class.
+
+    An id is the path inside `root` without its extension, with `__` for slashes and `_` for dots.
+    """
+
+    def scan(self) -> ImportResult:
+        """Find the videos at any depth, following links; hidden files are left out."""
+        if not self.root.is_dir():
+            raise ValueError(f"{self.root}: no such folder; a folder of videos was expected")
+        paths = videos_below(self.root)
+        if not paths:
+            frames = any(
+                extension(file) in IMAGE_EXTENSIONS
+                for folder in subfolders(self.root)
+                for file in files_in(folder)
+            )
+            raise ValueError(
+                f"{self.root}: no videos in it or below it. Files ending in "
+                f"{', '.join('.' + extension for extension in VIDEO_EXTENSIONS)} are taken for "
+                f"videos.{' Its folders hold images: use the set frames.' if frames else ''}"
+            )
+        loose = next((path for path in paths if path.parent == self.root), None)
+        names, labels = self._classes([path.parent.name for path in paths], loose)
+        records, notes = video_records(paths, self.root, labels)
+        return ImportResult(self._split(records), names, notes=notes)
 
 
-def _extension(path: Path) -> str:
-    return path.suffix[1:].lower()
+@dataclass(frozen=True, kw_only=True)
+class FrameFolders(_Generic):
+    """Pack any folder of folders of frames (images); zips of such folders, too.
+
+    An id is the path of the folder inside `root`, with `__` for slashes and `_` for dots. Frames
+    are sorted by the number that their names end in.
+    """
+
+    root: Path
+    """Folder of folders of frames, or a zip of them."""
+    fps: float = 25.0
+    """Frame rate that the packed videos get, Hz."""
+
+    def __post_init__(self) -> None:
+        check_fps(self.fps)
+
+    def scan(self) -> ImportResult:
+        """Find folders with images at any depth, following links; hidden files are left out."""
+        expected = "folders of images, at any depth, or zips of them"
+        if not self.root.exists():
+            raise ValueError(f"{self.root}: no such folder or zip; expected {expected}")
+        found, notes = frames_below(self.root)
+        if not found and self.root.is_dir():
+            raise not_found(self.root, expected)
+        if not found:
+            raise ValueError(f"{self.root}: expected {expected}, but it holds no images")
+        if not all(each.folder.parts for each in found):
+            raise ValueError(
+                f"{self.root}: one level too low, it holds the frames of one video. "
+                f"Give {self.root.resolve().parent}: expected {expected}."
+            )
+        loose = next((each.container for each in found if len(each.folder.parts) < 2), None)
+        names, labels = self._classes([each.folder.parent.name for each in found], loose)
+        records, more = frame_records(found, labels, self.fps)
+        return ImportResult(self._split(records), names, notes=notes + more)
 
 
-def _ids(paths: list[Path]) -> list[str]:
-    plain = [_plain(path) for path in paths]
-    counts = Counter(plain)
-    return [
-        name if counts[name] == 1 else f"{name}-{sha256(os.fsencode(path)).hexdigest()[:8]}"
-        for name, path in zip(plain, paths, strict=True)
-    ]
-
-
-def _plain(path: Path) -> str:
-    name = "__".join(path.with_suffix("").parts).replace(".", "_").replace("\\", "_")
-    return name.encode("utf-8", "replace").decode()
+def check_fps(fps: float) -> None:
+    """Refuse (`ValueError`) a frame rate that is none."""
+    if not 0 < fps < float("inf"):
+        raise ValueError(f"fps={fps} must be above 0")

@@ -1,0 +1,232 @@
+"""How fast clips and latents load, next to plain alternatives; resume, memory and caching."""
+
+import importlib.util
+import io
+import os
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import av
+import numpy as np
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+from webdataset.compat import WebDataset
+
+from benchmarks.data_stand_ins import BlankVideos, link_many, moving_noise, packed
+from data.dataset import ClipConfig, ClipDataset
+from data.decode import EXACT
+from data.encode import encode_video
+from data.export import export_latents
+from data.latent_items import CacheConfig
+from data.latent_writer import LatentCache
+from data.latents import LatentDataset
+from data.loader import batches
+from data.plan import BatchPlan
+from data.transforms import fit
+from engine.cli import main
+from vae import VAEConfig, VideoVAE
+
+SHAPE = (16, 5, 32, 32)
+SPAN = range(40, 40 + 17 * 3, 3)
+"""Frames of the decoded clip: 17 at interval 3, from the middle of the video."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Measure data loading in one run, one thread per process; prints ratios."""
+
+    latents: int = 1024
+    """Latents, of 32 x 5 x 32 x 32 float16 moments each (320 KiB)."""
+    clips: int = 10_000
+    """Clips decoded while memory is watched."""
+    samples: int = 1_000_000
+    """Samples of the index that a run resumes on."""
+    consumer_batches: int = 200
+    """Batches of 8 latents that a consumer of 50 ms takes."""
+    rounds: int = 3
+    """Repetitions of each reader, in turn; the fastest counts."""
+
+    def __post_init__(self) -> None:
+        for name in ("latents", "clips", "samples", "consumer_batches", "rounds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+
+
+def run(config: Config) -> None:
+    """All measurements, one after the other."""
+    torch.set_num_threads(1)
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before the start")
+    with tempfile.TemporaryDirectory() as folder:
+        _decoding(config)
+        latents = _latents(Path(folder), config)
+        _waiting(latents, config)
+        _resuming(Path(folder), config)
+        _memory(Path(folder), config)
+        _caching(Path(folder))
+
+
+def _decoding(config: Config) -> None:
+    for height, width in ((720, 1280), (240, 320)):
+        video = encode_video(moving_noise(120, height, width), 25, quality=23)
+        options = ClipConfig(folder="", frames=17, interval=3, height=height, width=width)
+        readers: dict[str, Callable[[], Tensor]] = {
+            "plain PyAV loop": lambda v=video, h=height, w=width: fit(_plain(v), h, w),
+            "ours": lambda v=video, o=options: o.cut(v, 120, 3, SPAN[0]),
+        }
+        if importlib.util.find_spec("torchcodec"):
+            readers["torchcodec"] = lambda v=video, h=height, w=width: fit(_torchcodec(v), h, w)
+        exact = readers["plain PyAV loop"]()
+        for name, reader in readers.items():
+            tolerance = 0 if name != "torchcodec" else 0.1  # other colour rounding
+            assert_close(reader(), exact, rtol=0, atol=tolerance)
+        _table(f"clips of 17 frames at {height}p, clips/s/core", readers, config.rounds, 1)
+
+
+def _plain(video: bytes) -> Tensor:
+    """The loop of most tutorials: decode from the start, keep what is wanted."""
+    frames = []
+    with av.open(io.BytesIO(video), mode="r") as container:
+        container.streams.video[0].thread_type = "NONE"
+        for number, frame in enumerate(container.decode(video=0)):
+            if number in SPAN:
+                frames.append(frame.to_ndarray(format="rgb24", interpolation=EXACT))
+            if number == SPAN[-1]:
+                break
+    return torch.from_numpy(np.stack(frames))
+
+
+def _torchcodec(video: bytes) -> Tensor:
+    from torchcodec.decoders import VideoDecoder  # type: ignore[import-not-found]
+
+    decoder = VideoDecoder(video, num_ffmpeg_threads=1, dimension_order="NHWC")
+    return decoder.get_frames_at(list(SPAN)).data
+
+
+def _latents(folder: Path, config: Config) -> LatentDataset:
+    blank = cast(ClipDataset, BlankVideos(config.latents))
+    cache = LatentCache(
+        folder / "latents", blank, {"sha256": ""}, SHAPE, CacheConfig(shard_items=256)
+    )
+    cache.begin(cache.shards)
+    noise = torch.Generator().manual_seed(0)
+    cache.write(lambda x: torch.randn(len(x), 32, *SHAPE[1:], generator=noise), cache.pending())
+    cache.finish()
+    latents = LatentDataset(folder / "latents")
+    mean = LatentDataset(folder / "latents", posterior="mean")
+    tars = [str(tar) for tar in export_latents(latents, folder / "tars", progress=False)]
+    order = BatchPlan(latents.shard_sizes, 1, seed=0).order(0).tolist()
+    for item, sample in zip(range(8), _tars(tars), strict=False):
+        assert_close(latents.raw(item)["moments"], sample, rtol=0, atol=0)
+
+    def read(items: Iterable[Tensor]) -> Tensor:
+        return cast(Tensor, sum(int(item.shape[1] == 5) for item in items))
+
+    readers = {
+        "webdataset tar + npy, in order": lambda: read(_tars(tars)),
+        "ours, shuffled, raw moments": lambda: read(latents.raw(i)["moments"] for i in order),
+        "ours, shuffled, posterior mean": lambda: read(mean[0, i]["latent"] for i in order),
+        "ours, shuffled, posterior sample": lambda: read(latents[0, i]["latent"] for i in order),
+    }
+    assert all(reader() == config.latents for reader in readers.values())
+    _table("latents, items/s", readers, config.rounds, config.latents)
+    return latents
+
+
+def _tars(tars: list[str]) -> Iterator[Tensor]:
+    for sample in cast(Iterable[dict[str, Any]], WebDataset(tars, shardshuffle=False).decode()):
+        yield torch.from_numpy(sample["npy"])
+
+
+def _waiting(latents: LatentDataset, config: Config) -> None:
+    plan = BatchPlan(latents.shard_sizes, 8, seed=0)
+    stream = batches(latents, plan, 0, config.consumer_batches + 1, workers=2)
+    start = time.perf_counter()
+    next(stream)  # starts the workers
+    print(f"\nloader of latents, 2 workers: first batch after {time.perf_counter() - start:.2f} s")
+    waited = 0.0
+    begin = time.perf_counter()
+    for _ in range(config.consumer_batches):
+        time.sleep(0.05)  # the training step
+        since = time.perf_counter()
+        next(stream)
+        waited += time.perf_counter() - since
+    total = time.perf_counter() - begin
+    print(f"a consumer of 50 ms per batch of 8 waits {waited / total:.2%} of the time")
+    stream.close()  # type: ignore[attr-defined]
+
+
+def _resuming(folder: Path, config: Config) -> None:
+    link_many(folder / "million", config.samples)
+    options = ClipConfig(folder=str(folder / "million"), frames=3, height=32, width=32)
+    print(f"\nresume on an index of {config.samples:,} samples")
+    for name in ("first start, parses index.json", "every later start"):
+        begin = time.perf_counter()
+        dataset = ClipDataset(options, seed=0)
+        loaded = time.perf_counter()
+        plan = BatchPlan(dataset.shard_sizes, 8, seed=0)
+        step = 3 * plan.steps_per_epoch + 777
+        batch = next(batches(dataset, plan, step, step + 1))
+        assert len(batch["key"]) == 8
+        end = time.perf_counter()
+        print(f"  {name:32} load {loaded - begin:6.2f} s, first batch {end - loaded:5.2f} s")
+
+
+def _memory(folder: Path, config: Config) -> None:
+    dataset = ClipDataset(
+        ClipConfig(folder=str(packed(folder / "small")), frames=3, height=32, width=32), seed=0
+    )
+    readings = []
+    begin = time.perf_counter()
+    for number in range(config.clips):
+        dataset[number, number % len(dataset)]
+        if number % max(1, config.clips // 10) == 0:
+            readings.append(_resident())
+    rate = config.clips / (time.perf_counter() - begin)
+    print(f"\nmemory over {config.clips} clips ({rate:.0f}/s), MB: {readings}")
+
+
+def _resident() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() // 1_000_000
+
+
+def _caching(folder: Path) -> None:
+    torch.manual_seed(0)
+    model = VideoVAE(VAEConfig(z_dim=4, dim=16)).eval()
+    config = ClipConfig(folder=str(packed(folder / "small")), frames=17, height=96, width=96)
+    clips = ClipDataset(config, seed=0)
+    shape = model.config.latent_shape(17, 96, 96)
+    cache = LatentCache(
+        folder / "encoded", clips, {"sha256": ""}, shape, CacheConfig(clips_per_video=4)
+    )
+    cache.begin(cache.shards)
+    with torch.inference_mode():
+        timing = cache.write(
+            lambda x: model.encode(x).moments, cache.pending(), batch_size=4, workers=1
+        )
+    shares = ", ".join(f"{name} {share:.1%}" for name, share in timing.shares.items())
+    print(f"\ncaching {len(cache.items)} clips with one worker: {shares}")
+
+
+def _table(title: str, readers: dict[str, Callable[[], Any]], rounds: int, items: int) -> None:
+    times: dict[str, list[float]] = {name: [] for name in readers}
+    for _ in range(rounds):
+        for name, reader in readers.items():
+            start = time.perf_counter()
+            reader()
+            times[name].append(time.perf_counter() - start)
+    rates = {name: items / min(values) for name, values in times.items()}
+    base = next(iter(rates.values()))
+    print(f"\n{title}")
+    for name, rate in rates.items():
+        print(f"  {name:34} {rate:10.1f}  {rate / base:5.2f}x")
+
+
+if __name__ == "__main__":
+    main(Config, run)

@@ -1,0 +1,89 @@
+"""Made-up data for `benchmarks.data_speed`."""
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from data.dataset import ClipConfig
+from data.encode import write_video
+from data.index import ShardIndex, write_index
+from data.records import VideoRecord
+from data.shards import ShardConfig, write_shards
+
+
+def moving_noise(frames: int, height: int, width: int) -> UInt8[np.ndarray, "t h w 3"]:
+    """Smooth coloured noise that moves, so that a codec has something to do."""
+    random = torch.Generator().manual_seed(0)
+    small = torch.rand(1, 3, height // 8, (width + 4 * frames) // 8, generator=random)
+    size = (height, width + 4 * frames)
+    large = torch.nn.functional.interpolate(small, size, mode="bicubic").clamp(0, 1)[0]
+    image = (large * 255).byte().permute(1, 2, 0).numpy()
+    return np.stack([image[:, 4 * t : 4 * t + width] for t in range(frames)])
+
+
+def packed(folder: Path, videos: int = 8) -> Path:
+    """Shards of small videos; made once."""
+    out = folder / "shards"
+    if not out.exists():
+        records = []
+        for number in range(videos):
+            path = folder / f"{number}.mp4"
+            write_video(path, moving_noise(40, 96, 96)[:, ::-1] // (number + 1), 25)
+            records.append(VideoRecord(f"video{number}", path, number % 2))
+        write_shards(records, out, ShardConfig(reencode=False), ["a", "b"], progress=False)
+    return out
+
+
+def link_many(folder: Path, samples: int, per_shard: int = 1000) -> None:
+    """An index of many samples whose shards are links to one file."""
+    one = packed(folder / "one", videos=1)
+    index = ShardIndex.load(one)
+    shard, sample = index.shards[0], index.samples[0]
+    count = -(-samples // per_shard)
+    for number in range(count):
+        os.link(one / shard.name, folder / f"{number:06d}.tar")
+    shards = [
+        {"name": f"{n:06d}.tar", "sha256": shard.sha256, "bytes": shard.bytes, "samples": per_shard}
+        for n in range(count)
+    ]
+    entry = {
+        "label": 0,
+        "frames": sample.frames,
+        "height": sample.height,
+        "width": sample.width,
+        "fps": sample.fps,
+        "members": dict(sample.members),
+    }
+    entries = [{"key": f"v{n:09d}", "shard": n // per_shard, **entry} for n in range(samples)]
+    write_index(folder, ["a"], {}, shards, entries)
+
+
+class BlankVideos:
+    """Stands in for videos, which made-up latents do not depend on."""
+
+    config = ClipConfig(folder="none")
+    class_names = ("none",)
+    hash = ""
+    left_out = 0
+    frame_rate = 25.0
+
+    def __init__(self, items: int):
+        self.items = items
+
+    def __len__(self) -> int:
+        return self.items
+
+    def sample(self, index: int) -> Any:
+        return SimpleNamespace(key=f"video{index}", label=0)
+
+    def slack(self, index: int) -> int:
+        return 0
+
+    def clip(self, index: int, start: int, flip: bool) -> Tensor:
+        return torch.zeros(3, 1, 1, 1)

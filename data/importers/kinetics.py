@@ -1,0 +1,207 @@
+"""Kinetics-400 and -600: ten-second clips from YouTube, named by 11 characters of their id."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from data.importers.base import (
+    SPLITS,
+    Importer,
+    ImportResult,
+    Split,
+    by_id,
+    find_root,
+    normalised,
+    not_found,
+    some,
+    split_folders,
+)
+from data.importers.files import extension, read_lines, read_table, videos_below
+from data.records import VideoRecord
+
+ID = re.compile(r"[\w-]{11}")
+"""Ids contain `_` and `-`, so names are cut at the eleventh character, not at a `_`."""
+REPLACEMENT = "replacement"
+Rows = dict[str, str | None]
+"""Class by id; None without one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Kinetics(Importer):
+    """What both sets have in common."""
+
+    root: Path
+    """Folder of train/, val/ and test/, which hold <id>_<start>_<end>.mp4 or class folders."""
+    split: Split = "train"
+    """Which videos."""
+    annotations: Path | None = None
+    """File or folder of the annotations (csv or txt); by default annotations/ in root, and files
+    named after the split in root."""
+    unlabeled: Literal["skip", "keep"] = "skip"
+    """Files that the annotations do not name: left out, or packed without a class."""
+
+    def scan(self) -> ImportResult:
+        """Match files and annotations by id; videos in replacement/ take the place of others."""
+        root, notes = self._find()
+        folders = split_folders(root, self.split) or [root]
+        paths, replacements = [], []
+        for path in videos_below(*folders, *_replacements(root)):
+            (replacements if _is_replacement(path, root) else paths).append(path)
+        odd = [str(path) for path in paths if not ID.match(path.stem)]
+        files, copies = by_id((p for p in paths if ID.match(p.stem)), _id)
+        notes += copies
+        better = {_id(path): path for path in replacements}
+        if used := sorted(better.keys() & files.keys()):
+            notes.append(f"{len(used)} videos read from {REPLACEMENT}: {some(used)}")
+        rows = self._rows(root)
+        if rows is None:
+            notes.append("no annotations: classes from folders, and nothing tells what is missing")
+            wanted = files | {id: path for id, path in better.items() if id in files}
+            names, labels = _by_folder(wanted, set(folders))
+            return ImportResult(_records(wanted, labels), names, unlabeled=odd, notes=notes)
+        wanted, names, known = rows
+        files |= {id: path for id, path in better.items() if id in files or id in wanted}
+        missing = sorted(wanted.keys() - files.keys())
+        strange = sorted(str(path) for id, path in files.items() if id not in wanted) + odd
+        keep = {i: p for i, p in files.items() if i in wanted or self.unlabeled == "keep"}
+        if not keep:
+            raise ValueError(
+                f"{root}: none of its {len(files)} videos is among the {len(wanted)} of the "
+                f"annotations for {self.split}. They belong to another split or set."
+            )
+        label_of = {normalised(name): label for label, name in enumerate(names)}
+        labels = {i: label_of[normalised(c)] for i in keep if (c := wanted.get(i)) is not None}
+        if not names:
+            names, labels = _by_folder(keep, set(folders))
+        notes += _check_folders(keep, wanted, known, set(folders))
+        return ImportResult(_records(keep, labels), names, missing, strange, notes)
+
+    def _find(self) -> tuple[Path, list[str]]:
+        expected = f"a folder with {self.split}/, which holds <id>.mp4, <id>_*.mp4 or class folders"
+        root, notes = find_root(
+            self.root, lambda folder: bool(split_folders(folder, self.split)), expected
+        )
+        if root is not None:
+            return root, notes
+        others = split_folders(self.root, "all")
+        if others or not any(ID.match(path.stem) for path in videos_below(self.root)):
+            raise not_found(self.root, expected)
+        return self.root, [f"no folder {self.split}/: all videos below {self.root} are taken"]
+
+    def _rows(self, root: Path) -> tuple[Rows, list[str], set[str]] | None:
+        """Class by id for the split; class names; and their normalised forms."""
+        files = _annotation_files(self.annotations, root)
+        own = [file for file in files if _split_of(file) == self.split]
+        own = own or [file for file in files if _split_of(file) is None]
+        if not own:
+            if self.annotations is not None:
+                raise ValueError(
+                    f"{self.annotations}: no csv or txt file for split={self.split}, such as "
+                    f"{self.split}.csv; found {some(file.name for file in files) or 'none'}"
+                )
+            return None
+        rows: Rows = {}
+        for file in own:
+            for id, name in _read(file, self.split):
+                rows[id] = rows.get(id) or name
+        classes = set(filter(None, rows.values()))
+        for file in files:
+            classes |= {name for _, name in _read(file, None) if name}
+        by_form = {normalised(name): name for name in sorted(classes, reverse=True)}
+        return rows, sorted(by_form.values()), set(by_form)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kinetics400(_Kinetics):
+    """Pack Kinetics-400; annotations and files are matched by id, both differences reported."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kinetics600(_Kinetics):
+    """Pack Kinetics-600; its annotations are incomplete, so files without one are kept."""
+
+    unlabeled: Literal["skip", "keep"] = "keep"
+    """Files that the annotations do not name: left out, or packed without a class."""
+
+
+def _id(path: Path) -> str:
+    return path.stem[:11]
+
+
+def _replacements(root: Path) -> list[Path]:
+    return [folder for folder in (root / REPLACEMENT,) if folder.is_dir()]
+
+
+def _is_replacement(path: Path, root: Path) -> bool:
+    return any(
+        part.casefold().startswith(REPLACEMENT) for part in path.relative_to(root).parts[:-1]
+    )
+
+
+def _annotation_files(given: Path | None, root: Path) -> list[Path]:
+    if given is not None and not given.exists():
+        raise ValueError(f"{given}: no such file or folder of annotations")
+    if given is not None and given.is_file():
+        return [given]
+    folders = [given] if given is not None else [root / "annotations", root]
+    for folder in folders:
+        files = sorted(folder.iterdir()) if folder.is_dir() else []
+        files = [file for file in files if extension(file) in ("csv", "txt")]
+        if given is None and folder == root:
+            files = [file for file in files if _split_of(file) is not None]
+        tables = {file.stem for file in files if extension(file) == "csv"}
+        if files:
+            return [f for f in files if extension(f) == "csv" or f.stem not in tables] or files
+    return []
+
+
+def _split_of(file: Path) -> str | None:
+    """The split that a file's name says it is about."""
+    words = re.split(r"[^a-z]+", file.stem.casefold())
+    return next((split for split, names in SPLITS.items() if set(names) & set(words)), None)
+
+
+def _read(file: Path, split: str | None) -> Iterable[tuple[str, str | None]]:
+    """(id, class) of each row; of one split, where the rows tell it."""
+    if extension(file) != "csv":
+        for line in read_lines(file):
+            name, _, rest = line.replace(",", " ").partition(" ")
+            if found := ID.match(Path(name).stem):
+                yield found.group(), rest.strip() or None
+        return
+    for row in read_table(file, ("youtube_id",), optional=("label", "split")):
+        if split is None or not row["split"] or row["split"].casefold() in SPLITS[split]:
+            yield row["youtube_id"][:11], row["label"] or None
+
+
+def _by_folder(files: dict[str, Path], tops: set[Path]) -> tuple[list[str], dict[str, int]]:
+    """Classes from the folders that videos lie in; none for those directly in a split's folder."""
+    folders = {
+        id: path.parent.name
+        for id, path in files.items()
+        if path.parent not in tops and not path.parent.name.startswith(REPLACEMENT)
+    }
+    by_form = {normalised(name): name for name in sorted(set(folders.values()), reverse=True)}
+    names = sorted(by_form.values())
+    label_of = {normalised(name): label for label, name in enumerate(names)}
+    return names, {id: label_of[normalised(name)] for id, name in folders.items()}
+
+
+def _check_folders(
+    files: dict[str, Path], rows: Rows, known: set[str], tops: set[Path]
+) -> list[str]:
+    """A note where the folder of a video is another class than its annotation's."""
+    other = []
+    for id, path in files.items():
+        folder, name = normalised(path.parent.name), rows.get(id)
+        if name and path.parent not in tops and folder in known and folder != normalised(name):
+            other.append(str(path))
+    return [f"in the folder of another class than annotated, which counts: {some(other)}"] * bool(
+        other
+    )
+
+
+def _records(files: dict[str, Path], labels: dict[str, int]) -> list[VideoRecord]:
+    return [VideoRecord(id, path, labels.get(id)) for id, path in sorted(files.items())]

@@ -1,0 +1,49 @@
+"""Index webdataset shards that another tool wrote, so that they load like our own."""
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+from data.foreign import index_foreign
+from engine.cli import main
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexShards:
+    """Index webdataset shards of another tool; run it again to go on, or after a change."""
+
+    shards: str
+    """Folder of the tars; those in folders below count, too. They are only read."""
+    out: str | None = None
+    """Folder for index.json, to be named wherever a folder of shards is asked for. Default: the
+    folder of the tars."""
+    bad: Literal["stop", "skip"] = "stop"
+    """A video that cannot be decoded ends the run, or is left out and reported."""
+    strict: bool = True
+    """Refuse videos with damaged data; False takes what the decoder makes of them."""
+    workers: int | None = None
+    """Processes, each with a tar of its own; by default one for each CPU, 0 for none besides
+    this."""
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 0:
+            raise ValueError(f"workers={self.workers} must be 0 or more")
+
+
+def run(config: IndexShards) -> None:
+    """Scan the tars, write the index, report."""
+    workers = len(os.sched_getaffinity(0)) if config.workers is None else config.workers
+    report = index_foreign(
+        config.shards, config.out, strict=config.strict, bad=config.bad, workers=workers
+    )
+    print(
+        f"{config.out or config.shards}: {report.written} of {report.found} samples in "
+        f"{report.shards} tars indexed; {len(report.without_video)} without a video, "
+        f"{len(report.failures)} bad, {report.unlabeled} unlabeled"
+    )
+    for failure in report.failures:
+        print(f"  bad: {failure['key']}: {failure['reason']}")
+
+
+if __name__ == "__main__":
+    main(IndexShards, run)

@@ -1,0 +1,243 @@
+"""Shards of other tools: webdataset's rules, read by offset, never changed, watched for changes."""
+
+import os
+import tarfile
+
+import pytest
+import webdataset as wds
+
+import data.foreign
+from data.dataset import ClipConfig, ClipDataset
+from data.foreign import index_foreign
+from data.index import ShardIndex
+from data.tar_samples import find_label, split_name, video_extension
+from engine.cli import parse
+from scripts.index_shards import IndexShards, run
+from tests.packed import pack
+from tests.videos import read_barcode, write_barcode_video
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    return [
+        write_barcode_video(folder / f"{i}.mp4", frames, shade=40 * i).read_bytes()
+        for i, frames in enumerate([12, 9, 15])
+    ]
+
+
+def write(path, samples):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with wds.TarWriter(str(path)) as writer:
+        for sample in samples:
+            writer.write(sample)
+    return path
+
+
+@pytest.fixture
+def theirs(tmp_path, videos):
+    """Two tars as webdataset writes them, with the same keys in both."""
+    a = [
+        {"__key__": "000", "mp4": videos[0], "cls": 1, "txt": "a caption"},
+        {"__key__": "001", "mp4": videos[1], "cls": 0},
+    ]
+    write(tmp_path / "set" / "a.tar", a)
+    write(tmp_path / "set" / "more" / "b.tar", [{"__key__": "000", "mp4": videos[2], "cls": 1}])
+    return tmp_path / "set"
+
+
+def content(folder):
+    return {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.rglob("*.tar")}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_tars_of_webdatasets_writer_load_like_our_own(theirs, videos, workers):
+    before = content(theirs)
+    report = index_foreign(theirs, workers=workers, progress=False)
+    assert (report.shards, report.found, report.written, report.unlabeled) == (2, 3, 3, 0)
+    assert content(theirs) == before
+    index = ShardIndex.load(theirs)
+    assert [index.read(i) for i in range(3)] == videos
+    assert [(s.key, s.label, s.frames) for s in index.samples] == [
+        ("a/000", 1, 12),
+        ("a/001", 0, 9),
+        ("more/b/000", 1, 15),
+    ]
+    assert index.shard_sizes == [2, 1]
+    assert index.class_names == ["0", "1"]
+    assert index.hash == report.hash
+    index.verify()
+    dataset = ClipDataset(ClipConfig(folder=str(theirs), frames=3, height=64, width=96), seed=0)
+    item = dataset[0, 2]
+    frame = ((item["video"][:, 0].permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()
+    assert read_barcode(frame) == item["start"]
+
+
+def test_our_own_shards_without_their_index_can_be_indexed_like_others(tmp_path):
+    folder = pack(tmp_path, [7, 9, 8])
+    ours = ShardIndex.load(folder)
+    for file in folder.glob("*.json"):
+        file.unlink()
+    index_foreign(folder, progress=False)
+    again = ShardIndex.load(folder)
+    assert list(again.samples) == list(ours.samples)
+    assert again.class_names == ours.class_names
+
+
+def test_the_index_may_lie_elsewhere(theirs, tmp_path, videos):
+    out = tmp_path / "index"
+    index_foreign(theirs, out, progress=False)
+    assert not (theirs / "index.json").exists()
+    index = ShardIndex.load(out)
+    assert index.read(2) == videos[2]
+    assert ShardIndex.load(out).location == str(theirs.resolve())
+
+
+def test_a_stopped_run_goes_on_and_a_later_one_looks_at_changes_only(theirs, videos, monkeypatch):
+    scanned = []
+    scan = data.foreign._scan
+
+    def watched(tar, strict):
+        if tar.name == "b.tar" and not scanned.count("b.tar"):
+            scanned.append(tar.name)
+            raise KeyboardInterrupt
+        scanned.append(tar.name)
+        return scan(tar, strict)
+
+    monkeypatch.setattr(data.foreign, "_scan", watched)
+    with pytest.raises(KeyboardInterrupt):
+        index_foreign(theirs, progress=False)
+    assert not (theirs / "index.json").exists()
+    first = index_foreign(theirs, progress=False)
+    assert scanned == ["a.tar", "b.tar", "b.tar"]
+    os.utime(theirs / "a.tar", ns=(1, 1))  # copied: another time, the same content
+    with pytest.raises(ValueError, match=r"a.tar: was changed or copied since it was indexed. Run"):
+        ShardIndex.load(theirs)
+    assert index_foreign(theirs, progress=False).hash == first.hash
+    assert scanned == ["a.tar", "b.tar", "b.tar"]
+    write(theirs / "a.tar", [{"__key__": "000", "mp4": videos[1], "cls": 0}])
+    with pytest.raises(ValueError, match=r"a.tar: the shard has \d+ bytes, not \d+"):
+        ShardIndex.load(theirs)
+    assert index_foreign(theirs, progress=False).hash != first.hash
+    assert scanned == ["a.tar", "b.tar", "b.tar", "a.tar"]
+    assert ShardIndex.load(theirs).read(0) == videos[1]
+
+
+def test_a_change_that_keeps_size_and_time_is_found_by_verify(theirs):
+    index_foreign(theirs, progress=False)
+    stat = (theirs / "a.tar").stat()
+    with open(theirs / "a.tar", "r+b") as file:
+        file.seek(2000)
+        file.write(b"!!!!")
+    os.utime(theirs / "a.tar", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    with pytest.raises(ValueError, match=r"a.tar: its sha256 is not the one in index.json"):
+        ShardIndex.load(theirs).verify()
+
+
+def test_bad_videos_and_samples_without_one(tmp_path, videos):
+    samples = [
+        {"__key__": "good", "mp4": videos[0]},
+        {"__key__": "page", "mp4": b"<html>no"},
+        {"__key__": "text", "txt": "nothing"},
+        {"__key__": "odd", "mp4": videos[1], "json": b'{"label": 1.5}'},
+    ]
+    write(tmp_path / "x.tar", samples)
+    with pytest.raises(ValueError, match=r"x.tar: page: .*HTML page.*bad=skip"):
+        index_foreign(tmp_path, progress=False)
+    report = index_foreign(tmp_path, bad="skip", progress=False)
+    assert (report.found, report.written, report.unlabeled) == (4, 1, 1)
+    assert report.without_video == ("text",)
+    assert [failure["key"] for failure in report.failures] == ["page", "odd"]
+    assert "1.5 is neither a number nor a name" in report.failures[1]["reason"]
+    assert [(s.key, s.label) for s in ShardIndex.load(tmp_path).samples] == [("good", None)]
+
+
+def test_labels_that_are_names_are_numbered(tmp_path, videos):
+    samples = [
+        {"__key__": "a", "mp4": videos[0], "json": {"label": "run"}},
+        {"__key__": "b", "mp4": videos[1], "json": {"label": "jump"}},
+    ]
+    write(tmp_path / "x.tar", samples)
+    index_foreign(tmp_path, progress=False)
+    index = ShardIndex.load(tmp_path)
+    assert index.class_names == ["jump", "run"]
+    assert [sample.label for sample in index.samples] == [1, 0]
+
+
+def test_labels_that_contradict_each_other_are_refused(tmp_path, videos):
+    def two(a, b):
+        samples = [{"__key__": k, "mp4": videos[1], "json": j} for k, j in (("a", a), ("b", b))]
+        write(tmp_path / "x.tar", samples)
+        index_foreign(tmp_path, progress=False)
+
+    with pytest.raises(ValueError, match="some labels are numbers, others names"):
+        two({"label": 1}, {"label": "run"})
+    with pytest.raises(ValueError, match="label 1 is 'run' in one sample and 'jump' in b"):
+        two({"label": 1, "class_name": "run"}, {"label": 1, "class_name": "jump"})
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("a/b.c/000.mp4", ("a/b.c/000", "mp4")),
+        ("v.left.mp4", ("v", "left.mp4")),
+        ("README", None),
+        (".hidden", None),
+    ],
+)
+def test_members_are_split_as_webdataset_does(name, parts):
+    assert split_name(name) == parts
+    assert wds.tariterators.base_plus_ext(name) == (parts or (None, None))
+
+
+def test_video_members_and_labels():
+    assert video_extension(["json", "left.MP4", "avi"]) == "left.MP4"
+    assert video_extension(["json", "jpg"]) is None
+    assert find_label({"cls": b"7\n"}) == (7, None)
+    assert find_label({"cls": b"-1"}) == (None, None)
+    assert find_label({"json": b'{"label": null}'}) == (None, None)
+    assert find_label({"json": b'{"cls": "3", "class_name": "run"}'}) == (3, "run")
+    assert find_label({"json": b"[1]"}) == (None, None)
+
+
+def test_what_is_no_tar_is_refused(tmp_path, theirs, videos):
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(ValueError, match=r"no .tar files"):
+        index_foreign(tmp_path / "nothing", progress=False)
+    with pytest.raises(ValueError, match="no such folder"):
+        index_foreign(tmp_path / "nowhere")
+    with open(theirs / "a.tar", "r+b") as file:
+        file.truncate(3000)
+    with pytest.raises(ValueError, match=r"a.tar: is no readable tar \("):
+        index_foreign(theirs, progress=False)
+    (theirs / "a.tar").write_bytes(b"<html>" * 200)
+    with pytest.raises(ValueError, match=r"a.tar: is no readable tar"):
+        index_foreign(theirs, progress=False)
+    with tarfile.open(theirs / "c.tar.gz", "w:gz"):
+        pass
+    with pytest.raises(ValueError, match=r"c.tar.gz: is compressed.*streaming"):
+        index_foreign(theirs, progress=False)
+
+
+def test_the_command_reports(theirs, capsys):
+    run(parse(IndexShards, ["--shards", str(theirs), "--workers", "0"]))
+    assert "3 of 3 samples in 2 tars indexed; 0 without a video, 0 bad" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="workers=-1"):
+        IndexShards(shards="x", workers=-1)
+
+
+def test_large_indices_are_kept_as_arrays_and_read_again_after_a_change(theirs, monkeypatch):
+    monkeypatch.setattr("data.index.LARGE", 2)
+    index_foreign(theirs, progress=False)
+    first = ShardIndex.load(theirs)
+    assert (theirs / ".index.safetensors").exists()
+    monkeypatch.setattr("data.index.read_json", lambda _: pytest.fail("parsed again"))
+    again = ShardIndex.load(theirs)
+    assert list(again.samples) == list(first.samples)
+    assert (again.hash, again.shards, again.config) == (first.hash, first.shards, first.config)
+    monkeypatch.undo()
+    (theirs / "more" / "b.tar").unlink()
+    index_foreign(theirs, progress=False)
+    assert len(ShardIndex.load(theirs)) == 2
+    (theirs / ".index.safetensors").write_bytes(b"damaged")
+    assert len(ShardIndex.load(theirs)) == 2

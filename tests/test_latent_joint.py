@@ -1,0 +1,93 @@
+"""Clips with images behind them: right latents, independent choices, one normalisation."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from data.latent_joint import JointLatents
+from data.latents import LatentDataset
+from data.loader import batches
+from data.plan import BatchPlan
+from tests import test_latents
+from tests.packed import pack
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    return pack(tmp_path_factory.mktemp("packed"), [20, 14, 30, 25], class_names="abc")
+
+
+def cached(folder, packed, monkeypatch, **options):
+    frames = options.setdefault("frames", 5)
+    with monkeypatch.context() as patch:
+        patch.setattr(test_latents, "SHAPE", (2, (frames + 3) // 4, 8, 8))
+        test_latents.complete(test_latents.make_cache(folder, packed, **options))
+    return folder
+
+
+@pytest.fixture
+def caches(tmp_path, packed, monkeypatch):
+    videos = cached(tmp_path / "videos", packed, monkeypatch)
+    images = cached(tmp_path / "images", packed, monkeypatch, frames=1, clips_per_video=3)
+    return videos, images
+
+
+def test_images_follow_the_clip_in_its_normalisation(caches):
+    videos, images = (LatentDataset(folder, "mean") for folder in caches)
+    assert images.latent_shape == (2, 1, 8, 8)
+    joint = JointLatents(videos, images, 3)
+    stored = [images.raw(i) for i in range(len(images))]
+    for index in (0, 9):
+        item = joint[2, index]
+        assert item["latent"].shape == (2, 2 + 3, 8, 8)
+        assert_close(item["latent"][:, :2], videos[2, index]["latent"], rtol=0, atol=0)
+        assert (item["label"], item["key"]) == (
+            videos.raw(index)["label"],
+            videos.raw(index)["key"],
+        )
+        for number in range(3):
+            wanted = videos.denormalize(item["latent"][:, 2 + number : 3 + number])
+            same = [
+                r for r in stored if torch.allclose(r["moments"][:2].float(), wanted, atol=1e-4)
+            ]
+            assert same
+            assert item["image_labels"][number] == same[0]["label"]
+
+
+def test_the_choice_follows_from_seed_epoch_and_clip(caches):
+    def labels(epoch, index, seed=0):
+        sets = [LatentDataset(folder, "mean", seed=seed) for folder in caches]
+        return JointLatents(*sets, 40)[epoch, index]["latent"][:, 2:].sum((0, 2, 3)).tolist()
+
+    assert labels(0, 1) == labels(0, 1)
+    assert labels(0, 1) != labels(1, 1)
+    assert labels(0, 1) != labels(0, 2)
+    assert labels(0, 1) != labels(0, 1, seed=1)
+    assert len(set(labels(0, 1))) > 12  # of 24: drawn independently
+
+
+def test_posteriors_are_sampled_and_batches_load(caches):
+    joint = JointLatents(LatentDataset(caches[0]), LatentDataset(caches[1]), 2)
+    assert not torch.equal(joint[0, 0]["latent"][:, :2], joint[1, 0]["latent"][:, :2])
+    plan = BatchPlan(joint.shard_sizes, 4, seed=0)
+    for workers in (0, 1):
+        batch = next(iter(batches(joint, plan, 3, 4, workers=workers)))
+        assert batch["latent"].shape == (4, 2, 4, 8, 8)
+        assert batch["image_labels"].shape == (4, 2)
+
+
+def test_caches_that_do_not_fit_are_refused(caches, tmp_path, packed, monkeypatch):
+    videos, images = (LatentDataset(folder) for folder in caches)
+    with pytest.raises(
+        ValueError, match=r"shape \(2, 2, 8, 8\), but .* needs images of \(2, 1, 8, 8\)"
+    ):
+        JointLatents(videos, videos, 1)
+    with pytest.raises(ValueError, match="count=0"):
+        JointLatents(videos, images, 0)
+    other = {**test_latents.VAE, "sha256": "fedcba9876543210"}
+    folder = cached(tmp_path / "vae", packed, monkeypatch, frames=1, vae=other)
+    with pytest.raises(ValueError, match="come from the VAE fedcba987654"):
+        JointLatents(videos, LatentDataset(folder), 1)
+    images.class_names = ["x"]
+    with pytest.raises(ValueError, match="its classes are not those of"):
+        JointLatents(videos, images, 1)

@@ -1,0 +1,314 @@
+"""Packing as users start it: several processes, kills at any point, locks, full disks, hangs."""
+
+import errno
+import os
+import random
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from multiprocessing import get_context
+from pathlib import Path
+
+import av
+import pytest
+from accelerate import InitProcessGroupKwargs
+from accelerate.state import AcceleratorState
+
+import data.packing
+import data.shards
+import data.workers
+from data.importers.folder import Folder
+from data.packing import ShardConfig
+from data.records import VideoRecord
+from data.shards import ShardIndex, write_shards
+from data.workers import Packer
+from engine.accelerator import make_accelerator
+from engine.lock import exclusive
+from tests.videos import write_barcode_video
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "make_shards.py"
+CONFIG = ShardConfig(short_side=32, samples_per_shard=2)
+PROCESSES = get_context("fork")  # they need not import everything anew
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> Path:
+    """Two classes of 6 videos, one of them too short, one broken."""
+    root = tmp_path_factory.mktemp("videos")
+    for number in range(12):
+        frames = 9 if number == 4 else 20 + number
+        path = root / f"class{number % 2}" / f"{number:02d}.mp4"
+        write_barcode_video(path, frames, 48, 64, shade=number * 20)
+    (root / "class1" / "07.mp4").write_bytes(b"broken")
+    return root
+
+
+@pytest.fixture(scope="module")
+def straight(videos, tmp_path_factory) -> dict[str, bytes]:
+    out = tmp_path_factory.mktemp("straight")
+    pack(videos, out)
+    return contents(out)
+
+
+def pack(videos: Path, out: Path, **options):
+    found = Folder(root=videos).scan()
+    options = {"bad": "skip", "progress": False, **options}
+    return write_shards(found.records, out, CONFIG, found.class_names, **options)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def pack_slowly(videos: Path, out: Path, delay: float = 0.02, **options) -> None:
+    """In a process of its own: time for others to see it at work."""
+    work = data.shards.pack_record
+
+    def slow(*arguments):
+        time.sleep(delay)
+        return work(*arguments)
+
+    data.shards.pack_record = slow
+    pack(videos, out, **options)
+
+
+def pack_as(rank: int, of: int, port: int, started, videos: Path, out: Path, delay: float) -> None:
+    """One of several processes that pack together."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(of)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    AcceleratorState._reset_state(
+        reset_partial_state=True
+    )  # of the process that this one came from
+    patience = InitProcessGroupKwargs(timeout=timedelta(minutes=2))
+    accelerator = make_accelerator(cpu=True, kwargs_handlers=[patience])
+    started.set()
+    pack_slowly(videos, out, delay, accelerator=accelerator)
+
+
+def start(count: int, videos: Path, out: Path, delay: float = 0.0) -> list:
+    """Processes that pack together, once all have met."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = [PROCESSES.Event() for _ in range(count)]
+    group = [
+        PROCESSES.Process(
+            target=pack_as, args=(rank, count, port, started[rank], videos, out, delay)
+        )
+        for rank in range(count)
+    ]
+    for process in group:
+        process.start()
+    assert all(event.wait(120) for event in started)
+    return group
+
+
+def test_two_processes_write_what_one_does_though_killed_before(videos, straight, tmp_path):
+    group = start(2, videos, tmp_path, delay=0.2)
+    while not list(tmp_path.glob("shard-*.json")):
+        time.sleep(0.005)
+    for process in group:
+        process.kill()
+        process.join()
+    killed_with = {path.name for path in tmp_path.glob("shard-*.json")}
+    assert not (tmp_path / "index.json").exists()
+    group = start(2, videos, tmp_path)
+    for process in group:
+        process.join(120)
+        assert process.exitcode == 0
+    assert killed_with
+    assert contents(tmp_path) == straight
+
+
+def test_kills_at_random_points_leave_no_trace(videos, straight, tmp_path):
+    draw = random.Random(1)
+    exits, tars = [], []
+    while len(exits) < 8 or not tars[-1]:
+        process = PROCESSES.Process(target=pack_slowly, args=(videos, tmp_path))
+        process.start()
+        process.join(draw.uniform(0.02, 0.2 + len(exits) / 20))
+        process.kill()
+        process.join()
+        exits.append(process.exitcode)
+        tars.append(len(list(tmp_path.glob("shard-*.tar"))))
+    assert -signal.SIGKILL in exits
+    assert tars[-1] > 0
+    pack(videos, tmp_path)
+    assert contents(tmp_path) == straight
+
+
+def test_the_number_of_processes_may_change_between_runs(videos, straight, tmp_path):
+    pack(videos, tmp_path)
+    for number in (1, 3, 4):
+        (tmp_path / f"shard-{number:06d}.json").unlink()
+    group = start(2, videos, tmp_path)
+    for process in group:
+        process.join(120)
+        assert process.exitcode == 0
+    assert contents(tmp_path) == straight
+
+
+def hold(folder: Path, held) -> None:
+    with exclusive(folder):
+        held.set()
+        time.sleep(600)
+
+
+def test_a_folder_that_another_run_writes_to_is_refused_until_that_one_is_dead(videos, tmp_path):
+    held = PROCESSES.Event()
+    other = PROCESSES.Process(target=hold, args=(tmp_path, held))
+    other.start()
+    assert held.wait(60)
+    with pytest.raises(ValueError, match=f"{tmp_path}: another process is writing there"):
+        pack(videos, tmp_path)
+    assert not list(tmp_path.glob("*.tar"))
+    other.kill()
+    other.join()
+    assert pack(videos, tmp_path).written == 10
+
+
+def test_processes_that_see_other_videos_are_refused(videos, tmp_path):
+    pack(videos, tmp_path)
+    found = Folder(root=videos).scan()
+
+    class Second:  # as the other of two processes sees it
+        process_index, num_processes = 1, 2
+
+        def wait_for_everyone(self) -> None:
+            pass
+
+    with pytest.raises(ValueError, match=r"holds other shards \(videos: 12 there, 11 now"):
+        write_shards(found.records[1:], tmp_path, CONFIG, found.class_names, accelerator=Second())
+
+
+def test_a_full_disk_names_the_file_and_the_next_run_goes_on(
+    videos, straight, tmp_path, monkeypatch
+):
+    add = data.shards.TarWriter.add
+
+    def full(writer, name, content):
+        if name == "class1__01.mp4":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return add(writer, name, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(data.shards.TarWriter, "add", full)
+        with pytest.raises(OSError, match="No space left on device") as caught:
+            pack(videos, tmp_path)
+        assert caught.value.filename.endswith(".tar")
+    assert not list(tmp_path.glob(".*.tmp*"))
+    with monkeypatch.context() as patch:  # as PyAV says it, while encoding to a temporary file
+        patch.setattr(data.shards, "pack_record", lambda *_: av.error.err_check(-errno.ENOSPC))
+        with pytest.raises(OSError, match="No space left on device") as caught:
+            pack(videos, tmp_path)
+        assert caught.value.filename
+    pack(videos, tmp_path)
+    assert contents(tmp_path) == straight
+
+
+def test_a_slow_video_is_bad(videos, tmp_path):
+    report = pack(videos, tmp_path, time_limit=1e9)
+    assert report.bad == 1
+    with pytest.raises(ValueError, match=r"none of 12 videos .*longer than the limit of 1e-09 s"):
+        pack(videos, tmp_path / "slow", time_limit=1e-9)
+
+
+def hang(record: VideoRecord, config: ShardConfig, limit: float):
+    if record.id == "stuck":
+        time.sleep(600)
+    return data.packing.Failed("fine")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_worker_that_never_returns_ends_itself(monkeypatch):
+    monkeypatch.setattr(data.workers, "GRACE", 0.5)
+    records = [VideoRecord(name, Path(name), None) for name in ("fine", "stuck")]
+    with Packer(hang, records, [0, 1], CONFIG, workers=1, time_limit=1.0) as packer:
+        assert packer.get(0) == data.packing.Failed("fine")
+        began = time.monotonic()
+        with pytest.raises(ValueError, match=r"a worker process died at .* 'stuck'"):
+            packer.get(1)
+        assert time.monotonic() - began < 60
+
+
+def call(monkeypatch, *arguments) -> int:
+    """Exit code of the script, in this process."""
+    monkeypatch.setattr(sys, "argv", [str(part) for part in (SCRIPT, *arguments)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def test_the_script_reports_refuses_and_continues(videos, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    usual = ("folder", "--root", videos, "--out", out, "--short_side", 32, "--workers", 0)
+    assert call(monkeypatch, *usual, "--dry_run") == 0
+    said = capsys.readouterr().out
+    assert "12 videos, 2 classes" in said
+    assert "hours, 1 too short, 1 bad" in said
+    assert "04.mp4: 9 frames" in said
+    assert "07.mp4: cannot be decoded" in said
+    assert not out.exists()
+    assert call(monkeypatch, *usual) == 2
+    assert "07.mp4: cannot be decoded" in capsys.readouterr().err
+    assert call(monkeypatch, *usual, "--bad", "skip") == 0
+    said = capsys.readouterr().out
+    assert "10 of 12 videos written" in said
+    assert "1 too short, 1 bad, 0 missing, 0 unlabeled" in said
+    assert "  class0 5\n  class1 5\n" in said
+    assert call(monkeypatch, *usual, "--bad", "skip", "--crf", 9) == 2
+    complaint = capsys.readouterr().err
+    assert complaint.startswith(f"error: {out}: holds other shards (crf: 12 there, 9 now)")
+    assert len(ShardIndex.load(out)) == 10
+
+
+def test_the_script_explains_wrong_options(videos, tmp_path, monkeypatch, capsys):
+    common = ("--root", videos, "--out", tmp_path / "out")
+    for arguments, message in {
+        ("folder", *common, "--split_index", 2): "unrecognized arguments: --split_index 2",
+        ("ucf101", *common, "--fps", 25): "unrecognized arguments: --fps 25",
+        ("ucf101", *common, "--split_index", 4): "split_index",
+        ("ucf102", *common): "invalid choice: 'ucf102' (choose from 'ucf101'",
+        ("frames", *common, "--fps", -1): "fps=-1.0 must be above 0",
+        ("frames", *common, "--crf", 99): "crf=99 must be between",
+        ("folder", *common, "--time_limit", 0): "time_limit=0.0 must be above 0",
+        ("ucf101", *common): "expected a folder with one folder for each class",
+    }.items():
+        assert call(monkeypatch, *arguments) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_script_takes_a_config_file(videos, tmp_path, monkeypatch, capsys):
+    config = tmp_path / "set.yaml"
+    config.write_text(f"root: {videos}\nout: {tmp_path / 'out'}\nworkers: 0\nlabels: none\n")
+    assert call(monkeypatch, "folder", "--config", config, "--dry_run") == 0
+    assert "12 videos, 0 classes" in capsys.readouterr().out
+    config.write_text(config.read_text() + "annotations: a.csv\n")
+    assert call(monkeypatch, "folder", "--config", config) == 2
+    assert "annotations" in capsys.readouterr().err
+    assert call(monkeypatch, "kinetics400", "--help") == 0
+    assert "Files that the annotations do not name" in capsys.readouterr().out
+
+
+def test_torchrun_shares_the_work_and_reports_once(videos, straight, tmp_path):
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(SCRIPT)]
+    options = ["folder", f"--root={videos}", f"--out={tmp_path / 'out'}", "--short_side=32"]
+    more = ["--samples_per_shard=2", "--bad=skip", "--workers=0"]
+    done = subprocess.run(
+        [sys.executable, *launch, *options, *more],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("10 of 12 videos written") == 1
+    assert contents(tmp_path / "out") == straight

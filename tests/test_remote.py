@@ -1,0 +1,245 @@
+"""Remote shards: cached whole, by many processes at once, within a limit, checked."""
+
+import fcntl
+import functools
+import http.server
+import json
+import multiprocessing
+import os
+import pickle
+import threading
+import time
+from hashlib import sha256
+from pathlib import Path
+
+import fsspec
+import pytest
+
+import data.remote
+from data.dataset import ClipConfig, ClipDataset
+from data.index import ShardIndex
+from data.loader import batches
+from data.plan import BatchPlan
+from data.remote import ShardCache
+from tests.packed import pack
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder, counts requests, and fails as often as it is told to."""
+
+    def do_GET(self):
+        server = self.server
+        server.requests.append(self.path)
+        time.sleep(server.delay)
+        if server.failures:
+            failure = server.failures.pop(0)
+            if isinstance(failure, int):
+                self.send_error(failure)
+                return
+            body = Path(self.translate_path(self.path)).read_bytes()
+            self.send_response(200)
+            if failure == "cut":
+                self.send_header("Content-Length", str(len(body)))
+                body = body[: len(body) // 2]
+            elif failure == "changed":
+                body = bytes([body[0] ^ 1]) + body[1:]
+            self.end_headers()
+            self.wfile.write(body)
+            return
+        super().do_GET()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    return pack(tmp_path_factory.mktemp("packed"), [12, 9, 15, 8, 10, 11])
+
+
+@pytest.fixture
+def server(packed):
+    handler = functools.partial(Handler, directory=str(packed))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.requests, server.failures, server.delay = [], [], 0.0
+        server.url = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def cache(folder, **options):
+    return ShardCache(folder, wait=0.001, **options)
+
+
+def tars(folder):
+    return sorted(path.name for path in folder.glob("*.tar"))
+
+
+def test_a_remote_set_gives_what_a_local_one_gives(server, packed, tmp_path):
+    local, remote = ShardIndex.load(packed), ShardIndex.load(server.url + "/", cache(tmp_path))
+    assert server.requests == ["/index.json"]
+    assert list(remote.samples) == list(local.samples)
+    assert [remote.read(i) for i in range(6)] == [local.read(i) for i in range(6)]
+    assert sorted(server.requests[1:]) == [f"/shard-00000{i}.tar" for i in range(3)]
+    again = ShardIndex.load(server.url, cache(tmp_path))
+    again.read(0)
+    assert server.requests[4:] == ["/index.json"]  # a small file that may have changed
+    assert pickle.loads(pickle.dumps(again)).read(5) == local.read(5)
+
+
+def test_clips_load_from_an_address_through_workers(server, packed, tmp_path):
+    def load(folder, workers, **options):
+        config = ClipConfig(folder=str(folder), frames=3, height=32, width=32, **options)
+        dataset = ClipDataset(config, seed=0)
+        plan = BatchPlan(dataset.shard_sizes, 2, seed=0)
+        return [b["video"].sum().item() for b in batches(dataset, plan, 0, 3, workers=workers)]
+
+    remote = load(server.url, 2, cache=str(tmp_path / "cache"))
+    assert remote == load(packed, 0)
+    assert len(tars(tmp_path / "cache")) == 3
+
+
+def read_all(url, folder, limit_gb, results):
+    index = ShardIndex.load(url, ShardCache(folder, limit_gb))
+    content = b"".join(index.read(i) for _ in range(2) for i in range(6))
+    results.put(sha256(content).hexdigest())
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("room", ["all", "one"])
+def test_processes_share_one_cache(server, packed, tmp_path, room):
+    index = ShardIndex.load(packed)
+    sizes = [shard.bytes for shard in index.shards]
+    limit = (sum(sizes) * 1.1 if room == "all" else max(sizes) * 1.5) / 1e9
+    server.delay = 0.05
+    fork = multiprocessing.get_context("fork")
+    results = fork.SimpleQueue()
+    arguments = (server.url, tmp_path, limit, results)
+    processes = [fork.Process(target=read_all, args=arguments) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    expected = sha256(b"".join(index.read(i) for _ in range(2) for i in range(6))).hexdigest()
+    assert [results.get() for process in processes if process.exitcode == 0] == [expected] * 2
+    shards = [path for path in server.requests if path.endswith("tar")]
+    if room == "all":
+        assert len(shards) == 3  # each once, by one of the two
+    assert sum(path.stat().st_size for path in tmp_path.glob("*.tar")) <= limit * 1e9
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_the_least_recently_used_shard_makes_room(server, packed, tmp_path):
+    index = ShardIndex.load(packed)
+    names = [f"{shard.sha256}.tar" for shard in index.shards]
+    sizes = [shard.bytes for shard in index.shards]
+    shards = cache(tmp_path, limit_gb=(sum(sizes) - 1) / 1e9)
+
+    def use(number):
+        shard = index.shards[number]
+        os.close(shards.open(f"{server.url}/{shard.name}", shard.bytes, shard.sha256))
+        os.utime(tmp_path / names[number], ns=(use.time, use.time))
+        use.time += 10**9
+
+    use.time = time.time_ns() - 10**12
+    for number in (0, 1, 0):
+        use(number)
+    held = os.open(tmp_path / names[1], os.O_RDONLY)
+    use(2)
+    assert tars(tmp_path) == sorted([names[0], names[2]])
+    assert len(os.pread(held, sizes[1], 0)) == sizes[1]  # who has it open reads on
+    os.close(held)
+
+
+def test_what_a_killed_download_left_makes_room_but_a_running_one_does_not(
+    server, packed, tmp_path
+):
+    shard = ShardIndex.load(packed).shards[0]
+    shards = cache(tmp_path, limit_gb=shard.bytes * 2.5 / 1e9)
+    for name in ("dead", "alive"):
+        with open(tmp_path / f"{name}.part", "wb") as file:
+            file.truncate(shard.bytes)
+    (tmp_path / "locks").mkdir()
+    with open(tmp_path / "locks" / "alive.tar.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        os.close(shards.open(f"{server.url}/{shard.name}", shard.bytes, shard.sha256))
+    assert {path.name for path in tmp_path.glob("*.part")} == {"alive.part"}
+
+
+@pytest.mark.parametrize("failure", [500, 429, "cut", "changed"])
+def test_a_broken_download_is_tried_again_and_never_kept(server, packed, tmp_path, failure, caplog):
+    index = ShardIndex.load(server.url, cache(tmp_path))
+    server.failures = [failure, failure]
+    assert index.read(0) == ShardIndex.load(packed).read(0)
+    assert "attempt 2 of 4" in caplog.text
+    other = ShardIndex.load(server.url, cache(tmp_path / "other"))
+    server.failures = [failure] * 4
+    with pytest.raises(ValueError, match=r"shard-000000.tar: .*4 times\. Check the address"):
+        other.read(0)
+    assert not tars(tmp_path / "other")
+    assert not list((tmp_path / "other").glob("*.part"))
+
+
+def test_mistakes_are_refused_at_once(server, packed, tmp_path):
+    with pytest.raises(ValueError, match=r"nowhere/index.json: 404 .*Check the address"):
+        ShardIndex.load(server.url + "/nowhere", cache(tmp_path))
+    assert len(server.requests) == 1
+    with pytest.raises(ValueError, match=r"abc://x/index.json: Protocol not known"):
+        ShardIndex.load("abc://x", cache(tmp_path))
+    with pytest.raises(ValueError, match=r"s3://bucket/index.json: cannot be read \(Install s3fs"):
+        ShardIndex.load("s3://bucket", cache(tmp_path))
+    with pytest.raises(ValueError, match="cannot be read"):
+        ShardIndex.load("file:///nowhere", cache(tmp_path))
+    with pytest.raises(ValueError, match="more than the whole shard cache may hold"):
+        ShardIndex.load(server.url, cache(tmp_path, limit_gb=1e-6)).read(0)
+    with pytest.raises(ValueError, match="cache_gb=0 must be above 0"):
+        ClipConfig(folder="x", cache_gb=0)
+
+
+def test_a_server_that_is_down_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"http://127.0.0.1:9/index.json: the connection failed"):
+        ShardIndex.load("http://127.0.0.1:9", cache(tmp_path))
+
+
+def test_other_storage_is_read_through_fsspec(packed, tmp_path):
+    memory = fsspec.filesystem("memory")
+    memory.put(str(packed), "/set", recursive=True)
+    for url in (f"file://{packed}", "memory://set"):
+        index = ShardIndex.load(url, cache(tmp_path / url[:4]))
+        assert index.read(3) == ShardIndex.load(packed).read(3)
+
+
+def test_a_local_index_may_point_to_remote_shards(server, packed, tmp_path):
+    entries = json.loads((packed / "index.json").read_text())
+    (tmp_path / "index.json").write_text(json.dumps({**entries, "location": server.url}))
+    index = ShardIndex.load(tmp_path, cache(tmp_path / "cache"))
+    assert index.read(1) == ShardIndex.load(packed).read(1)
+    index.verify()
+    assert len(tars(tmp_path / "cache")) == 3
+
+
+def test_a_small_cache_for_a_shuffled_order_is_warned_about(server, tmp_path, caplog):
+    config = ClipConfig(
+        folder=server.url, frames=3, height=32, width=32, cache=str(tmp_path), cache_gb=1e-5
+    )
+    ClipDataset(config, seed=0)
+    assert "the same shards are downloaded many times" in caplog.text
+
+
+def test_few_files_are_open_at_once(packed, monkeypatch):
+    monkeypatch.setattr("data.index.OPEN_SHARDS", 2)
+    index = ShardIndex.load(packed)
+    before = len(os.listdir("/proc/self/fd"))
+    for i in (0, 2, 4, 0, 5):
+        index.read(i)
+    assert len(os.listdir("/proc/self/fd")) == before + 2
+    index.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_default_folder_follows_the_variable(monkeypatch, tmp_path):
+    monkeypatch.setenv(data.remote.CACHE_VARIABLE, str(tmp_path))
+    assert ShardCache().folder == tmp_path
