@@ -1,0 +1,332 @@
+"""The comparators' checkpoints, the registry, and the adapters of diffusers."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.testing import assert_close
+
+from tests.test_comparators import distance, tiny, video
+from tests.vectors import load_case, uniform
+from vae import VAEConfig, VideoVAE
+from vae.comparators.base import Comparator
+from vae.comparators.cogvideox import CogVideoXConfig, CogVideoXVAE
+from vae.comparators.cv_vae import CVVAE
+from vae.comparators.od_vae import ODVAE
+from vae.comparators.opensora_v12 import OpenSoraVAE
+from vae.comparators.protocol import ReconstructionVAE, native_window, valid_frames
+from vae.comparators.registry import COMPARATORS, GCCONV, load_vae, new_vae
+from vae.comparators.wan import WanConfig, WanVAE
+from vae.convert import from_wan
+
+Weights = dict[str, Tensor]
+
+
+@pytest.fixture(scope="module")
+def weights() -> dict[str, Weights]:
+    return {name: load_case(name).weights() for name in ("cvvae", "odvae", "opensora_v12")}
+
+
+def official_cv_vae(folder: Path, state: Weights, **config) -> Path:
+    folder.mkdir(parents=True)
+    save_file(state, folder / "diffusion_pytorch_model.safetensors")
+    values = {**load_case("cvvae").info["config"], **config}
+    (folder / "config.json").write_text(json.dumps(values))
+    return folder
+
+
+def official_od_vae(folder: Path, checkpoint: dict, **config) -> Path:
+    folder.mkdir(parents=True)
+    torch.save(checkpoint, folder / "checkpoint.ckpt")
+    values = {**load_case("odvae").info["config"], **config}
+    (folder / "config.json").write_text(json.dumps(values))
+    return folder
+
+
+def official_open_sora(folder: Path, state: Weights) -> Path:
+    folder.mkdir(parents=True)
+    save_file(state, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"model_type": "VideoAutoencoderPipeline"}))
+    return folder
+
+
+@torch.no_grad()
+def check_case(model: Comparator, name: str, index: int) -> None:
+    reference = load_case(name)
+    case = reference.info["cases"][index]
+    x = uniform(case["input_seed"], case["input_shape"], case["input_scale"])
+    mean = model.encode(x).mean
+    if name == "opensora_v12":
+        mean = model.normalize(mean)
+    assert distance(mean, reference.outputs[case["outputs"][0]]) < 1e-5
+
+
+def test_cv_vae_of_a_folder_or_the_whole_repository(tmp_path, weights):
+    official_cv_vae(tmp_path / "repo" / "vae3d", weights["cvvae"])
+    for source in (tmp_path / "repo", tmp_path / "repo" / "vae3d"):
+        model = load_vae(f"cv_vae:{source}")
+        assert isinstance(model, CVVAE)
+        assert (model.config.dim, model.config.z_dim) == (32, 4)
+        assert not model.training
+        check_case(model, "cvvae", 3)
+
+
+def test_cv_vae_of_another_version_names_the_difference(tmp_path, weights):
+    folder = official_cv_vae(tmp_path / "a", weights["cvvae"], causal_decoder=True)
+    with pytest.raises(ValueError, match="another version: causal_decoder is true, not false"):
+        load_vae(f"cv_vae:{folder}")
+    sd3 = dict(weights["cvvae"])
+    sd3["quant_conv.weight"] = torch.zeros(1)
+    sd3["encoder.conv_out.weight"] = torch.zeros(32, 128, 3, 3, 3)
+    del sd3["decoder.conv_out.bias"]
+    folder = official_cv_vae(tmp_path / "b", sd3)
+    with pytest.raises(ValueError) as error:
+        load_vae(f"cv_vae:{folder}")
+    for part in (
+        "not a CV-VAE",
+        "missing decoder.conv_out.bias",
+        "unexpected quant_conv.weight",
+        "encoder.conv_out.weight has shape (32, 128, 3, 3, 3), not (8, 128, 3, 3, 3)",
+    ):
+        assert part in str(error.value)
+
+
+def test_od_vae_prefers_the_averaged_weights(tmp_path, weights):
+    state = weights["odvae"]
+    other = {name: torch.zeros_like(value) for name, value in state.items()}
+    averaged = {f"module.{name}": value for name, value in state.items()}
+    forms = {
+        "ema": {"ema_state_dict": averaged, "state_dict": {"gen_model": other}},
+        "generator": {"ema_state_dict": {}, "state_dict": {"gen_model": state}},
+        "plain": {"state_dict": state},
+        "bare": state,
+    }
+    for name, checkpoint in forms.items():
+        folder = official_od_vae(tmp_path / name / "vae", checkpoint)
+        sources = {"ema": folder.parent, "bare": folder / "checkpoint.ckpt"}
+        model = load_vae(f"od_vae:{sources.get(name, folder)}")
+        assert isinstance(model, ODVAE)
+        check_case(model, "odvae", 3)
+
+
+def test_od_vae_of_another_version_names_the_difference(tmp_path, weights):
+    state = weights["odvae"]
+    folder = official_od_vae(tmp_path / "a", {"state_dict": state}, encoder_attention="AttnBlock3D")
+    message = 'encoder_attention is "AttnBlock3D", not "AttnBlock3DFix"'
+    with pytest.raises(ValueError, match=message):
+        load_vae(f"od_vae:{folder}")
+    renamed = {name.replace("conv_in.conv", "conv_in"): value for name, value in state.items()}
+    folder = official_od_vae(tmp_path / "b", {"state_dict": renamed})
+    with pytest.raises(
+        ValueError, match=r"another model: it has no decoder\.conv_in\.conv\.weight"
+    ):
+        load_vae(f"od_vae:{folder}")
+    folder = official_od_vae(tmp_path / "c", {"state_dict": {}, "epoch": 3})
+    with pytest.raises(ValueError, match=r"holds neither ema_state_dict nor state_dict\. Get"):
+        load_vae(f"od_vae:{folder}")
+
+
+class Evil:
+    def __reduce__(self):
+        return (open, ("/dev/null",))
+
+
+def test_code_in_a_pickle_is_not_run_and_damage_is_named(tmp_path, weights):
+    folder = official_od_vae(tmp_path / "evil", {"state_dict": {"a": Evil()}})
+    with pytest.raises(ValueError, match="no file of plain weights, or damaged"):
+        load_vae(f"od_vae:{folder}")
+    folder = official_cv_vae(tmp_path / "cut", weights["cvvae"])
+    file = folder / "diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="or damaged"):
+        load_vae(f"cv_vae:{folder}")
+
+
+def test_open_sora_takes_shift_and_scale_from_the_file(tmp_path, weights):
+    state = dict(weights["opensora_v12"])
+    model = load_vae(f"opensora_v12:{official_open_sora(tmp_path / 'a', state)}")
+    assert isinstance(model, OpenSoraVAE)
+    check_case(model, "opensora_v12", 4)
+    state["scale"] = torch.full((1, 4, 1, 1, 1), 2.0)
+    model = load_vae(f"opensora_v12:{official_open_sora(tmp_path / 'b', state)}")
+    assert model.config.latent_std == (2.0,) * 4
+    del state["spatial_vae.module.quant_conv.bias"]
+    folder = official_open_sora(tmp_path / "c", state)
+    with pytest.raises(ValueError, match=r"missing spatial_vae\.quant_conv\.bias"):
+        load_vae(f"opensora_v12:{folder}")
+
+
+@pytest.mark.parametrize(
+    ("name", "get"),
+    [
+        ("cv_vae", "https://huggingface.co/AILab-CVC/CV-VAE"),
+        ("od_vae", "https://huggingface.co/LanguageBind/Open-Sora-Plan-v1.2.0"),
+        ("opensora_v12", "https://huggingface.co/hpcai-tech/OpenSora-VAE-v1.2"),
+        ("cogvideox", "THUDM/CogVideoX-2b"),
+        ("wan", "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"),
+    ],
+)
+def test_missing_weights_say_what_to_get(tmp_path, name, get):
+    with pytest.raises(ValueError, match=rf"holds none of .*\. Get .*{get}"):
+        load_vae(f"{name}:{tmp_path}")
+    options = {"local_files_only": True, "cache_dir": tmp_path / "cache"}
+    with pytest.raises(ValueError, match=rf"nor a hub id within reach\. Get .*{get}") as error:
+        load_vae(f"{name}:lab/nothing", **options)
+    assert "\n" not in str(error.value)
+
+
+def test_hub_ids_are_found_in_the_cache_with_their_folder(tmp_path, weights):
+    snapshot = tmp_path / "models--lab--cv" / "snapshots" / ("a" * 40)
+    official_cv_vae(snapshot / "vae3d_v1-1", weights["cvvae"])
+    (tmp_path / "models--lab--cv" / "refs").mkdir()
+    (tmp_path / "models--lab--cv" / "refs" / "main").write_text("a" * 40)
+    options = {"local_files_only": True, "cache_dir": tmp_path}
+    check_case(load_vae("cv_vae:lab/cv/vae3d_v1-1", **options), "cvvae", 0)
+    with pytest.raises(ValueError, match="nor a hub id within reach"):
+        load_vae("cv_vae:lab/cv", **options)
+
+
+def test_registry_knows_exports_by_their_class(tmp_path):
+    for name in (*COMPARATORS, GCCONV):
+        model = tiny(name)
+        model.save_pretrained(tmp_path / name)
+        sources = [str(tmp_path / name), f"{name}:{tmp_path / name}"]
+        for source in sources:
+            again = load_vae(source)
+            assert type(again) is type(model)
+            assert again.config == model.config
+    ours = VideoVAE(VAEConfig(z_dim=4, dim=4, num_blocks=1))
+    ours.save_pretrained(tmp_path / "ours")
+    for source in (tmp_path / "ours", f"ivvae:{tmp_path / 'ours'}"):
+        assert type(load_vae(source)) is VideoVAE
+    with pytest.raises(ValueError, match="holds a CVVAE, not a ODVAE"):
+        load_vae(f"od_vae:{tmp_path / 'cv_vae'}")
+    changed = load_vae(f"{GCCONV}:{tmp_path / 'od_vae'}")
+    assert changed.config.temporal == "group_causal"
+
+
+def test_registry_errors(tmp_path):
+    known = "ivvae, cv_vae, od_vae, opensora_v12, cogvideox, wan, od_vae_gcconv"
+    with pytest.raises(ValueError, match=f"no VAE named 'cvvae': use one of {known}"):
+        load_vae("cvvae:/somewhere")
+    with pytest.raises(ValueError, match="say where its weights are, as in cv_vae:PATH"):
+        load_vae("cv_vae:")
+    with pytest.raises(ValueError, match="no comparator 'ivvae': use one of cv_vae"):
+        new_vae("ivvae", VAEConfig())
+    with pytest.raises(ValueError, match=r"no VideoVAE here\. Give a folder"):
+        load_vae("lab/nothing", local_files_only=True, cache_dir=tmp_path)
+
+
+def test_windows_are_asked_for_at_loading(tmp_path):
+    tiny("cv_vae").save_pretrained(tmp_path / "cv")
+    assert load_vae(tmp_path / "cv", windowed=True).config.windowed
+    assert not load_vae(tmp_path / "cv").config.windowed
+    tiny("wan").save_pretrained(tmp_path / "wan")
+    VideoVAE(VAEConfig(z_dim=4, dim=4)).save_pretrained(tmp_path / "ours")
+    for name in ("wan", "ours"):
+        with pytest.raises(ValueError, match="its result does not depend on windows"):
+            load_vae(tmp_path / name, windowed=True)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["ivvae", *COMPARATORS, GCCONV])
+def test_all_share_one_interface(name):
+    like = VAEConfig(z_dim=4, dim=4, num_blocks=1)
+    model = (VideoVAE(like) if name == "ivvae" else tiny(name)).eval()
+    assert isinstance(model, ReconstructionVAE)
+    x = video(9)
+    posterior = model.encode(x)
+    shape = model.config.latent_shape(9, 16, 24)
+    assert posterior.mean.shape[1:] == posterior.sample().shape[1:] == shape
+    y = model.decode(model.denormalize(model.normalize(posterior.mode())), size=x.shape[2:])
+    assert_close(y, model.reconstruct(x), rtol=1e-3, atol=1e-4)
+    assert y.shape == x.shape
+    window = {"cv_vae": 17, "od_vae": 33, GCCONV: 33, "opensora_v12": 17, "cogvideox": 9}
+    assert native_window(model) == window.get(name)
+    nearest = {"cogvideox": 9, "opensora_v12": 6}.get(name, 5)
+    assert valid_frames(model.config, 6) == nearest
+    assert valid_frames(model.config, 0) == 1
+
+
+@pytest.fixture(scope="module")
+def cogvideox():
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    return diffusers.AutoencoderKLCogVideoX(
+        block_out_channels=(8, 8, 16, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        latent_channels=4,
+        scaling_factor=0.7,
+    ).eval()
+
+
+@torch.no_grad()
+def test_cogvideox_is_diffusers(tmp_path, cogvideox):
+    cogvideox.save_pretrained(tmp_path / "repo" / "vae")
+    x = video(17, height=16, width=16)
+    theirs = cogvideox.encode(x).latent_dist
+    for source in (tmp_path / "repo", tmp_path / "repo" / "vae"):
+        model = load_vae(f"cogvideox:{source}", windowed=True)
+        assert isinstance(model, CogVideoXVAE)
+        ours = model.encode(x)
+        assert_close(ours.mean, theirs.mean)
+        assert_close(ours.logvar, theirs.logvar)
+        assert_close(model.decode(theirs.mean), cogvideox.decode(theirs.mean).sample)
+        assert_close(model.normalize(theirs.mean), 0.7 * theirs.mean)
+    whole = load_vae(f"cogvideox:{tmp_path / 'repo'}")
+    z = whole.encode(x).mean
+    assert distance(z, theirs.mean) > 1e-4  # the norms see all frames
+    assert distance(whole.decode(z), model.decode(z)) > 1e-4
+    # the first window of 9 frames alone is the same either way
+    assert_close(whole.encode(x[:, :, :9]).mean, theirs.mean[:, :, :3])
+
+
+@torch.no_grad()
+def test_wan_is_diffusers_and_our_baseline(tmp_path):
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    wan = diffusers.AutoencoderKLWan(
+        base_dim=8, z_dim=4, latents_mean=[0.5] * 4, latents_std=[2.0] * 4
+    ).eval()
+    wan.save_pretrained(tmp_path / "vae")
+    model = load_vae(f"wan:{tmp_path}")
+    assert isinstance(model, WanVAE)
+    x = video(9)
+    theirs = wan.encode(x).latent_dist
+    assert_close(model.encode(x).mean, theirs.mean)
+    assert_close(model.decode(theirs.mean), wan.decode(theirs.mean).sample)
+    assert_close(model.normalize(theirs.mean), (theirs.mean - 0.5) / 2)
+    baseline = from_wan(model.vae.state_dict(), VAEConfig.preset("baseline", dim=8, z_dim=4))
+    assert_close(baseline.encode(x).mean, model.encode(x).mean)
+
+
+def test_other_versions_of_diffusers_models_are_named(tmp_path, cogvideox):
+    cogvideox.save_pretrained(tmp_path / "cog")
+    with pytest.raises(ValueError, match='_class_name is "AutoencoderKLCogVideoX", not "Autoencod'):
+        load_vae(f"wan:{tmp_path / 'cog'}")
+    file = tmp_path / "cog" / "config.json"
+    values = json.loads(file.read_text())
+    file.write_text(json.dumps({**values, "use_quant_conv": True}))
+    with pytest.raises(ValueError, match="another version: use_quant_conv is true, not false"):
+        load_vae(f"cogvideox:{tmp_path / 'cog'}")
+    file.unlink()
+    with pytest.raises(ValueError, match=r"config\.json: no such file\. Get"):
+        load_vae(f"cogvideox:{tmp_path / 'cog'}")
+    with pytest.raises(ValueError, match="windowed=True: the VAE is causal"):
+        WanConfig(windowed=True)
+
+
+def test_without_diffusers_only_its_models_are_out_of_reach(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    for name in ("cogvideox", "wan"):
+        with pytest.raises(ValueError, match=r"needs diffusers: pip install 'ivvae\[compare\]'"):
+            load_vae(f"{name}:{tmp_path}")
+    with pytest.raises(ValueError, match="needs diffusers"):
+        CogVideoXVAE(CogVideoXConfig())
+    tiny("cv_vae").save_pretrained(tmp_path / "cv")
+    assert isinstance(load_vae(tmp_path / "cv"), CVVAE)

@@ -1,0 +1,1 @@
+"""The VAEs that the paper compares with, behind the interface of `vae.VideoVAE`."""

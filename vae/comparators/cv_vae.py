@@ -1,0 +1,202 @@
+"""CV-VAE (Zhao et al. 2024): an SD VAE with half of its convolutions in 3D, causal encoder."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vae.comparators import official
+from vae.comparators.base import Comparator, ComparatorConfig, check_widths
+from vae.comparators.blocks import (
+    Downsample,
+    FrameConv2d,
+    FrameNorm,
+    Layers,
+    PaddedConv3d,
+    ResidualBlock,
+    SpatialAttention,
+    enlarge,
+    interleave,
+    repeat_ends,
+    sd_decoder,
+    sd_encoder,
+)
+from vae.comparators.windows import Tiles, Windows
+
+EPS = 1e-5
+ADVICE = (
+    "Get a folder such as vae3d of https://huggingface.co/AILab-CVC/CV-VAE (config.json and the "
+    "safetensors file) and give its path, or give AILab-CVC/CV-VAE"
+)
+FLAGS = {
+    "half_3d": True,
+    "causal_encoder": True,
+    "causal_decoder": False,
+    "time_n_compress": 4,
+    "spatial_n_compress": 8,
+}
+"""What config.json says of the version that this is; what else may differ shows in the keys."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CVVAEConfig(ComparatorConfig):
+    """Sizes of a CV-VAE; the defaults are the published one."""
+
+    latent_std: tuple[float, ...] = (1 / 0.18215,)
+    """Standard deviation of the latents: the inverse of the config's scaling factor."""
+    dim: int = 128
+    """Channels of the first level."""
+    channel_multipliers: tuple[int, ...] = (1, 2, 4, 4)
+    """Channels per level in units of dim."""
+    num_blocks: int = 2
+    """Residual blocks per encoder level; a decoder level has one more."""
+    norm_groups: int = 32
+    """Groups of the norms."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_widths("CV-VAE", self.dim, self.channel_multipliers, self.norm_groups)
+        if self.num_blocks < 1:
+            raise ValueError(f"num_blocks={self.num_blocks} must be at least 1")
+
+
+class CVVAE(Comparator):
+    """CV-VAE: compresses 1 + 4n frames by 4 x 8 x 8. The decoder is not causal."""
+
+    config_class = CVVAEConfig
+    title = "CV-VAE"
+    native_window = 17
+    encode_windows = Windows(length=17, overlap=1)
+    decode_windows = Windows(length=5, overlap=1)
+    encode_tiles = Tiles(size=576, overlap=128)
+    decode_tiles = Tiles(size=72, overlap=16)
+
+    def __init__(self, config: CVVAEConfig):
+        super().__init__(config)
+        widths = [config.dim * m for m in config.channel_multipliers]
+        z, groups = config.z_dim, config.norm_groups
+        causal = partial(PaddedConv3d, front=2, fill="repeat")
+        centred = partial(PaddedConv3d, front=1, back=1)
+        self.encoder = sd_encoder(
+            _layers(causal, _attention(SpatialAttention, groups), _downsample, groups),
+            widths,
+            num_blocks=config.num_blocks,
+            in_channels=3,
+            out_channels=2 * z,
+        )
+        self.decoder = sd_decoder(
+            _layers(centred, _attention(SpatialTemporalAttention, groups), _upsample, groups),
+            widths,
+            num_blocks=config.num_blocks,
+            in_channels=z,
+            out_channels=3,
+        )
+        self.reset_parameters()
+
+    @classmethod
+    def from_official(cls, source: str | Path, **options: Any) -> Self:
+        names = ("diffusion_pytorch_model.safetensors", "model.safetensors")
+        names = (*names, *(f"vae3d/{name}" for name in names))
+        path, given = official.find(source, names, advice=ADVICE, **options)
+        official.check_flags(path, given, FLAGS)
+        state = official.read(path)
+        dim, multipliers = official.widths(path, state, "encoder.down.{}.block.0.conv1.weight")
+        config = CVVAEConfig(
+            dim=dim,
+            channel_multipliers=multipliers,
+            z_dim=official.size(path, state, "decoder.conv_in.weight", 1),
+        )
+        model = cls(config)
+        official.load(model, state, path, cls.title)
+        return model.eval()
+
+    def moments(self, x: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b z2 t h w"]:
+        return self.encoder(x)
+
+    def frames(self, z: Float[Tensor, "b z t h w"], count: int) -> Float[Tensor, "b 3 t h w"]:
+        return self.decoder(z)
+
+
+class SpatialTemporalAttention(SpatialAttention):
+    """Attention over each frame's positions, then over the frames at each position."""
+
+    def __init__(self, channels: int, **options: Any):
+        super().__init__(channels, **options)
+        self.q_t = nn.Linear(channels, channels)
+        self.k_t = nn.Linear(channels, channels)
+        self.v_t = nn.Linear(channels, channels)
+        self.proj_out_t = nn.Linear(channels, channels)
+        self.norm_t = nn.LayerNorm(channels, eps=EPS)
+
+    @property
+    def last(self) -> nn.Module:
+        return self.proj_out_t
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, _, _, h, _ = x.shape
+        y = rearrange(self.attend(x), "b c t h w -> (b h w) 1 t c")  # without residual
+        y = self.norm_t(y)
+        y = F.scaled_dot_product_attention(self.q_t(y), self.k_t(y), self.v_t(y))
+        return x + rearrange(self.proj_out_t(y), "(b h w) 1 t c -> b c t h w", b=b, h=h)
+
+
+class SplitUpsample(nn.Module):
+    """Twice the height and width; in time each frame becomes two, and the first is dropped."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = PaddedConv3d(channels, 2 * channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return interleave(*_convolve_enlarged(self.conv, x).chunk(2, dim=1))[:, :, 1:]
+
+
+class SpatialUpsample(nn.Module):
+    """Twice the height and width."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = PaddedConv3d(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _convolve_enlarged(self.conv, x)
+
+
+def _convolve_enlarged(conv: nn.Module, x: Tensor) -> Tensor:
+    return conv(enlarge(repeat_ends(x, 1, 1)))
+
+
+def _layers(conv: Any, attention: Any, resample: Any, groups: int) -> Layers:
+    norm = partial(nn.GroupNorm, groups, eps=EPS)
+
+    def block(level: int, in_channels: int, out_channels: int) -> nn.Module:
+        shortcut = partial(PaddedConv3d, kernel=1)
+        return ResidualBlock(
+            in_channels, out_channels, norm=norm, conv1=conv, conv2=FrameConv2d, shortcut=shortcut
+        )
+
+    return Layers(
+        norm=norm, conv_in=conv, conv_out=conv, block=block, attention=attention, resample=resample
+    )
+
+
+def _attention(kind: type[SpatialAttention], groups: int) -> Any:
+    return partial(
+        kind, norm=partial(FrameNorm, groups, eps=EPS), conv=partial(FrameConv2d, kernel=1)
+    )
+
+
+def _downsample(level: int, channels: int) -> nn.Module:
+    stride = (1, 2, 2) if level == 1 else (2, 2, 2)
+    return Downsample(
+        PaddedConv3d(channels, channels, front=2, fill="repeat", margin=0, stride=stride)
+    )
+
+
+def _upsample(level: int, channels: int) -> nn.Module:
+    return SpatialUpsample(channels) if level == 2 else SplitUpsample(channels)

@@ -1,0 +1,144 @@
+"""Official checkpoints: find the files, read them without running code, name what differs."""
+
+import json
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from engine.files import read_json
+
+SHOWN = 5  # keys named in an error
+
+
+def find(
+    source: str | Path, names: Sequence[str], *, advice: str, **options: Any
+) -> tuple[Path, dict[str, Any]]:
+    """The file of weights, and the config.json beside it ({} if there is none).
+
+    Args:
+        source: the file itself, a folder, or a hub id, whose third part is a folder in it.
+        names: where the weights may be inside the folder or repository, best first.
+        advice: what to get, for the error.
+        options: of `hf_hub_download`.
+    Raises:
+        ValueError: none of it is there.
+    """
+    path = Path(source)
+    if path.is_file():
+        return path, _config(path.with_name("config.json"))
+    if path.is_dir():
+        for name in names:
+            if (path / name).is_file():
+                return path / name, _config((path / name).with_name("config.json"))
+        raise ValueError(f"{source}: holds none of {', '.join(names)}. {advice}")
+    repository, folder = _split(str(source))
+    reason = ""
+    for name in names:
+        try:
+            weights = Path(hf_hub_download(repository, f"{folder}{name}", **options))
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+            reason = str(error).splitlines()[0]
+            continue
+        try:
+            beside = f"{folder}{name}".rpartition("/")[0]
+            found = hf_hub_download(repository, f"{beside}/config.json".lstrip("/"), **options)
+        except (HfHubHTTPError, LocalEntryNotFoundError):
+            return weights, {}
+        return weights, _config(Path(found))
+    raise ValueError(
+        f"{source}: no such file or folder, nor a hub id within reach. {advice} ({reason})"
+    )
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The content of a safetensors file or of a pickle of plain values, whose code is never run.
+
+    Raises:
+        ValueError: damaged, or a pickle of more than plain values.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path}: no file of plain weights, or damaged ({reason})") from None
+    if not isinstance(state, dict):
+        raise ValueError(f"{path}: holds a {type(state).__name__}, not weights by name")
+    return state
+
+
+def check_flags(path: Path, config: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Refuse a config.json that says something else than `expected`; what it leaves out is fine.
+
+    Raises:
+        ValueError: names each difference.
+    """
+    wrong = [
+        f"{name} is {json.dumps(config[name])}, not {json.dumps(value)}"
+        for name, value in expected.items()
+        if name in config and config[name] != value
+    ]
+    if wrong:
+        raise ValueError(f"{path}: a checkpoint of another version: {'; '.join(wrong)}")
+
+
+def size(path: Path, state: Mapping[str, Any], key: str, axis: int) -> int:
+    """The extent of a tensor that tells a size of the model.
+
+    Raises:
+        ValueError: there is no such tensor, or it has fewer axes.
+    """
+    value = state.get(key)
+    if not isinstance(value, Tensor) or value.ndim <= axis:
+        raise ValueError(f"{path}: a checkpoint of another model: it has no {key}")
+    return value.shape[axis]
+
+
+def widths(path: Path, state: Mapping[str, Any], pattern: str) -> tuple[int, tuple[int, ...]]:
+    """Channels of the first level, and those of all four in units of them.
+
+    `pattern` is the key of the first convolution of level {}.
+    """
+    channels = [size(path, state, pattern.format(level), 0) for level in range(4)]
+    return channels[0], tuple(width // channels[0] for width in channels)
+
+
+def load(module: nn.Module, state: Mapping[str, Any], path: Path, title: str) -> None:
+    """Give `module` the weights `state`.
+
+    Raises:
+        ValueError: missing, unexpected or misshapen tensors, each named.
+    """
+    needed = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    problems = [f"missing {name}" for name in needed if name not in state]
+    for name, value in state.items():
+        if name not in needed:
+            problems.append(f"unexpected {name}")
+        elif not isinstance(value, Tensor):
+            problems.append(f"{name} is a {type(value).__name__}, not a tensor")
+        elif tuple(value.shape) != needed[name]:
+            problems.append(f"{name} has shape {tuple(value.shape)}, not {needed[name]}")
+    if problems:
+        rest = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        raise ValueError(f"{path}: not a {title}: {'; '.join(problems[:SHOWN])}{rest}")
+    module.load_state_dict({name: value.float() for name, value in state.items()})
+
+
+def _split(source: str) -> tuple[str, str]:
+    """Hub id and folder in it, which ends in a slash or is empty."""
+    parts = source.strip("/").split("/")
+    folder = "/".join(parts[2:])
+    return "/".join(parts[:2]), f"{folder}/" if folder else ""
+
+
+def _config(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}

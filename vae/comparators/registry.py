@@ -1,0 +1,139 @@
+"""VAEs by name: `cv_vae:/path`, `cogvideox:THUDM/CogVideoX-2b`; a bare path: our exports."""
+
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from engine.files import read_json
+from vae.comparators.base import Comparator, ComparatorConfig
+from vae.comparators.cogvideox import CogVideoXConfig, CogVideoXVAE
+from vae.comparators.cv_vae import CVVAE, CVVAEConfig
+from vae.comparators.od_vae import ODVAE, ODVAEConfig, to_group_causal
+from vae.comparators.opensora_v12 import OpenSoraConfig, OpenSoraVAE
+from vae.comparators.wan import WanConfig, WanVAE
+from vae.config import VAEConfig
+from vae.model import VideoVAE
+
+OURS = "ivvae"
+COMPARATORS: dict[str, type[Comparator]] = {
+    "cv_vae": CVVAE,
+    "od_vae": ODVAE,
+    "opensora_v12": OpenSoraVAE,
+    "cogvideox": CogVideoXVAE,
+    "wan": WanVAE,
+}
+"""Models of others by name."""
+GCCONV = "od_vae_gcconv"
+"""OD-VAE's weights in group causal convolutions, for fine-tuning."""
+NAMES = (OURS, *COMPARATORS, GCCONV)
+"""All names that `load_vae` takes."""
+
+
+def load_vae(
+    source: str | Path, *, windowed: bool = False, **options: Any
+) -> VideoVAE | Comparator:
+    """A VAE in eval mode.
+
+    Args:
+        source: `name:where` with one of `NAMES` and a path or hub id of the official weights or of
+            an export of ours; without a name an export of ours, or a hub id of a `VideoVAE`.
+        windowed: run videos in the windows of the model's official inference, not as one.
+        options: of the hub: `revision`, `token`, `cache_dir`, `local_files_only`.
+    Raises:
+        ValueError: unknown name, nothing there, or weights of another model or version.
+    """
+    name, where = _split(str(source))
+    kind = COMPARATORS.get("od_vae" if name == GCCONV else name)
+    if kind is None:
+        model: VideoVAE | Comparator = VideoVAE.from_pretrained(where, **options)
+    elif _exported(where) is not None:
+        model = kind.from_pretrained(where)
+    else:
+        model = kind.from_official(where, **options)
+    if name == GCCONV and isinstance(model, ODVAE) and model.config.temporal == "causal":
+        model = to_group_causal(model)
+    if windowed:
+        _set_windowed(model, name)
+    return model
+
+
+def new_vae(name: str, like: VAEConfig) -> Comparator:
+    """A comparator with random weights, as much smaller than the published one as `like` is than
+    the released IV-VAE; for training and for comparisons at an equal budget.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    return _class(name)(comparator_config(name, like))
+
+
+def comparator_config(name: str, like: VAEConfig) -> ComparatorConfig:
+    """The config of `new_vae`: z_dim and num_blocks of `like`, and widths in proportion to its dim.
+
+    The widths' norms have 32 groups, or fewer where 32 do not divide the channels.
+
+    Raises:
+        ValueError: unknown name, or sizes that do not fit.
+    """
+    config = _class(name).config_class()
+    statistics = {"latent_mean": (0.0,), "latent_std": (1.0,)}
+
+    def scaled(width: int) -> int:
+        return max(1, width * like.dim // VAEConfig().dim)
+
+    changes: dict[str, Any] = {"z_dim": like.z_dim, **statistics}
+    if isinstance(config, CVVAEConfig | ODVAEConfig | WanConfig):
+        changes |= {"dim": scaled(config.dim), "num_blocks": like.num_blocks}
+    if isinstance(config, CVVAEConfig | ODVAEConfig):
+        changes["norm_groups"] = math.gcd(config.norm_groups, changes["dim"])
+    if isinstance(config, OpenSoraConfig):
+        dims = {name: scaled(128) for name in ("spatial_dim", "temporal_dim")}
+        blocks = {"spatial_blocks": like.num_blocks, "temporal_blocks": 2 * like.num_blocks}
+        changes |= {**dims, **blocks, "norm_groups": math.gcd(32, scaled(128))}
+    if isinstance(config, CogVideoXConfig):
+        channels = tuple(map(scaled, config.channels))
+        changes |= {
+            "channels": channels,
+            "num_blocks": like.num_blocks + 1,
+            "norm_groups": math.gcd(config.norm_groups, *channels),
+        }
+    if name == GCCONV:
+        changes["temporal"] = "group_causal"
+    return replace(config, **changes)
+
+
+def _class(name: str) -> type[Comparator]:
+    if name == GCCONV:
+        return ODVAE
+    if name not in COMPARATORS:
+        raise ValueError(f"no comparator {name!r}: use one of {', '.join((*COMPARATORS, GCCONV))}")
+    return COMPARATORS[name]
+
+
+def _split(source: str) -> tuple[str, str]:
+    """Name and where; a path's name is told by the export it holds."""
+    name, colon, where = source.partition(":")
+    if colon and re.fullmatch(r"\w{2,}", name):
+        if name not in NAMES:
+            raise ValueError(f"{source}: no VAE named {name!r}: use one of {', '.join(NAMES)}")
+        if not where:
+            raise ValueError(f"{source}: say where its weights are, as in {name}:PATH")
+        return name, where
+    for name, kind in COMPARATORS.items():
+        if _exported(source) == kind.__name__:
+            return name, source
+    return OURS, source
+
+
+def _exported(where: str) -> str | None:
+    """The class of a folder of our own format."""
+    config = Path(where) / "config.json"
+    return read_json(config).get("model_class") if config.is_file() else None
+
+
+def _set_windowed(model: VideoVAE | Comparator, name: str) -> None:
+    if not isinstance(model, Comparator) or model.native_window is None:
+        raise ValueError(f"{name}: its result does not depend on windows; leave out windowed")
+    model.config = replace(model.config, windowed=True)
