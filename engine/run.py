@@ -3,20 +3,23 @@
 runs/name/config.yaml            the whole config; a rerun must agree with it
           log.jsonl              one line per logged step
           tensorboard/
-          checkpoints/step-N/    model and EMA (safetensors), optimiser, state.json
+          checkpoints/step-N/    all that a rerun needs; its ema/ is ready for from_pretrained
           samples/
           export/                the averaged weights, ready for from_pretrained
 """
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import yaml
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
+from accelerate.tracking import WandBTracker
+from safetensors.torch import load_file
 from torch import nn
 
 from engine.compare import differences
@@ -31,8 +34,8 @@ class RunFolder:
         self.accelerator = accelerator
         self.config: dict[str, Any] = {}
 
-    def claim(self, config: Any, free: frozenset[str]) -> None:
-        """Record the config, or check that the recorded one is the same.
+    def check(self, config: Any, free: frozenset[str]) -> None:
+        """Check that the folder is new or holds a run of the same config; nothing is written.
 
         Args:
             config: a dataclass.
@@ -53,10 +56,13 @@ class RunFolder:
                     f"{self.path}: was started with another config: {'; '.join(changes)}. "
                     "Use the same values to resume it, or another folder."
                 )
+
+    def claim(self) -> None:
+        """Record the config that `check` was given."""
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            with atomic_path(file) as temporary:
-                temporary.write_text(yaml.safe_dump(wanted, sort_keys=False))
+            with atomic_path(self.path / "config.yaml") as temporary:
+                temporary.write_text(yaml.safe_dump(self.config, sort_keys=False))
         self.accelerator.wait_for_everyone()
 
     def latest(self) -> Path | None:
@@ -68,9 +74,17 @@ class RunFolder:
             default=None,
         )
 
-    def save(self, step: int, ema: nn.Module, keep: int) -> None:
-        """Write a checkpoint, rename it when complete, and delete all but the last `keep`."""
-        final = self.path / "checkpoints" / f"step-{step:08d}"
+    def save(
+        self, state: dict[str, Any], export: Callable[[Path], None], keep: int, every: int | None
+    ) -> None:
+        """Write a checkpoint and rename it when it is complete; delete old ones.
+
+        Args:
+            state: of the run, for JSON, with its `step`.
+            export: writes the averaged weights into a folder.
+            keep, every: the last `keep` stay, and those at multiples of `every`.
+        """
+        final = self.path / "checkpoints" / f"step-{state['step']:08d}"
         temporary = final.with_name(f".{final.name}.tmp")
         main = self.accelerator.is_main_process
         if main:
@@ -81,9 +95,9 @@ class RunFolder:
             with full_disk_is_oserror(temporary):
                 self.accelerator.save_state(str(temporary))
                 if main:
-                    weights = {name: value.contiguous() for name, value in ema.state_dict().items()}
-                    save_file(weights, temporary / "ema.safetensors")
-                    write_json(temporary / "state.json", {"step": step, "config": self.config})
+                    (temporary / "ema").mkdir()
+                    export(temporary / "ema")
+                    write_json(temporary / "state.json", {**state, "config": self.config})
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -91,24 +105,35 @@ class RunFolder:
         if main:
             shutil.rmtree(final, ignore_errors=True)
             temporary.rename(final)
-            old = sorted(final.parent.glob("step-*/state.json"), key=lambda s: read_json(s)["step"])
-            for state_file in old[:-keep]:
-                shutil.rmtree(state_file.parent)
+            saved = {read_json(f)["step"]: f.parent for f in final.parent.glob("step-*/state.json")}
+            for step in kept(sorted(saved), keep, every)[1]:
+                shutil.rmtree(saved[step])
         self.accelerator.wait_for_everyone()
 
     def load(self, checkpoint: Path, ema: nn.Module) -> dict[str, Any]:
-        """Restore the prepared model, the optimiser and the EMA; return the saved state."""
+        """Restore what is prepared (modules, optimisers) and the EMA; return the saved state."""
         self.accelerator.load_state(str(checkpoint))
-        ema.load_state_dict(load_file(checkpoint / "ema.safetensors"))
+        ema.load_state_dict(load_file(checkpoint / "ema" / "model.safetensors"))
         return read_json(checkpoint / "state.json")
 
-    def start_log(self, step: int) -> None:
+    def start_log(self, step: int, wandb: str | None = None) -> None:
         """Open the trackers; forget log lines past `step`, which a resumed run will write again."""
         if not self.accelerator.is_main_process:
             return
         _forget_after(self.path / "log.jsonl", step)
         options = {"tensorboard": {"purge_step": step}}
         self.accelerator.init_trackers("tensorboard", init_kwargs=options)
+        if wandb is not None:
+            name = self.path / "wandb-run"  # a resumed run goes on in the same curves
+            if not name.exists():
+                with atomic_path(name) as temporary:
+                    temporary.write_text(uuid4().hex[:12])
+            tracker = WandBTracker(
+                wandb, id=name.read_text(), name=self.path.name, dir=self.path, resume="allow"
+            )
+            tracker.start()
+            tracker.store_init_configuration(self.config)
+            self.accelerator.trackers.append(tracker)
 
     def write_log(self, step: int, values: dict[str, float]) -> None:
         """Append one line to log.jsonl and to the trackers."""
@@ -117,6 +142,12 @@ class RunFolder:
         with open(self.path / "log.jsonl", "a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         self.accelerator.log(values, step=step)
+
+
+def kept(steps: list[int], keep: int, every: int | None) -> tuple[list[int], list[int]]:
+    """Of checkpoints at ascending `steps`: those that stay, and those to delete."""
+    stay = [s for s in steps if s in steps[-keep:] or (every is not None and s % every == 0)]
+    return stay, [s for s in steps if s not in stay]
 
 
 def read_log(folder: str | Path) -> list[dict[str, float]]:

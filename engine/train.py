@@ -5,68 +5,51 @@ are pure functions of it and the seed, so a resumed run equals a straight one bi
 """
 
 import logging
-import math
-import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from engine.accelerator import make_accelerator
 from engine.cli import Stopped
 from engine.config import FREE, TrainConfig
 from engine.ema import EMA
 from engine.files import atomic_folder, write_json
+from engine.guard import Guard
+from engine.player import Batch, LossFunction, Opponent, Players, count_clips
 from engine.run import RunFolder
-from engine.seeding import fold
 from engine.stop import StopSignal
+from engine.watch import Means, Stopwatch, peak_memory
 
 log = logging.getLogger(__name__)
 
-Batch = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class StepInfo:
-    """What a loss may depend on besides the weights and the batch."""
-
-    seed: int
-    """The run's seed."""
-    step: int
-    """Optimiser steps finished so far."""
-    positions: range
-    """Places of these clips in the global batch. Noise drawn per place does not depend on the
-    number of processes."""
-
-
-LossFunction = Callable[[nn.Module, Batch, StepInfo], dict[str, Tensor]]
-"""Returns scalars; "loss" is minimised, the others are logged."""
 BatchSource = Callable[[int], Iterator[Batch]]
-"""Gives this process's batches from a step on."""
+"""Gives this process's batches from a step on. Their shapes may differ from step to step; all
+processes get equally many clips at a step."""
 Preview = Callable[[nn.Module, int, Path], None]
 """Gets the averaged model, the step and the samples folder, at every checkpoint."""
+Evaluate = Callable[[nn.Module], dict[str, float]]
+"""Scores a model on held-out data, in the main process."""
 
 
-def training_accelerator(config: TrainConfig) -> Accelerator:
-    """Accelerate's view of the processes, with the precision and the tracker of a training run."""
-    project = ProjectConfiguration(project_dir=config.folder, logging_dir=config.folder)
-    return make_accelerator(
-        mixed_precision=config.precision, log_with="tensorboard", project_config=project
-    )
+class Stateful(Protocol):
+    """Something besides weights that a resumed run needs; its state is kept as JSON."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 class Trainer:
     """One run: a model, its optimiser and average, and the folder they are kept in.
 
-    Building it records the config in the run folder and, where the folder holds a checkpoint,
-    restores the newest.
+    A GAN has an `Opponent` besides, with its own optimiser and clipping. Both take their gradients
+    from the weights that the step began with, and step together.
+
+    Building a trainer restores the newest checkpoint that the folder holds; it writes nothing.
     """
 
     def __init__(
@@ -76,6 +59,8 @@ class Trainer:
         accelerator: Accelerator,
         model: nn.Module,
         notes: dict[str, Any] | None = None,
+        opponent: Opponent | None = None,
+        states: dict[str, Stateful] | None = None,
     ):
         """Build or resume the run.
 
@@ -83,6 +68,8 @@ class Trainer:
             command: the whole config of the command, of which `config` is a part.
             model: on the CPU, with `save_pretrained`.
             notes: kept with the exported weights, in their `training.json`.
+            opponent: trained beside the model.
+            states: what else checkpoints hold, by name.
         Raises:
             ValueError: the folder holds a run with another config, or the batch cannot be shared.
         """
@@ -91,100 +78,178 @@ class Trainer:
         self.notes = notes
         self.local_batch = config.local_batch(accelerator.num_processes)
         self.folder = RunFolder(config.folder, accelerator)
-        self.folder.claim(command, FREE - {"steps"} if config.schedule == "cosine" else FREE)
+        self.folder.check(command, FREE - {"steps"} if config.schedule == "cosine" else FREE)
         self.ema = EMA(model.to(accelerator.device), config.ema_decay)
-        optimizer = torch.optim.AdamW(
-            model.parameters(),
-            lr=config.learning_rate,
-            betas=config.betas,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
-        self.step = 0
+        self.watch = Stopwatch(accelerator.device)
+        self.players = Players(model, opponent, config, accelerator, self.watch)
+        self.guard = Guard(config.max_bad_steps, config.spike_factor)
+        self.states: dict[str, Stateful] = {"guard": self.guard, **(states or {})}
+        self.step = self.clips = 0
         if checkpoint := self.folder.latest():
-            self.step = self.folder.load(checkpoint, self.ema.model)["step"]
+            state = self.folder.load(checkpoint, self.ema.model)
+            self.step, self.clips = state["step"], state["clips"]
+            for name, stateful in self.states.items():
+                stateful.load_state_dict(state["states"][name])
             log.info("%s: resuming at step %d of %d", config.folder, self.step, config.steps)
 
     def run(
-        self, batches: BatchSource, loss_function: LossFunction, preview: Preview | None = None
+        self,
+        batches: BatchSource,
+        loss_function: LossFunction,
+        preview: Preview | None = None,
+        evaluate: Evaluate | None = None,
     ) -> Path:
         """Train to `config.steps`; returns the folder of the averaged weights, for from_pretrained.
 
         Raises:
-            ValueError: the loss is not finite.
+            ValueError: losses or gradients were not finite `max_bad_steps` times in a row.
             Stopped: SIGTERM or SIGINT came; the state is saved.
         """
+        self.folder.claim()
         if self.step >= self.config.steps:
             log.info("%s: all %d steps are done", self.config.folder, self.step)
             return self._finish()
-        self.folder.start_log(self.step)
-        window = _Window(self.accelerator)
+        self.folder.start_log(self.step, self.config.wandb)
+        means = Means()
         with StopSignal(self.accelerator) as stop, self._progress() as bar:
+            self.watch.restart()
             for batch in batches(self.step):
-                window.add(self._update(batch, loss_function))
+                self.watch.mark("data")
+                means.add(self._update(batch, loss_function))
                 bar.update()
                 stopped_by = stop.agreed()
                 last = self.step == self.config.steps or stopped_by != 0
                 save = last or self.step % self.config.save_every == 0
-                if save or self.step % self.config.log_every == 0:
-                    self._log(window, bar)
+                scores = self._evaluate(evaluate, last and not stopped_by)
+                if save or scores or self.step % self.config.log_every == 0:
+                    self._log(means, scores, bar)
                 if save:
                     self._save(preview)
                 if stopped_by:
                     raise Stopped(self._stop_message(stopped_by), stopped_by)
                 if last:
                     break
+                self.watch.restart()
         return self._finish()
 
-    def _update(self, batch: Batch, loss_function: LossFunction) -> dict[str, Tensor]:
-        """One optimiser step on this process's part of a global batch, in micro-batches."""
-        rank, config = self.accelerator.process_index, self.config
-        torch.manual_seed(fold(config.seed, "step", self.step, rank))  # dropout
-        size = config.micro_batch or self.local_batch
-        starts = range(0, self.local_batch, size)
-        total: dict[str, Tensor] = {}
-        for start in starts:
-            first = rank * self.local_batch + start
-            info = StepInfo(config.seed, self.step, range(first, first + size))
-            part = {name: value[start : start + size] for name, value in batch.items()}
-            synchronise = start == starts[-1]
-            with nullcontext() if synchronise else self.accelerator.no_sync(self.model):
-                values = loss_function(self.model, part, info)
-                self.accelerator.backward(values["loss"] / len(starts))
-            for name, value in values.items():
-                total[name] = total.get(name, 0) + value.detach() / len(starts)
-        limit = math.inf if config.max_grad_norm is None else config.max_grad_norm
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
-        assert norm is not None
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate_at(self.step)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
-        self.ema.update(self.accelerator.unwrap_model(self.model), self.step)
-        return {**total, "grad_norm": norm.detach()}
+    def rehearse(self, batch: Batch, loss_function: LossFunction) -> float:
+        """Run a step's forward and backward passes, of all players, and change nothing.
 
-    def _log(self, window: "_Window", bar: tqdm) -> None:
-        values = window.flush(self.step)
-        values["learning_rate"] = self.config.learning_rate_at(self.step - 1)
-        values["clips_seen"] = self.step * self.config.global_batch
-        values["clips_per_second"] = self.config.global_batch / values["seconds_per_step"]
-        self.folder.write_log(self.step, values)
-        bar.set_postfix(loss=f"{values['loss']:.4g}")
+        Shows before the run what memory a step takes, the discriminator and AdamW's state included.
+
+        Args:
+            batch: like the largest of this process's batches; its values do not matter.
+        Returns:
+            Highest memory so far, MB: of the accelerator, on a CPU of the whole process.
+        Raises:
+            ValueError: the memory does not suffice.
+        """
+        kept = {name: stateful.state_dict() for name, stateful in self.states.items()}
+        try:
+            reserved = self.players.reserve()
+            self.players.gradients(batch, loss_function, max(self.step, self.players.all_from))
+            memory = peak_memory(self.accelerator.device)
+        except torch.OutOfMemoryError as error:
+            raise ValueError(
+                "one step takes more memory than there is: lower micro_batch or the clips' size. "
+                f"({error})"
+            ) from None
+        del reserved
+        self.players.discard_gradients()
+        for name, stateful in self.states.items():
+            stateful.load_state_dict(kept[name])
+        self.watch.restart()
+        return memory
+
+    def _update(self, batch: Batch, loss_function: LossFunction) -> dict[str, float]:
+        """One optimiser step of all players on this process's part of a global batch.
+
+        Returns: means over the processes of the losses and norms, unless the step was refused, and
+        the seconds by part.
+        """
+        losses = self.players.gradients(batch, loss_function, self.step)
+        norms = self.players.clip(self.step)
+        values = self._agreed({**losses, **norms})
+        accepted = self.guard.accepts(self.step + 1, values, norms)
+        # fp16's loss scale falls only where the optimiser sees what is not finite; it skips then
+        if accepted or self.accelerator.scaler is not None:
+            self.players.update(self.step)
+        self.players.discard_gradients()
+        self.step += 1
+        clips = count_clips(batch) * self.accelerator.num_processes
+        self.clips += clips
+        if accepted:
+            self.ema.update(self.players.model, self.step)
+        self.watch.mark("optimiser")
+        seconds = {f"seconds/{part}": value for part, value in self.watch.lap().items()}
+        return {**(values if accepted else {}), **seconds, "clips": clips}
+
+    def _agreed(self, values: dict[str, Tensor]) -> dict[str, float]:
+        """Means over the processes, the same numbers on each."""
+        row = torch.stack([value.detach().float() for value in values.values()])
+        row = self.accelerator.reduce(row, "mean")
+        assert isinstance(row, Tensor)
+        return dict(zip(values, row.tolist(), strict=True))
+
+    def _evaluate(self, evaluate: Evaluate | None, last: bool) -> dict[str, float]:
+        """Scores of the raw and of the averaged weights, where they are due."""
+        every = self.config.evaluate_every
+        if evaluate is None or every is None or (self.step % every and not last):
+            return {}
+        if not self.accelerator.is_main_process:
+            return {}
+        raw, scores = self.players.model, {}
+        was_training = raw.training
+        for kind, model in (("raw", raw.eval()), ("ema", self.ema.model)):
+            try:
+                with torch.no_grad():
+                    values = evaluate(model)
+            except ValueError as error:  # such as weights that give no finite videos for now
+                log.warning("step %d: the %s weights have no score: %s", self.step, kind, error)
+                continue
+            scores |= {f"eval/{kind}/{name}": value for name, value in values.items()}
+        raw.train(was_training)
+        return scores
+
+    def _log(self, means: Means, scores: dict[str, float], bar: tqdm) -> None:
+        values = means.flush()
+        seconds = sum(value for name, value in values.items() if name.startswith("seconds/"))
+        values |= self.players.learning_rates(self.step - 1)
+        values |= {
+            "seconds_per_step": seconds,
+            "clips_per_second": values.pop("clips") / seconds,
+            "clips_seen": self.clips,
+            "skipped_steps": self.guard.skipped,
+            "memory_mb": peak_memory(self.accelerator.device),
+        }
+        self.folder.write_log(self.step, values | scores)
+        if "loss" in values:
+            bar.set_postfix(loss=f"{values['loss']:.4g}")
 
     def _save(self, preview: Preview | None) -> None:
-        self.folder.save(self.step, self.ema.model, self.config.keep)
+        state = {
+            "step": self.step,
+            "clips": self.clips,
+            "states": {name: stateful.state_dict() for name, stateful in self.states.items()},
+        }
+        self.folder.save(state, self._export, self.config.keep, self.config.keep_every)
         if preview and self.accelerator.is_main_process:
-            preview(self.ema.model, self.step, self.folder.path / "samples")
+            try:
+                preview(self.ema.model, self.step, self.folder.path / "samples")
+            except ValueError as error:  # what is only looked at does not end a run
+                log.warning("step %d: no preview: %s", self.step, error)
+
+    def _export(self, folder: Path) -> None:
+        """The averaged weights, with how they came about."""
+        self.ema.model.save_pretrained(folder)  # type: ignore[operator]
+        training = {"step": self.step, "ema_decay": self.config.ema_decay}
+        write_json(folder / "training.json", {**training, "notes": self.notes})
 
     def _finish(self) -> Path:
         target = self.folder.path / "export"
         if self.accelerator.is_main_process:
             with atomic_folder(target) as temporary:
-                self.ema.model.save_pretrained(temporary)  # type: ignore[operator]
-                training = {"step": self.step, "ema_decay": self.config.ema_decay}
-                write_json(temporary / "training.json", {**training, "notes": self.notes})
+                self._export(temporary)
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
         return target
@@ -203,38 +268,3 @@ class Trainer:
             f"stopped by signal {number} at step {self.step} of {self.config.steps}, saved in "
             f"{self.config.folder}. Run the same command to go on."
         )
-
-
-class _Window:
-    """Values of the steps since the last log line, kept on the device until then."""
-
-    def __init__(self, accelerator: Accelerator):
-        self.accelerator = accelerator
-        self.values: list[dict[str, Tensor]] = []
-        self.since = time.perf_counter()
-
-    def add(self, values: dict[str, Tensor]) -> None:
-        self.values.append(values)
-
-    def flush(self, step: int) -> dict[str, float]:
-        """Means over the window and over the processes.
-
-        Raises:
-            ValueError: a value is not finite; the message names the first such step.
-        """
-        names = list(self.values[0])
-        table = torch.stack([torch.stack([v[n].float() for n in names]) for v in self.values])
-        table = self.accelerator.reduce(table, "mean")
-        assert isinstance(table, Tensor)
-        if len(bad := (~table.isfinite()).nonzero()):
-            row, column = bad[0].tolist()
-            raise ValueError(
-                f"{names[column]} is {table[row, column].item()} at step "
-                f"{step - len(self.values) + row + 1}. The last checkpoint is older: lower "
-                "the learning rate or max_grad_norm and rerun in another folder."
-            )
-        means = dict(zip(names, table.mean(0).tolist(), strict=True))
-        now = time.perf_counter()
-        means["seconds_per_step"] = (now - self.since) / len(self.values)
-        self.values, self.since = [], now
-        return means

@@ -1,37 +1,67 @@
-"""Train an image VAE, or a video VAE inflated from one."""
+"""Train an image VAE, a video VAE inflated from one, or either with a discriminator."""
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 from typing import Literal
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
+from data.buckets import Bucket, BucketClips, BucketConfig
+from data.clips import ClipOptions
 from data.dataset import ClipConfig, ClipDataset
 from data.encode import to_uint8, write_video
 from data.loader import training_batches
+from data.stream import StreamConfig, training_stream
+from engine.accelerator import training_accelerator
 from engine.cli import main
 from engine.config import TrainConfig
-from engine.files import read_json
+from engine.plan import plan
+from engine.player import Batch, StepInfo
 from engine.seeding import fold, noise
-from engine.train import Batch, Preview, StepInfo, Trainer, training_accelerator
-from vae import ImageVAE, VAEConfig, VideoVAE, inflate
+from engine.train import BatchSource, Evaluate, Preview, Trainer
+from eval.reconstruction import psnr, ssim, ssim_by_position
+from vae import VAEConfig, VideoVAE
+from vae.adversarial import AdversarialConfig, AdversarialLoss
+from vae.blocks import Attention, ResidualBlock
+from vae.checkpointing import enable_activation_checkpointing
+from vae.config import PRESETS
+from vae.discriminator import Discriminator
 from vae.losses import VAELoss, VAELossConfig
+from vae.start import initial_model
+from vae.visual import unselected_frames
 
 log = logging.getLogger(__name__)
+
+FULL_DIM = VAEConfig().dim
+Size = tuple[int, int, int]  # frames, height, width
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainVAE:
-    """Train IV-VAE on packed videos: first the image VAE, then the video VAE inflated from it."""
+    """Train IV-VAE on packed videos: the image VAE, the video VAE inflated from it, the GAN stage.
+
+    `{model}` in train.folder and init_from stands for the row and z_dim, such as ivvae_z16.
+    """
 
     train: TrainConfig
     """Length, batch, optimiser, run folder."""
-    data: ClipConfig
-    """Training clips."""
+    data: ClipConfig | None = None
+    """Training clips, from indexed shards."""
+    stream: StreamConfig | None = None
+    """Training clips from shards that are read from start to end, in place of `data`: endless, and
+    a run that is resumed sees other clips than one that never stopped."""
+    buckets: BucketConfig | None = None
+    """Sizes of clips to mix, one per step; they replace frames, height and width of `data` and
+    train.global_batch. null: one size."""
     model: VAEConfig = field(default_factory=VAEConfig)
     """The video VAE. The image stage trains the image VAE that it is inflated from."""
+    row: str = "ivvae"
+    """Row of the paper's ablation, a preset of VAEConfig, which changes `model`; a width relative
+    to the released model's is kept relative."""
     stage: Literal["image", "video"] = "video"
     """image: one branch, on single frames; video: the whole model."""
     init_from: str | None = None
@@ -39,73 +69,234 @@ class TrainVAE:
     supplement), a video VAE continued. Default: random weights."""
     loss: VAELossConfig = field(default_factory=VAELossConfig)
     """Weights of Eq. 5."""
+    adversarial: AdversarialConfig | None = None
+    """The GAN term of Eq. 5 and its discriminator; null: none."""
+    held_out: ClipConfig | None = None
+    """Held-out clips, scored every train.evaluate_every steps; the middle of each video is taken.
+    """
+    held_out_clips: int = 16
+    """Their number, the first of the data set."""
     previews: int = 4
-    """Training clips reconstructed side by side at every checkpoint; 0 for none."""
+    """Clips shown side by side at every checkpoint, held-out ones if there are any; 0 for none. A
+    stream has none to show."""
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass: much less memory, about a third more time."""
+    compile: bool = False
+    """Compile residual and attention blocks with torch.compile."""
+    dry_run: bool = False
+    """Measure one step, print the plan and end; nothing is written."""
 
     def __post_init__(self) -> None:
-        if self.stage == "image" and self.data.frames != 1:
-            raise ValueError(
-                f"stage=image trains on single frames: set data.frames=1, got {self.data.frames}"
-            )
-        self.vae_config.latent_shape(self.data.frames, self.data.height, self.data.width)
+        if self.row not in PRESETS:
+            raise ValueError(f"row={self.row!r}: use one of {', '.join(PRESETS)}")
+        if (self.data is None) == (self.stream is None):
+            raise ValueError("set either data or stream, where training clips come from; null: not")
+        if self.buckets is not None and self.stream is not None:
+            raise ValueError("buckets need data, whose videos' sizes are known: a stream has one")
+        sizes = [*self.sizes, *([_size(self.held_out)] if self.held_out else [])]
+        for frames, height, width in sizes:
+            if self.stage == "image" and frames != 1:
+                raise ValueError(
+                    f"stage=image trains on single frames: set data.frames=1, got {frames}"
+                )
+            self.vae_config.latent_shape(frames, height, width)
+        gan = self.adversarial
+        if gan is not None:
+            for _, height, width in self.sizes:
+                gan.discriminator.check(height, width)
+            if gan.start_step >= self.train.steps:
+                raise ValueError(
+                    f"adversarial.start_step={gan.start_step} is not before the end of the run at "
+                    f"train.steps={self.train.steps}"
+                )
+            if self.train.precision == "fp16":
+                raise ValueError("precision=fp16 has one loss scale, a GAN two losses: use bf16")
+        if self.train.evaluate_every is not None and self.held_out is None:
+            raise ValueError("train.evaluate_every is set, but there is no data in held_out")
+
+    @property
+    def sizes(self) -> list[Size]:
+        """Frames, height and width of the training clips."""
+        one = self.data or self.stream
+        assert one is not None  # __post_init__ has seen to it
+        return [_size(clips) for clips in (self.buckets.buckets if self.buckets else [one])]
+
+    @property
+    def batches(self) -> list[int]:
+        """Clips per step over all processes, of each size."""
+        if self.buckets is None:
+            return [self.train.global_batch]
+        return [self.buckets.batch(bucket) for bucket in self.buckets.buckets]
+
+    @property
+    def clips_per_step(self) -> float:
+        """Clips per step over all processes, on average."""
+        weights = [bucket.weight for bucket in self.buckets.buckets] if self.buckets else [1.0]
+        return sum(map(prod, zip(weights, self.batches, strict=True))) / sum(weights)
+
+    @property
+    def video_config(self) -> VAEConfig:
+        """The video VAE: `model` as the row changes it."""
+        changes = dict(PRESETS[self.row])
+        changes["dim"] = self.model.dim * changes.get("dim", FULL_DIM) // FULL_DIM
+        return replace(self.model, **changes)
 
     @property
     def vae_config(self) -> VAEConfig:
         """Of the model that is trained."""
-        return self.model.image() if self.stage == "image" else self.model
+        return self.video_config.image() if self.stage == "image" else self.video_config
+
+    def named(self) -> "TrainVAE":
+        """The same with `{model}` replaced in the folders."""
+        name = f"{self.row}_z{self.model.z_dim}"
+        source = None if self.init_from is None else self.init_from.replace("{model}", name)
+        train = replace(self.train, folder=self.train.folder.replace("{model}", name))
+        return replace(self, train=train, init_from=source)
 
 
-def run(config: TrainVAE) -> Path:
+def run(config: TrainVAE) -> Path | None:
     """Train to the end, resuming what the run folder holds; returns the folder of the weights."""
-    vae, train = config.vae_config, config.train
+    config = config.named()
+    train = config.train
     accelerator = training_accelerator(train)
-    dataset = ClipDataset(config.data, seed=train.seed)
-    batches = training_batches(dataset, train, accelerator)
+    batches, clips = _training_data(config, accelerator)
+    held_out = None if config.held_out is None else _fixed_clips(config.held_out)
     loss = VAELoss(config.loss).to(accelerator.device)
     torch.manual_seed(fold(train.seed, "weights"))
-    trainer = Trainer(config, train, accelerator, _initial_model(config))
-    latent = vae.latent_shape(config.data.frames, config.data.height, config.data.width)
+    model = initial_model(
+        config.video_config, image=config.stage == "image", source=config.init_from
+    )
+    gan = None
+    if config.adversarial is not None:
+        torch.manual_seed(fold(train.seed, "discriminator"))
+        discriminator = Discriminator(config.adversarial.discriminator)
+        log.info("discriminator: all weights are new")
+        gan = AdversarialLoss(config.adversarial, loss, discriminator, accelerator)
+    trainer = Trainer(
+        config,
+        train,
+        accelerator,
+        model,
+        opponent=None if gan is None else gan.opponent,
+        states={} if gan is None else {"adversarial": gan},
+    )
+    _prepare(config, trainer.players.model)
+    last_layer = list(model.decoder.head.parameters())
 
-    def step_loss(model: nn.Module, batch: Batch, info: StepInfo) -> dict[str, Tensor]:
-        video = batch["video"].to(accelerator.device, non_blocking=True)
+    def step_loss(module: nn.Module, batch: Batch, info: StepInfo) -> dict[str, Tensor]:
+        video = batch["video"] = batch["video"].to(accelerator.device, non_blocking=True)
+        latent = config.vae_config.latent_shape(*video.shape[2:])
         draw = noise(latent, info.seed, "posterior", info.step, info.positions)
         with accelerator.autocast():
-            reconstruction, posterior = model(video, draw.to(accelerator.device))
-        return loss(reconstruction, video, posterior)
+            reconstruction, posterior = module(video, draw.to(accelerator.device))
+        if gan is None:
+            return loss(reconstruction, video, posterior)
+        return gan.for_model(reconstruction, posterior, batch, info, last_layer)
 
-    return trainer.run(batches, step_loss, _preview(config, dataset) if config.previews else None)
+    if gan is not None or config.dry_run:
+        memory = trainer.rehearse(_blank(config, accelerator.num_processes), step_loss)
+        lines = plan(trainer, len(clips) if clips else None, config.clips_per_step, memory)
+        log.info("%s: %s", train.folder, lines[-1])
+        if config.dry_run:
+            if accelerator.is_main_process:
+                print("\n".join(lines))
+            return None
+    evaluate = None if held_out is None else _evaluate(config, held_out)
+    shown = held_out or (clips.sets[0] if isinstance(clips, BucketClips) else clips)
+    preview = _preview(config.previews, shown) if config.previews and shown else None
+    return trainer.run(batches, step_loss, preview, evaluate)
 
 
-def _initial_model(config: TrainVAE) -> VideoVAE:
-    if config.init_from is None:
-        return ImageVAE(config.vae_config) if config.stage == "image" else VideoVAE(config.model)
-    if config.stage == "image":
-        return ImageVAE.from_pretrained(config.init_from)
-    source = Path(config.init_from)
-    is_image = (
-        source.is_dir() and read_json(source / "config.json").get("model_class") == "ImageVAE"
+def _training_data(
+    config: TrainVAE, accelerator: Accelerator
+) -> tuple[BatchSource, ClipDataset | BucketClips | None]:
+    """Batches from any step on, and the clips that they are made of; None for a stream."""
+    train = config.train
+    if config.stream is not None:
+        return training_stream(config.stream, train, accelerator), None
+    assert config.data is not None
+    clips = (
+        ClipDataset(config.data, seed=train.seed)
+        if config.buckets is None
+        else BucketClips(config.data, config.buckets, seed=train.seed)
     )
-    if is_image:
-        log.info("inflating the image VAE %s", source)
-        return inflate(ImageVAE.from_pretrained(source), config.model)
-    model = VideoVAE.from_pretrained(config.init_from)
-    if model.config != config.model:
-        raise ValueError(f"{source}: holds {model.config}, but the config asks for {config.model}")
-    return model
+    return training_batches(clips, train, accelerator), clips
 
 
-def _preview(config: TrainVAE, dataset: ClipDataset) -> Preview:
-    """Source above reconstruction, clips side by side."""
-    count = min(config.previews, len(dataset))
+def _prepare(config: TrainVAE, model: nn.Module) -> None:
+    """Turn on what saves memory or time. Weights and their names stay."""
+    assert isinstance(model, VideoVAE)
+    if config.activation_checkpointing:
+        enable_activation_checkpointing(model)
+    if config.compile:
+        torch._dynamo.config.recompile_limit = 64  # sizes and widths of all blocks, at every level
+        for module in model.modules():
+            if isinstance(module, ResidualBlock | Attention):
+                module.compile(dynamic=False)
+
+
+def _size(clips: ClipOptions | Bucket) -> Size:
+    return clips.frames, clips.height, clips.width
+
+
+def _blank(config: TrainVAE, processes: int) -> Batch:
+    """Clips of the size and number that take most memory, of at most two micro-batches."""
+    micro, shapes = config.train.micro_batch, []
+    for size, batch in zip(config.sizes, config.batches, strict=True):
+        local = batch // processes
+        at_once = min(local, micro or local)
+        shapes.append((at_once * prod(size), min(local, 2 * at_once), *size))
+    _, clips, frames, height, width = max(shapes)
+    return {"video": torch.zeros(clips, 3, frames, height, width)}
+
+
+def _fixed_clips(config: ClipConfig) -> ClipDataset:
+    return ClipDataset(replace(config, start="center", crop="center", flip=False), seed=0)
+
+
+def _evaluate(config: TrainVAE, dataset: ClipDataset) -> Evaluate:
+    """PSNR and SSIM of held-out clips, SSIM at each position of a frame group, and its margin."""
+    count = min(config.held_out_clips, len(dataset))
+    group = config.vae_config.temporal_ratio
+
+    def scores(model: nn.Module) -> dict[str, float]:
+        assert isinstance(model, VideoVAE)
+        device = next(model.parameters()).device
+        ratios, similarities = [], []
+        for i in range(count):
+            video = dataset[(0, i)]["video"][None].to(device).clamp(-1, 1)
+            reconstruction = model.reconstruct(video)
+            ratios.append(psnr(video, reconstruction))
+            similarities.append(ssim(video, reconstruction))
+        similarity = torch.cat(similarities)  # clips t
+        values = {"psnr": torch.cat(ratios).mean().item(), "ssim": similarity.mean().item()}
+        if group > 1 and similarity.shape[1] > 1:
+            positions, margin = ssim_by_position(similarity, group)
+            values |= {f"ssim_{i + 1}": value for i, value in enumerate(positions)}
+            values["ssim_margin"] = margin
+        return values
+
+    return scores
+
+
+def _preview(count: int, dataset: ClipDataset) -> Preview:
+    """Clips side by side; top to bottom the source, its reconstruction, and with two branches the
+    frames that the decoder made and did not select."""
+    count = min(count, len(dataset))
 
     @torch.no_grad()
     def write(model: nn.Module, step: int, folder: Path) -> None:
         assert isinstance(model, VideoVAE)
-        videos = torch.stack([dataset[(0, i)]["video"] for i in range(count)])
         device = next(model.parameters()).device
-        clips = [(x, model.decode(model.encode(x).mode())) for x in videos.to(device).split(1)]
-        pairs = [torch.cat([x[0], y[0].clamp(-1, 1)], dim=2) for x, y in clips]  # c t (2 h) w
-        frames = to_uint8(torch.cat(pairs, dim=3).cpu())
+        columns = []
+        for i in range(count):
+            video = dataset[(0, i)]["video"][None].to(device)
+            z = model.encode(video).mode()
+            rows = [video, model.decode(z)]
+            if model.config.branches == 2:
+                rows.append(unselected_frames(model.decode_branches(z), model.config))
+            columns.append(torch.cat(rows, dim=3)[0].clamp(-1, 1))  # c t (3 h) w
+        frames = to_uint8(torch.cat(columns, dim=3).cpu())
         write_video(folder / f"step-{step:08d}.mp4", frames, dataset.frame_rate)
 
     return write

@@ -2,8 +2,10 @@
 
 import errno
 import json
+import math
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 
 import pytest
@@ -12,12 +14,15 @@ from accelerate import Accelerator
 from torch import nn
 from torch.testing import assert_close
 
+from engine.accelerator import training_accelerator
 from engine.cli import _exit_code, parse
 from engine.config import FREE, TrainConfig
 from engine.ema import EMA
 from engine.files import atomic_folder, atomic_path, read_json, sha256_file, write_json
-from engine.run import RunFolder, read_log
+from engine.guard import Guard
+from engine.run import RunFolder, kept, read_log
 from engine.seeding import fold, generator, noise
+from engine.watch import Means, Stopwatch
 
 
 def config(**values):
@@ -184,10 +189,10 @@ def test_help_explains_every_field(monkeypatch, capsys):
 
 def test_learning_rate_warms_up_and_follows_its_schedule():
     constant = config(learning_rate=1.0, warmup_steps=4)
-    assert [constant.learning_rate_at(s) for s in (0, 1, 3, 4, 99)] == [0.25, 0.5, 1, 1, 1]
+    assert [constant.learning_rate_at(s, 100) for s in (0, 1, 3, 4, 99)] == [0.25, 0.5, 1, 1, 1]
     cosine = config(learning_rate=1.0, warmup_steps=50, schedule="cosine")
-    assert_close(cosine.learning_rate_at(75), 0.5)
-    assert_close(cosine.learning_rate_at(100), 0.0)
+    assert_close(cosine.learning_rate_at(75, 100), 0.5)
+    assert_close(cosine.learning_rate_at(100, 100), 0.0)
 
 
 def test_a_batch_is_shared_equally_or_refused():
@@ -223,10 +228,11 @@ def test_the_average_follows_in_closed_form():
 
 def test_a_changed_config_is_refused_with_the_difference(tmp_path):
     folder = RunFolder(tmp_path, Accelerator())
-    folder.claim(config(folder=str(tmp_path)), FREE)
-    folder.claim(config(folder=str(tmp_path), steps=200, workers=3), FREE)
+    folder.check(config(folder=str(tmp_path)), FREE)
+    folder.claim()
+    folder.check(config(folder=str(tmp_path), steps=200, workers=3), FREE)
     with pytest.raises(ValueError, match=r"learning_rate was 0\.0001, now 0\.1") as error:
-        folder.claim(config(learning_rate=0.1, steps=7), FREE)
+        folder.check(config(learning_rate=0.1, steps=7), FREE)
     assert "steps" not in str(error.value)
 
 
@@ -238,3 +244,70 @@ def test_a_resumed_log_forgets_what_will_come_again(tmp_path):
     folder.write_log(5, {"loss": 1.0})
     folder.accelerator.end_training()
     assert [line["step"] for line in read_log(tmp_path)] == [2, 4, 5]
+
+
+def test_the_last_checkpoints_stay_and_every_mth():
+    assert kept([2, 4, 6, 8, 10, 12], 2, None) == ([10, 12], [2, 4, 6, 8])
+    assert kept([2, 4, 6, 8, 10, 12], 1, 4) == ([4, 8, 12], [2, 6, 10])
+    with pytest.raises(ValueError, match="keep_every=5 must be a multiple of save_every=2"):
+        config(keep_every=5, save_every=2)
+
+
+def test_a_tracker_that_is_not_installed_is_refused(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="pip install wandb"):
+        training_accelerator(config(wandb="project"))
+
+
+# guards
+
+
+def test_bad_steps_are_counted_refused_and_at_last_stop_the_run(caplog):
+    guard = Guard(max_bad_steps=3)
+    good, bad = {"mae": 1.0, "grad_norm": 2.0}, {"mae": 1.0, "grad_norm": math.nan}
+    verdicts = [guard.accepts(i, v, ["grad_norm"]) for i, v in enumerate((bad, bad, good, bad))]
+    assert verdicts == [False, False, True, False]
+    assert guard.skipped == 3
+    assert "step 3 skipped: grad_norm is nan" in caplog.text
+    resumed = Guard(max_bad_steps=3)
+    resumed.load_state_dict(json.loads(json.dumps(guard.state_dict())))
+    for one in (guard, resumed):
+        assert not one.accepts(4, bad, ["grad_norm"])
+        with pytest.raises(ValueError, match="grad_norm is nan at step 5, the last of 3"):
+            one.accepts(5, bad, ["grad_norm"])
+
+
+def test_spikes_are_refused_until_they_are_the_rule():
+    guard = Guard(max_bad_steps=1, spike_factor=3)
+    steps = [guard.accepts(i, {"n": 1.0}, ["n"]) for i in range(50)]
+    assert all(steps)
+    assert guard.accepts(50, {"n": 2.9}, ["n"])
+    assert not guard.accepts(51, {"n": 3.1}, ["n"])
+    later = [guard.accepts(i, {"n": 10.0}, ["n"]) for i in range(52, 120)]
+    assert not later[0]
+    assert later[-1]
+    assert guard.skipped == 1 + later.count(False)
+    assert Guard(max_bad_steps=1).accepts(0, {"n": 1e30}, ["n"])  # off
+
+
+# watching
+
+
+def test_the_stopwatch_shares_the_time_out_and_means_count_where_a_name_occurs():
+    watch = Stopwatch(torch.device("cpu"))
+    time.sleep(0.02)
+    watch.restart()
+    time.sleep(0.02)
+    watch.mark("a")
+    time.sleep(0.01)
+    watch.mark("b")
+    watch.mark("a")
+    seconds = watch.lap()
+    assert list(seconds) == ["a", "b"]
+    assert 0.02 <= seconds["a"] < 0.1
+    assert 0.01 <= seconds["b"] < 0.1
+    means = Means()
+    means.add({"x": 1.0, "y": 3.0})
+    means.add({"x": 2.0})
+    assert means.flush() == {"x": 1.5, "y": 3.0}
+    assert means.flush() == {}

@@ -6,9 +6,9 @@ import torch
 import torchvision
 from torch.testing import assert_close
 
+from engine.perceptual import PerceptualLoss, find_backbone
 from vae import DiagonalGaussian
 from vae.losses import VAELoss, VAELossConfig
-from vae.perceptual import PerceptualLoss, find_backbone
 
 
 def constant_error(size: int, error: float = 0.25, t: int = 5):

@@ -4,5 +4,14 @@ from vae.config import VAEConfig
 from vae.inflate import inflate
 from vae.model import ImageVAE, VideoVAE, weights_hash
 from vae.posterior import DiagonalGaussian
+from vae.tiling import Tiling
 
-__all__ = ["DiagonalGaussian", "ImageVAE", "VAEConfig", "VideoVAE", "inflate", "weights_hash"]
+__all__ = [
+    "DiagonalGaussian",
+    "ImageVAE",
+    "Tiling",
+    "VAEConfig",
+    "VideoVAE",
+    "inflate",
+    "weights_hash",
+]

@@ -9,13 +9,13 @@ from vae.config import VAEConfig
 from vae.convs import Chunk, conv3x3
 
 PAC_DILATIONS = (1, 3, 6, 9, 12)
-EPS = 1e-24  # of mean squares: only keeps an all-zero position from dividing by zero
+EPS = 1e-12  # of lengths: only keeps an all-zero position from dividing by zero
 
 
 class RMSNorm(nn.Module):
     """x / |x| * sqrt(C) * gain over the C channels of each branch on its own; no bias.
 
-    x / |x| * sqrt(C) is x over its root mean square.
+    Computed in float32 or wider, given back in the type of x.
     """
 
     def __init__(self, channels: int, *, branches: int):
@@ -25,11 +25,30 @@ class RMSNorm(nn.Module):
         self.gain = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        y, gain = self._normalized(x)
+        return self._back(y * gain, x)
+
+    def _normalized(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x / |x| * sqrt(C) (n, h, w, k, c) and the gain (k, c)."""
         x = rearrange(x, "n (k c) h w -> n h w k c", k=self.branches)
-        x = F.rms_norm(x, x.shape[-1:], eps=EPS) * rearrange(
-            self.gain, "(k c) -> k c", k=self.branches
-        )
-        return rearrange(x, "n h w k c -> n (k c) h w")
+        wide = torch.promote_types(x.dtype, torch.float32)
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide).clamp_min(EPS)
+        gain = rearrange(self.gain, "(k c) -> k c", k=self.branches)
+        return x * (x.shape[-1] ** 0.5 / length), gain
+
+    def _back(self, y: Tensor, x: Tensor) -> Tensor:
+        return rearrange(y, "n h w k c -> n (k c) h w").to(x.dtype)
+
+
+class NormSiLU(RMSNorm):
+    """RMSNorm, then SiLU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, gain = self._normalized(x)
+        # without gradients in place: fresh memory costs a CPU more than the arithmetic
+        learning = torch.is_grad_enabled()
+        y = F.silu(y * gain) if learning else F.silu(y.mul_(gain), inplace=True)
+        return self._back(y, x)
 
 
 class ResidualBlock(nn.Module):
@@ -38,22 +57,21 @@ class ResidualBlock(nn.Module):
     The shortcut is a KTC convolution of kernel 1, which is one dense 1x1 convolution.
     """
 
-    def __init__(
-        self, in_channels: int, out_channels: int, *, branches: int, group: int, dropout: float
-    ):
-        """`in_channels` and `out_channels` count all branches."""
+    def __init__(self, config: VAEConfig, level: int, in_channels: int):
+        """`in_channels` count all branches; the output has the channels of `level`."""
         super().__init__()
-        self.norm1 = RMSNorm(in_channels, branches=branches)
-        self.conv1 = conv3x3(in_channels, out_channels, branches=branches, group=group)
-        self.norm2 = RMSNorm(out_channels, branches=branches)
-        self.dropout = nn.Dropout(dropout)
-        self.conv2 = conv3x3(out_channels, out_channels, branches=branches, group=group)
+        out_channels, branches = config.widths[level], config.branches
+        self.norm1 = NormSiLU(in_channels, branches=branches)
+        self.conv1 = conv3x3(config, level, in_channels, out_channels)
+        self.norm2 = NormSiLU(out_channels, branches=branches)
+        self.dropout = nn.Dropout(config.dropout)
+        self.conv2 = conv3x3(config, level, out_channels, out_channels)
         same = in_channels == out_channels
         self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, chunk: Chunk) -> Tensor:
-        y = self.conv1(F.silu(self.norm1(x)), chunk)
-        y = self.conv2(self.dropout(F.silu(self.norm2(y))), chunk)
+        y = self.conv1(self.norm1(x), chunk)
+        y = self.conv2(self.dropout(self.norm2(y)), chunk)
         return self.shortcut(x) + y
 
 
@@ -83,9 +101,10 @@ class PAC(nn.Module):
     branch, then a 1x1 convolution.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, branches: int):
+    def __init__(self, config: VAEConfig, level: int, in_channels: int, out_channels: int):
+        """Called like `conv3x3`; the channels count all branches."""
         super().__init__()
-        self.branches = branches
+        self.branches = config.branches
         self.convs = nn.ModuleList(
             [
                 nn.Conv2d(in_channels, out_channels, 1),
@@ -97,29 +116,19 @@ class PAC(nn.Module):
         )
         self.fuse = nn.Conv2d(len(self.convs) * out_channels, out_channels, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, chunk: Chunk | None = None) -> Tensor:
         y = [conv(x) for conv in self.convs]
         return self.fuse(rearrange(y, "p n (k z) h w -> n (k p z) h w", k=self.branches))
 
 
-def residual_block(config: VAEConfig, in_channels: int, level: int) -> ResidualBlock:
-    """A residual block of a level; `in_channels` counts all branches."""
-    return ResidualBlock(
-        in_channels,
-        config.widths[level],
-        branches=config.branches,
-        group=config.group_sizes[level],
-        dropout=config.dropout,
-    )
-
-
 def middle(config: VAEConfig) -> nn.ModuleList:
     """Residual block, attention, residual block at the deepest level."""
-    width, last = config.widths[-1], len(config.widths) - 1
+    last = len(config.widths) - 1
+    width = config.widths[last]
     return nn.ModuleList(
         [
-            residual_block(config, width, last),
+            ResidualBlock(config, last, width),
             Attention(width, branches=config.branches),
-            residual_block(config, width, last),
+            ResidualBlock(config, last, width),
         ]
     )

@@ -1,14 +1,21 @@
 """What defines a VAE: one frozen dataclass, kept with the weights."""
 
 from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+Temporal = Literal["group_causal", "causal"]
+BranchConvs = Literal["2d3d", "3d3d"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class VAEConfig:
-    """Architecture of a VAE; the defaults are the released IV-VAE (z 16, dim 64)."""
+    """Architecture of a VAE; the defaults are the released IV-VAE (z 16, dim 64).
+
+    One class covers the paper's whole ablation; `VAEConfig.preset` names its rows.
+    """
 
     z_dim: int = 16
-    """Latent channels; half of them describe keyframes, half motion."""
+    """Latent channels; with two branches half of them describe keyframes, half motion."""
     dim: int = 64
     """Channels of one branch at the first level."""
     channel_multipliers: tuple[int, ...] = (1, 2, 4, 4)
@@ -18,7 +25,17 @@ class VAEConfig:
     temporal_downsample: tuple[bool, ...] = (False, True, True)
     """Which of the steps between levels halve the frames of a group too."""
     branches: int = 2
-    """2: keyframe (2D) and motion (3D) branch; 1: the image VAE that a video VAE starts from."""
+    """2: keyframe and motion branch (KTC unit); 1: the baseline, or an image VAE, which is one
+    branch without temporal_downsample."""
+    temporal: Temporal = "group_causal"
+    """How convolutions join frames: in both directions inside a group (GCConv), or backward only,
+    over the two frames before."""
+    tmpe: bool = True
+    """Temporal motion perception enhancement: parallel atrous convolutions (PAC) at the encoder's
+    head and attention at the deepest level; without, a plain head and two attentions in all."""
+    branch_convs: BranchConvs = "2d3d"
+    """Convolutions of the two branches: the keyframe branch's is 2D, or 3D like the motion
+    branch's."""
     dropout: float = 0.0
     """Dropout probability inside residual blocks."""
     latent_mean: tuple[float, ...] = (0.0,)
@@ -28,7 +45,7 @@ class VAEConfig:
 
     def __post_init__(self) -> None:
         if self.branches not in (1, 2):
-            raise ValueError(f"branches={self.branches} is not allowed: use 1 (image VAE) or 2")
+            raise ValueError(f"branches={self.branches} is not allowed: use 1 or 2")
         if self.z_dim < self.branches or self.z_dim % self.branches:
             raise ValueError(
                 f"z_dim={self.z_dim} must be a positive multiple of {self.branches}: "
@@ -52,9 +69,12 @@ class VAEConfig:
                 f"{len(self.temporal_downsample)} entries, but there are "
                 f"{len(self.channel_multipliers) - 1} steps between levels"
             )
-        if self.branches == 1 and any(self.temporal_downsample):
+        for name, kind in (("temporal", Temporal), ("branch_convs", BranchConvs)):
+            if getattr(self, name) not in get_args(kind):
+                raise ValueError(f"{name}={getattr(self, name)!r}: use one of {get_args(kind)}")
+        if self.branches == 1 and self.branch_convs != "2d3d":
             raise ValueError(
-                "an image VAE (branches=1) has no temporal_downsample: set all to false"
+                f"branch_convs={self.branch_convs!r} is for two branches, but branches=1"
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout} must be in [0, 1)")
@@ -65,6 +85,25 @@ class VAEConfig:
                 )
         if min(self.latent_std) <= 0:
             raise ValueError(f"latent_std={self.latent_std} must be positive")
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> "VAEConfig":
+        """A row of the paper's ablation, or a released model, with `changes` to its fields.
+
+        `baseline` (A), `baseline_gcconv` (B), `ktc` (C), `ktc_gcconv` (D), `ivvae` (E),
+        `ivvae_3d3d` (F), `ivvae_dim96`.
+
+        Raises:
+            ValueError: unknown name, or changes that do not fit.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"no VAE preset {name!r}: use one of {', '.join(PRESETS)}")
+        return cls(**{**PRESETS[name], **changes})
+
+    @property
+    def is_image(self) -> bool:
+        """Whether frames are never joined: an image VAE."""
+        return self.temporal_ratio == 1
 
     @property
     def spatial_ratio(self) -> int:
@@ -93,11 +132,17 @@ class VAEConfig:
         return tuple(self.branches * c for c in self.channels)
 
     def image(self) -> "VAEConfig":
-        """The image VAE that this video VAE is inflated from: one branch alone, z_dim / 2."""
+        """The image VAE that this video VAE is inflated from: one branch alone.
+
+        It has z_dim / 2 latent channels where the video VAE has two branches (the paper's choice),
+        and z_dim where it has one ("regular" initialisation, which the paper argues against).
+        """
         return replace(
             self,
             z_dim=self.z_dim // self.branches,
             branches=1,
+            temporal="group_causal",
+            branch_convs="2d3d",
             temporal_downsample=(False,) * len(self.temporal_downsample),
             latent_mean=(0.0,),
             latent_std=(1.0,),
@@ -131,3 +176,15 @@ def _check_multiple(name: str, size: int, ratio: int) -> None:
         raise ValueError(
             f"{name} {size}, but the VAE needs a multiple of {ratio}. Use {low} or {low + ratio}."
         )
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "baseline": {"branches": 1, "dim": 96, "temporal": "causal", "tmpe": False},
+    "baseline_gcconv": {"branches": 1, "dim": 96, "tmpe": False},
+    "ktc": {"temporal": "causal", "tmpe": False},
+    "ktc_gcconv": {"tmpe": False},
+    "ivvae": {},
+    "ivvae_3d3d": {"branch_convs": "3d3d"},
+    "ivvae_dim96": {"dim": 96},
+}
+"""The paper's ablation rows and the larger released model, as changes to the defaults."""

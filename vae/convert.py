@@ -1,11 +1,12 @@
-"""The authors' released checkpoints to our model and back, exactly.
+"""Checkpoints of others to our model and back, exactly.
 
-The released files hold one tensor per branch where ours runs both branches in one layer (1x1 KTC
-convolutions, resampling, attention); the rest is names.
+The authors' released files hold one tensor per branch where ours runs both branches in one layer
+(1x1 KTC convolutions, resampling, attention); the rest is names. The Wan VAE, as diffusers has it,
+is the paper's baseline under other names.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -42,6 +43,23 @@ _RENAMES = [
 ]
 
 
+# Ours -> AutoencoderKLWan of diffusers.
+_WAN_RENAMES = [
+    (r"\.gain$", ".gamma"),
+    (r"^to_moments\.", "quant_conv."),
+    (r"^from_latent\.", "post_quant_conv."),
+    (r"^encoder\.layers\.", "encoder.down_blocks."),
+    (r"\.middle\.1\.", ".mid_block.attentions.0."),
+    (r"\.middle\.0\.", ".mid_block.resnets.0."),
+    (r"\.middle\.2\.", ".mid_block.resnets.1."),
+    (r"\.to_out\.", ".proj."),
+    (r"\.shortcut\.", ".conv_shortcut."),
+    (r"\.spatial\.", ".resample.1."),
+    (r"\.temporal\.", ".time_conv."),
+    (r"^(encoder|decoder)\.head\.", r"\1.conv_out."),
+]
+
+
 def from_released(state_dict: Mapping[str, Tensor], config: VAEConfig) -> VideoVAE:
     """Our model with the weights of a released IV-VAE checkpoint.
 
@@ -51,47 +69,84 @@ def from_released(state_dict: Mapping[str, Tensor], config: VAEConfig) -> VideoV
     Raises:
         ValueError: missing, unexpected or misshapen tensors, each named.
     """
+    return _load(state_dict, config, _released_names, "a released IV-VAE")
+
+
+def to_released(model: VideoVAE) -> dict[str, Tensor]:
+    """The model's weights under the names and shapes of the released checkpoints."""
+    return _export(model, _released_names, _released_shape)
+
+
+def from_wan(state_dict: Mapping[str, Tensor], config: VAEConfig) -> VideoVAE:
+    """Our baseline with the weights of a Wan VAE (`AutoencoderKLWan` of diffusers).
+
+    Args:
+        state_dict: names of diffusers, e.g. `encoder.down_blocks.0.conv1.weight`.
+        config: must describe that checkpoint, e.g. `VAEConfig.preset("baseline")` for Wan 2.1.
+    Raises:
+        ValueError: missing, unexpected or misshapen tensors, each named.
+    """
+    return _load(state_dict, config, _wan_names, "a Wan VAE")
+
+
+def to_wan(model: VideoVAE) -> dict[str, Tensor]:
+    """The baseline's weights under the names and shapes of `AutoencoderKLWan`."""
+    return _export(model, _wan_names, _wan_shape)
+
+
+def _load(
+    state_dict: Mapping[str, Tensor],
+    config: VAEConfig,
+    names_of: Callable[[str, VAEConfig], list[str]],
+    kind: str,
+) -> VideoVAE:
     with torch.device("meta"):
         model = VideoVAE(config)
     ours, problems, used = {}, [], set()
     for key, parameter in model.state_dict().items():
-        names = _released_names(key)
+        names = names_of(key, config)
         used.update(names)
         if missing := [name for name in names if name not in state_dict]:
             problems += [f"missing {name}" for name in missing]
             continue
         parts = [state_dict[name] for name in names]
-        if sum(part.numel() for part in parts) != parameter.numel():
+        share = (parameter.shape[0] // len(parts), *parameter.shape[1:])
+        if any(_squeezed(part.shape) != _squeezed(share) for part in parts):
             shapes = [tuple(part.shape) for part in parts]
             problems.append(
                 f"{', '.join(names)} of shape {shapes} where {tuple(parameter.shape)} is needed"
             )
             continue
-        share = (parameter.shape[0] // len(parts), *parameter.shape[1:])
         ours[key] = torch.cat([part.reshape(share) for part in parts])
     problems += [f"unexpected {name}" for name in state_dict if name not in used]
     if problems:
         shown = "; ".join(problems[:5]) + (
             f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
         )
-        raise ValueError(
-            f"not a released IV-VAE with z_dim={config.z_dim}, dim={config.dim}: {shown}"
-        )
+        raise ValueError(f"not {kind} with z_dim={config.z_dim}, dim={config.dim}: {shown}")
     model.load_state_dict(ours, assign=True)
     return model
 
 
-def to_released(model: VideoVAE) -> dict[str, Tensor]:
-    """The model's weights under the names and shapes of the released checkpoints."""
-    released = {}
+def _export(
+    model: VideoVAE,
+    names_of: Callable[[str, VAEConfig], list[str]],
+    shape_of: Callable[[str, Tensor], tuple[int, ...]],
+) -> dict[str, Tensor]:
+    theirs = {}
     for key, value in model.state_dict().items():
-        names = _released_names(key)
+        names = names_of(key, model.config)
         for name, part in zip(names, value.chunk(len(names)), strict=True):
-            released[name] = part.reshape(_released_shape(name, part)).clone()
-    return released
+            theirs[name] = part.reshape(shape_of(name, part)).clone()
+    return theirs
 
 
-def _released_names(key: str) -> list[str]:
+def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Without axes of length 1, which others put where they like."""
+    return tuple(size for size in shape if size != 1)
+
+
+def _released_names(key: str, config: VAEConfig) -> list[str]:
     for pattern, replacement in _RENAMES:
         key = re.sub(pattern, replacement, key)
     return [key.format(branch) for branch in ("2d", "3d")] if "{}" in key else [key]
@@ -104,4 +159,24 @@ def _released_shape(name: str, value: Tensor) -> tuple[int, ...]:
         return (*value.shape, 1, 1, 1)
     if name.endswith("conv_3d.weight") and value.ndim == 4:  # kernel 1
         return (*value.shape[:2], 1, 1, 1)
+    return tuple(value.shape)
+
+
+def _wan_names(key: str, config: VAEConfig) -> list[str]:
+    def block(match: re.Match[str]) -> str:
+        level, i = divmod(int(match[1]), config.num_blocks + 2)
+        part = "upsamplers.0" if i > config.num_blocks else f"resnets.{i}"
+        return f"decoder.up_blocks.{level}.{part}."
+
+    key = re.sub(r"^decoder\.layers\.(\d+)\.", block, key)
+    for pattern, replacement in _WAN_RENAMES:
+        key = re.sub(pattern, replacement, key)
+    return [key]
+
+
+def _wan_shape(name: str, value: Tensor) -> tuple[int, ...]:
+    if name.endswith("gamma"):
+        return (*value.shape, *(1,) * (2 if ".attentions." in name else 3))
+    if re.search(r"(quant_conv|conv_shortcut)\.weight$", name):
+        return (*value.shape, 1)
     return tuple(value.shape)

@@ -1,11 +1,11 @@
 """Latents to frames."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vae.blocks import Attention, RMSNorm, middle, residual_block
+from vae.blocks import Attention, NormSiLU, ResidualBlock, middle
 from vae.config import VAEConfig
-from vae.convs import Chunk, Conv2d, Upsample, conv3x3
+from vae.convs import Chunk, conv3x3
+from vae.resample import Upsample
 
 
 class Decoder(nn.Module):
@@ -16,24 +16,23 @@ class Decoder(nn.Module):
         k, widths = config.branches, config.widths
         last = len(widths) - 1
         width = widths[last]
-        self.conv_in = Conv2d(config.z_dim, width, 3, padding=1)
+        self.conv_in = conv3x3(config, last, config.z_dim, width)
         self.middle = middle(config)
         layers: list[nn.Module] = []
         for level in reversed(range(len(widths))):
             for i in range(config.num_blocks + 1):
-                layers.append(residual_block(config, width if i == 0 else widths[level], level))
-                if level == last:
+                layers.append(ResidualBlock(config, level, width if i == 0 else widths[level]))
+                if level == last and config.tmpe:
                     layers.append(Attention(widths[level], branches=k))
             width = widths[level] // 2
             if level > 0:
-                temporal = config.temporal_downsample[level - 1]
-                layers.append(Upsample(config.channels[level], branches=k, temporal=temporal))
+                layers.append(Upsample(config, level))
         self.layers = nn.ModuleList(layers)
-        self.norm_out = RMSNorm(widths[0], branches=k)
-        self.head = conv3x3(widths[0], 3 * k, branches=k, group=config.group_sizes[0])
+        self.norm_out = NormSiLU(widths[0], branches=k)
+        self.head = conv3x3(config, 0, widths[0], 3 * k)
 
     def forward(self, z: Tensor, chunk: Chunk) -> Tensor:
         x = self.conv_in(z, chunk)
         for layer in (*self.middle, *self.layers):
             x = layer(x, chunk)
-        return self.head(F.silu(self.norm_out(x)), chunk)
+        return self.head(self.norm_out(x), chunk)

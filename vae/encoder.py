@@ -1,11 +1,11 @@
 """Frames to posterior moments."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vae.blocks import PAC, Attention, RMSNorm, middle, residual_block
+from vae.blocks import PAC, Attention, NormSiLU, ResidualBlock, middle
 from vae.config import VAEConfig
-from vae.convs import Chunk, Downsample, conv3x3
+from vae.convs import Chunk, conv3x3
+from vae.resample import Downsample
 
 
 class Encoder(nn.Module):
@@ -15,26 +15,26 @@ class Encoder(nn.Module):
         super().__init__()
         k, widths = config.branches, config.widths
         last = len(widths) - 1
-        self.conv_in = conv3x3(3, widths[0], branches=k, group=config.group_sizes[0])
+        self.conv_in = conv3x3(config, 0, 3, widths[0])
         layers: list[nn.Module] = []
         for level, width in enumerate(widths):
             for i in range(config.num_blocks):
                 before = widths[max(level - 1, 0)] if i == 0 else width
-                layers.append(residual_block(config, before, level))
-                if level == last:
+                layers.append(ResidualBlock(config, level, before))
+                if level == last and config.tmpe:
                     layers.append(Attention(width, branches=k))
             if level < last:
-                temporal = config.temporal_downsample[level]
-                layers.append(Downsample(config.channels[level], branches=k, temporal=temporal))
-            if level == last - 1:
+                layers.append(Downsample(config, level))
+            if level == last - 1 and config.tmpe:
                 layers.append(Attention(width, branches=k))
         self.layers = nn.ModuleList(layers)
         self.middle = middle(config)
-        self.norm_out = RMSNorm(widths[last], branches=k)
-        self.head = PAC(widths[last], 2 * config.z_dim, branches=k)
+        self.norm_out = NormSiLU(widths[last], branches=k)
+        head = PAC if config.tmpe else conv3x3
+        self.head = head(config, last, widths[last], 2 * config.z_dim)
 
     def forward(self, x: Tensor, chunk: Chunk) -> Tensor:
         x = self.conv_in(x, chunk)
         for layer in (*self.layers, *self.middle):
             x = layer(x, chunk)
-        return self.head(F.silu(self.norm_out(x)))
+        return self.head(self.norm_out(x), chunk)

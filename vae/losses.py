@@ -1,16 +1,21 @@
-"""The reconstruction loss of IV-VAE (supplement, Eq. 5), without its adversarial term."""
+"""The reconstruction loss of IV-VAE (supplement, Eq. 5); its adversarial term is in
+`vae.adversarial`."""
 
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vae.perceptual import PerceptualLoss, find_backbone
+from engine.perceptual import PerceptualLoss, find_backbone
 from vae.posterior import DiagonalGaussian
 
 REFERENCE_PIXELS = 256 * 256
 """Eq. 5 brings the loss of any resolution to that of 256 x 256."""
+REFERENCE_VALUES = 3 * REFERENCE_PIXELS
+"""(256 * 256) / (h w) times the 3 h w values of an image: what a mean over the values of an image
+counts in Eq. 5, at any resolution."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,21 +60,38 @@ class VAELoss(nn.Module):
         video: Float[Tensor, "b 3 t h w"],
         posterior: DiagonalGaussian,
     ) -> dict[str, Float[Tensor, ""]]:
-        """Scalars in float32.
+        """Scalars in float32 or wider.
 
         Returns: "loss" (Eq. 5, what is minimised), and for people "mae" (mean over pixels, in [-1,
         1] units), "kl" (nats per latent element) and "lpips" (mean over frames).
         """
-        reconstruction, video = reconstruction.float(), video.float()
-        h, w = video.shape[-2:]
-        values = 3 * h * w  # of an image
+        reconstructed = self.reconstruction(reconstruction, video)
+        regular = self.regularisation(posterior, video)
+        return {**reconstructed, **regular, "loss": reconstructed["loss"] + regular["loss"]}
+
+    def reconstruction(
+        self, reconstruction: Float[Tensor, "b 3 t h w"], video: Float[Tensor, "b 3 t h w"]
+    ) -> dict[str, Float[Tensor, ""]]:
+        """The terms that compare pixels: "loss" is their part of Eq. 5."""
+        reconstruction, video = wide(reconstruction), wide(video)
         mae = (reconstruction - video).abs().mean()
+        if self.perceptual is None:
+            return {"mae": mae, "loss": REFERENCE_VALUES * mae}
+        lpips = self.perceptual(reconstruction, video).mean()
+        loss = REFERENCE_VALUES * (mae + self.config.perceptual_weight * lpips)
+        return {"mae": mae, "lpips": lpips, "loss": loss}
+
+    def regularisation(
+        self, posterior: DiagonalGaussian, video: Float[Tensor, "b 3 t h w"]
+    ) -> dict[str, Float[Tensor, ""]]:
+        """The KL term: "loss" is its part of Eq. 5."""
+        b, _, t, h, w = video.shape
         kl = posterior.kl()
-        kl_per_frame = kl.sum() / (video.shape[0] * video.shape[2])
-        total = values * mae + self.config.kl_weight * kl_per_frame
-        logged = {"mae": mae, "kl": kl.mean()}
-        if self.perceptual is not None:
-            lpips = self.perceptual(reconstruction, video).mean()
-            total = total + self.config.perceptual_weight * values * lpips
-            logged["lpips"] = lpips
-        return {"loss": total * (REFERENCE_PIXELS / (h * w)), **logged}
+        per_image = kl.sum() / (b * t)
+        loss = REFERENCE_PIXELS / (h * w) * self.config.kl_weight * per_image
+        return {"kl": kl.mean(), "loss": loss}
+
+
+def wide(x: Tensor) -> Tensor:
+    """`x` in float32, or wider if it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,7 +1,7 @@
 """IV-VAE: a video is one image frame, then groups of frames. Encode, decode, stream, normalise."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from einops import rearrange
@@ -9,20 +9,28 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from engine.pretrained import Pretrained
+from vae import inputs, padding
 from vae.blocks import Attention, ResidualBlock
-from vae.config import VAEConfig, check_frames
-from vae.convs import Cache, Chunk, KTCConv
+from vae.config import VAEConfig
+from vae.convs import Cache, Cached, Chunk
 from vae.decoder import Decoder
 from vae.encoder import Encoder
+from vae.memory import groups_that_fit
 from vae.posterior import DiagonalGaussian
+from vae.streaming import Step, join, run, split
+from vae.tiling import TiledStep, Tiling
 
 
 class VideoVAE(nn.Module, Pretrained, library_name="ivvae", tags=["video-vae"]):
-    """Keyframe-based video VAE with group causal convolution (Wu et al., CVPR 2025).
+    """Keyframe-based video VAE with group causal convolution (Wu et al., CVPR 2025), or one of the
+    paper's ablation rows (`VAEConfig.preset`).
 
     Compresses 1 + 4n frames by 4 x 8 x 8 (`config.temporal_ratio`, `config.spatial_ratio`). Latent
     channels are [keyframe branch | motion branch]. `encode` and `decode` work on raw latents;
     `normalize` and `denormalize` apply the statistics kept in the config.
+
+    Inputs of any float type are converted to the weights' type. What the network computes is the
+    same, up to rounding, however a video is cut into chunks of frame groups.
     """
 
     config_class = VAEConfig
@@ -36,7 +44,7 @@ class VideoVAE(nn.Module, Pretrained, library_name="ivvae", tags=["video-vae"]):
         self.from_latent = nn.Conv2d(z, z, 1)  # likewise
         self.decoder = Decoder(config)
         for name, module in self.named_modules():
-            if isinstance(module, KTCConv):
+            if isinstance(module, Cached):
                 module.name = name
         self.reset_parameters()
 
@@ -56,60 +64,152 @@ class VideoVAE(nn.Module, Pretrained, library_name="ivvae", tags=["video-vae"]):
                 for parameter in last.parameters():
                     nn.init.zeros_(parameter)
 
-    def encode(self, x: Float[Tensor, "b 3 t h w"]) -> DiagonalGaussian:
+    def encode(
+        self,
+        x: Float[Tensor, "b 3 t h w"],
+        *,
+        pad: bool = False,
+        chunk_groups: int | None = None,
+        tiling: Tiling | None = None,
+    ) -> DiagonalGaussian:
         """Posterior of a whole video in [-1, 1].
 
+        Args:
+            x: the video; a little beyond [-1, 1], as resizing makes it, is taken
+                (`inputs.PIXEL_LIMIT`).
+            pad: take any t, h and w: repeat the edges up to the next allowed size.
+                `decode(..., size=x.shape[2:])` crops back.
+            chunk_groups: frame groups to run at once; trades memory for speed, the result is the
+                same up to rounding. Default: all where gradients are needed, else as many as
+                `memory.MEMORY_FRACTION` of the free memory holds.
+            tiling: run frames tile by tile. Changes the result; see `vae.tiling`.
         Returns: Gaussian over `b z 1+(t-1)/4 h/8 w/8`.
         Raises: ValueError if t is not 1 + 4n, h or w no multiple of 8, or x is not `b 3 t h w`
-        float.
+            float, is on another device, not finite or not in [-1, 1].
         """
-        self._check_video(x)
-        check_frames(x.shape[2], self.config.temporal_ratio)
-        return self._encode_chunk(x, first=True, past={})[0]
+        x = self._admit_video(x)
+        if pad:
+            x = padding.pad(x, self.config)
+        inputs.check_size(x, self.config)
+        groups = self._chunk_groups(x, padding.size_of(x), chunk_groups, tiling)
+        chunks = split(x, groups, self.config.temporal_ratio)
+        frames = 1 + (x.shape[2] - 1) // self.config.temporal_ratio
+        moments = join(run(self._encode_step(tiling), chunks), frames)
+        return DiagonalGaussian.from_moments(moments)
 
-    def decode(self, z: Float[Tensor, "b z t h w"]) -> Float[Tensor, "b 3 t h w"]:
-        """Video of a whole raw latent: 1 + 4(t-1) frames, 8 h x 8 w, not clamped to [-1, 1]."""
-        self._check_latent(z)
-        return self._decode_chunk(z, first=True, past={})[0]
+    def decode(
+        self,
+        z: Float[Tensor, "b z t h w"],
+        *,
+        size: Sequence[int] | None = None,
+        chunk_groups: int | None = None,
+        tiling: Tiling | None = None,
+    ) -> Float[Tensor, "b 3 t h w"]:
+        """Video of a whole raw latent: 1 + 4(t-1) frames, 8 h x 8 w, not clamped to [-1, 1].
+
+        Args:
+            z: the latent, not normalised.
+            size: frames, height and width to crop to, of a video encoded with `pad=True`.
+            chunk_groups: as for `encode`.
+            tiling: as for `encode`.
+        Raises: ValueError if z is not `b z t h w` float, is on another device or not finite, or no
+            video of `size` has such a latent.
+        """
+        z = self._admit_latent(z)
+        whole = padding.decoded_size(z, self.config)
+        if size is not None:
+            padding.check_crop(size, whole, self.config)
+        chunks = split(z, self._chunk_groups(z, whole, chunk_groups, tiling), 1)
+        y = join(run(self._decode_step(tiling), chunks), frames=whole[0])
+        return y if size is None else padding.crop(y, size)
+
+    def reconstruct(
+        self,
+        x: Float[Tensor, "b 3 t h w"],
+        *,
+        pad: bool = False,
+        chunk_groups: int | None = None,
+        tiling: Tiling | None = None,
+    ) -> Float[Tensor, "b 3 t h w"]:
+        """The decoded mode of the posterior, of x's size; arguments as for `encode`."""
+        z = self.encode(x, pad=pad, chunk_groups=chunk_groups, tiling=tiling).mode()
+        return self.decode(z, size=x.shape[2:], chunk_groups=chunk_groups, tiling=tiling)
 
     def decode_branches(self, z: Float[Tensor, "b z t h w"]) -> Float[Tensor, "b k 3 t h w"]:
-        """Both branches' RGB for every frame, unselected frames included (supplement, Fig. 2)."""
-        self._check_latent(z)
-        chunk = self._chunk(z, first=True, past={})
+        """Both branches' RGB for every frame, unselected frames included (supplement, Fig. 2).
+
+        `visual.unselected_frames` picks those that `decode` leaves out.
+        """
+        z = self._admit_latent(z)
+        chunk = _chunk(z, None)
         y = self.decoder(self.from_latent(_to_frames(z)), chunk)
         return rearrange(y, "(b t) (k c) h w -> b k c t h w", b=chunk.batch, k=self.config.branches)
 
+    @torch.no_grad()
     def stream_encode(
-        self, chunks: Iterable[Float[Tensor, "b 3 t h w"]]
+        self, chunks: Iterable[Float[Tensor, "b 3 t h w"]], *, tiling: Tiling | None = None
     ) -> Iterator[DiagonalGaussian]:
-        """Encode a video given in pieces; equal to `encode` of the whole, memory flat in its
-        length.
+        """Encode a video given in chunks, without gradients, in memory that is flat in its length.
 
-        The first piece has 1 + 4n frames, every other a multiple of 4.
+        The posteriors are those of the whole. The first chunk has 1 + 4n frames, every other a
+        multiple of 4.
+        Raises: ValueError, naming the chunk, if its frames are no whole groups or its size differs.
         """
-        past: Cache = {}
-        for i, x in enumerate(chunks):
-            self._check_video(x)
-            check_frames(x.shape[2] + int(i > 0), self.config.temporal_ratio)
-            posterior, past = self._encode_chunk(x, first=i == 0, past=past)
-            yield posterior
+        admitted = map(self._admit_video, chunks)
+        checked = inputs.checked_chunks(admitted, self.config, latent=False)
+        for moments in run(self._encode_step(tiling), checked):
+            yield DiagonalGaussian.from_moments(moments)
 
+    @torch.no_grad()
     def stream_decode(
-        self, chunks: Iterable[Float[Tensor, "b z t h w"]]
+        self, chunks: Iterable[Float[Tensor, "b z t h w"]], *, tiling: Tiling | None = None
     ) -> Iterator[Float[Tensor, "b 3 t h w"]]:
-        """Decode a latent given in pieces; equal to `decode` of the whole, memory flat."""
-        past: Cache = {}
-        for i, z in enumerate(chunks):
-            self._check_latent(z)
-            x, past = self._decode_chunk(z, first=i == 0, past=past)
-            yield x
+        """Decode a latent given in chunks of one frame or more, without gradients, in memory that
+        is flat in its length. The frames are those of the whole.
+        """
+        admitted = map(self._admit_latent, chunks)
+        checked = inputs.checked_chunks(admitted, self.config, latent=True)
+        yield from run(self._decode_step(tiling), checked)
+
+    def encode_step(
+        self, x: Float[Tensor, "b 3 t h w"], past: Cache | None = None
+    ) -> tuple[Float[Tensor, "b z2 t h w"], Cache]:
+        """Moments [mean | log-variance] of a run of whole groups, and the `past` of the next step.
+
+        Without `past` it is a video's first step, and x starts with the image frame. Checks
+        nothing.
+        """
+        chunk = _chunk(x, past)
+        y = self.to_moments(self.encoder(_to_frames(x), chunk))
+        pattern = "(b t) (k m z) h w -> b (m k z) t h w"  # [mean2D, mean3D, logvar2D, logvar3D]
+        moments = rearrange(y, pattern, b=chunk.batch, k=self.config.branches, m=2)
+        return moments, chunk.carry
+
+    def decode_step(
+        self, z: Float[Tensor, "b z t h w"], past: Cache | None = None
+    ) -> tuple[Float[Tensor, "b 3 t h w"], Cache]:
+        """Frames of a run of latents, and the `past` of the next step, as `encode_step`."""
+        chunk = _chunk(z, past)
+        y = self.decoder(self.from_latent(_to_frames(z)), chunk)
+        y = rearrange(y, "(b t) (k c) h w -> k b c t h w", b=chunk.batch, k=self.config.branches)
+        if self.config.branches == 1:
+            return y[0], chunk.carry
+        # keyframes come from the 2D branch, the other frames from the 3D branch
+        key = chunk.starts(y.shape[3], self.config.temporal_ratio, y.device)
+        return torch.where(rearrange(key, "t -> t 1 1"), y[0], y[1]), chunk.carry
 
     def forward(
         self, x: Float[Tensor, "b 3 t h w"], noise: Float[Tensor, "b z t h w"]
     ) -> tuple[Float[Tensor, "b 3 t h w"], DiagonalGaussian]:
-        """For training: the reconstruction of mean + std * noise, and the posterior."""
-        posterior = self.encode(x)
-        return self.decode(posterior.at(noise).to(x.dtype)), posterior
+        """For training: the reconstruction of mean + std * noise, and the posterior.
+
+        Values are not checked, so that the host need not wait for the device and torch.compile sees
+        one graph; the trainer stops at a loss that is not finite.
+        """
+        inputs.check_video(x)
+        inputs.check_size(x, self.config)
+        posterior = DiagonalGaussian.from_moments(self.encode_step(x)[0])
+        return self.decode_step(posterior.at(noise).to(x.dtype))[0], posterior
 
     def normalize(self, z: Float[Tensor, "b z t h w"]) -> Float[Tensor, "b z t h w"]:
         """(z - latent_mean) / latent_std: roughly zero mean, unit variance."""
@@ -119,46 +219,46 @@ class VideoVAE(nn.Module, Pretrained, library_name="ivvae", tags=["video-vae"]):
         """The inverse of `normalize`."""
         return z * self._statistic("latent_std", z) + self._statistic("latent_mean", z)
 
-    def _encode_chunk(
-        self, x: Tensor, *, first: bool, past: Cache
-    ) -> tuple[DiagonalGaussian, Cache]:
-        chunk = self._chunk(x, first=first, past=past)
-        y = self.to_moments(self.encoder(_to_frames(x), chunk))
-        pattern = "(b t) (k m z) h w -> b (m k z) t h w"  # [mean2D, mean3D, logvar2D, logvar3D]
-        moments = rearrange(y, pattern, b=chunk.batch, k=self.config.branches, m=2)
-        return DiagonalGaussian.from_moments(moments), chunk.carry
+    def _encode_step(self, tiling: Tiling | None) -> Step:
+        return TiledStep.of(self.encode_step, tiling, self.config, latent=False)
 
-    def _decode_chunk(self, z: Tensor, *, first: bool, past: Cache) -> tuple[Tensor, Cache]:
-        chunk = self._chunk(z, first=first, past=past)
-        y = self.decoder(self.from_latent(_to_frames(z)), chunk)
-        y = rearrange(y, "(b t) (k c) h w -> k b c t h w", b=chunk.batch, k=self.config.branches)
-        if self.config.branches == 1:
-            return y[0], chunk.carry
-        # keyframes come from the 2D branch, the other frames from the 3D branch
-        key = chunk.starts(y.shape[3], self.config.temporal_ratio, y.device)
-        return torch.where(rearrange(key, "t -> t 1 1"), y[0], y[1]), chunk.carry
+    def _decode_step(self, tiling: Tiling | None) -> Step:
+        return TiledStep.of(self.decode_step, tiling, self.config, latent=True)
 
-    def _chunk(self, x: Tensor, *, first: bool, past: Cache) -> Chunk:
-        return Chunk(batch=x.shape[0], image=first, past=past)
+    def _chunk_groups(
+        self, x: Tensor, size: padding.Size, wanted: int | None, tiling: Tiling | None
+    ) -> int:
+        """Frame groups to run at once, of a video of `size` in pixels given as video or latent."""
+        inputs.check_chunk_groups(wanted)
+        if wanted is not None:
+            return wanted
+        learning = torch.is_grad_enabled() and (
+            x.requires_grad or any(parameter.requires_grad for parameter in self.parameters())
+        )
+        if learning or x.is_meta or torch.compiler.is_compiling():
+            return size[0]  # at least as many groups as there are
+        return groups_that_fit(x, size, self.config, tiling)
 
     def _statistic(self, name: str, z: Tensor) -> Tensor:
         return torch.tensor(getattr(self.config, name), dtype=z.dtype, device=z.device).view(
             -1, 1, 1, 1
         )
 
-    def _check_video(self, x: Tensor) -> None:
-        if x.ndim != 5 or x.shape[1] != 3 or not x.is_floating_point():
-            raise ValueError(
-                f"video of shape {tuple(x.shape)}, {x.dtype}: need b 3 t h w, float in [-1, 1]"
-            )
-        self.config.latent_shape(1, *x.shape[3:])
+    def _admit_video(self, x: Tensor) -> Tensor:
+        """Check x and give it the weights' type."""
+        weight = self.to_moments.weight
+        inputs.check_video(x)
+        inputs.check_device(x, weight)
+        inputs.check_pixels(x)
+        return x.to(weight.dtype)
 
-    def _check_latent(self, z: Tensor) -> None:
-        if z.ndim != 5 or z.shape[1] != self.config.z_dim or not z.is_floating_point():
-            raise ValueError(
-                f"latent of shape {tuple(z.shape)}, {z.dtype}: "
-                f"need b {self.config.z_dim} t h w, float"
-            )
+    def _admit_latent(self, z: Tensor) -> Tensor:
+        """Check z and give it the weights' type."""
+        weight = self.from_latent.weight
+        inputs.check_latent(z, self.config)
+        inputs.check_device(z, weight)
+        inputs.check_finite(z)
+        return z.to(weight.dtype)
 
 
 class ImageVAE(VideoVAE, library_name="ivvae", tags=["image-vae"]):
@@ -169,9 +269,11 @@ class ImageVAE(VideoVAE, library_name="ivvae", tags=["image-vae"]):
     """
 
     def __init__(self, config: VAEConfig):
-        if config.branches != 1:
+        if config.branches != 1 or not config.is_image:
             raise ValueError(
-                f"an image VAE has branches=1, got {config.branches}: use config.image()"
+                "an image VAE has one branch and no temporal_downsample, got branches="
+                f"{config.branches}, temporal_downsample={config.temporal_downsample}: "
+                "use config.image()"
             )
         super().__init__(config)
 
@@ -184,6 +286,10 @@ def weights_hash(model: nn.Module) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _chunk(x: Tensor, past: Cache | None) -> Chunk:
+    return Chunk(batch=x.shape[0], image=past is None, past=past or {})
 
 
 def _to_frames(x: Tensor) -> Tensor:

@@ -9,10 +9,13 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from engine.files import sha256_file
+
 Backbone = Literal["vgg", "alex"]
 
 FILES = {"vgg": "vgg16-397923af.pth", "alex": "alexnet-owt-7be5be79.pth"}
-"""torchvision's ImageNet weights, under the names that torch hub gives them."""
+"""torchvision's ImageNet weights, under the names that torch hub gives them: each ends in the first
+digits of the file's sha256."""
 
 
 def find_backbone(backbone: Backbone, path: str | None = None) -> Path:
@@ -27,8 +30,15 @@ def find_backbone(backbone: Backbone, path: str | None = None) -> Path:
         return file
     raise ValueError(
         f"{file}: no weights for LPIPS. Get torchvision's ImageNet weights {FILES[backbone]}, put "
-        f"them at {cached}, or name the file in perceptual_weights, or set perceptual to none."
+        f"them at {cached}. In training, you can also name the file in perceptual_weights, or set "
+        "perceptual to none."
     )
+
+
+def is_published(backbone: Backbone, file: Path) -> bool:
+    """Whether a weights file is torchvision's, by its sha256."""
+    digest = Path(FILES[backbone]).stem.rpartition("-")[2]
+    return sha256_file(file).startswith(digest)
 
 
 class PerceptualLoss(nn.Module):

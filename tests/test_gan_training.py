@@ -1,0 +1,245 @@
+"""The chain of stages and the GAN stage for real: resumed, killed, on two processes."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.testing import assert_close
+
+from data.buckets import Bucket, BucketConfig
+from data.dataset import ClipConfig
+from engine.cli import parse
+from engine.config import OptimizerConfig
+from engine.run import read_log
+from scripts import train_vae
+from scripts.train_vae import TrainVAE
+from tests.packed import pack
+from tests.test_training import MODEL, SIZE, as_command, settings, weights
+from vae import VAEConfig, VideoVAE
+from vae.adversarial import AdversarialConfig
+from vae.config import PRESETS
+from vae.discriminator import DiscriminatorConfig
+from vae.losses import VAELossConfig
+
+ROOT = Path(__file__).parents[1]
+DEBUG = sorted((ROOT / "configs" / "vae" / "debug").glob("*.yaml"))
+DISCRIMINATOR = DiscriminatorConfig(channels=16, layers=1)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    return pack(tmp_path_factory.mktemp("data") / "shards", [12, 14, 16, 18, 20, 22])
+
+
+def gan_run(folder, shards, steps=6, *, start=2, discriminator_rate=1e-3, held_out=False, **values):
+    clips = ClipConfig(folder=str(shards), frames=5, flip=True, **SIZE)
+    return TrainVAE(
+        train=settings(folder, steps, **values),
+        data=clips,
+        model=MODEL,
+        loss=VAELossConfig(perceptual="none"),
+        adversarial=AdversarialConfig(
+            start_step=start,
+            warmup_steps=2,
+            discriminator=DISCRIMINATOR,
+            optimizer=OptimizerConfig(learning_rate=discriminator_rate),
+        ),
+        held_out=clips if held_out else None,
+        held_out_clips=2,
+        previews=0,
+    )
+
+
+def stage_run(stage, folder, shards, steps):
+    """A run of the image stage, of a video stage, or of the GAN stage."""
+    config = gan_run(folder, shards, steps)
+    if stage == "gan":
+        return config
+    if stage == "image":
+        config = replace(config, stage="image", data=replace(config.data, frames=1))
+    return replace(config, adversarial=None)
+
+
+def assert_same_run(a: Path, b: Path, steps: int):
+    """Weights and losses, and all that the last checkpoint holds of networks and optimisers, bit
+    for bit."""
+    assert_close(weights(a), weights(b), rtol=0, atol=0)
+    for name in ("loss", "gan", "discriminator/loss", "discriminator/grad_norm"):
+        assert [x.get(name) for x in read_log(a)] == [x.get(name) for x in read_log(b)]
+    last, other = (folder / "checkpoints" / f"step-{steps:08d}" for folder in (a, b))
+    names = [file.name for file in last.glob("model*.safetensors")]
+    assert names
+    for name in names:
+        assert_close(load_file(last / name), load_file(other / name), rtol=0, atol=0)
+    for file in last.glob("optimizer*.bin"):
+        moments = [torch.load(f / file.name, weights_only=True)["state"] for f in (last, other)]
+        assert_close(*moments, rtol=0, atol=0)
+
+
+def test_a_resumed_gan_stage_equals_a_straight_one_bit_for_bit(shards, tmp_path):
+    train_vae.run(gan_run(tmp_path / "straight", shards))
+    train_vae.run(gan_run(tmp_path / "resumed", shards, steps=3))
+    train_vae.run(gan_run(tmp_path / "resumed", shards))
+    assert_same_run(tmp_path / "straight", tmp_path / "resumed", 6)
+
+
+@pytest.mark.parametrize("stage", ["image", "video", "gan"])
+def test_a_killed_stage_goes_on_as_if_nothing_had_happened(stage, shards, tmp_path):
+    steps = 20
+    train_vae.run(stage_run(stage, tmp_path / "straight", shards, steps))
+    config = stage_run(stage, tmp_path / "killed", shards, steps)
+    log = tmp_path / "killed" / "log.jsonl"
+    enough = random.SystemRandom().randint(2, 15)  # lines, one a step
+    process = subprocess.Popen(
+        [sys.executable, *as_command(config, tmp_path)], stderr=subprocess.PIPE, text=True
+    )
+    while process.poll() is None and not (log.exists() and log.read_text().count("\n") >= enough):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL, error
+    assert not (tmp_path / "killed" / "export").exists()
+    train_vae.run(config)
+    assert_same_run(tmp_path / "straight", tmp_path / "killed", steps)
+
+
+def test_two_processes_learn_in_the_gan_stage_what_one_does(shards, tmp_path):
+    sizes = (Bucket(frames=1, batch=4, **SIZE), Bucket(frames=5, batch=2, **SIZE))
+    mixed = {"buckets": BucketConfig(buckets=sizes, enlarge=True)}  # image-only steps too
+    # Adam makes much of rounding where a gradient is nearly zero, the more the higher the rate
+    mild = {"learning_rate": 1e-4, "discriminator_rate": 1e-4}
+    train_vae.run(replace(gan_run(tmp_path / "one", shards, **mild), **mixed))
+    # each with accumulation
+    config = replace(gan_run(tmp_path / "two", shards, micro_batch=1, **mild), **mixed)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [sys.executable, *launch, *as_command(config, tmp_path)],
+        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert {x["clips_seen"] - 4 * x["step"] for x in read_log(tmp_path / "one")} != {0}
+    for x, y in zip(read_log(tmp_path / "one"), read_log(tmp_path / "two"), strict=True):
+        assert x.keys() == y.keys()
+        for name in {"loss", "mae", "discriminator/loss"} & x.keys():
+            assert_close(x[name], y[name], rtol=1e-5, atol=0)
+        for name in {"grad_norm", "discriminator/grad_norm", "gan_weight"} & x.keys():
+            assert_close(x[name], y[name], rtol=1e-3, atol=0)
+
+
+def test_image_only_steps_leave_no_parameter_of_the_video_vae_without_gradient():
+    torch.manual_seed(0)
+    model = VideoVAE(MODEL)
+    y, posterior = model(torch.rand(1, 3, 1, 16, 16), torch.randn(1, 4, 1, 2, 2))
+    (y.sum() + posterior.kl().sum()).backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+def test_raw_and_averaged_weights_are_scored_on_held_out_clips(shards, tmp_path):
+    config = gan_run(tmp_path, shards, steps=3, start=0, held_out=True, evaluate_every=2)
+    train_vae.run(config)
+    lines = read_log(tmp_path)
+    names = {"psnr", "ssim", "ssim_1", "ssim_2", "ssim_3", "ssim_4", "ssim_margin"}
+    expected = {f"eval/{kind}/{name}" for kind in ("raw", "ema") for name in names}
+    found = [{name for name in line if name.startswith("eval/")} for line in lines]
+    assert found == [set(), expected, expected]  # every second step, and the last
+    assert lines[-1]["eval/raw/psnr"] != lines[-1]["eval/ema/psnr"]
+    saved = VideoVAE.from_pretrained(tmp_path / "checkpoints" / "step-00000003" / "ema")
+    scores = train_vae._evaluate(config, train_vae._fixed_clips(config.held_out))(saved)
+    assert_close(scores["psnr"], lines[-1]["eval/ema/psnr"])
+    assert 0 < lines[-1]["seconds/data"] < lines[-1]["seconds_per_step"]
+    assert lines[-1]["memory_mb"] > 10
+
+
+def test_evaluating_and_recomputing_do_not_change_what_is_learned(shards, tmp_path):
+    train_vae.run(gan_run(tmp_path / "plain", shards, steps=3, start=0))
+    watched = gan_run(
+        tmp_path / "watched", shards, steps=3, start=0, held_out=True, evaluate_every=1
+    )
+    train_vae.run(replace(watched, previews=1))
+    assert_same_run(tmp_path / "plain", tmp_path / "watched", 3)
+    recomputed = gan_run(tmp_path / "recomputed", shards, steps=3, start=0)
+    train_vae.run(replace(recomputed, activation_checkpointing=True))
+    for x, y in zip(read_log(tmp_path / "plain"), read_log(tmp_path / "recomputed"), strict=True):
+        assert_close(x["loss"], y["loss"], rtol=1e-5, atol=0)
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(shards, tmp_path, capsys):
+    config = gan_run(tmp_path / "run", shards, steps=10, keep=1, keep_every=4, micro_batch=2)
+    assert train_vae.run(replace(config, dry_run=True)) is None
+    text = capsys.readouterr().out
+    parameters = sum(p.numel() for p in VideoVAE(MODEL).parameters()) / 1e6
+    for words in (
+        f"model: {parameters:.2f} M parameters",
+        "discriminator: 0.03 M parameters, trained from step 2 on",
+        "steps: 0 done, 10 to come",
+        "4 clips = 1 processes x 4, 2 at once",
+        "40 clips to come, 6.7 epochs of 6",
+        "checkpoints: 5 to come, 3 of them stay",
+        "GB at most in one step, all players active, measured on cpu",
+    ):
+        assert words in text
+    assert not (tmp_path / "run").exists()
+    train_vae.run(replace(config, train=replace(config.train, steps=3)))
+    train_vae.run(replace(config, dry_run=True))
+    assert "steps: 3 done, 7 to come" in capsys.readouterr().out
+
+
+def test_mistakes_of_the_gan_stage_are_refused_before_the_run(shards, tmp_path):
+    config = gan_run(tmp_path / "run", shards)
+    with pytest.raises(ValueError, match=r"start_step=6 is not before the end"):
+        gan_run(tmp_path / "run", shards, start=6)
+    deep = replace(config.adversarial, discriminator=DiscriminatorConfig(channels=16, layers=3))
+    with pytest.raises(ValueError, match=r"at least 24 x 24, got 16 x 16"):
+        replace(config, adversarial=deep)
+    with pytest.raises(ValueError, match="no data in held_out"):
+        gan_run(tmp_path / "run", shards, evaluate_every=2)
+    with pytest.raises(ValueError, match="row='E': use one of baseline"):
+        replace(config, row="E")
+    with pytest.raises(ValueError, match="fp16 has one loss scale"):
+        gan_run(tmp_path / "run", shards, precision="fp16")
+    VideoVAE(replace(MODEL, z_dim=8)).save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match="do not fit the model: z_dim was 8, now 4"):
+        train_vae.run(replace(config, init_from=str(tmp_path / "other")))
+    with pytest.raises(ValueError, match="no VideoVAE here"):
+        train_vae.run(replace(config, init_from=str(tmp_path / "nowhere")))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_debug_chain_runs_from_stage_to_stage(shards, tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    caplog.set_level("INFO")
+    assert [file.stem for file in DEBUG] == ["0_image", "1_video", "2_video_larger", "3_gan"]
+    for file in DEBUG:
+        options = ["--train.steps=2", "--train.save_every=2", "--train.log_every=1", "--previews=1"]
+        options += [f"--data.folder={shards}", "--model.z_dim=4", f"--held_out.folder={shards}"]
+        options += ["--data.short=loop", "--held_out.short=loop", "--held_out_clips=1"]
+        options += ["--adversarial.start_step=1"] if file.stem == "3_gan" else []
+        export = train_vae.run(parse(TrainVAE, ["--config", str(file), *options]))
+        assert export == Path(f"runs/vae/debug/ivvae_z4/{file.stem}/export")
+        assert (export / "model.safetensors").exists()
+    assert "inflated from the image VAE" in caplog.text
+    assert "all weights are from runs/vae/debug/ivvae_z4/1_video/export" in caplog.text
+    assert "discriminator: all weights are new" in caplog.text
+    assert "discriminator/loss" in read_log(export.parent)[-1]
+
+
+@pytest.mark.parametrize("row", PRESETS)
+def test_every_row_of_the_ablation_is_one_override(row):
+    file = ROOT / "configs" / "vae" / "1_video_256.yaml"
+    config = parse(TrainVAE, ["--config", str(file), f"--row={row}", "--model.z_dim=8"])
+    assert config.video_config == VAEConfig.preset(row, z_dim=8)
+    assert config.named().train.folder == f"runs/vae/{row}_z8/1_video_256"
+    assert config.named().init_from == f"runs/vae/{row}_z8/0_image_256/export"
+    half = replace(config, model=replace(config.model, dim=32)).video_config
+    assert half.dim == config.video_config.dim // 2

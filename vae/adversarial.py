@@ -1,0 +1,237 @@
+"""The adversarial term of Eq. 5: hinge losses, the weight of the term, its start and warm-up."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd import grad
+
+from engine.config import OptimizerConfig, check_settings
+from engine.player import Batch, Opponent, StepInfo
+from vae.discriminator import Discriminator, DiscriminatorConfig
+from vae.losses import REFERENCE_VALUES, VAELoss, wide
+from vae.posterior import DiagonalGaussian
+
+TINY = 1e-12
+
+
+def _optimizer() -> OptimizerConfig:
+    return OptimizerConfig(betas=(0.5, 0.9))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdversarialConfig:
+    """The GAN term of Eq. 5: when it starts, how much it counts, and the discriminator."""
+
+    start_step: int = 0
+    """Finished steps after which the discriminator is trained and used."""
+    warmup_steps: int = 0
+    """Steps from there over which the term's weight rises linearly, so that the discriminator
+    learns before it teaches."""
+    weight: float = 0.8
+    """Weight of the term (beta)."""
+    weighting: Literal["adaptive", "fixed"] = "adaptive"
+    """adaptive: the weight is multiplied by the ratio of the gradient norms of the reconstruction
+    terms and of this term at the decoder's last layer; fixed: by 1."""
+    max_ratio: float = 1e4
+    """Largest such ratio."""
+    smoothing: float = 0.9
+    """Share of the old norms in the running means that the ratio is made of; 0: the last step's."""
+    r1_weight: float = 0.0
+    """Weight of the R1 penalty, half the squared gradient of the mean logit per real clip; 0: none.
+    """
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    """Its size."""
+    optimizer: OptimizerConfig = field(default_factory=_optimizer)
+    """Its learning rate, counted from start_step, and clipping."""
+
+    def __post_init__(self) -> None:
+        check_settings(
+            self,
+            positive=("max_ratio",),
+            not_negative=("start_step", "warmup_steps", "weight", "r1_weight"),
+        )
+        if not 0 <= self.smoothing < 1:
+            raise ValueError(f"smoothing={self.smoothing} must be in [0, 1)")
+
+    def ramp_at(self, step: int) -> float:
+        """Share of the weight that counts after `step` finished steps, in [0, 1]."""
+        if step < self.start_step:
+            return 0.0
+        return min(1.0, (step - self.start_step) / self.warmup_steps) if self.warmup_steps else 1.0
+
+
+class AdversarialLoss:
+    """Eq. 5 with its GAN term, and the discriminator's own loss.
+
+    The adaptive ratio is |d reconstruction / d last layer| / |d GAN / d last layer| (Esser et al.
+    2021), of the gradients of a whole global batch: they are summed over micro-batches and
+    processes before their norms are taken. A step uses the norms of the steps before it. So the
+    weight does not depend on how the batch is shared out, and no forward pass is repeated. The
+    first step of the term only measures.
+
+    Both terms are differentiated once, down to the reconstruction; from there their gradients go
+    on through the decoder, to the last layer each and further as one. The perceptual network and
+    the discriminator are passed once per direction.
+    """
+
+    def __init__(
+        self,
+        config: AdversarialConfig,
+        loss: VAELoss,
+        discriminator: Discriminator,
+        accelerator: Accelerator,
+    ):
+        """`discriminator`: the module that `opponent` trains."""
+        self.config = config
+        self.loss = loss
+        self.discriminator = discriminator
+        self.accelerator = accelerator
+        self._norms: list[float] | None = None  # running means: reconstruction, GAN
+        self._sums: list[Tensor] | None = None  # gradients of this step's micro-batches so far
+
+    @property
+    def opponent(self) -> Opponent:
+        """The discriminator as the trainer's second player.
+
+        Its loss needs "video" in the batch, and "reconstruction", which `for_model` leaves there.
+        """
+        config = self.config
+        return Opponent(
+            module=self.discriminator,
+            optimizer=config.optimizer,
+            loss=self.for_discriminator,
+            start=config.start_step,
+        )
+
+    @property
+    def ratio(self) -> float:
+        """What the weight is multiplied by at the next step."""
+        if self.config.weighting == "fixed":
+            return 1.0
+        if self._norms is None:
+            return 0.0
+        reconstruction, gan = self._norms
+        return min(reconstruction / max(gan, TINY), self.config.max_ratio)
+
+    def for_model(
+        self,
+        reconstruction: Float[Tensor, "b 3 t h w"],
+        posterior: DiagonalGaussian,
+        batch: Batch,
+        info: StepInfo,
+        last_layer: Sequence[Tensor],
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Eq. 5 for the VAE.
+
+        Args:
+            batch: with "video" `b 3 t h w` on the device; gets "reconstruction".
+            last_layer: parameters at which gradients are compared.
+        Returns: as `VAELoss`, and once the term has started "gan" (minus the mean logit) and
+        "gan_weight" (what the term is multiplied by).
+        """
+        if info.step < self.config.start_step:
+            return self.loss(reconstruction, batch["video"], posterior)
+        leaf = wide(reconstruction.detach()).requires_grad_()
+        values = self.loss.reconstruction(leaf, batch["video"])
+        gradient = grad(values["loss"], leaf)[0]
+        with frozen(self.discriminator):
+            gan = -wide(self.discriminator(leaf)).mean()
+        gan_gradient = grad(REFERENCE_VALUES * gan, leaf)[0]
+        weight = self.config.weight * self.config.ramp_at(info.step) * self.ratio
+        if self.config.weighting == "adaptive":
+            pairs = ((values["loss"], gradient), (gan, gan_gradient))
+            self._measure(wide(reconstruction), pairs, last_layer, info)
+        batch["reconstruction"] = leaf.detach()
+        regular = self.loss.regularisation(posterior, batch["video"])
+        loss = values["loss"].detach() + weight * REFERENCE_VALUES * gan.detach()
+        path = (wide(reconstruction) * (gradient + weight * gan_gradient)).sum()
+        return {
+            **values,
+            **regular,
+            "gan": gan,
+            "gan_weight": torch.tensor(weight, device=leaf.device),
+            "loss": loss + (path - path.detach()) + regular["loss"],
+        }
+
+    def for_discriminator(
+        self, module: nn.Module, batch: Batch, info: StepInfo
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Hinge loss of the discriminator, mean over patches, and with r1_weight its penalty.
+
+        Returns: "loss", "hinge", the mean logits "real" and "fake", and "r1".
+        """
+        penalise = self.config.r1_weight > 0
+        video = batch["video"].detach().requires_grad_(penalise)
+        both = torch.cat([video, batch["reconstruction"].to(video)])
+        real, fake = wide(module(both)).chunk(2)
+        hinge = 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
+        values = {"hinge": hinge, "real": real.mean(), "fake": fake.mean(), "loss": hinge}
+        if penalise:
+            per_clip = real.flatten(1).mean(1).sum()
+            slope = grad(per_clip, video, create_graph=True)[0]
+            r1 = 0.5 * slope.square().flatten(1).sum(1).mean()
+            values |= {"r1": r1, "loss": hinge + self.config.r1_weight * r1}
+        return values
+
+    def state_dict(self) -> dict[str, Any]:
+        """The running norms, for JSON."""
+        return {"norms": self._norms}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self._norms, self._sums = state["norms"], None
+
+    def _measure(
+        self,
+        reconstruction: Tensor,
+        terms: tuple[tuple[Tensor, Tensor], ...],
+        last_layer: Sequence[Tensor],
+        info: StepInfo,
+    ) -> None:
+        """Add this micro-batch's gradients; with the last one of the step renew the norms.
+
+        `terms`: value and gradient at the reconstruction, of both.
+        """
+        parts = []
+        for value, gradient in terms:
+            at_layer = grad(reconstruction, list(last_layer), gradient, retain_graph=True)
+            flat = torch.cat([wide(g).flatten() for g in at_layer])
+            parts.append(info.share * (flat + 0 * value.detach()))  # NaN if the value is not finite
+        before = self._sums
+        self._sums = (
+            parts if before is None else [a + b for a, b in zip(before, parts, strict=True)]
+        )
+        if not info.last:
+            return
+        total = self.accelerator.reduce(torch.stack(self._sums), "mean")
+        assert isinstance(total, Tensor)
+        self._sums = None
+        if not total.isfinite().all():  # such a step changes nothing
+            return
+        new, old = total.norm(dim=1).tolist(), self._norms
+        keep = self.config.smoothing
+        self._norms = (
+            new
+            if old is None
+            else [keep * a + (1 - keep) * b for a, b in zip(old, new, strict=True)]
+        )
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """No parameter of `module` takes gradients within; those that did do again afterwards."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)

@@ -1,0 +1,80 @@
+"""What a VAE costs: parameters, and multiply-accumulates as the paper counts them."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from vae.blocks import Attention
+from vae.config import VAEConfig
+from vae.convs import KTCConv
+from vae.model import VideoVAE
+
+
+@dataclass(frozen=True)
+class Macs:
+    """Multiply-accumulates of one pass; a FLOP count is twice as many."""
+
+    convolution: int
+    """Of convolutions: every weight once for every output position, padding included. The paper's
+    "FLOPS" are these of both halves (supplement, Table 3)."""
+    attention: int
+    """Of the products of attention: queries with keys, weights with values."""
+
+
+def count_parameters(config: VAEConfig) -> int:
+    """Number of weights of the VAE of `config`."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in VideoVAE(config).parameters())
+
+
+def count_macs(config: VAEConfig, frames: int, height: int, width: int) -> tuple[Macs, Macs]:
+    """(encoder, decoder) for one video of this size; nothing is computed.
+
+    It is the count of the plain form of every layer. `TemporalConv` leaves out taps that read
+    padding, so what runs here is 7 to 17 % less in those layers.
+
+    Raises:
+        ValueError: a size that the VAE does not take.
+    """
+    latent = config.latent_shape(frames, height, width)
+    with torch.device("meta"):
+        model = VideoVAE(config)
+        video, z = torch.empty(1, 3, frames, height, width), torch.empty(1, *latent)
+    counts = []
+    for call, x in ((model.encode_step, video), (model.decode_step, z)):
+        counter = _Counter(model)
+        with torch.no_grad():
+            call(x, None)
+        counts.append(counter.finish())
+    return counts[0], counts[1]
+
+
+class _Counter:
+    """Counts what the layers of `model` do until `finish`."""
+
+    def __init__(self, model: VideoVAE):
+        self.convolution = self.attention = 0
+        self.handles = [
+            module.register_forward_hook(hook)
+            for module in model.modules()
+            for kinds, hook in (
+                ((nn.Conv2d, nn.Conv3d, KTCConv), self._count_convolution),
+                (Attention, self._count_attention),
+            )
+            if isinstance(module, kinds)
+        ]
+
+    def finish(self) -> Macs:
+        for handle in self.handles:
+            handle.remove()
+        return Macs(self.convolution, self.attention)
+
+    def _count_convolution(self, module: nn.Module, inputs: tuple[Tensor, ...], y: Tensor) -> None:
+        convs = [m for m in module.modules() if isinstance(m, nn.Conv2d | nn.Conv3d)]
+        positions = y.numel() // sum(conv.out_channels for conv in convs)
+        self.convolution += positions * sum(conv.weight.numel() for conv in convs)
+
+    def _count_attention(self, module: nn.Module, inputs: tuple[Tensor, ...], y: Tensor) -> None:
+        n, c, h, w = y.shape
+        self.attention += 2 * n * c * (h * w) ** 2

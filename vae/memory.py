@@ -1,0 +1,89 @@
+"""How many frame groups to run at once: as many as a share of the free memory holds."""
+
+from pathlib import Path
+
+import psutil
+import torch
+from torch import Tensor
+
+from vae.config import VAEConfig
+from vae.tiling import Tiling
+
+MEMORY_FRACTION = 0.75
+"""Share of the free memory that activations may take; the rest is for what convolutions need
+besides, and for other processes."""
+LIVE_MAPS = 10
+"""How many of its largest feature maps the VAE holds at once, at most; tests measure it."""
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def groups_that_fit(
+    x: Tensor, size: tuple[int, int, int], config: VAEConfig, tiling: Tiling | None = None
+) -> int:
+    """How many frame groups of a video fit into the free memory at once; at least 1.
+
+    Args:
+        x: the batch, video or latent, whose type and device the activations have.
+        size: the video's frames, height and width.
+        config: of the VAE.
+        tiling: the tiles it runs in.
+    """
+    t, h, w = size
+    frame = x.shape[0] * h * w * x.element_size()  # bytes of one channel
+    budget = MEMORY_FRACTION * (free_memory(x.device) - 3 * t * frame)  # the decoded video
+    if tiling is not None:
+        frame *= min(tiling.height / h, 1) * min(tiling.width / w, 1)
+    frames = (budget / frame - 2 * kept_values(config)) / (LIVE_MAPS * largest_map(config))
+    groups = (t - 1) // config.temporal_ratio
+    return max(1, min(groups, int((frames - 1) // config.temporal_ratio)))
+
+
+def largest_map(config: VAEConfig) -> float:
+    """Values per pixel of the video in the largest feature map, e.g. 128 for dim 64.
+
+    Upsampling brings half the channels of the level below to a level.
+    """
+    deeper = (*config.widths[1:], 0)
+    return max(
+        max(width, deeper[i] / 2) * config.group_sizes[i] / config.temporal_ratio / 4**i
+        for i, width in enumerate(config.widths)
+    )
+
+
+def kept_values(config: VAEConfig) -> float:
+    """Values per pixel of a frame that one chunk keeps for the next, at most."""
+    if config.temporal_ratio == 1:
+        return 0
+    frames = 2 if config.temporal == "causal" else 1
+    share = frames / 2 if config.branches == 2 and config.branch_convs == "2d3d" else frames
+    convs = 2 * (config.num_blocks + 1) + 1  # of a decoder's level
+    return share * convs * sum(width / 4**i for i, width in enumerate(config.widths))
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can still be allocated: on a CUDA device, else in the host's memory.
+
+    On CUDA that is what the driver has free and what PyTorch holds but does not use; on the host
+    what the operating system calls available, within the limit of the container.
+    """
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    available = psutil.virtual_memory().available
+    limit = _container_memory()
+    return available if limit is None else min(available, limit)
+
+
+def _container_memory() -> int | None:
+    """Bytes left within the memory limit of the control group (Linux); None without one."""
+    try:
+        limit = (_CGROUP / "memory.max").read_text().strip()
+        used = (_CGROUP / "memory.current").read_text()
+        statistics = (_CGROUP / "memory.stat").read_text()
+    except OSError:
+        return None
+    if limit == "max":
+        return None
+    lines = dict(line.split() for line in statistics.splitlines())
+    return int(limit) - int(used) + int(lines.get("inactive_file", 0))  # file cache can go

@@ -1,0 +1,112 @@
+"""The authors' released checkpoints: file names, configs, and the latent scale that goes with them.
+
+The scale and shift of the latents are not in the files: z is used as (z - shift) * scale. So
+`latent_mean` is the shift and `latent_std` is 1 / scale.
+"""
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vae.config import VAEConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Released:
+    """One released checkpoint."""
+
+    z_dim: int
+    """Latent channels."""
+    dim: int
+    """Channels of one branch at the first level."""
+    scale: float
+    """Of the latents, per unit."""
+    shift: float
+    """Of the latents, subtracted before scaling."""
+
+
+RELEASED = {
+    "ivvae_z4_dim64.pth": Released(z_dim=4, dim=64, scale=1.3196, shift=0.1250),
+    "ivvae_z8_dim64.pth": Released(z_dim=8, dim=64, scale=1.0940, shift=-0.0322),
+    "ivvae_z16_dim64.pth": Released(z_dim=16, dim=64, scale=0.9697, shift=-0.1553),
+    "ivvae_z16_dim96.pth": Released(z_dim=16, dim=96, scale=0.7619, shift=-0.0483),
+}
+"""By file name."""
+
+_DIM_KEY = "encoder.conv1.conv_2d.weight"  # dim 3 3 3
+_Z_KEY = "conv2.conv_2d.weight"  # z/2 z 1 1
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
+    """The state dict in a released file. Code in the file is never run (`weights_only=True`).
+
+    Raises:
+        ValueError: no such file, not a file of weights, or not one tensor per name.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(
+            f"{path}: no such file. Get one of {', '.join(RELEASED)} from the IV-VAE authors and "
+            "give its path"
+        )
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"{path}: not a PyTorch file of plain weights, or damaged ({reason}). Fetch it again"
+        ) from None
+    return _check_tensors(path, state)
+
+
+def released_config(state: Mapping[str, Tensor]) -> VAEConfig:
+    """The config of a released state dict, read off its shapes; with the scale if it is known.
+
+    Raises:
+        ValueError: the tensors that tell z_dim and dim are missing or have other shapes.
+    """
+    dim, z_dim = _size(state, _DIM_KEY, axis=0, ndim=4), _size(state, _Z_KEY, axis=1, ndim=4)
+    config = VAEConfig(z_dim=z_dim, dim=dim)
+    known = find_released(config)
+    if known is None:
+        return config
+    return replace(config, latent_mean=(known.shift,), latent_std=(1 / known.scale,))
+
+
+def find_released(config: VAEConfig) -> Released | None:
+    """The released checkpoint of this z_dim and dim, if there is one."""
+    for entry in RELEASED.values():
+        if (entry.z_dim, entry.dim) == (config.z_dim, config.dim):
+            return entry
+    return None
+
+
+def is_released_architecture(config: VAEConfig) -> bool:
+    """Whether a model is what the released files can hold; z_dim and dim are free."""
+    plain = VAEConfig(z_dim=config.z_dim, dim=config.dim, dropout=config.dropout)
+    return plain == replace(config, latent_mean=plain.latent_mean, latent_std=plain.latent_std)
+
+
+def _size(state: Mapping[str, Tensor], key: str, *, axis: int, ndim: int) -> int:
+    if key not in state:
+        raise ValueError(f"not a released IV-VAE: it has no {key}")
+    if state[key].ndim != ndim:
+        raise ValueError(f"not a released IV-VAE: {key} has shape {tuple(state[key].shape)}")
+    return state[key].shape[axis]
+
+
+def _check_tensors(path: Path, state: Any) -> dict[str, Tensor]:
+    if not isinstance(state, dict) or not state:
+        raise ValueError(f"{path}: holds a {type(state).__name__}, not weights by name")
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"{path}: {name!r} is a {type(value).__name__}, not a tensor; a released file "
+                "holds tensors by name"
+            )
+    return state

@@ -1,0 +1,60 @@
+"""Where the weights of a training stage come from."""
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+
+from engine.compare import differences
+from engine.files import read_json
+from vae.config import VAEConfig
+from vae.inflate import inflate
+from vae.model import ImageVAE, VideoVAE
+
+log = logging.getLogger(__name__)
+
+
+def initial_model(config: VAEConfig, *, image: bool, source: str | None) -> VideoVAE:
+    """The model that a stage begins with; logs what was loaded and what is new.
+
+    Args:
+        config: of the video VAE; the image stage trains the image VAE that it is inflated from.
+        image: whether this is the image stage.
+        source: folder or hub id of an earlier stage's weights; None: random weights.
+    Raises:
+        ValueError: the weights are not there or do not fit; says what differs.
+    """
+    kind = "image VAE" if image else "video VAE"
+    wanted = config.image() if image else config
+    if source is None:
+        log.info("%s: all weights are new", kind)
+        return ImageVAE(wanted) if image else VideoVAE(wanted)
+    if not image and _holds_image_vae(source):
+        loaded = ImageVAE.from_pretrained(source)
+        _check(source, loaded.config, config.image())
+        model = inflate(loaded, config)
+        log.info("video VAE: inflated from the image VAE %s (%s)", source, _parameters(loaded))
+        log.info(
+            "video VAE: new are the blocks across branches and in time, at their neutral value"
+        )
+        return model
+    model = (ImageVAE if image else VideoVAE).from_pretrained(source)
+    _check(source, model.config, wanted)
+    log.info("%s: all weights are from %s (%s)", kind, source, _parameters(model))
+    return model
+
+
+def _holds_image_vae(source: str) -> bool:
+    config = Path(source) / "config.json"
+    return config.is_file() and read_json(config).get("model_class") == ImageVAE.__name__
+
+
+def _check(source: str, found: VAEConfig, wanted: VAEConfig) -> None:
+    if changes := differences(asdict(found), asdict(wanted)):
+        raise ValueError(
+            f"{source}: these start weights do not fit the model: {'; '.join(changes)}. "
+            "Name the export of the stage before, or change the model."
+        )
+
+
+def _parameters(model: VideoVAE) -> str:
+    return f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters"

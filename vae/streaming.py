@@ -1,0 +1,49 @@
+"""Long tensors along t: cut into runs of whole frame groups, run step by step, put together.
+
+A step takes a chunk `b c t h w` and what the step before left (None for the first), and gives the
+result and what it leaves in turn.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Step = Callable[[Tensor, Any], tuple[Tensor, Any]]
+
+
+def run(step: Step, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The result of every chunk in turn; only what one step leaves for the next is kept."""
+    past = None
+    for chunk in chunks:
+        result, past = step(chunk, past)
+        yield result
+
+
+def split(x: Tensor, chunk_groups: int, frames_per_group: int) -> Iterator[Tensor]:
+    """Views of `b c t h w`: one image frame and `chunk_groups` groups, then `chunk_groups` each.
+
+    `frames_per_group` is the temporal ratio for frames and 1 for latents.
+    """
+    size = chunk_groups * frames_per_group
+    yield x[:, :, : 1 + size]
+    for start in range(1 + size, x.shape[2], size):
+        yield x[:, :, start : start + size]
+
+
+def join(parts: Iterable[Tensor], frames: int) -> Tensor:
+    """One `b c t h w` tensor of `frames` frames from consecutive parts.
+
+    Room for all is made once and each part is copied as it comes, so that parts need not be kept.
+    """
+    whole, done = torch.empty(0), 0
+    for part in parts:
+        if part.shape[2] == frames:
+            return part
+        if done == 0:
+            whole = part.new_empty(*part.shape[:2], frames, *part.shape[3:])
+        whole[:, :, done : done + part.shape[2]] = part
+        done += part.shape[2]
+    assert done == frames, f"{done} of {frames} frames"
+    return whole
