@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from engine.cli import main
 from latte import Latte, LatteConfig
-from latte.blocks import Block
+from latte.blocks import Attention, Block
 from latte.diffusion import GaussianDiffusion, ModelFn
 from latte.samplers import denoise, guided, spaced_timesteps
 
@@ -55,6 +55,7 @@ class PlainBlock(nn.Module):
 
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:
         block, (_, frames, patches, _) = self.block, x.shape
+        assert isinstance(block.attn, Attention)
         cond = cond.expand(-1, frames, -1)
         if block.attn.axis == "space":
             rows = rearrange(x, "b t n d -> (b t) n d")
@@ -71,6 +72,7 @@ class PlainBlock(nn.Module):
 
     def _attend(self, rows: Tensor) -> Tensor:
         attention = self.block.attn
+        assert isinstance(attention, Attention)
         qkv = rearrange(attention.qkv(rows), "r s (k h d) -> k r h s d", k=3, h=attention.num_heads)
         q, k, v = qkv
         scores = (q @ k.transpose(-2, -1)).float() * q.shape[-1] ** -0.5

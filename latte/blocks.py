@@ -1,4 +1,4 @@
-"""The transformer's parts: attention along one axis, the adaLN-Zero block and the final layer.
+"""The transformer's parts: attention in space and time, the adaLN-Zero block, the final layer.
 
 Tokens are `b t n d` throughout: b clips, t frames, n patches of a frame, d features. The condition
 is `b k d` with k = t, or k = 1 for one condition shared by all frames: its modulation is then
@@ -7,6 +7,7 @@ computed once per clip rather than once per frame or patch.
 
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
@@ -15,6 +16,8 @@ from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 
 Axis = Literal["space", "time"]
+Axes = Literal["space", "time", "both", "split"]
+"""What a block attends to: one axis, both after each other, or each with half of the heads."""
 
 _SPLIT = {
     "space": "b t n (k h d) -> k (b t) h n d",
@@ -42,16 +45,62 @@ class Attention(nn.Module):
         return self.proj(rearrange(y, _MERGE[self.axis], b=len(x)))
 
 
+class BothAttention(nn.Module):
+    """Attention in space, then in time among the first `frames`; images behind them only in space.
+
+    Source: Latte, Ma et al. 2024, section 3.2, variant 3.
+    """
+
+    def __init__(self, hidden_size: int, num_heads: int, frames: int):
+        super().__init__()
+        self.frames = frames
+        self.space = Attention(hidden_size, num_heads, "space")
+        self.time = Attention(hidden_size, num_heads, "time")
+
+    def forward(self, x: Float[Tensor, "b t n d"]) -> Float[Tensor, "b t n d"]:
+        clip, images = split_images(self.space(x), self.frames)
+        return join_images(self.time(clip), images)
+
+
+class SplitAttention(nn.Module):
+    """The first half of the heads attends in space, the second in time; one projection fuses them.
+
+    Images behind the first `frames` are alone in time, where each sees itself.
+
+    Source: Latte, Ma et al. 2024, section 3.2, variant 4. The projection of both halves side by
+    side is the sum of one projection of each.
+    """
+
+    def __init__(self, hidden_size: int, num_heads: int, frames: int):
+        super().__init__()
+        self.frames = frames
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
+        self.proj = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, x: Float[Tensor, "b t n d"]) -> Float[Tensor, "b t n d"]:
+        qkv = rearrange(self.qkv(x), "b t n (k s d) -> s b t n (k d)", k=3, s=2)
+        space, time = (rows.contiguous() for rows in qkv)  # b t n (3 d/2) each
+        clip, images = split_images(time, self.frames)
+        value = images.chunk(3, dim=-1)[2]
+        time = join_images(self._attend(clip, "time"), value)
+        return self.proj(torch.cat([self._attend(space, "space"), time], dim=-1))
+
+    def _attend(self, qkv: Float[Tensor, "b t n e"], axis: Axis) -> Float[Tensor, "b t n d"]:
+        q, k, v = rearrange(qkv, _SPLIT[axis], k=3, h=self.num_heads // 2)
+        return rearrange(F.scaled_dot_product_attention(q, k, v), _MERGE[axis], b=len(qkv))
+
+
 class Block(nn.Module):
     """Attention and MLP, each shifted, scaled and gated by the condition.
 
     Source: adaLN-Zero, Peebles and Xie 2023, section 3.2; Latte, Ma et al. 2024, section 3.3.
     """
 
-    def __init__(self, hidden_size: int, num_heads: int, mlp_ratio: float, axis: Axis):
+    def __init__(self, hidden_size: int, num_heads: int, mlp_ratio: float, axes: Axes, frames: int):
         super().__init__()
         self.norm1 = _norm(hidden_size)
-        self.attn = Attention(hidden_size, num_heads, axis)
+        self.attn = _attention(hidden_size, num_heads, axes, frames)
         self.norm2 = _norm(hidden_size)
         self.mlp = Mlp(
             hidden_size,
@@ -83,6 +132,25 @@ class FinalLayer(nn.Module):
     ) -> Float[Tensor, "b t n v"]:
         shift, scale = self.adaLN_modulation(cond)[:, :, None].chunk(2, dim=-1)  # 2 of b k 1 d
         return self.linear(_modulate(self.norm_final(x), shift, scale))
+
+
+def split_images(x: Float[Tensor, "b t n d"], frames: int) -> tuple[Tensor, Tensor]:
+    """The clip's `frames`, and the images of joint training behind them (perhaps none)."""
+    clip, images = x.split([frames, x.shape[1] - frames], dim=1)
+    return clip, images
+
+
+def join_images(clip: Float[Tensor, "b t n d"], images: Float[Tensor, "b i n d"]) -> Tensor:
+    """The inverse of `split_images`."""
+    return torch.cat([clip, images], dim=1) if images.shape[1] else clip
+
+
+def _attention(hidden_size: int, num_heads: int, axes: Axes, frames: int) -> nn.Module:
+    if axes == "both":
+        return BothAttention(hidden_size, num_heads, frames)
+    if axes == "split":
+        return SplitAttention(hidden_size, num_heads, frames)
+    return Attention(hidden_size, num_heads, axes)
 
 
 def _norm(hidden_size: int) -> nn.LayerNorm:

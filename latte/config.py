@@ -29,14 +29,16 @@ class LatteConfig:
     hidden_size: int = 1152
     """Width of a token; a multiple of num_heads and of 4."""
     depth: int = 28
-    """Blocks in all, half of them spatial, half temporal."""
+    """Blocks in all; variants 1 and 2: half of them spatial, half temporal."""
     num_heads: int = 16
     """Attention heads per block."""
     mlp_ratio: float = 4.0
     """Hidden width of the MLP as a multiple of hidden_size."""
-    variant: Literal[1, 2] = 1
-    """Order of the blocks, numbered as in the paper: 1 spatial and temporal take turns (as in the
-    released models); 2 all spatial, then all temporal."""
+    variant: Literal[1, 2, 3, 4] = 1
+    """Where attention is spatial and where temporal, numbered as in the paper: 1 blocks take turns
+    (as in the released models); 2 all spatial blocks, then all temporal; 3 both attentions after
+    each other in every block, which is larger by 4 hidden_size^2 weights; 4 half of every block's
+    heads spatial, half temporal."""
     num_classes: int | None = None
     """Classes of a conditional model, labelled 0 .. num_classes - 1; null: unconditional."""
     class_dropout: float = 0.1
@@ -65,13 +67,20 @@ class LatteConfig:
             "must be a multiple of 4: sine and cosine of a row and a column position",
         )
         _require(
-            self.depth % 2 == 0,
+            self.depth % 2 == 0 or self.variant in (3, 4),
             "depth",
             self.depth,
-            "must be even: half of the blocks are spatial, half temporal",
+            f"must be even: in variant {self.variant} half of the blocks are spatial, "
+            "half temporal",
+        )
+        _require(
+            self.num_heads % 2 == 0 or self.variant != 4,
+            "num_heads",
+            self.num_heads,
+            "must be even: in variant 4 half of the heads are spatial, half temporal",
         )
         _require(self.mlp_ratio > 0, "mlp_ratio", self.mlp_ratio, "must be above 0")
-        _require(self.variant in (1, 2), "variant", self.variant, "must be 1 or 2")
+        _require(self.variant in (1, 2, 3, 4), "variant", self.variant, "must be 1, 2, 3 or 4")
         _require(
             self.num_classes is None or self.num_classes >= 1,
             "num_classes",
@@ -115,11 +124,13 @@ class LatteConfig:
         return self.height // self.patch_size, self.width // self.patch_size
 
     @property
-    def axes(self) -> tuple[Literal["space", "time"], ...]:
-        """The axis along which each block attends, first block first."""
+    def axes(self) -> tuple[Literal["space", "time", "both", "split"], ...]:
+        """What each block attends to, first block first."""
         if self.variant == 1:
             return ("space", "time") * (self.depth // 2)
-        return ("space",) * (self.depth // 2) + ("time",) * (self.depth // 2)
+        if self.variant == 2:
+            return ("space",) * (self.depth // 2) + ("time",) * (self.depth // 2)
+        return ("both" if self.variant == 3 else "split",) * self.depth
 
 
 def _require(condition: bool, name: str, value: object, rule: str) -> None:

@@ -24,9 +24,11 @@ def from_released(
         which: The weights to take from a file that holds both.
 
     Raises:
-        ValueError: weights or keys missing, unexpected or of another shape; position tables, which
-            public files keep among the weights, that differ from ours.
+        ValueError: another variant than 1; weights or keys missing, unexpected or of another
+            shape; position tables, which public files keep among the weights, unlike ours.
     """
+    if config.variant != 1:
+        raise ValueError(f"Latte checkpoint: variant={config.variant}, but public ones are of 1.")
     state = _choose(checkpoint, which)
     model = Latte(config)
     tables = _position_tables(model)

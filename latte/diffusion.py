@@ -1,4 +1,4 @@
-"""Gaussian diffusion with predicted noise and, optionally, a learned variance.
+"""Gaussian diffusion with predicted noise or v and, optionally, a learned variance.
 
 Tables are float64, maths on tensors float32 whatever the model's precision. Timesteps count from 0
 (least noise), as in the code of the papers: t = 0 here is their equations' t = 1.
@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -20,7 +20,7 @@ ModelFn = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionConfig:
-    """Noise schedule of the training process."""
+    """Noise schedule of the training process, what the model predicts and how it is weighted."""
 
     steps: int = 1000
     """Diffusion steps T."""
@@ -28,8 +28,20 @@ class DiffusionConfig:
     """Variance added by the first step; the betas in between lie on a line."""
     beta_end: float = 0.02
     """Variance added by the last step."""
+    prediction: Literal["noise", "v"] = "noise"
+    """What the model predicts: the noise (as the released models) or
+    v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x_0."""
+    min_snr_gamma: float | None = None
+    """Bound on the weight of a step, in units of its signal-to-noise ratio: its loss, as one of
+    x_0, counts min(SNR, gamma) times (the paper uses 5). null: the plain mean squared error."""
 
     def __post_init__(self) -> None:
+        if self.prediction not in ("noise", "v"):
+            raise ValueError(f"DiffusionConfig: prediction={self.prediction!r} must be noise or v.")
+        if self.min_snr_gamma is not None and not self.min_snr_gamma > 0:
+            raise ValueError(
+                f"DiffusionConfig: min_snr_gamma={self.min_snr_gamma} must be above 0, or null."
+            )
         if self.steps < 2:
             raise ValueError(f"DiffusionConfig: steps={self.steps} must be at least 2.")
         if not 0 < self.beta_start <= self.beta_end < 1:
@@ -49,12 +61,13 @@ class Prediction(NamedTuple):
 
 
 class GaussianDiffusion:
-    """The forward process, its posterior, and the loss of a model that predicts the noise.
+    """The forward process, its posterior, and the loss of a model that predicts the noise or v.
 
     `t` in all methods is a position in `timesteps`: the whole schedule, or for sampling a part of
     it, for which the betas are recomputed so that the kept steps have the same noise levels.
 
-    Source: Ho et al. 2020 (DDPM); Nichol and Dhariwal 2021 (learned variance, fewer steps).
+    Source: Ho et al. 2020 (DDPM); Nichol and Dhariwal 2021 (learned variance, fewer steps);
+    Salimans and Ho 2022 (v).
     """
 
     def __init__(
@@ -79,6 +92,19 @@ class GaussianDiffusion:
 
     def __len__(self) -> int:
         return len(self.timesteps)
+
+    @property
+    def top(self) -> float:
+        """The timestep of most noise, in the units that a model gets."""
+        return self.config.steps - 1
+
+    def draw_time(self, generator: torch.Generator) -> Int[Tensor, " 1"]:
+        """A position for one row of training, uniform."""
+        return torch.randint(len(self), (1,), generator=generator)
+
+    def time_at(self, share: Float[Tensor, " b"]) -> Int[Tensor, " b"]:
+        """The positions at these shares, in [0, 1), of the way from data to noise."""
+        return (share * len(self)).long()
 
     def respaced(self, timesteps: Sequence[int]) -> "GaussianDiffusion":
         """The same process seen only at `timesteps` of the training schedule (increasing).
@@ -114,9 +140,9 @@ class GaussianDiffusion:
         """Read a model's output.
 
         Args:
-            output: c channels of predicted noise, then c of v or none. v in [-1, 1] places the
-                log-variance between those of the posterior and of the forward step (Nichol and
-                Dhariwal, equation 15); without v the variance is the forward step's beta.
+            output: c channels of predicted noise or v, then c of the variance or none. The latter,
+                in [-1, 1], place the log-variance between those of the posterior and of the forward
+                step (Nichol and Dhariwal, equation 15); without them it is the forward step's beta.
             x_t: The model's input.
             t: Positions in `timesteps`.
 
@@ -124,13 +150,59 @@ class GaussianDiffusion:
             ValueError: an output of neither c nor 2c channels.
         """
         x_t = x_t.float()
-        noise, v = _split(output.float(), x_t.shape[1])
-        alpha_bar = self.alpha_bar
-        x0 = at(alpha_bar.rsqrt(), t) * x_t - at((1 / alpha_bar - 1).sqrt(), t) * noise
+        estimate, variance = _split(output.float(), x_t.shape[1])
+        signal, sigma = at(self.alpha_bar.sqrt(), t), at((1 - self.alpha_bar).sqrt(), t)
+        if self.config.prediction == "v":
+            x0 = signal * x_t - sigma * estimate  # Salimans and Ho 2022, appendix D
+            noise = sigma * x_t + signal * estimate
+        else:
+            alpha_bar = self.alpha_bar
+            x0 = at(alpha_bar.rsqrt(), t) * x_t - at((1 / alpha_bar - 1).sqrt(), t) * estimate
+            noise = estimate
         mean, lower = self.posterior(x0, x_t, t)
         upper = at(self._log_upper, t)
-        share = torch.ones_like(x_t) if v is None else (v + 1) / 2
+        share = torch.ones_like(x_t) if variance is None else (variance + 1) / 2
         return Prediction(mean, share * upper + (1 - share) * lower, x0, noise)
+
+    def target(
+        self,
+        x0: Float[Tensor, "b c t h w"],
+        noise: Float[Tensor, "b c t h w"],
+        t: Int[Tensor, " b"],
+    ) -> Float[Tensor, "b c t h w"]:
+        """What a model that knew `x0` and `noise` would predict."""
+        if self.config.prediction == "noise":
+            return noise.float()
+        signal, sigma = at(self.alpha_bar.sqrt(), t), at((1 - self.alpha_bar).sqrt(), t)
+        return signal * noise.float() - sigma * x0.float()
+
+    def knowing(
+        self,
+        x0: Float[Tensor, "b c t h w"],
+        x_t: Float[Tensor, "b c t h w"],
+        t: Tensor,
+        start: Float[Tensor, "b c t h w"],
+    ) -> Float[Tensor, "b c t h w"]:
+        """The prediction at `x_t` of a model that knows `x0`, whatever path led there.
+
+        `start`, the noise that sampling began with, matters to a flow only.
+        """
+        t = t.long()
+        noise = x_t.float() - at(self.alpha_bar.sqrt(), t) * x0.float()
+        return self.target(x0, noise * at((1 - self.alpha_bar).rsqrt(), t), t)
+
+    @property
+    def loss_weight(self) -> Float[Tensor, " n"]:
+        """Weight of the squared error at each position, float64.
+
+        With min_snr_gamma min(SNR, gamma) on the error of x_0, which is the error of the noise
+        divided by the SNR, and that of v divided by SNR + 1 (Hang et al. 2023, section 3.4).
+        """
+        if self.config.min_snr_gamma is None:
+            return torch.ones_like(self.alpha_bar)
+        snr = self.alpha_bar / (1 - self.alpha_bar)
+        per_x0 = snr if self.config.prediction == "noise" else snr + 1
+        return snr.clamp(max=self.config.min_snr_gamma) / per_x0
 
     def training_loss(
         self,
@@ -138,6 +210,7 @@ class GaussianDiffusion:
         x0: Float[Tensor, "b c t h w"],
         t: Int[Tensor, " b"],
         noise: Float[Tensor, "b c t h w"],
+        frame_weight: Float[Tensor, "b t"] | None = None,
     ) -> dict[str, Float[Tensor, " b"]]:
         """Per-row losses of a model at the given timesteps and noise.
 
@@ -147,29 +220,43 @@ class GaussianDiffusion:
             x0: Clean latents, in joint training the clip's frames and then images.
             t: Positions in `timesteps`, uniform in 0 .. steps - 1, one per row.
             noise: Standard normal, like `x0`.
+            frame_weight: Weight of each frame's mean in its row's loss; default 1 / t, their mean.
 
         Returns:
-            "loss", the sum of "mse" (of the noise) and, with a learned variance, "vb": the
-            variational bound's term in bits per dimension, which trains the variance only.
+            "loss", the sum of "mse" (of the noise or v; weighted where the config says so) and,
+            with a learned variance, "vb": the variational bound's term in bits per dimension, which
+            trains the variance only. "mse" itself is not weighted by step.
         """
         x_t = self.add_noise(x0, noise, t)
         output = model_fn(x_t, self.timesteps.to(t.device)[t]).float()
-        predicted, v = _split(output, x0.shape[1])
-        mse = (noise.float() - predicted).square().flatten(1).mean(dim=1)
-        if v is None:
-            return {"loss": mse, "mse": mse}
-        vb = self._variational_bound(torch.cat([predicted.detach(), v], dim=1), x0.float(), x_t, t)
-        return {"loss": mse + vb, "mse": mse, "vb": vb}
+        predicted, variance = _split(output, x0.shape[1])
+        mse = frame_mean((self.target(x0, noise, t) - predicted).square(), frame_weight)
+        loss = mse * at(self.loss_weight, t).flatten()
+        if variance is None:
+            return {"loss": loss, "mse": mse}
+        detached = torch.cat([predicted.detach(), variance], dim=1)
+        vb = frame_mean(self._variational_bound(detached, x0.float(), x_t, t), frame_weight)
+        return {"loss": loss + vb, "mse": mse, "vb": vb}
 
     def _variational_bound(
         self, output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor
-    ) -> Float[Tensor, " b"]:
-        """KL(q(x_{t-1} | x_t, x_0) || p), or -log p(x_0 | x_1) at t = 0, in bits per dimension."""
+    ) -> Float[Tensor, "b c t h w"]:
+        """KL(q(x_{t-1} | x_t, x_0) || p), or -log p(x_0 | x_1) at t = 0, in bits."""
         true_mean, true_logvar = self.posterior(x0, x_t, t)
         mean, logvar, _, _ = self.predict(output, x_t, t)
-        kl = gaussian_kl(true_mean, true_logvar, mean, logvar).flatten(1).mean(dim=1)
-        likelihood = discretized_log_likelihood(x0, mean, logvar / 2).flatten(1).mean(dim=1)
-        return torch.where(t == 0, -likelihood, kl) / math.log(2)
+        kl = gaussian_kl(true_mean, true_logvar, mean, logvar)
+        likelihood = discretized_log_likelihood(x0, mean, logvar / 2)
+        first = (t == 0).view(-1, 1, 1, 1, 1)
+        return torch.where(first, -likelihood, kl) / math.log(2)
+
+
+def frame_mean(
+    values: Float[Tensor, "b c t h w"], weight: Float[Tensor, "b t"] | None = None
+) -> Float[Tensor, " b"]:
+    """Each row's mean, or the weighted sum of its frames' means."""
+    if weight is None:
+        return values.flatten(1).mean(dim=1)
+    return (values.mean(dim=(1, 3, 4)) * weight).sum(dim=1)
 
 
 def at(table: Float[Tensor, " n"], t: Int[Tensor, " b"]) -> Float[Tensor, "b 1 1 1 1"]:
@@ -212,13 +299,13 @@ def _checked_timesteps(timesteps: Sequence[int] | None, steps: int) -> Int[Tenso
 
 
 def _split(output: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
-    """The noise and, if the model learns it, v."""
+    """The noise or v and, if the model learns it, the variance."""
     if output.shape[1] == channels:
         return output, None
     if output.shape[1] == 2 * channels:
-        noise, v = output.chunk(2, dim=1)
-        return noise, v
+        estimate, variance = output.chunk(2, dim=1)
+        return estimate, variance
     raise ValueError(
         f"diffusion: the model gave {output.shape[1]} channels for latents of {channels}; it must "
-        f"give {channels} (noise) or {2 * channels} (noise and variance)."
+        f"give {channels} (noise or v) or {2 * channels} (and the variance)."
     )

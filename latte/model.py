@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from engine.pretrained import Pretrained
-from latte.blocks import Block, FinalLayer
+from latte.blocks import Block, FinalLayer, join_images, split_images
 from latte.config import LatteConfig
 from latte.embeddings import (
     LabelEmbedder,
@@ -21,7 +21,7 @@ from latte.embeddings import (
 
 
 class Latte(nn.Module, Pretrained, license="apache-2.0", tags=["video-generation", "diffusion"]):
-    """Latent diffusion transformer whose blocks attend within frames or across them.
+    """Latent diffusion transformer that attends within frames and across them.
 
     Modules carry the public checkpoints' names, so `latte.convert` only has to check the position
     tables. A new model predicts exactly zero.
@@ -48,7 +48,8 @@ class Latte(nn.Module, Pretrained, license="apache-2.0", tags=["video-generation
         if config.num_classes is not None:
             self.y_embedder = LabelEmbedder(config.num_classes, d)
         self.blocks = nn.ModuleList(
-            Block(d, config.num_heads, config.mlp_ratio, axis) for axis in config.axes
+            Block(d, config.num_heads, config.mlp_ratio, axes, config.num_frames)
+            for axes in config.axes
         )
         self.final_layer = FinalLayer(d, config.patch_size**2 * config.out_channels)
         frames = temporal_positions(config.num_frames, d)
@@ -111,16 +112,17 @@ class Latte(nn.Module, Pretrained, license="apache-2.0", tags=["video-generation
 
         x = self.x_embedder(rearrange(x, "b c t h w -> (b t) c h w"))  # (b t) n d
         x = rearrange(x, "(b t) n d -> b t n d", b=len(t)) + self.pos_embed
-        clip, images = x.split([self.config.num_frames, num_images], dim=1)
+        clip, images = split_images(x, self.config.num_frames)
+        first_in_time = next(i for i, axes in enumerate(self.config.axes) if axes != "space")
         for i, block in enumerate(self.blocks):
-            if self.config.axes[i] == "space":
-                tokens = self._run(block, _join(clip, images), cond)  # b t n d
-                clip, images = tokens.split([self.config.num_frames, num_images], dim=1)
-            else:
-                if i == self.config.axes.index("time"):
-                    clip = clip + self.temp_embed
+            if i == first_in_time:
+                clip = clip + self.temp_embed
+            if self.config.axes[i] == "time":
                 clip = self._run(block, clip, clip_cond)  # b t n d, without images
-        x = self.final_layer(_join(clip, images), cond)  # b t n (p q k)
+            else:
+                tokens = self._run(block, join_images(clip, images), cond)  # b t n d
+                clip, images = split_images(tokens, self.config.num_frames)
+        x = self.final_layer(join_images(clip, images), cond)  # b t n (p q k)
         return rearrange(x, "b t (h w) (p q k) -> b k t (h p) (w q)", h=grid_h, w=grid_w, p=p, q=p)
 
     def _condition(
@@ -162,7 +164,3 @@ class Latte(nn.Module, Pretrained, license="apache-2.0", tags=["video-generation
                 f"Latte: got latents of (c, t, h, w) = {tuple(x.shape[1:])}, but the config with "
                 f"num_images={num_images} needs {wanted}. Change the latents or the config."
             )
-
-
-def _join(clip: Float[Tensor, "b t n d"], images: Float[Tensor, "b i n d"]) -> Tensor:
-    return torch.cat([clip, images], dim=1) if images.shape[1] else clip

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from engine.files import read_json
 from latte.diffusion import DiffusionConfig
+from latte.flow import FlowConfig
+from latte.process import Process, make_process
 
 
 @dataclass(frozen=True, kw_only=True)
 class LatentNotes:
-    """The latents a model was trained on, and the diffusion process."""
+    """The latents a model was trained on, and the process that it learned to reverse."""
 
     vae_hash: str
     """sha256 of the weights of the VAE that made the latents; only that VAE can decode samples."""
@@ -29,14 +31,22 @@ class LatentNotes:
     frame_rate: float
     """Frames per second of the clips behind the latents, Hz."""
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
-    """The process that the model was trained to reverse."""
+    """The process, unless it is a flow."""
+    flow: FlowConfig | None = None
+    """The flow, or null."""
+
+    @property
+    def process(self) -> Process:
+        """The process that the model was trained to reverse."""
+        return make_process(self.diffusion, self.flow)
+
+    def normalize(self, z: Float[Tensor, "*b c t h w"]) -> Float[Tensor, "*b c t h w"]:
+        """The VAE's raw latents to what the model knows: (z - mean) / std."""
+        return (z - self._per_channel(self.mean, z)) / self._per_channel(self.std, z)
 
     def denormalize(self, z: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c t h w"]:
         """Normalised latents to the VAE's raw ones: z * std + mean."""
-        mean, std = (
-            torch.tensor(v, device=z.device).view(-1, 1, 1, 1) for v in (self.mean, self.std)
-        )
-        return z * std + mean
+        return z * self._per_channel(self.std, z) + self._per_channel(self.mean, z)
 
     def to_json(self) -> dict[str, Any]:
         """For the `training.json` of an export."""
@@ -54,6 +64,13 @@ class LatentNotes:
             values = dict(training["notes"])
             for name in ("mean", "std", "class_names"):
                 values[name] = tuple(values[name])
-            return cls(**{**values, "diffusion": DiffusionConfig(**values["diffusion"])})
+            values["diffusion"] = DiffusionConfig(**values["diffusion"])
+            if values.get("flow") is not None:
+                values["flow"] = FlowConfig(**values["flow"])
+            return cls(**values)
         except (KeyError, TypeError) as error:
             raise ValueError(f"{folder}: not an export of train_latte ({error})") from None
+
+    @staticmethod
+    def _per_channel(values: tuple[float, ...], z: Tensor) -> Float[Tensor, "c 1 1 1"]:
+        return torch.tensor(values, device=z.device)[:, None, None, None]

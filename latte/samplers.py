@@ -1,7 +1,8 @@
-"""From noise to latents: DDPM and DDIM over few steps, with classifier-free guidance.
+"""From noise to latents, with classifier-free guidance.
 
-A clip's noise is a function of (seed, the clip's index) alone, so a set of clips is the same for
-every batch size and number of processes.
+DDPM, DDIM and DPM-Solver++ run a diffusion backwards over few of its steps; Euler and Heun follow a
+flow. A clip's noise is a function of (seed, the clip's index) alone, so a set of clips is the same
+for every batch size and number of processes.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,44 +15,91 @@ from torch import Tensor
 from tqdm import tqdm
 
 from engine.seeding import generator
+from latte.config import LatteConfig
+from latte.continuation import continuing
 from latte.diffusion import GaussianDiffusion, ModelFn, at
+from latte.dpm_solver import dpm_solver, require_diffusers
 from latte.embeddings import check_labels
+from latte.flow import RectifiedFlow, integrate
 from latte.model import Latte
+from latte.process import Process
 
 Spacing = Literal["fractional", "stride"]
+FLOW_METHODS = ("euler", "heun")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerConfig:
     """How latents are sampled."""
 
-    method: Literal["ddpm", "ddim"] = "ddpm"
-    """ddpm draws new noise at each step; ddim with eta 0 only at the start."""
+    method: Literal["ddpm", "ddim", "dpm_solver", "euler", "heun"] = "ddpm"
+    """For a diffusion: ddpm draws new noise at each step; ddim with eta 0 only at the start;
+    dpm_solver is DPM-Solver++ of order 2 (needs diffusers). For a flow: euler or heun."""
     steps: int = 250
-    """Sampling steps, from 2 to the schedule's length."""
+    """Sampling steps; for a diffusion from 2 to the schedule's length."""
     spacing: Spacing = "fractional"
-    """Which timesteps: fractional spreads them evenly from first to last; stride takes every n-th
-    (the rule named ddim50 in public code)."""
+    """Which timesteps ddpm and ddim take: fractional spreads them evenly from first to last; stride
+    takes every n-th (the rule named ddim50 in public code). dpm_solver's are even in log SNR."""
     eta: float = 0.0
     """DDIM only: share of new noise per step; 1 adds as much as DDPM's posterior."""
     guidance: float = 1.0
     """Classifier-free guidance scale; 1 is none. Needs a class-conditional model."""
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    """Where to guide: from and to which share of the way from data (0) to noise (1)."""
 
     def __post_init__(self) -> None:
-        if self.method not in ("ddpm", "ddim"):
-            raise ValueError(f"SamplerConfig: method={self.method!r} must be ddpm or ddim.")
+        if self.method not in ("ddpm", "ddim", "dpm_solver", *FLOW_METHODS):
+            raise ValueError(
+                f"SamplerConfig: method={self.method!r} must be ddpm, ddim, dpm_solver, euler or "
+                "heun."
+            )
         if self.spacing not in ("fractional", "stride"):
             raise ValueError(
                 f"SamplerConfig: spacing={self.spacing!r} must be fractional or stride."
             )
-        if self.steps < 2:
-            raise ValueError(f"SamplerConfig: steps={self.steps} must be at least 2.")
+        if self.spacing != "fractional" and self.method not in ("ddpm", "ddim"):
+            raise ValueError(
+                f"SamplerConfig: spacing={self.spacing} has no meaning for method {self.method}."
+            )
+        if self.steps < (least := 1 if self.method in FLOW_METHODS else 2):
+            raise ValueError(f"SamplerConfig: steps={self.steps} must be at least {least}.")
         if not 0 <= self.eta <= 1:
             raise ValueError(f"SamplerConfig: eta={self.eta} must be in [0, 1].")
         if self.eta and self.method != "ddim":
             raise ValueError(f"SamplerConfig: eta={self.eta} has a meaning for method ddim only.")
         if self.guidance < 0:
             raise ValueError(f"SamplerConfig: guidance={self.guidance} must not be negative.")
+        low, high = self.guidance_interval
+        if not 0 <= low < high <= 1:
+            raise ValueError(
+                f"SamplerConfig: guidance_interval={self.guidance_interval} must rise within 0, 1."
+            )
+        if self.guidance == 1 and (low, high) != (0, 1):
+            raise ValueError(
+                f"SamplerConfig: guidance_interval={self.guidance_interval} has no effect at "
+                "guidance=1."
+            )
+
+
+def check_sampler(config: SamplerConfig, process: Process, model: LatteConfig) -> None:
+    """Refuse a sampler that does not fit, before anything slow.
+
+    Raises:
+        ValueError: a method of the other process, more steps than the schedule has, guidance of an
+            unconditional model, or diffusers missing.
+    """
+    if isinstance(process, RectifiedFlow) != (config.method in FLOW_METHODS):
+        kind, use = (
+            ("a flow", "euler or heun")
+            if isinstance(process, RectifiedFlow)
+            else ("a diffusion", "ddpm, ddim or dpm_solver")
+        )
+        raise ValueError(f"sampler: method={config.method}, but this model is {kind}. Use {use}.")
+    if isinstance(process, GaussianDiffusion):
+        spaced_timesteps(process.config.steps, config.steps, config.spacing)
+    if config.method == "dpm_solver":
+        require_diffusers()
+    _check_guidance(config.guidance, model)
 
 
 def spaced_timesteps(total: int, steps: int, spacing: Spacing = "fractional") -> list[int]:
@@ -84,22 +132,33 @@ def spaced_timesteps(total: int, steps: int, spacing: Spacing = "fractional") ->
     return chosen
 
 
-def guided(model: Latte, y: Int[Tensor, " b"] | None, scale: float = 1.0) -> ModelFn:
+def guided(
+    model: Latte,
+    y: Int[Tensor, " b"] | None,
+    scale: float = 1.0,
+    interval: tuple[float, float] | None = None,
+) -> ModelFn:
     """Bind labels and classifier-free guidance: one call for both predictions.
 
-    noise = null + scale * (class - null); the variance is the class's, unguided.
+    prediction = null + scale * (class - null), be it of noise, v or velocity: these are affine in
+    each other. The variance is the class's, unguided.
+
+    Args:
+        model: A class-conditional model, or with scale 1 any.
+        y: Labels, one per clip.
+        scale: Of guidance; 1 is none.
+        interval: Timesteps, in the units that the model gets, from and to which to guide; outside,
+            the class's prediction alone is computed. Default: everywhere. All rows are expected to
+            have the same timestep.
 
     Raises:
         ValueError: guidance without classes, labels missing, unexpected or out of range.
 
-    Source: Ho and Salimans 2022, equation 6, with scale = 1 + w.
+    Source: Ho and Salimans 2022, equation 6, with scale = 1 + w; the interval: Kynkäänniemi et al.
+    2024, "Applying Guidance in a Limited Interval".
     """
     config = model.config
-    if config.num_classes is None and scale != 1:
-        raise ValueError(
-            f"sampler: guidance={scale} needs a class-conditional model, but this one is "
-            "unconditional. Use guidance=1."
-        )
+    _check_guidance(scale, config)
     if config.num_classes is not None and y is None:
         raise ValueError(
             "sampler: this model is class-conditional. Give one label per clip, or "
@@ -112,12 +171,22 @@ def guided(model: Latte, y: Int[Tensor, " b"] | None, scale: float = 1.0) -> Mod
     labels = torch.cat([y, torch.full_like(y, config.null_label)])
 
     def predict(x: Tensor, t: Tensor) -> Tensor:
+        if interval is not None and not interval[0] <= t[0].item() <= interval[1]:
+            return model(x, t, y)
         output = model(torch.cat([x, x]), torch.cat([t, t]), labels)
-        noise, variance = output.split([x.shape[1], output.shape[1] - x.shape[1]], dim=1)
-        with_class, without = noise.chunk(2)
+        estimate, variance = output.split([x.shape[1], output.shape[1] - x.shape[1]], dim=1)
+        with_class, without = estimate.chunk(2)
         return torch.cat([without + scale * (with_class - without), variance[: len(x)]], dim=1)
 
     return predict
+
+
+def _check_guidance(scale: float, model: LatteConfig) -> None:
+    if model.num_classes is None and scale != 1:
+        raise ValueError(
+            f"sampler: guidance={scale} needs a class-conditional model, but this one is "
+            "unconditional. Use guidance=1."
+        )
 
 
 def denoise(
@@ -169,34 +238,39 @@ def _ddim_std(diffusion: GaussianDiffusion, t: Tensor, eta: float) -> Float[Tens
 @torch.no_grad()
 def sample(
     model: Latte,
-    diffusion: GaussianDiffusion,
+    process: Process,
     config: SamplerConfig,
     *,
     indices: Sequence[int],
     labels: Sequence[int] | None = None,
     seed: int,
+    known: Float[Tensor, "b c k h w"] | None = None,
     progress: bool = False,
 ) -> Float[Tensor, "b c t h w"]:
     """Sample one batch of latents on the model's device.
 
     Args:
         model: The trained model (for good samples, its EMA).
-        diffusion: The process it was trained on.
+        process: The one it was trained on, with its whole schedule.
         config: Sampler, steps and guidance.
         indices: The clips' numbers in the whole set; each clip's noise comes from (seed, index).
         labels: One per clip for a class-conditional model, None for an unconditional one.
         seed: Of the whole set.
+        known: The first k latent frames of each clip, normalised, to be continued
+            (see `latte.continuation`); they are returned as given.
         progress: Show a bar with rate and remaining time.
 
     Raises:
-        ValueError: more steps than the schedule has, labels or guidance that do not fit the model.
+        ValueError: a sampler, labels or known frames that do not fit the model or the process.
     """
     if labels is not None and len(labels) != len(indices):
         raise ValueError(f"sampler: {len(labels)} labels for {len(indices)} clips; give one each.")
-    timesteps = spaced_timesteps(diffusion.config.steps, config.steps, config.spacing)
+    check_sampler(config, process, model.config)
     device = model.pos_embed.device
     y = None if labels is None else torch.tensor(labels, device=device)
-    model_fn = guided(model, y, config.guidance)
+    low, high = config.guidance_interval
+    interval = None if (low, high) == (0, 1) else (low * process.top, high * process.top)
+    model_fn = guided(model, y, config.guidance, interval)
     c = model.config
     shape = (c.in_channels, c.num_frames, c.height, c.width)
     generators = [generator(seed, "sample", index) for index in indices]
@@ -204,7 +278,29 @@ def sample(
     def draw(_: int) -> Tensor:
         return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device)
 
-    start = draw(len(timesteps))
-    spaced = diffusion.respaced(timesteps)
-    options = {"method": config.method, "eta": config.eta, "progress": progress}
-    return denoise(model_fn, spaced, start, draw, **options)
+    start = draw(config.steps)
+    if known is not None:
+        known = known.to(device)
+        model_fn = continuing(model_fn, process, known, start)
+    latents = _run(model_fn, process, config, start, draw, progress)
+    return latents if known is None else torch.cat([known, latents[:, :, known.shape[2] :]], dim=2)
+
+
+def _run(
+    model_fn: ModelFn,
+    process: Process,
+    config: SamplerConfig,
+    start: Tensor,
+    draw: Callable[[int], Tensor],
+    progress: bool,
+) -> Tensor:
+    """The method that the config names, over its steps."""
+    if config.method in ("euler", "heun"):
+        return integrate(model_fn, start, config.steps, method=config.method, progress=progress)
+    assert isinstance(process, GaussianDiffusion)  # check_sampler saw to it
+    if config.method == "dpm_solver":
+        return dpm_solver(model_fn, process, start, config.steps, progress=progress)
+    spaced = process.respaced(spaced_timesteps(process.config.steps, config.steps, config.spacing))
+    return denoise(
+        model_fn, spaced, start, draw, method=config.method, eta=config.eta, progress=progress
+    )

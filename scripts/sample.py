@@ -1,24 +1,27 @@
 """Generate clips with a trained Latte."""
 
+import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 
 from data.encode import to_uint8, write_video
+from data.latents import LatentDataset
 from engine.accelerator import make_accelerator
 from engine.cli import main
 from engine.compare import differences
-from engine.files import read_json, write_json
+from engine.files import atomic_path, read_json, write_json
 from engine.seeding import fold
 from latte import Latte
-from latte.diffusion import GaussianDiffusion
 from latte.notes import LatentNotes
-from latte.samplers import SamplerConfig, sample
+from latte.samplers import SamplerConfig, check_sampler, sample
 from vae import VideoVAE, weights_hash
 
 
@@ -36,14 +39,25 @@ class Sample:
     """Clips in all."""
     labels: tuple[int, ...] | None = None
     """Labels to take in turn; default: all classes in turn."""
+    random_labels: bool = False
+    """Draw each clip's label uniformly from them instead, by the clip's number."""
+    first_frames: str | None = None
+    """Folder of latents by the same VAE: clip i starts with the first frames of latent i and goes
+    on by replacement guidance (not in the paper). Default: clips from noise alone."""
+    known_frames: int = 1
+    """Their number, latent frames; 1 is the first image of the clip."""
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     """Sampler, steps and guidance."""
     seed: int = 0
     """With the clip's number, gives its noise."""
     batch_size: int = 8
     """Clips per forward pass and process; does not change them."""
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    """Mixed precision of Latte; "no" is float32. The VAE decodes in float32."""
     mp4: str | None = None
     """Folder for MP4 copies, for people; evaluate the lossless files."""
+    gif: str | None = None
+    """Folder for GIF copies (256 colours), likewise."""
     untrained: bool = False
     """Use fresh weights of the same model: the score of having learned nothing, for comparison."""
 
@@ -52,13 +66,22 @@ class Sample:
             raise ValueError(
                 f"num_clips={self.num_clips} and batch_size={self.batch_size} must be at least 1"
             )
+        if self.known_frames < 1:
+            raise ValueError(f"known_frames={self.known_frames} must be at least 1")
+        if self.known_frames > 1 and self.first_frames is None:
+            raise ValueError(
+                f"known_frames={self.known_frames} has a meaning with first_frames only"
+            )
 
 
 def run(config: Sample) -> None:
     """Sample the clips that are missing."""
-    accelerator = make_accelerator()
+    accelerator = make_accelerator(mixed_precision=config.precision)
     latte = Latte.from_pretrained(config.latte)
     notes = LatentNotes.load(config.latte)
+    check_sampler(config.sampler, notes.process, latte.config)
+    labels = _labels(config, latte)
+    known = _known(config, notes, latte)
     vae = VideoVAE.from_pretrained(config.vae).to(accelerator.device)
     if weights_hash(vae) != notes.vae_hash:
         raise ValueError(
@@ -69,10 +92,9 @@ def run(config: Sample) -> None:
         torch.manual_seed(fold(config.seed, "untrained"))
         latte = Latte(latte.config).eval()
     latte.to(accelerator.device)
-    labels = _labels(config, latte)
     out = Path(config.out)
     if accelerator.is_main_process:
-        _claim(out, config, notes, labels)
+        _claim(out, config, notes, labels, known)
     accelerator.wait_for_everyone()
 
     rank, world = accelerator.process_index, accelerator.num_processes
@@ -82,45 +104,87 @@ def run(config: Sample) -> None:
         accelerator.print(
             f"{out}: going on, {len(mine) - len(todo)} of {len(mine)} clips are there"
         )
-    diffusion = GaussianDiffusion(notes.diffusion)
-    mine = todo[rank::world]
     with tqdm(total=len(todo), desc="sampling", unit="clip", disable=rank > 0) as bar:
         for first in range(0, len(todo), config.batch_size):
             indices = todo[first : first + config.batch_size]
-            given = None if labels is None else [labels[i] for i in indices]
-            z = sample(
-                latte, diffusion, config.sampler, indices=indices, labels=given, seed=config.seed
-            )
+            with accelerator.autocast():
+                z = sample(
+                    latte,
+                    notes.process,
+                    config.sampler,
+                    indices=indices,
+                    labels=None if labels is None else [labels[i] for i in indices],
+                    seed=config.seed,
+                    known=_first_frames(config, notes, known, indices),
+                )
             for i, latent in zip(indices, notes.denormalize(z).split(1), strict=True):
-                frames = _decode(vae, latent)
-                if config.mp4 is not None:
-                    write_video(Path(config.mp4) / f"clip-{i:06d}.mp4", frames, notes.frame_rate)
-                write_video(_clip(out, i), frames, notes.frame_rate, codec="ffv1")
+                _write(config, i, _decode(vae, latent), notes.frame_rate)
                 bar.update()
     accelerator.wait_for_everyone()
     accelerator.end_training()
 
 
+def _known(config: Sample, notes: LatentNotes, latte: Latte) -> LatentDataset | None:
+    """The latents whose first frames are continued, once they are known to fit."""
+    if config.first_frames is None:
+        return None
+    known, wanted = LatentDataset(config.first_frames, "mean"), latte.config
+    known.check_vae(notes.vae_hash)
+    c, t, h, w = known.latent_shape
+    if (c, h, w) != (wanted.in_channels, wanted.height, wanted.width):
+        raise ValueError(
+            f"{known.folder}: latents of (c, h, w) = {(c, h, w)}, but {config.latte} makes "
+            f"{(wanted.in_channels, wanted.height, wanted.width)}. Cache them at its size."
+        )
+    if config.known_frames > min(t, wanted.num_frames - 1):
+        raise ValueError(
+            f"known_frames={config.known_frames}: {known.folder} has {t} latent frames, and of the "
+            f"{wanted.num_frames} of a clip at least one must be left to sample"
+        )
+    if config.num_clips > len(known):
+        raise ValueError(f"num_clips={config.num_clips}: {known.folder} has {len(known)} latents")
+    return known
+
+
+def _first_frames(
+    config: Sample, notes: LatentNotes, known: LatentDataset | None, indices: list[int]
+) -> Tensor | None:
+    if known is None:
+        return None
+    frames = [known.draw(0, i)[0][:, : config.known_frames] for i in indices]
+    return notes.normalize(torch.stack(frames))  # b c k h w
+
+
 def _labels(config: Sample, latte: Latte) -> list[int] | None:
     classes = latte.config.num_classes
     if classes is None:
-        if config.labels is not None:
+        if config.labels is not None or config.random_labels:
             raise ValueError(f"{config.latte}: is unconditional; it takes no labels")
         return None
     chosen = tuple(range(classes)) if config.labels is None else config.labels
     if not chosen or min(chosen) < 0 or max(chosen) >= classes:
         raise ValueError(f"labels={chosen}: {config.latte} knows the classes 0 to {classes - 1}")
-    return [chosen[i % len(chosen)] for i in range(config.num_clips)]
+    places = [
+        fold(config.seed, "label", i) if config.random_labels else i
+        for i in range(config.num_clips)
+    ]
+    return [chosen[place % len(chosen)] for place in places]
 
 
-def _claim(out: Path, config: Sample, notes: LatentNotes, labels: list[int] | None) -> None:
+def _claim(
+    out: Path,
+    config: Sample,
+    notes: LatentNotes,
+    labels: list[int] | None,
+    known: LatentDataset | None,
+) -> None:
     """Record what the folder's clips are, or refuse to mix them with others."""
     made = {
         k: v
         for k, v in asdict(config).items()
-        if k not in ("out", "batch_size", "mp4", "num_clips")
+        if k not in ("out", "batch_size", "mp4", "gif", "num_clips")
     }
-    made["labels"] = None if config.labels is None else list(config.labels)
+    made = json.loads(json.dumps(made))  # tuples compare as the lists that a file gives back
     file = out / "samples.json"
     if file.exists() and (changes := differences(read_json(file)["config"], made)):
         raise ValueError(
@@ -132,6 +196,7 @@ def _claim(out: Path, config: Sample, notes: LatentNotes, labels: list[int] | No
             "file": _clip(out, i).name,
             "label": None if labels is None else labels[i],
             "class_name": None if labels is None else names[labels[i]],
+            **({} if known is None else {"continues": known.raw(i)["key"]}),
         }
         for i in range(config.num_clips)
     ]
@@ -142,8 +207,28 @@ def _clip(out: Path, index: int) -> Path:
     return out / f"clip-{index:06d}.mkv"
 
 
+def _write(
+    config: Sample, index: int, frames: UInt8[np.ndarray, "t h w c"], frame_rate: float
+) -> None:
+    """The lossless file last: where it is, all are."""
+    if config.mp4 is not None:
+        write_video(Path(config.mp4) / f"clip-{index:06d}.mp4", frames, frame_rate)
+    if config.gif is not None:
+        first, *others = (Image.fromarray(frame) for frame in frames)
+        with atomic_path(Path(config.gif) / f"clip-{index:06d}.gif") as temporary:
+            first.save(
+                temporary,
+                format="GIF",
+                save_all=True,
+                append_images=others,
+                duration=1000 / frame_rate,
+                loop=0,
+            )
+    write_video(_clip(Path(config.out), index), frames, frame_rate, codec="ffv1")
+
+
 @torch.no_grad()
-def _decode(vae: VideoVAE, latent: torch.Tensor) -> UInt8[np.ndarray, "t h w c"]:
+def _decode(vae: VideoVAE, latent: Tensor) -> UInt8[np.ndarray, "t h w c"]:
     """Group by group, so that the network's memory does not grow with the clip."""
     groups = vae.stream_decode(latent.split(1, dim=2))
     return to_uint8(torch.cat([x.clamp(-1, 1).cpu() for x in groups], dim=2)[0])

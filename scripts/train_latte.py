@@ -1,73 +1,52 @@
 """Train Latte on cached latents."""
 
-from dataclasses import dataclass, field
+import logging
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import default_collate
 
 from data.encode import to_uint8, write_video
+from data.latent_joint import JointLatents
 from data.latents import LatentDataset
 from data.loader import training_batches
+from engine.accelerator import training_accelerator
 from engine.cli import main
 from engine.config import TrainConfig
-from engine.seeding import fold, generator, noise
-from engine.train import Batch, Preview, StepInfo, Trainer, training_accelerator
+from engine.plan import plan
+from engine.player import Batch
+from engine.seeding import fold
+from engine.train import Evaluate, Preview, Trainer
 from latte import Latte, LatteConfig
-from latte.config import PRESETS
-from latte.diffusion import DiffusionConfig, GaussianDiffusion
-from latte.embeddings import drop_labels
+from latte.blocks import Block
+from latte.diffusion import DiffusionConfig
+from latte.flow import FlowConfig
+from latte.joint import JointBatch
 from latte.notes import LatentNotes
-from latte.samplers import SamplerConfig, sample
+from latte.options import LatteOptions
+from latte.process import make_process
+from latte.samplers import SamplerConfig, check_sampler, sample
+from latte.training import LatteLoss
 from vae import VideoVAE, weights_hash
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatteOptions:
-    """The transformer; the sizes of the latent come from the cache."""
+class ImageOptions:
+    """Images of joint training."""
 
-    size: Literal["S", "B", "L", "XL", "custom"] = "XL"
-    """One of the paper's sizes, or custom: then give hidden_size, depth and num_heads."""
-    hidden_size: int | None = None
-    """Width of a token (custom size)."""
-    depth: int | None = None
-    """Blocks in all (custom size)."""
-    num_heads: int | None = None
-    """Attention heads per block (custom size)."""
-    patch_size: int = 2
-    """Side of the square patch that becomes one token, in latent pixels."""
-    class_conditional: bool = False
-    """Condition on the labels of the cache; needed for classifier-free guidance."""
-    class_dropout: float = 0.1
-    """Share of training clips whose label is dropped."""
+    latents: str
+    """Folder of their latent cache, made with frames=1 by the same VAE."""
+    per_step: int
+    """Images per step over all processes, spread evenly over the clips."""
 
     def __post_init__(self) -> None:
-        own = (self.hidden_size, self.depth, self.num_heads)
-        if (self.size == "custom") != all(value is not None for value in own) or (
-            self.size != "custom" and any(value is not None for value in own)
-        ):
-            raise ValueError(
-                f"size={self.size} with hidden_size, depth, num_heads = {own}: give all three with "
-                "size=custom, none with a named size"
-            )
-
-    def build(self, latents: LatentDataset) -> LatteConfig:
-        """The model's config for these latents."""
-        own = {"hidden_size": self.hidden_size, "depth": self.depth, "num_heads": self.num_heads}
-        c, t, h, w = latents.latent_shape
-        if self.class_conditional and not latents.class_names:
-            raise ValueError(f"{latents.folder}: has no classes; set class_conditional to false")
-        return LatteConfig(
-            in_channels=c,
-            num_frames=t,
-            height=h,
-            width=w,
-            patch_size=self.patch_size,
-            num_classes=len(latents.class_names) if self.class_conditional else None,
-            class_dropout=self.class_dropout,
-            **(own if self.size == "custom" else PRESETS[self.size]),  # type: ignore[arg-type]
-        )
+        if self.per_step < 1:
+            raise ValueError(f"images.per_step={self.per_step} must be at least 1; null: no images")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,30 +61,127 @@ class TrainLatte:
     """Train on posterior samples, drawn anew each epoch, or on means."""
     model: LatteOptions = field(default_factory=LatteOptions)
     """The transformer."""
+    images: ImageOptions | None = None
+    """Images trained on together with the clips; null: none."""
+    init_from: str | None = None
+    """Folder or hub id of a Latte of the same size to start from. Default: new weights."""
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     """Noise schedule and objective."""
+    flow: FlowConfig | None = None
+    """Rectified flow in place of diffusion; null: diffusion."""
     vae: str | None = None
     """The VAE that made the latents: decodes samples at every checkpoint. Default: no samples."""
-    preview: SamplerConfig = field(default_factory=lambda: SamplerConfig(method="ddim", steps=20))
-    """How those samples are drawn."""
+    preview: SamplerConfig | None = None
+    """How those samples are drawn. Default: 20 steps of DDIM, in a flow of Heun."""
     previews: int = 4
     """Their number."""
+    held_out: str | None = None
+    """Folder of the latents, by the same VAE, whose loss by quarter of the way to noise is measured
+    every train.evaluate_every steps. Default: the training latents."""
+    held_out_clips: int = 16
+    """Their number, the first of the cache."""
+    activation_checkpointing: bool = False
+    """Recompute blocks in the backward pass: less memory, about a third more time."""
+    compile: bool = False
+    """Compile the blocks with torch.compile."""
+    dry_run: bool = False
+    """Measure one step, print the plan and end; nothing is written."""
+
+    def __post_init__(self) -> None:
+        make_process(self.diffusion, self.flow)
+        if self.previews < 1 or self.held_out_clips < 1:
+            raise ValueError(
+                f"previews={self.previews} and held_out_clips={self.held_out_clips} must be at "
+                "least 1"
+            )
+
+    @property
+    def sampler(self) -> SamplerConfig:
+        """How previews are drawn."""
+        method = "ddim" if self.flow is None else "heun"
+        return self.preview or SamplerConfig(method=method, steps=20)
 
 
-def run(config: TrainLatte) -> Path:
+def run(config: TrainLatte) -> Path | None:
     """Train to the end, resuming what the run folder holds; returns the folder of the weights."""
     train = config.train
     latents = LatentDataset(config.latents, config.posterior, seed=train.seed)
-    vae = None
-    if config.vae is not None:
-        vae = VideoVAE.from_pretrained(config.vae)
-        latents.check_vae(weights_hash(vae))
-    model_config = config.model.build(latents)
+    if config.model.class_conditional and not latents.class_names:
+        raise ValueError(f"{latents.folder}: has no classes; set class_conditional to false")
+    classes, flow = len(latents.class_names), config.flow is not None
+    model_config = config.model.build(latents.latent_shape, classes, flow=flow)
+    vae = _vae(config, latents, model_config)
+    held_out = _held_out(config, latents)
+    clips = _joint(config, latents) or latents
+    _check_labels(model_config, clips)
     accelerator = training_accelerator(train)
-    batches = training_batches(latents, train, accelerator)
-    diffusion = GaussianDiffusion(config.diffusion)
-    torch.manual_seed(fold(train.seed, "weights"))
-    notes = LatentNotes(
+    batches = training_batches(clips, train, accelerator)
+    notes = _notes(config, latents)
+    model = _initial_model(config, model_config)
+    trainer = Trainer(config, train, accelerator, model, notes.to_json())
+    _check_cache(trainer, notes)
+    _prepare(config, trainer.players.model)
+    images = 0 if config.images is None else config.images.per_step
+    joint = JointBatch(train.global_batch, images, model_config.num_frames)
+    loss = LatteLoss(notes.process, model_config, joint, accelerator)
+    if config.dry_run:
+        memory = trainer.rehearse(_some_clips(train, trainer.local_batch, clips), loss)
+        if accelerator.is_main_process:
+            print("\n".join(plan(trainer, len(latents), train.global_batch, memory)))
+        return None
+    preview = None
+    if vae is not None:
+        preview = _preview(config, vae.to(accelerator.device), notes, trainer)
+    return trainer.run(batches, loss, preview, _evaluate(config, latents, held_out, loss))
+
+
+def _vae(config: TrainLatte, latents: LatentDataset, model: LatteConfig) -> VideoVAE | None:
+    """The decoder of previews, once it and the sampler are known to fit."""
+    if config.vae is None:
+        return None
+    vae = VideoVAE.from_pretrained(config.vae)
+    latents.check_vae(weights_hash(vae))
+    check_sampler(config.sampler, make_process(config.diffusion, config.flow), model)
+    return vae
+
+
+def _held_out(config: TrainLatte, latents: LatentDataset) -> LatentDataset:
+    held_out = LatentDataset(config.held_out or config.latents, "mean", seed=config.train.seed)
+    held_out.check_vae(latents.vae_hash)
+    if held_out.latent_shape != latents.latent_shape:
+        raise ValueError(
+            f"{held_out.folder}: latents of shape {held_out.latent_shape}, but those of "
+            f"{latents.folder} are {latents.latent_shape}"
+        )
+    if config.model.class_conditional and held_out.class_names != latents.class_names:
+        raise ValueError(f"{held_out.folder}: its classes are not those of {latents.folder}")
+    return held_out
+
+
+def _joint(config: TrainLatte, latents: LatentDataset) -> JointLatents | None:
+    if config.images is None:
+        return None
+    images = LatentDataset(config.images.latents, config.posterior, seed=config.train.seed)
+    per_clip = JointBatch(config.train.global_batch, config.images.per_step, 1).per_clip
+    return JointLatents(latents, images, per_clip)
+
+
+def _check_labels(model: LatteConfig, dataset: LatentDataset | JointLatents) -> None:
+    """Refuse items without a label before the first of them comes up in a batch."""
+    if model.num_classes is None:
+        return
+    caches = [dataset] if isinstance(dataset, LatentDataset) else [dataset.videos, dataset.images]
+    for cache in caches:
+        without = sum(cache.label(i) < 0 for i in range(len(cache)))
+        if without:
+            raise ValueError(
+                f"{cache.folder}: {without} of {len(cache)} latents have no label; a "
+                "class-conditional model needs one for each"
+            )
+
+
+def _notes(config: TrainLatte, latents: LatentDataset) -> LatentNotes:
+    return LatentNotes(
         vae_hash=latents.vae_hash,
         cache_hash=latents.hash,
         mean=tuple(latents.mean.tolist()),
@@ -113,58 +189,93 @@ def run(config: TrainLatte) -> Path:
         class_names=tuple(latents.class_names),
         frame_rate=latents.manifest["frame_rate"],
         diffusion=config.diffusion,
-    )
-    trainer = Trainer(config, train, accelerator, Latte(model_config), notes.to_json())
-
-    def step_loss(model: nn.Module, batch: Batch, info: StepInfo) -> dict[str, Tensor]:
-        device = accelerator.device
-        x0 = batch["latent"].to(device, non_blocking=True)
-        draw = noise(tuple(x0.shape[1:]), info.seed, "diffusion", info.step, info.positions)
-        t = _timesteps(info, len(diffusion))
-        y = _labels(batch["label"], model_config, info)
-        y = None if y is None else y.to(device)
-        with accelerator.autocast():
-            losses = diffusion.training_loss(
-                lambda x, t: model(x, t, y), x0, t.to(device), draw.to(device)
-            )
-        return {name: value.mean() for name, value in losses.items()}
-
-    preview = None if vae is None else _preview(config, vae.to(accelerator.device), notes)
-    return trainer.run(batches, step_loss, preview)
-
-
-def _timesteps(info: StepInfo, total: int) -> Tensor:
-    draws = [
-        torch.randint(total, (1,), generator=generator(info.seed, "timestep", info.step, p))
-        for p in info.positions
-    ]
-    return torch.cat(draws)
-
-
-def _labels(labels: Tensor, config: LatteConfig, info: StepInfo) -> Tensor | None:
-    """Labels with some dropped, each by a draw of its own place in the global batch."""
-    if config.num_classes is None:
-        return None
-    rows = zip(labels.split(1), info.positions, strict=True)
-    return torch.cat(
-        [drop_labels(y, config, generator(info.seed, "drop", info.step, p)) for y, p in rows]
+        flow=config.flow,
     )
 
 
-def _preview(config: TrainLatte, vae: VideoVAE, notes: LatentNotes) -> Preview:
-    """A row of decoded samples, from the same noise each time, of the first classes."""
-    diffusion = GaussianDiffusion(config.diffusion)
+def _initial_model(config: TrainLatte, model_config: LatteConfig) -> Latte:
+    torch.manual_seed(fold(config.train.seed, "weights"))
+    model = Latte(model_config)
+    if config.init_from is None:
+        return model
+    source = Latte.from_pretrained(config.init_from)
+    if replace(source.config, class_dropout=model_config.class_dropout) != model_config:
+        raise ValueError(
+            f"{config.init_from}: {source.config} is of another size than {model_config}. "
+            "Start from a model of the same size, or change model and latents."
+        )
+    model.load_state_dict(source.state_dict())
+    log.info("%s: all weights loaded", config.init_from)
+    return model.train()
+
+
+def _check_cache(trainer: Trainer, notes: LatentNotes) -> None:
+    """Refuse to go on with latents that were cached anew since the last checkpoint."""
+    checkpoint = trainer.folder.latest()
+    if checkpoint is None:
+        return
+    before = LatentNotes.load(checkpoint / "ema")
+    if before.cache_hash != notes.cache_hash:
+        raise ValueError(
+            f"{trainer.folder.path}: was trained on latents of the manifest "
+            f"{before.cache_hash[:12]}, but they were cached anew since and are now "
+            f"{notes.cache_hash[:12]}. Restore them, or train in another folder."
+        )
+
+
+def _prepare(config: TrainLatte, model: nn.Module) -> None:
+    """Turn on what saves memory or time. Weights and their names stay."""
+    assert isinstance(model, Latte)
+    model.activation_checkpointing = config.activation_checkpointing
+    if config.compile:
+        for module in model.modules():
+            if isinstance(module, Block):
+                module.compile(dynamic=False)
+
+
+def _some_clips(train: TrainConfig, local: int, clips: LatentDataset | JointLatents) -> Batch:
+    """As many as a process takes in a step, of at most two micro-batches."""
+    count = min(local, 2 * (train.micro_batch or local))
+    batch = default_collate([clips[0, i] for i in range(count)])
+    return {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+
+
+def _evaluate(
+    config: TrainLatte, latents: LatentDataset, held_out: LatentDataset, loss: LatteLoss
+) -> Evaluate:
+    """The loss by quarter of the way from data to noise."""
+    count = min(config.held_out_clips, len(held_out))
+
+    def scores(model: nn.Module) -> dict[str, float]:
+        rows = []
+        for i in range(count):
+            latent, label, _ = held_out.draw(0, i)
+            x0 = latents.normalize(latent)
+            rows.append(loss.quarters(model, x0, label, config.train.seed, i))
+        values = torch.stack(rows).mean(dim=0)
+        quarters = {f"mse_quarter_{i + 1}": value for i, value in enumerate(values.tolist())}
+        return {"mse": values.mean().item(), **quarters}
+
+    return scores
+
+
+def _preview(config: TrainLatte, vae: VideoVAE, notes: LatentNotes, trainer: Trainer) -> Preview:
+    """Decoded samples, from the same noise each time, of the first classes: above by the averaged
+    weights, below by the raw ones."""
 
     @torch.no_grad()
-    def write(model: nn.Module, step: int, folder: Path) -> None:
-        assert isinstance(model, Latte)
-        classes = model.config.num_classes
-        indices = range(config.previews)
-        labels = None if classes is None else [i % classes for i in indices]
-        z = sample(model, diffusion, config.preview, indices=indices, labels=labels, seed=0)
-        clips = [vae.decode(part).clamp(-1, 1)[0] for part in notes.denormalize(z).split(1)]
+    def write(averaged: nn.Module, step: int, folder: Path) -> None:
+        rows = []
+        for model in (averaged, trainer.players.model):
+            assert isinstance(model, Latte)
+            classes = model.config.num_classes
+            indices = range(config.previews)
+            labels = None if classes is None else [i % classes for i in indices]
+            z = sample(model, notes.process, config.sampler, indices=indices, labels=labels, seed=0)
+            clips = [vae.decode(part).clamp(-1, 1)[0] for part in notes.denormalize(z).split(1)]
+            rows.append(torch.cat(clips, dim=-1).cpu())  # c t h (i w)
         path = folder / f"step-{step:08d}.mp4"
-        write_video(path, to_uint8(torch.cat(clips, dim=-1).cpu()), fps=notes.frame_rate)
+        write_video(path, to_uint8(torch.cat(rows, dim=-2)), fps=notes.frame_rate)
 
     return write
 

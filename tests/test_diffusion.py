@@ -180,3 +180,86 @@ def test_an_output_of_the_wrong_width():
     x0, noise, output, t, _ = reference()
     with pytest.raises(ValueError, match="gave 5 channels for latents of 4"):
         GaussianDiffusion().training_loss(lambda x, s: output[:, :5], x0, t, noise)
+
+
+def test_v_and_noise_say_the_same():
+    """v = sqrt(a) noise - sqrt(1 - a) x_0: from either, the same x_0, noise, mean and variance."""
+    by_noise, by_v = GaussianDiffusion(), GaussianDiffusion(DiffusionConfig(prediction="v"))
+    x0, noise, t = normal(1, (4, 2, 2, 2, 2)), normal(2, (4, 2, 2, 2, 2)), torch.tensor(TIMES)
+    x_t = by_noise.add_noise(x0, noise, t)
+    a = by_noise.alpha_bar[t].view(-1, 1, 1, 1, 1).float()
+    v = a.sqrt() * noise - (1 - a).sqrt() * x0
+    assert_close(by_v.target(x0, noise, t), v)
+    share = 0.3 * torch.ones_like(x0)
+    one = by_noise.predict(torch.cat([noise, share], 1), x_t, t)
+    other = by_v.predict(torch.cat([v, share], 1), x_t, t)
+    for name, tolerance in (("x0", 1e-3), ("noise", 1e-4), ("mean", 1e-4), ("logvar", 0)):
+        assert_close(getattr(other, name), getattr(one, name), rtol=tolerance, atol=tolerance)
+    for diffusion, right in ((by_noise, noise), (by_v, v)):
+        assert_close(diffusion.knowing(x0, x_t, t, noise), right, rtol=1e-3, atol=1e-3)
+
+
+TIMES = [0, 9, 300, 999]
+
+
+def test_a_perfect_prediction_of_v_has_no_loss():
+    diffusion = GaussianDiffusion(DiffusionConfig(prediction="v", min_snr_gamma=5.0))
+    x0, noise, t = normal(1, (2, 2, 2, 2, 2)), normal(2, (2, 2, 2, 2, 2)), torch.tensor([5, 600])
+    output = torch.cat([diffusion.target(x0, noise, t), -torch.ones_like(noise)], dim=1)
+    losses = diffusion.training_loss(lambda x, s: output, x0, t, noise)
+    assert_close(losses["loss"], torch.zeros(2), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("prediction", ["noise", "v"])
+def test_min_snr_weights_the_error_of_x0(prediction):
+    """The weighted loss is min(SNR, gamma) times the squared error of x_0 that the output means."""
+    diffusion = GaussianDiffusion(DiffusionConfig(prediction=prediction, min_snr_gamma=5.0))
+    x0, noise, t = normal(1, (4, 2, 2, 2, 2)), normal(2, (4, 2, 2, 2, 2)), torch.tensor(TIMES)
+    output = normal(3, x0.shape)
+    loss = diffusion.training_loss(lambda x, s: output, x0, t, noise)["loss"]
+    x_t = diffusion.add_noise(x0, noise, t)
+    error = (diffusion.predict(output, x_t, t).x0 - x0).square().flatten(1).mean(dim=1)
+    snr = (diffusion.alpha_bar / (1 - diffusion.alpha_bar))[t]
+    assert snr[0] > 5 > snr[-1]
+    assert_close(loss, snr.clamp(max=5).float() * error, rtol=2e-3, atol=1e-5)
+
+
+def test_min_snr_weights_in_numbers():
+    """alpha_bar 0.9, 0.63: SNR 9 and 1.7027."""
+
+    def weights(**options):
+        config = DiffusionConfig(steps=2, beta_start=0.1, beta_end=0.3, **options)
+        return GaussianDiffusion(config).loss_weight.tolist()
+
+    assert weights() == [1, 1]
+    assert_close(weights(min_snr_gamma=5.0), [5 / 9, 1.0])
+    snr = 0.63 / 0.37
+    assert_close(weights(min_snr_gamma=5.0, prediction="v"), [5 / 10, snr / (snr + 1)])
+
+
+def test_frame_weights():
+    """Weights 1 / t are the mean; a frame of weight 0 is as if it were not there."""
+    x0, noise, output, t, _ = reference()
+    diffusion, frames = GaussianDiffusion(), x0.shape[2]
+
+    def losses(weight=None, keep=frames):
+        cut = [z[:, :, :keep] for z in (x0, noise, output)]
+        return diffusion.training_loss(lambda x, s: cut[2], cut[0], t, cut[1], weight)
+
+    weight = torch.full((len(x0), frames), 1 / frames)
+    assert_close(losses(weight), losses(), rtol=1e-5, atol=1e-6)
+    weight = torch.full((len(x0), frames), 1 / (frames - 1))
+    weight[:, -1] = 0
+    assert_close(losses(weight), losses(keep=frames - 1), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"min_snr_gamma": 0.0}, "min_snr_gamma=0.0 must be above 0"),
+        ({"prediction": "x0"}, "prediction"),
+    ],
+)
+def test_bad_objectives(changes, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        DiffusionConfig(**changes)

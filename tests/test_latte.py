@@ -66,9 +66,10 @@ def test_default_config_is_xl():
     assert set(PRESETS) == {"S", "B", "L", "XL"}
 
 
+@pytest.mark.parametrize("variant", [1, 2, 3, 4])
 @pytest.mark.parametrize("learn_sigma", [True, False])
-def test_a_new_model_predicts_exactly_zero(learn_sigma):
-    model = Latte(replace(TINY, learn_sigma=learn_sigma))
+def test_a_new_model_predicts_exactly_zero(variant, learn_sigma):
+    model = Latte(replace(TINY, variant=variant, learn_sigma=learn_sigma))
     x, t, y = inputs(TINY)
     output = model(x, t, y)
     assert output.shape == (2, 6 if learn_sigma else 3, 3, 4, 6)
@@ -122,7 +123,7 @@ def test_a_rectangular_frame_is_put_back_in_place():
     assert torch.equal(touched, expected)
 
 
-@pytest.mark.parametrize("variant", [1, 2])
+@pytest.mark.parametrize("variant", [1, 2, 3, 4])
 def test_every_frame_sees_every_frame(variant):
     config = replace(TINY, variant=variant)
     model = awake(config)
@@ -137,10 +138,60 @@ def test_every_frame_sees_every_frame(variant):
 def test_variants_order_the_blocks():
     assert TINY.axes == ("space", "time", "space", "time")
     assert replace(TINY, variant=2).axes == ("space", "space", "time", "time")
+    assert replace(TINY, variant=3, depth=3).axes == ("both",) * 3
+    assert replace(TINY, variant=4, depth=1).axes == ("split",)
 
 
-def test_images_mix_neither_with_each_other_nor_with_the_clip():
-    model = awake(TINY)
+def test_parameters_of_the_variants():
+    """3 has a second attention in each block; 4 shares one out."""
+    one, two, three, four = (
+        sum(p.numel() for p in Latte(replace(TINY, variant=variant)).parameters())
+        for variant in (1, 2, 3, 4)
+    )
+    d = TINY.hidden_size
+    assert one == two == four
+    assert three == one + TINY.depth * (4 * d * d + 4 * d)
+
+
+def softmax_attention(qkv, heads):
+    """Attention over the last but one axis, written out."""
+    q, k, v = (part.unflatten(-1, (heads, -1)).transpose(-2, -3) for part in qkv.chunk(3, -1))
+    weights = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(dim=-1)
+    return (weights @ v).transpose(-2, -3).flatten(-2)
+
+
+def test_variant_3_attends_in_space_then_in_time():
+    attention = awake(replace(TINY, variant=3)).blocks[0].attn
+    x = normal(4, (2, 4, 6, 16))  # 3 frames and an image
+    y = attention.space.proj(softmax_attention(attention.space.qkv(x), 2))
+    clip = y[:, :3].transpose(1, 2)
+    clip = attention.time.proj(softmax_attention(attention.time.qkv(clip), 2)).transpose(1, 2)
+    assert_close(attention(x), torch.cat([clip, y[:, 3:]], dim=1), rtol=1e-4, atol=1e-5)
+
+
+def test_variant_4_shares_the_heads_between_space_and_time():
+    attention = awake(replace(TINY, variant=4)).blocks[0].attn
+    x = normal(4, (2, 4, 6, 16))
+    parts = attention.qkv(x).chunk(3, dim=-1)
+    space, time = (torch.cat([p.chunk(2, -1)[half] for p in parts], -1) for half in (0, 1))
+    clip = softmax_attention(time[:, :3].transpose(1, 2), 1).transpose(1, 2)
+    time = torch.cat([clip, time[:, 3:, :, -8:]], dim=1)  # an image alone in time sees itself
+    expected = attention.proj(torch.cat([softmax_attention(space, 1), time], dim=-1))
+    assert_close(attention(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("patch", [2, 4, 8])
+def test_patch_sizes(patch):
+    config = replace(TINY, patch_size=patch, height=8, width=16)
+    model = awake(config)
+    x, t, y = inputs(config)
+    assert model.pos_embed.shape == (128 // patch**2, 16)
+    assert model(x, t, y).shape == (2, 6, 3, 8, 16)
+
+
+@pytest.mark.parametrize("variant", [1, 2, 3, 4])
+def test_images_mix_neither_with_each_other_nor_with_the_clip(variant):
+    model = awake(replace(TINY, variant=variant))
     x, t, y = inputs(TINY, images=2)
     output = model(x, t, y, 2)
     for changed in (2, 3):  # the clip's last frame, the first image
@@ -241,7 +292,8 @@ def test_loading_refuses_what_is_no_latte(tmp_path):
         ({"num_frames": 0}, "num_frames=0 must be at least 1"),
         ({"hidden_size": 18, "num_heads": 4}, "hidden_size=18 must be a multiple of num_heads=4"),
         ({"hidden_size": 18}, "hidden_size=18 must be a multiple of 4"),
-        ({"depth": 3}, "depth=3 must be even"),
+        ({"depth": 3}, "depth=3 must be even: in variant 1"),
+        ({"variant": 4, "hidden_size": 12, "num_heads": 3}, "num_heads=3 must be even"),
         ({"num_classes": 0}, "num_classes=0 must be at least 1"),
         ({"class_dropout": 1.5}, "class_dropout=1.5 must be in"),
         ({"mlp_ratio": 0.0}, "mlp_ratio=0.0 must be above 0"),

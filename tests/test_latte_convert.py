@@ -94,3 +94,10 @@ def test_another_position_table_is_refused(key):
     state[key] = state[key].flip(1)
     with pytest.raises(ValueError, match=f"{key} differs from the sine-cosine table"):
         from_released(state, CONFIG)
+
+
+def test_a_variant_that_was_never_released_is_refused():
+    """2 and 4 have the same keys and shapes as 1: nothing else would tell."""
+    _, state = released()
+    with pytest.raises(ValueError, match="variant=2, but public ones are of 1"):
+        from_released(state, replace(CONFIG, variant=2))

@@ -6,8 +6,17 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from latte.diffusion import GaussianDiffusion
-from latte.samplers import SamplerConfig, denoise, guided, sample, spaced_timesteps
+from latte.diffusion import DiffusionConfig, GaussianDiffusion
+from latte.dpm_solver import dpm_solver, even_timesteps
+from latte.flow import RectifiedFlow
+from latte.samplers import (
+    SamplerConfig,
+    check_sampler,
+    denoise,
+    guided,
+    sample,
+    spaced_timesteps,
+)
 from tests.tiny_latte import TINY, awake, inputs
 from tests.vectors import load_case, normal
 
@@ -56,21 +65,27 @@ def test_reference_trajectories(method, spacing):
 
 
 def gaussian_model(diffusion, mean, variance):
-    """The exact noise prediction, and posterior variance, for data from N(mean, variance)."""
+    """The exact prediction, of noise or v, for data from N(mean, variance)."""
 
     def model_fn(x, t):
         alpha_bar = diffusion.alpha_bar[torch.searchsorted(diffusion.timesteps, t)].float()
         alpha_bar = alpha_bar.view(-1, 1, 1, 1, 1)
         total = alpha_bar * variance + 1 - alpha_bar
-        return (x - alpha_bar.sqrt() * mean) * (1 - alpha_bar).sqrt() / total
+        noise = (x - alpha_bar.sqrt() * mean) * (1 - alpha_bar).sqrt() / total
+        if diffusion.config.prediction == "noise":
+            return noise
+        x0 = mean + alpha_bar.sqrt() * variance / total * (x - alpha_bar.sqrt() * mean)
+        return alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * x0
 
     return model_fn
 
 
+@pytest.mark.parametrize("prediction", ["noise", "v"])
 @pytest.mark.parametrize(("method", "eta"), [("ddpm", 0.0), ("ddim", 0.0), ("ddim", 1.0)])
-def test_a_known_distribution_is_recovered(method, eta):
+def test_a_known_distribution_is_recovered(method, eta, prediction):
     """With the exact prediction for Gaussian data, samples have the data's mean and variance."""
-    diffusion = GaussianDiffusion().respaced(spaced_timesteps(1000, 250))
+    config = DiffusionConfig(prediction=prediction)
+    diffusion = GaussianDiffusion(config).respaced(spaced_timesteps(1000, 250))
     noise = torch.Generator().manual_seed(0)
 
     def draw(_):
@@ -80,6 +95,88 @@ def test_a_known_distribution_is_recovered(method, eta):
     x = denoise(model_fn, diffusion, draw(0), draw, method=method, eta=eta)
     assert_close(x.mean().item(), 2.0, rtol=0, atol=0.03)
     assert_close(x.std().item(), 0.5, rtol=0, atol=0.03)
+
+
+@pytest.mark.parametrize("prediction", ["noise", "v"])
+def test_dpm_solver_recovers_it_in_25_steps_closer_than_ddim(prediction):
+    """The exact ODE takes noise z to mean + std z, but for the little signal in the last step."""
+    pytest.importorskip("diffusers")
+    diffusion = GaussianDiffusion(DiffusionConfig(prediction=prediction))
+    start = normal(0, (1, 1, 1, 50, 50))
+    exact = 2.0 + 0.5 * start
+    solved = dpm_solver(gaussian_model(diffusion, 2.0, 0.25), diffusion, start, 25)
+    spaced = diffusion.respaced(spaced_timesteps(1000, 25))
+    model_fn = gaussian_model(spaced, 2.0, 0.25)
+    ddim = denoise(model_fn, spaced, start, torch.zeros_like, method="ddim")
+    errors = [(x - exact).square().mean().sqrt().item() for x in (solved, ddim)]
+    assert errors[0] < min(0.01, errors[1] / 5), errors
+
+
+@pytest.mark.parametrize("steps", [2, 25, 250, 1000])
+def test_steps_even_in_log_snr(steps):
+    diffusion = GaussianDiffusion()
+    chosen = even_timesteps(diffusion, steps)
+    assert (len(chosen), chosen[0], chosen[-1]) == (steps, 0, 999)
+    assert sorted(set(chosen)) == chosen
+    if steps == 25:  # near the data whole numbers are far apart
+        alpha_bar = diffusion.alpha_bar[chosen]
+        distances = (alpha_bar / (1 - alpha_bar)).log().diff()[5:]
+        assert_close(distances, distances.mean().expand_as(distances), rtol=0.1, atol=0)
+
+
+def test_dpm_solver_takes_no_notice_of_a_learned_variance():
+    pytest.importorskip("diffusers")
+    diffusion, start = GaussianDiffusion(), normal(0, (2, 1, 1, 2, 2))
+    exact = gaussian_model(diffusion, 2.0, 0.25)
+    wide = dpm_solver(lambda x, t: torch.cat([exact(x, t), x], 1), diffusion, start, 4)
+    assert torch.equal(wide, dpm_solver(exact, diffusion, start, 4))
+
+
+def test_without_diffusers_dpm_solver_is_refused(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"needs diffusers. pip install 'ivvae\[compare\]'"):
+        check_sampler(SamplerConfig(method="dpm_solver"), GaussianDiffusion(), TINY)
+
+
+def test_guidance_in_an_interval_only():
+    model = awake(TINY)
+    x, t, y = inputs(TINY)
+    everywhere = guided(model, y, 3.0)
+    part = guided(model, y, 3.0, (200.0, 400.0))
+    for step, inside in ((100, False), (200, True), (400, True), (401, False)):
+        t = torch.full_like(t, step)
+        expected = everywhere(x, t) if inside else model(x, t, y)
+        assert torch.equal(part(x, t), expected), step
+
+
+def test_the_interval_is_a_share_of_the_schedule():
+    """Guided steps take twice the rows."""
+    model = awake(TINY)
+    rows = []
+    model.register_forward_pre_hook(
+        lambda module, given: rows.append((int(given[1][0]), len(given[0])))
+    )
+    config = SamplerConfig(method="ddim", steps=5, guidance=2.0, guidance_interval=(0.2, 0.6))
+    sample(model, GaussianDiffusion(), config, indices=[0], labels=[1], seed=0)
+    assert rows == [(999, 1), (749, 1), (500, 2), (250, 2), (0, 1)]
+
+
+def test_methods_that_do_not_fit_the_process():
+    unconditional = replace(TINY, num_classes=None)
+    for method in ("euler", "heun"):
+        with pytest.raises(ValueError, match=r"is a diffusion\. Use ddpm, ddim or dpm_solver"):
+            check_sampler(SamplerConfig(method=method), GaussianDiffusion(), unconditional)
+        check_sampler(SamplerConfig(method=method), RectifiedFlow(), unconditional)
+    with pytest.raises(ValueError, match=r"is a flow\. Use euler or heun"):
+        check_sampler(SamplerConfig(), RectifiedFlow(), unconditional)
+
+
+def test_a_flow_is_sampled():
+    model = awake(replace(TINY, learn_sigma=False))
+    config = SamplerConfig(method="heun", steps=1, guidance=2.0)
+    together = sample(model, RectifiedFlow(), config, indices=[0, 1], labels=[0, 1], seed=1)
+    alone = sample(model, RectifiedFlow(), config, indices=[1], labels=[1], seed=1)
+    assert_close(together[1:], alone, rtol=1e-4, atol=1e-4)
 
 
 def test_noise_is_asked_for_only_where_it_is_used():
@@ -209,6 +306,12 @@ def test_requests_that_do_not_fit(classes, changes, labels, message):
         ({"eta": 0.5}, "for method ddim only"),
         ({"eta": 2.0, "method": "ddim"}, "eta=2.0 must be in"),
         ({"guidance": -1.0}, "guidance=-1.0 must not be negative"),
+        ({"guidance": 2.0, "guidance_interval": (0.5, 0.5)}, "must rise within 0, 1"),
+        ({"guidance": 2.0, "guidance_interval": (0.5, 2.0)}, "must rise within 0, 1"),
+        ({"guidance_interval": (0.1, 0.5)}, "no effect at guidance=1"),
+        ({"method": "euler", "spacing": "stride"}, "no meaning for method euler"),
+        ({"method": "dpm_solver", "spacing": "stride"}, "no meaning for method dpm_solver"),
+        ({"method": "heun", "steps": 0}, "steps=0 must be at least 1"),
     ],
 )
 def test_bad_sampler_configs(changes, message):
@@ -216,7 +319,7 @@ def test_bad_sampler_configs(changes, message):
         SamplerConfig(**changes)
 
 
-@pytest.mark.parametrize("changes", [{"method": "euler"}, {"spacing": "even"}])
+@pytest.mark.parametrize("changes", [{"method": "rk4"}, {"spacing": "even"}])
 def test_unknown_choices(changes):
     """Refused by the config, or by the type checker where tests run under one."""
     with pytest.raises((ValueError, TypeError), match=next(iter(changes))):

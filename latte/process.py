@@ -1,0 +1,47 @@
+"""What training and sampling need of a process, be it diffusion or flow."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from latte.diffusion import DiffusionConfig, GaussianDiffusion, ModelFn
+from latte.flow import FlowConfig, RectifiedFlow
+
+
+class Process(Protocol):
+    """`GaussianDiffusion` or `RectifiedFlow`; their methods say what the arguments are."""
+
+    @property
+    def top(self) -> float: ...
+
+    def draw_time(self, generator: torch.Generator) -> Tensor: ...
+
+    def time_at(self, share: Tensor) -> Tensor: ...
+
+    def training_loss(
+        self,
+        model_fn: ModelFn,
+        x0: Tensor,
+        t: Tensor,
+        noise: Tensor,
+        frame_weight: Tensor | None = None,
+    ) -> dict[str, Tensor]: ...
+
+    def knowing(self, x0: Tensor, x_t: Tensor, t: Tensor, start: Tensor) -> Tensor: ...
+
+
+def make_process(diffusion: DiffusionConfig, flow: FlowConfig | None) -> Process:
+    """The flow, if there is one, else the diffusion.
+
+    Raises:
+        ValueError: a flow beside options of diffusion, which it would ignore.
+    """
+    if flow is None:
+        return GaussianDiffusion(diffusion)
+    if diffusion != DiffusionConfig():
+        raise ValueError(
+            "flow replaces diffusion, whose options would have no effect: leave them out, or set "
+            "flow to null"
+        )
+    return RectifiedFlow(flow)

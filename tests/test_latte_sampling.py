@@ -1,0 +1,165 @@
+"""The sampling script: processes, labels, continuation, copies for people."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.testing import assert_close
+
+from data.decode import read_frames
+from data.encode import from_uint8
+from data.latents import LatentDataset
+from engine.files import read_json
+from latte.samplers import SamplerConfig
+from scripts import cache_latents, sample, train_latte
+from scripts.sample import Sample
+from scripts.train_latte import LatteOptions, TrainLatte
+from tests.packed import pack
+from vae import VAEConfig, VideoVAE
+
+ROOT = Path(__file__).parents[1]
+FEW = {"method": "ddim", "steps": 2}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A VAE, its latents, and a class-conditional Latte that has learned nothing to speak of."""
+    root = tmp_path_factory.mktemp("made")
+    shards = pack(root, [12, 14, 16, 18])
+    torch.manual_seed(0)
+    VideoVAE(
+        VAEConfig(z_dim=4, dim=4, channel_multipliers=(1, 1, 2, 2), num_blocks=1)
+    ).save_pretrained(root / "vae")
+    for size in (16, 24):
+        cache_latents.run(
+            cache_latents.Config(
+                vae=str(root / "vae"),
+                data=str(shards),
+                out=str(root / f"latents{size}"),
+                frames=9,
+                interval=1,
+                height=size,
+                width=size,
+                workers=0,
+            )
+        )
+    for conditional in (True, False):
+        train = train_latte.TrainConfig(
+            folder=str(root / f"run_{conditional}"), steps=2, global_batch=2, learning_rate=0.01
+        )
+        model = LatteOptions(
+            size="custom", hidden_size=16, depth=2, num_heads=2, class_conditional=conditional
+        )
+        train_latte.run(TrainLatte(train=train, latents=str(root / "latents16"), model=model))
+    return root
+
+
+def config(made, out, conditional=True, **values):
+    return Sample(
+        latte=str(made / f"run_{conditional}" / "export"),
+        vae=str(made / "vae"),
+        out=str(out),
+        **{"num_clips": 3, "sampler": SamplerConfig(**FEW), **values},
+    )
+
+
+def frames(folder, index):
+    return read_frames(folder / f"clip-{index:06d}.mkv", range(9))
+
+
+def test_two_processes_make_the_clips_of_one(made, tmp_path):
+    sample.run(config(made, tmp_path / "one", batch_size=2))
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
+            *(str(ROOT / "scripts" / "sample.py"), "--latte", str(made / "run_True" / "export")),
+            *("--vae", str(made / "vae"), "--out", str(tmp_path / "two"), "--num_clips", "3"),
+            *("--sampler.method", "ddim", "--sampler.steps", "2"),
+        ],
+        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "two").iterdir())
+    for i in range(3):
+        one, two = (frames(tmp_path / name, i).astype(int) for name in ("one", "two"))
+        assert abs(one - two).max() <= 1  # the sizes of the batches differ, and so their rounding
+        assert (one != two).mean() < 0.01
+    assert (one != frames(tmp_path / "one", 0)).mean() > 0.5
+
+
+def test_random_labels_are_those_of_the_clips_numbers(made, tmp_path):
+    def labels(out, **values):
+        sample.run(config(made, tmp_path / out, random_labels=True, **values))
+        return [clip["label"] for clip in read_json(tmp_path / out / "samples.json")["clips"]]
+
+    many = labels("many", num_clips=12)
+    assert 2 < sum(many) < 10
+    assert labels("few", num_clips=4) == many[:4]
+    assert labels("other", num_clips=12, seed=1) != many
+    assert set(labels("one", labels=(1,))) == {1}
+
+
+def test_copies_for_people(made, tmp_path):
+    folders = {"mp4": str(tmp_path / "mp4"), "gif": str(tmp_path / "gif")}
+    sample.run(config(made, tmp_path / "out", num_clips=1, **folders))
+    lossless = frames(tmp_path / "out", 0)
+    with Image.open(tmp_path / "gif" / "clip-000000.gif") as gif:
+        assert gif.n_frames == 9
+        first = np.asarray(gif.convert("RGB")).astype(float)
+    assert abs(first - lossless[0]).mean() < 16  # 256 colours
+    assert (tmp_path / "mp4" / "clip-000000.mp4").stat().st_size > 0
+
+
+def test_clips_go_on_from_given_first_frames(made, tmp_path):
+    """A clip's first frame is what the VAE decodes from the given latent, whatever the seed."""
+    latents = LatentDataset(made / "latents16", "mean")
+    vae = VideoVAE.from_pretrained(made / "vae")
+    given = {"first_frames": str(made / "latents16")}
+    for seed in (0, 1):
+        sample.run(config(made, tmp_path / str(seed), seed=seed, **given))
+    for i in range(3):
+        expected = vae.decode(latents.draw(0, i)[0][None, :, :1])[0].detach()
+        for seed in (0, 1):
+            first = from_uint8(frames(tmp_path / str(seed), i)[:1])
+            assert_close(first, expected.clamp(-1, 1), rtol=0, atol=1.1 / 127.5)
+    assert (frames(tmp_path / "0", 0)[1:] != frames(tmp_path / "1", 0)[1:]).any()
+    clips = read_json(tmp_path / "0" / "samples.json")["clips"]
+    assert [clip["continues"] for clip in clips] == [latents.raw(i)["key"] for i in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("conditional", "values", "message"),
+    [
+        (True, {"labels": (0, 2)}, r"labels=\(0, 2\).* knows the classes 0 to 1"),
+        (False, {"labels": (0,)}, "is unconditional; it takes no labels"),
+        (False, {"random_labels": True}, "is unconditional; it takes no labels"),
+        (False, {"sampler": SamplerConfig(guidance=7.0)}, "needs a class-conditional model"),
+        (True, {"sampler": SamplerConfig(steps=1001)}, "steps=1001 must be from 2 to 1000"),
+        (True, {"sampler": SamplerConfig(method="heun")}, "this model is a diffusion"),
+        (True, {"first_frames": "latents24"}, r"\(4, 3, 3\), but .* makes \(4, 2, 2\)"),
+        (True, {"first_frames": "latents16", "known_frames": 3}, "at least one must be left"),
+        (True, {"first_frames": "latents16", "num_clips": 9}, "num_clips=9: .* has 4 latents"),
+    ],
+)
+def test_requests_that_do_not_fit_leave_nothing(made, tmp_path, conditional, values, message):
+    if "first_frames" in values:
+        values = {**values, "first_frames": str(made / values["first_frames"])}
+    with pytest.raises(ValueError, match=message):
+        sample.run(config(made, tmp_path / "out", conditional, **values))
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_numbers(made, tmp_path):
+    with pytest.raises(ValueError, match="known_frames=2 has a meaning with first_frames only"):
+        config(made, tmp_path, known_frames=2)
+    with pytest.raises(ValueError, match="known_frames=0 must be at least 1"):
+        config(made, tmp_path, known_frames=0)
