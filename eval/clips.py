@@ -16,16 +16,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from data.decode import read_frames
 from data.encode import from_uint8
 from data.loader import one_thread
-from data.records import VIDEO_EXTENSIONS
+from data.records import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from data.transforms import fit
 from engine.seeding import fold
 from eval.stores import Video, open_store
 
-LOSSLESS = {"ffv1", "ffvhuff", "huffyuv", "magicyuv", "png", "qtrle", "rawvideo", "utvideo"}
-"""FFmpeg's names of codecs that keep every pixel."""
+LOSSLESS = {
+    *("bmp", "ffv1", "ffvhuff", "huffyuv", "magicyuv", "png", "qtrle", "rawvideo", "utvideo"),
+}
+"""FFmpeg's names of codecs, and file name extensions of images, that keep every pixel."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,8 @@ class ClipSource(Dataset):
     enough. Only one batch is held at a time, whatever the number of clips.
 
     Args:
-        folder: packed shards (with `index.json`), or video files at any depth.
+        folder: packed shards (with `index.json`), video files at any depth, or folders of images
+            at any depth, each the frames of one video.
         protocol: what is cut out.
         generated: videos are samples of a model: they must share size, length and frame rate, and
             lossy files bring a warning, because compression alone moves the score.
@@ -116,29 +118,43 @@ class ClipSource(Dataset):
         """Id and clip, float32 in [-1, 1]."""
         video, protocol = self._videos[index], self.protocol
         wanted = self.starts[index] + protocol.stride * np.arange(protocol.frames)
-        frames = read_frames(self._store.source(video.id), wanted.tolist())
+        frames = self._store.read(video.id, wanted.tolist())
         if protocol.height is None or protocol.width is None:
             return video.id, from_uint8(frames)
         return video.id, fit(torch.from_numpy(frames), protocol.height, protocol.width)
 
     def batches(
-        self, batch_size: int, workers: int = 0
-    ) -> Iterator[tuple[list[str], Float[Tensor, "b c t h w"]]]:
-        """Ids and clips in order; the last batch may be smaller."""
+        self, batch_size: int, workers: int = 0, rank: int = 0, processes: int = 1
+    ) -> Iterator[tuple[int, list[str], Float[Tensor, "b c t h w"]]]:
+        """Number of the first clip, ids and clips, in order; the last batch may be smaller.
+
+        Of several processes, each gets every `processes`-th batch from the `rank`-th on.
+        """
+        firsts = range(0, len(self), batch_size)[rank::processes]
         loader = DataLoader(
             self,
-            batch_size=batch_size,
+            batch_sampler=[list(range(i, min(i + batch_size, len(self)))) for i in firsts],
             num_workers=workers,
             worker_init_fn=one_thread,
             generator=torch.Generator(),
         )
-        for ids, clips in loader:
-            yield list(ids), clips
+        for first, (ids, clips) in zip(firsts, loader, strict=True):
+            yield first, list(ids), clips
 
     @property
-    def rate(self) -> float:
-        """Clip frames per second: the median over the videos of frame rate / stride, Hz."""
-        return median(video.fps for video in self._videos) / self.protocol.stride
+    def rate(self) -> float | None:
+        """Clip frames per second: the median over the videos of frame rate / stride, Hz.
+
+        None for folders of frames: images have no rate.
+        """
+        rates = [video.fps for video in self._videos if video.fps is not None]
+        return median(rates) / self.protocol.stride if rates else None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the first clip, pixels."""
+        protocol, first = self.protocol, self._videos[0]
+        return protocol.height or first.height, protocol.width or first.width
 
     def content(self) -> str:
         """Hash of the protocol and of every clip's id, start and bytes."""
@@ -166,7 +182,10 @@ class ClipSource(Dataset):
         protocol = self.protocol
         ids = sorted(self._store.ids(), key=lambda id: fold(protocol.seed, "clip order", id))
         if not ids:
-            raise ValueError(f"{self.folder}: no videos there ({', '.join(VIDEO_EXTENSIONS)})")
+            raise ValueError(
+                f"{self.folder}: no videos there ({', '.join(VIDEO_EXTENSIONS)}), and no folders "
+                f"of images ({', '.join(IMAGE_EXTENSIONS)})"
+            )
         wanted = len(ids) if protocol.count is None else min(protocol.count, len(ids))
         chosen: list[Video] = []
         with tqdm(total=wanted, desc=f"probe {self.folder.name}", disable=not progress) as bar:
@@ -212,7 +231,7 @@ class ClipSource(Dataset):
 
     def _check_generated(self) -> None:
         self._check_equal("length", lambda video: video.frames)
-        self._check_equal("frame rate", lambda video: round(video.fps, 3))
+        self._check_equal("frame rate", lambda video: video.fps and round(video.fps, 3))
         lossy = {video.codec for video in self._videos if video.codec} - LOSSLESS
         if lossy:
             warnings.warn(

@@ -125,7 +125,8 @@ def _packed(folder: Path, protocol: ClipProtocol) -> tuple[ClipSource, dict[str,
 def _reconstructed(folder: Path, protocol: ClipProtocol) -> tuple[ClipSource, dict[str, int]]:
     clips = read_json(folder / "reconstruction" / "metrics.json")["clips"]
     source = ClipSource(folder / "reconstruction" / "vae", protocol, generated=True)
-    return source, {f"{clip['name']}.mkv": clip["label"] for clip in clips}
+    labels = _packed(folder / "shards" / "test", protocol)[1]
+    return source, {f"{clip['name']}.mkv": labels[clip["key"]] for clip in clips}
 
 
 def _generated(folder: Path, protocol: ClipProtocol) -> tuple[ClipSource, dict[str, int]]:

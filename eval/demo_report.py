@@ -10,15 +10,16 @@ import numpy as np
 import torch
 
 from data.decode import probe, read_frames
+from data.index import ShardIndex
 from engine.files import read_json
 from engine.run import read_log
+from eval.published import POSITIONS, published_rows
 from eval.report import (
     Column,
     Comparison,
     Curve,
     Fact,
     Gallery,
-    PublishedRow,
     Report,
     Section,
     Table,
@@ -54,7 +55,7 @@ def build_demo_report(folder: Path, configs: Path) -> None:
             "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, "
             + (torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"),
             "Python, torch": f"{platform.python_version()}, {importlib.metadata.version('torch')}",
-            "VAE weights": read_json(folder / "reconstruction" / "metrics.json")["vae"]["sha256"],
+            "VAE weights": _reconstructions(folder)["methods"]["vae"]["sha256"],
         },
     )
     build_report(report, folder / "report.html")
@@ -123,15 +124,7 @@ def _reconstruction(folder: Path, metrics: dict[str, Any]) -> Section:
             [name, v["psnr"], v["ssim"], v["information_preservation"]["[0,1]"]]
             for name, v in results.items()
         ],
-        reference_rows=[
-            PublishedRow(
-                cells=["IV-VAE, z 16, Kinetics-600", 39.02, 0.9685, None], source="paper, Table 1"
-            ),
-            PublishedRow(
-                cells=["IV-VAE, z 4, Kinetics-600", 34.67, 0.9314, None],
-                source="supplement, Table 1",
-            ),
-        ],
+        reference_rows=published_rows(["psnr", "ssim", ""], least=2),
         notes=[
             "The last row compresses nothing in space. An exact frame counts as 100 dB in its mean."
         ],
@@ -149,33 +142,35 @@ def _reconstruction(folder: Path, metrics: dict[str, Any]) -> Section:
             [name, *v["ssim_by_position"]["positions"], v["ssim_by_position"]["margin"]]
             for name, v in results.items()
         ],
-        reference_rows=[
-            PublishedRow(
-                cells=["Baseline, z 8", 0.8923, 0.8986, 0.9191, 0.9056, 0.0268],
-                source="supplement, Table 5",
-            ),
-            PublishedRow(
-                cells=["KTC + GCConv, z 8", 0.9093, 0.9167, 0.9191, 0.9119, 0.0098],
-                source="supplement, Table 5",
-            ),
-        ],
+        reference_rows=published_rows(POSITIONS),
     )
-    saved = read_json(folder / "reconstruction" / "metrics.json")["clips"]
-    chosen = list({clip["class_name"]: clip for clip in saved}.values())
+    index = ShardIndex.load(folder / "shards" / "test")
+    class_of = {sample.key: index.class_names[sample.label or 0] for sample in index.samples}
+    saved = _reconstructions(folder)["clips"]
+    by_class = {class_of[clip["key"]]: clip["name"] for clip in saved}
+    chosen = list(by_class.items())
     step = max(1, len(chosen) // COMPARISONS)
     return Section(
         title="Reconstruction",
-        items=[quality, positions, *(_comparison(folder, c) for c in chosen[::step][:COMPARISONS])],
+        items=[
+            quality,
+            positions,
+            *(_comparison(folder, *c) for c in chosen[::step][:COMPARISONS]),
+        ],
     )
 
 
-def _comparison(folder: Path, clip: dict[str, str]) -> Comparison:
+def _reconstructions(folder: Path) -> dict[str, Any]:
+    return read_json(folder / "reconstruction" / "metrics.json")
+
+
+def _comparison(folder: Path, class_name: str, clip: str) -> Comparison:
     def path(kind: str) -> Path:
-        return folder / "reconstruction" / kind / f"{clip['name']}.mkv"
+        return folder / "reconstruction" / kind / f"{clip}.mkv"
 
     names = {"source": "source", "vae": "IV-VAE", "trilinear": "trilinear"}
     return Comparison(
-        title=f"Held-out clip: {clip['class_name']}",
+        title=f"Held-out clip: {class_name}",
         clips={shown: _frames(path(kind)) for kind, shown in names.items()},
         fps=8,
         error_of=["IV-VAE", "trilinear"],

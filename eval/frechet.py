@@ -1,5 +1,7 @@
 """Fréchet distance between Gaussians fitted to two feature sets, in float64."""
 
+from typing import NamedTuple
+
 import numpy as np
 import scipy.linalg
 from jaxtyping import Float, Float64
@@ -116,6 +118,56 @@ def frechet_error(
         b = features_b[rng.integers(len(features_b), size=len(features_b))]
         distances.append(frechet_from_features(a, b))
     return float(np.std(distances, ddof=1))
+
+
+class Extrapolated(NamedTuple):
+    """A value at infinitely many clips."""
+
+    value: float
+    """Intercept of the regression; may fall below 0 by chance."""
+    error: float
+    """Standard error of the intercept: of this regression, not of other clips."""
+    sizes: list[int]
+    """Clips per set of each point."""
+
+
+def frechet_infinity(
+    features_a: Float[ndarray, "n d"],
+    features_b: Float[ndarray, "m d"],
+    *,
+    points: int = 15,
+    seed: int = 0,
+) -> Extrapolated | None:
+    """The distance without its bias: regressed on 1/N and read off at 1/N = 0.
+
+    Distances of `points` subsets of both sets, equally large, drawn without replacement, their
+    sizes evenly spaced in 1/N between a quarter of the clips and all of them (512 to 2048).
+
+    Args:
+        features_a, features_b: one row per clip.
+        points: of the regression, at least 3.
+        seed: of the draws.
+
+    Returns:
+        None where a quarter of the clips are no more than the dimensions: covariances are singular
+        then, and the bias is no line in 1/N.
+
+    Source:
+        Chong and Forsyth 2020.
+    """
+    if points < 3:
+        raise ValueError(f"points={points} must be at least 3: a line needs them for its error")
+    count = min(len(features_a), len(features_b))
+    if count // 4 <= features_a.shape[1]:
+        return None
+    rng = np.random.default_rng(seed)
+    sizes = [round(1 / inverse) for inverse in np.linspace(4 / count, 1 / count, points)]
+    distances = []
+    for size in sizes:
+        a, b = (f[rng.permutation(len(f))[:size]] for f in (features_a, features_b))
+        distances.append(frechet_from_features(a, b))
+    (_, intercept), covariance = np.polyfit(1 / np.array(sizes), distances, 1, cov=True)
+    return Extrapolated(float(intercept), float(np.sqrt(covariance[1, 1])), sizes)
 
 
 def _checked(name: str, mean: ndarray, cov: ndarray) -> tuple[ndarray, ndarray]:

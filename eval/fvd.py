@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from numpy import ndarray
 
 from eval.clips import ClipSource
 from eval.features.extractors import Extractor
-from eval.frechet import frechet_error, frechet_from_features
+from eval.frechet import frechet_error, frechet_from_features, frechet_infinity
+from eval.kernel import kernel_distance
 from eval.stats import extract_features
 
 USUAL_CLIPS = 2048
@@ -43,7 +46,7 @@ def evaluate_fvd(
         allow_rate_mismatch: accept clips whose frames lie differently far apart in time.
 
     Returns:
-        `name`, `value`, `std` (None without resamples) and the protocol, ready for JSON.
+        `name`, what `distances` gives, and the protocol, ready for JSON.
 
     Raises:
         ValueError: fewer than 2 clips, clips of unequal length or frame rate, or broken clips.
@@ -64,13 +67,11 @@ def evaluate_fvd(
         ).values
         for source in (real, fake)
     ]
-    std = frechet_error(*sets, resamples=resamples) if resamples else None
     clips = min(len(real), len(fake))
-    head, _, tail = extractor.score.partition("_")
     return {
-        "name": f"{head}{clips}_{real.protocol.frames}f" + (f"_{tail}" if tail else ""),
-        "value": frechet_from_features(*sets),
-        "std": std,
+        "kind": "fvd",
+        "name": score_name(extractor, clips, real.protocol.frames),
+        **distances(*sets, resamples=resamples),
         "split": split,
         "extractor": extractor.describe(),
         "dimensions": sets[0].shape[1],
@@ -78,6 +79,30 @@ def evaluate_fvd(
         "real": real.describe(),
         "fake": fake.describe(),
         "notes": notes,
+    }
+
+
+def score_name(extractor: Extractor, clips: int, frames: int) -> str:
+    """Such as `fvd2048_16f`, or `fvd64_16f_demo` for a network of one's own called demo."""
+    head, _, tail = extractor.score.partition("_")
+    return f"{head}{clips}_{frames}f" + (f"_{tail}" if tail else "")
+
+
+def distances(
+    real: Float[ndarray, "n d"], fake: Float[ndarray, "m d"], *, resamples: int = 20
+) -> dict[str, Any]:
+    """Every distance between two feature sets, ready for JSON.
+
+    Returns:
+        `value` (Fréchet) and `std` (its bootstrap standard deviation; None without resamples),
+        `infinity` (`value`, `error`, `sizes`; None with too few clips) and `kvd`.
+    """
+    infinity = frechet_infinity(real, fake)
+    return {
+        "value": frechet_from_features(real, fake),
+        "std": frechet_error(real, fake, resamples=resamples) if resamples else None,
+        "infinity": infinity._asdict() if infinity else None,
+        "kvd": kernel_distance(real, fake),
     }
 
 
@@ -92,8 +117,16 @@ def _check(real: ClipSource, fake: ClipSource, allow_rate_mismatch: bool) -> Non
         raise ValueError(
             f"{real.protocol.frames} real frames against {fake.protocol.frames}: use equal clips"
         )
-    ratio = real.rate / fake.rate
-    if abs(ratio - 1) > RATE_TOLERANCE and not allow_rate_mismatch:
+    if allow_rate_mismatch:
+        return
+    if real.rate is None or fake.rate is None:
+        folder = real.folder if real.rate is None else fake.folder
+        raise ValueError(
+            f"{folder}: folders of frames have no frame rate, so the motion cannot be checked. "
+            "Make sure that the strides fit (real clips at the training interval), then allow a "
+            "rate mismatch."
+        )
+    if abs(real.rate / fake.rate - 1) > RATE_TOLERANCE:
         raise ValueError(
             f"real clips run at {real.rate:.4g} frames/s (stride {real.protocol.stride}), "
             f"generated ones at {fake.rate:.4g} (stride {fake.protocol.stride}): their motion "

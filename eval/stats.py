@@ -1,4 +1,8 @@
-"""Features of every clip of a source, kept with the clips' ids, so that no network runs twice."""
+"""Features of every clip of a source, kept with the clips' ids, so that no network runs twice.
+
+Several processes share the work by whole batches, the same ones that a single process would form,
+so that every feature is computed in the same company and comes out equal to the last bit.
+"""
 
 import hashlib
 import json
@@ -7,9 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
+from jaxtyping import Float, Float32
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+from torch import Tensor
 from tqdm import tqdm
 
 from engine.files import atomic_path
@@ -45,7 +52,7 @@ def extract_features(
         source: the clips.
         extractor: moved to `device`.
         batch_size: clips per forward pass; no effect on the features beyond rounding.
-        device: where the network runs.
+        device: where the network runs, in this process.
         workers: processes that decode ahead.
         cache: folder for features under a name that hashes the weights, the preset, the protocol
             and every clip's bytes; anything else than an exact repetition computes anew.
@@ -54,25 +61,53 @@ def extract_features(
     Raises:
         ValueError: features that are not finite (naming the clip), or a damaged cache file.
     """
+    state = PartialState() if processes() > 1 else None
+    main = state is None or state.is_main_process
     path = Path(cache) / f"{feature_key(source, extractor)}.safetensors" if cache else None
-    if path and path.exists():
+    if _decided_by_main(path is not None and path.exists()):
+        assert path is not None
         return _read(path, source.ids)
     extractor.to(device)
-    parts: list[np.ndarray] = []
-    with tqdm(total=len(source), desc=extractor.name, unit="clip", disable=not progress) as bar:
-        for ids, clips in source.batches(batch_size, workers):
-            values = extractor.features(clips.to(device)).float().cpu().numpy()
-            if not np.isfinite(values).all():
-                bad = ids[int(np.argmin(np.isfinite(values).all(axis=1)))]
-                raise ValueError(f"{source.folder}: features of {bad} are not finite")
-            parts.append(values)
-            bar.update(len(ids))
-    features = FeatureSet(np.concatenate(parts), source.ids)
-    if path:
+    show = progress and main
+    parts: list[tuple[int, np.ndarray]] = []  # first clip of the batch, features
+    with tqdm(total=len(source), desc=extractor.name, unit="clip", disable=not show) as bar:
+        for first, ids, clips in source.batches(
+            batch_size, workers, *(state.process_index, state.num_processes) if state else ()
+        ):
+            parts.append((first, finite_features(extractor, clips.to(device), ids, source.folder)))
+            bar.update(len(ids) * processes())
+    if state:
+        parts = gather_object(parts)
+    ordered = [values for _, values in sorted(parts, key=lambda part: part[0])]
+    features = FeatureSet(np.concatenate(ordered), source.ids)
+    if path and main:
         with atomic_path(path) as temporary:
             ids_text = json.dumps(features.ids)
             save_file({"features": features.values}, temporary, metadata={"ids": ids_text})
     return features
+
+
+def finite_features(
+    extractor: Extractor, clips: Float[Tensor, "b c t h w"], ids: list[str], where: str | Path
+) -> Float32[np.ndarray, "b d"]:
+    """Features of a batch on the CPU; a `ValueError` names the first clip without finite ones."""
+    values = extractor.features(clips).float().cpu().numpy()
+    finite = np.isfinite(values).all(axis=1)
+    if not finite.all():
+        raise ValueError(f"{where}: features of {ids[int(np.argmin(finite))]} are not finite")
+    return values
+
+
+def processes() -> int:
+    """How many processes share the work: 1 unless Accelerate has met several."""
+    return PartialState().num_processes if PartialState._shared_state else 1
+
+
+def _decided_by_main(value: bool) -> bool:
+    """The main process's answer, so that all go the same way."""
+    if processes() == 1:
+        return value
+    return bool(broadcast_object_list([value])[0])
 
 
 def feature_key(source: ClipSource, extractor: Extractor) -> str:

@@ -1,10 +1,17 @@
 """Where videos to evaluate lie: packed shards or folders of files, looked at in the same way."""
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from data.decode import probe
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from data.decode import probe, read_frames
+from data.importers.files import frames_below
 from data.index import INDEX
 from data.records import VIDEO_EXTENSIONS
 from data.shards import ShardIndex
@@ -19,9 +26,10 @@ class Video:
     frames: int
     height: int
     width: int
-    fps: float
+    fps: float | None
+    """None for folders of frames: not known."""
     codec: str | None
-    """None for packed videos: not looked at."""
+    """None for packed videos: not looked at. For images the extension of the first one."""
 
 
 class Store(Protocol):
@@ -37,8 +45,8 @@ class Store(Protocol):
         """What is known of a video."""
         ...
 
-    def source(self, id: str) -> Path | bytes:
-        """What `read_frames` takes."""
+    def read(self, id: str, indices: Sequence[int]) -> UInt8[np.ndarray, "t h w 3"]:
+        """Frames of a video, RGB."""
         ...
 
     def digest(self, id: str) -> str:
@@ -60,8 +68,8 @@ class _Shards:
         sample = self.index.samples[self.numbers[id]]
         return Video(id, sample.frames, sample.height, sample.width, sample.fps, None)
 
-    def source(self, id: str) -> bytes:
-        return self.index.read(self.numbers[id])
+    def read(self, id: str, indices: Sequence[int]) -> np.ndarray:
+        return read_frames(self.index.read(self.numbers[id]), indices)
 
     def digest(self, id: str) -> str:
         return self.index.hash
@@ -87,19 +95,63 @@ class _Files:
         info = probe(self.paths[id])
         return Video(id, info.frames, info.height, info.width, info.fps, info.codec)
 
-    def source(self, id: str) -> Path:
-        return self.paths[id]
+    def read(self, id: str, indices: Sequence[int]) -> np.ndarray:
+        return read_frames(self.paths[id], indices)
 
     def digest(self, id: str) -> str:
         return sha256_file(self.paths[id])
 
 
+class _Frames:
+    kind = "frames"
+
+    def __init__(self, folder: Path):
+        found, _ = frames_below(folder)
+        self.frames = {
+            frames.folder.as_posix(): frames for frames in found if frames.container.is_dir()
+        }
+
+    def ids(self) -> list[str]:
+        return list(self.frames)
+
+    def video(self, id: str) -> Video:
+        images = self._images(id)
+        height, width = self._image(images[0]).shape[:2]
+        return Video(id, len(images), height, width, None, images[0].suffix[1:].lower())
+
+    def read(self, id: str, indices: Sequence[int]) -> np.ndarray:
+        images = self._images(id)
+        frames = [self._image(images[index]) for index in indices]
+        for index, frame in zip(indices, frames, strict=True):
+            if frame.shape != frames[0].shape:
+                raise ValueError(f"{images[index]}: another size than the frames before it")
+        return np.stack(frames)
+
+    def digest(self, id: str) -> str:
+        digests = [sha256_file(path) for path in self._images(id)]
+        return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+    def _images(self, id: str) -> list[Path]:
+        return [self.frames[id].container / name for name in self.frames[id].images]
+
+    def _image(self, path: Path) -> np.ndarray:
+        try:
+            with Image.open(path) as image:
+                return np.asarray(image.convert("RGB"))
+        except OSError as error:
+            raise ValueError(f"{path}: not a readable image ({error})") from None
+
+
 def open_store(folder: Path) -> Store:
-    """The videos of `folder`: packed where it has an `index.json`, else files at any depth.
+    """The videos of `folder`: packed where it has an `index.json`, else files at any depth, and
+    where there are none, folders of images.
 
     Raises:
         ValueError: no such folder, or a damaged index.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder of shards or videos")
-    return _Shards(folder) if (folder / INDEX).is_file() else _Files(folder)
+        raise ValueError(f"{folder}: no such folder of shards, videos or folders of frames")
+    if (folder / INDEX).is_file():
+        return _Shards(folder)
+    files = _Files(folder)
+    return files if files.paths else _Frames(folder)

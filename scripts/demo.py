@@ -45,7 +45,7 @@ COMMANDS = {
     "classifier": "train_classifier.py",
     "latte": "train_latte.py",
     "samples": "sample.py",
-    "reconstruct": "reconstruct.py",
+    "reconstruct": "eval_reconstruction.py",
 }
 """Stages that are commands of the user, each with the config of its name."""
 

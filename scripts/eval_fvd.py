@@ -5,8 +5,7 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import torch
-
+from engine.accelerator import make_accelerator
 from engine.cli import main
 from engine.files import write_json
 from eval.clips import ClipProtocol, ClipSource
@@ -20,12 +19,14 @@ class Config:
 
     The defaults are the StyleGAN-V protocol with Latte's strides: 2048 clips of 16 frames, one per
     video, real ones at a random offset and stride 3, generated ones from frame 0 at stride 1.
+    Started by torchrun or accelerate launch, several processes share the work; the result is the
+    same to the last bit.
     """
 
     real: str
-    """Folder of real videos, or of shards."""
+    """Folder of real videos, of shards, or of folders of frames."""
     fake: str
-    """Folder of generated videos, best lossless (ffv1), or of shards."""
+    """Folder of generated videos, best lossless (ffv1), of shards, or of folders of frames."""
     preset: I3DPreset = "i3d_tf"
     """Which implementation of I3D the features are those of."""
     weights: str | None = None
@@ -64,7 +65,7 @@ class Config:
     workers: int = 0
     """Processes that decode ahead."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, ..."""
+    """auto (each process its own GPU, where there is one), cpu, cuda, cuda:1, ..."""
     resamples: int = 20
     """Bootstrap resamples for the standard deviation; 0 leaves it out."""
     cache: str | None = None
@@ -93,34 +94,38 @@ def run(config: Config) -> None:
         height=config.height,
         width=config.width,
     )
-    real = ClipSource(config.real, protocol)
+    accelerator = make_accelerator()
+    main_process = accelerator.is_main_process
+    real = ClipSource(config.real, protocol, progress=main_process)
     protocol = replace(
         protocol, stride=config.stride_fake, start=config.start_fake, skip=config.skip_fake
     )
-    fake = ClipSource(config.fake, protocol, generated=True)
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    fake = ClipSource(config.fake, protocol, generated=True, progress=main_process)
     result = evaluate_fvd(
         real,
         fake,
         extractor,
         split=config.split,
         batch_size=config.batch_size,
-        device=device,
+        device=accelerator.device if config.device == "auto" else config.device,
         workers=config.workers,
         cache=config.cache,
         resamples=config.resamples,
         allow_rate_mismatch=config.allow_rate_mismatch,
     )
+    if not main_process:
+        return
     if config.out:
         write_json(config.out, result)
     else:
         print(json.dumps(result, indent=2))
     spread = f" ± {result['std']:.4g}" if result["std"] is not None else ""
+    infinity = result["infinity"]
+    limit = f"at infinity {infinity['value']:.6g}, " if infinity else ""
     print(
         f"{result['name']} = {result['value']:.6g}{spread} "
-        f"({len(real)} real, {len(fake)} generated clips, split {config.split})",
+        f"({limit}KVD {result['kvd']:.4g}; {len(real)} real, {len(fake)} generated clips, "
+        f"split {config.split})",
         file=sys.stdout if config.out else sys.stderr,  # stdout stays JSON
     )
 

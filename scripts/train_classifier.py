@@ -11,11 +11,13 @@ from tqdm import tqdm
 
 from data.dataset import ClipConfig, ClipDataset
 from data.loader import training_batches
+from engine.accelerator import training_accelerator
 from engine.cli import main
 from engine.config import TrainConfig
 from engine.files import write_json
+from engine.player import Batch, StepInfo
 from engine.seeding import fold
-from engine.train import Batch, StepInfo, Trainer, training_accelerator
+from engine.train import Trainer
 from eval.features.classifier import ClassifierConfig, ClipClassifier
 
 

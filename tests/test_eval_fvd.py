@@ -1,7 +1,9 @@
 """The FVD command end to end on small real videos, with a classifier in place of I3D."""
 
 import json
+import os
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from eval.features.extractors import load_classifier
 from eval.frechet import frechet_from_features
 from eval.fvd import evaluate_fvd
 from eval.stats import extract_features
-from tests.videos import barcode_frame
+from tests.videos import barcode_frame, write_frames
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "eval_fvd.py"
 
@@ -173,3 +175,64 @@ def test_non_finite_features_name_the_clip(folders):
 def test_missing_classifier_is_explained(tmp_path):
     with pytest.raises(ValueError, match=r"Make it with scripts/train_classifier.py"):
         load_classifier(tmp_path / "none")
+
+
+def test_two_processes_give_the_same_number_to_the_last_bit(folders, tmp_path):
+    arguments = ["--real", folders / "real", "--fake", folders / "fake"]
+    arguments += ["--classifier", folders / "tiny", "--frames", 4, "--stride_real", 1]
+    arguments += ["--batch_size", 1, "--device", "cpu"]
+    results = []
+    for count in (1, 2):
+        cache, out = tmp_path / f"cache{count}", tmp_path / f"{count}.json"
+        launch = [sys.executable, "-W", "ignore"]
+        if count > 1:
+            launch += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
+        command = [*launch, SCRIPT, *arguments, "--cache", cache, "--out", out]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        subprocess.run(list(map(str, command)), env=environment, check=True, capture_output=True)
+        files = {path.name: path.read_bytes() for path in cache.iterdir()}
+        results.append((json.loads(out.read_text()), files))
+    assert len(results[0][1]) == 2
+    assert results[0] == results[1]
+
+
+@pytest.mark.filterwarnings("ignore:.*clips. the distance is biased")
+def test_folders_of_frames_equal_the_videos_they_came_from(tmp_path):
+    numbers = list(range(6))
+    write_frames(tmp_path / "frames" / "a", numbers)
+    write_frames(tmp_path / "frames" / "b", numbers, shade=90)
+    for name, shade in (("a", 0), ("b", 90)):
+        clip = np.stack([barcode_frame(i, 48, 64, shade) for i in numbers])
+        write_video(tmp_path / "videos" / f"{name}.mkv", clip, 8, codec="ffv1")
+    protocol = ClipProtocol(frames=4, start="center", count=None)
+    frames, videos = (
+        ClipSource(tmp_path / kind, protocol, generated=True, progress=False)
+        for kind in ("frames", "videos")
+    )
+    assert (frames.describe()["kind"], frames.rate) == ("frames", None)
+    expected = {Path(id).stem: clip for id, clip in (videos[i] for i in range(2))}
+    for id, clip in (frames[i] for i in range(2)):
+        torch.testing.assert_close(clip, expected[id], rtol=0, atol=0)
+    first = frames.content()
+    write_frames(tmp_path / "frames" / "b", numbers, shade=91)
+    changed = ClipSource(tmp_path / "frames", protocol, generated=True, progress=False)
+    assert changed.content() != first
+
+
+def test_frames_have_no_rate_and_need_leave(folders, tmp_path):
+    write_frames(tmp_path / "frames" / "a", range(6))
+    write_frames(tmp_path / "frames" / "b", range(6))
+    real = sources(folders, "real")[0]
+    fake = ClipSource(tmp_path / "frames", real.protocol, progress=False)
+    with pytest.raises(ValueError, match="folders of frames have no frame rate"):
+        evaluate([real, fake], folders)
+    (tmp_path / "frames" / "a" / "000003.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"000003.png: not a readable image"):
+        [fake[i] for i in range(2)]
+
+
+def test_lossy_frames_bring_a_warning(tmp_path):
+    for name in "ab":
+        write_frames(tmp_path / name, range(4), name="{:06d}.jpg")
+    with pytest.warns(UserWarning, match=r"stored lossily .jpg."):
+        ClipSource(tmp_path, ClipProtocol(frames=4), generated=True, progress=False)

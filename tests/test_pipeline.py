@@ -28,7 +28,7 @@ CHANGES = {
         "preview": {"steps": 2},
     },
     "samples": {"num_clips": 9, "sampler": {"steps": 2}},
-    "reconstruct": {"data": SMALL},
+    "reconstruct": SMALL,
 }
 
 
@@ -113,14 +113,25 @@ def test_mistakes_of_the_user_are_one_line_and_leave_nothing(demo_run, tmp_path)
     run = demo_run / "runs" / "demo"
     vae = run / "video_vae" / "export"
     cases = {
-        "no such folder": ("make_shards.py", "--root", "nowhere", "--out", "out"),
-        "readme.mp4": ("make_shards.py", "--root", tmp_path, "--out", "out", "--workers", "0"),
+        "no such folder": ("make_shards.py", "folder", "--root", "nowhere", "--out", "out"),
+        "readme.mp4": (
+            "make_shards.py",
+            "folder",
+            "--root",
+            tmp_path,
+            "--out",
+            "out",
+            "--workers",
+            "0",
+        ),
         "6 frames, but the VAE needs 1 + 4n": (
-            *("cache_latents.py", "--vae", vae, "--data", run / "shards" / "train", "--out", "out"),
+            *("cache_latents.py", "--vae", vae, "--out", "out"),
+            *("--data", run / "shards" / "train"),
             *("--frames", "6", "--interval", "1", "--height", "16", "--width", "16"),
         ),
         "height 12": (
-            *("cache_latents.py", "--vae", vae, "--data", run / "shards" / "train", "--out", "out"),
+            *("cache_latents.py", "--vae", vae, "--out", "out"),
+            *("--data", run / "shards" / "train"),
             *("--interval", "1", "--height", "12", "--width", "16"),
         ),
         "labels=(9,)": (
@@ -181,7 +192,7 @@ def test_a_folder_of_videos_is_packed_and_measured(demo_run, tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_barcode_video(path, 20, 32, 48, shade=i * 40)
     done = command(
-        *("make_shards.py", "--root", "videos", "--out", "shards"),
+        *("make_shards.py", "folder", "--root", "videos", "--out", "shards"),
         *("--short_side", "16", "--workers", "0"),
         cwd=tmp_path,
     )

@@ -12,8 +12,7 @@ from packaging.requirements import Requirement
 
 from data.packing import ShardConfig
 from engine.cli import parse
-from scripts import cache_latents, demo
-from scripts.reconstruct import Reconstruct
+from scripts import cache_latents, demo, eval_reconstruction
 from scripts.sample import Sample
 from scripts.train_classifier import TrainClassifier
 from scripts.train_latte import TrainLatte
@@ -83,17 +82,10 @@ def test_packages_import_only_what_they_may(package):
 @pytest.mark.parametrize("file", sorted((ROOT / "configs" / "vae").glob("*.yaml")), ids=str)
 def test_vae_configs_are_valid_and_chained(file):
     config = parse(TrainVAE, ["--config", str(file)])
-    assert config.train.folder == f"runs/vae/{file.stem}"
+    assert config.train.folder == f"runs/vae/{{model}}/{file.stem}"
     if config.init_from:
         before = file.parent / f"{Path(config.init_from).parent.name}.yaml"
         assert parse(TrainVAE, ["--config", str(before)]).model == config.model
-
-
-@pytest.mark.parametrize("file", sorted((ROOT / "configs" / "latte").glob("*.yaml")), ids=str)
-def test_latte_configs_have_the_papers_settings(file):
-    config = parse(TrainLatte, ["--config", str(file)])
-    assert (config.train.global_batch, config.train.learning_rate) == (32, 1e-4)
-    assert config.model.class_conditional == file.name.startswith(("ucf101", "kinetics400"))
 
 
 DEMO = {
@@ -103,7 +95,7 @@ DEMO = {
     "classifier": TrainClassifier,
     "latte": TrainLatte,
     "samples": Sample,
-    "reconstruct": Reconstruct,
+    "reconstruct": eval_reconstruction.Config,
 }
 
 

@@ -12,11 +12,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from engine.files import sha256_file
-from eval.features.c3d import load_script
+from eval.features.c3d import FRAMES, ScriptedC3D, load_chainer, load_script
 from eval.features.classifier import ClipClassifier
 from eval.features.i3d import MIN_FRAMES, SIZE, InceptionI3D
 from eval.preprocess import Resize, check_video, resize_frames
-from eval.weights import I3D, I3D_TORCHSCRIPT, find_weights
+from eval.weights import (
+    C3D,
+    C3D_MEAN,
+    C3D_TORCHSCRIPT,
+    I3D,
+    I3D_TORCHSCRIPT,
+    WeightsFile,
+    find_weights,
+)
 
 I3DPreset = Literal["i3d_tf", "i3d_videogpt", "i3d_torchscript"]
 PORTS: dict[I3DPreset, tuple[float, Resize]] = {
@@ -41,7 +49,9 @@ class Extractor:
     published: bool
     """Whether these are the published I3D weights, so that the distance may be called FVD."""
     score: str
-    """What the distance is called: `fvd` or `fvd_<name>`."""
+    """What the score is called: `fvd` or `fvd_<name>`, `is` or `is_<name>`."""
+    output: Literal["features", "probabilities"] = "features"
+    """Whether `run` gives features to compare or class probabilities."""
     resize: Resize | None = None
     """How frames are brought to 224 pixels; None leaves the size to the network."""
     min_frames: int = 1
@@ -70,6 +80,7 @@ class Extractor:
         """What a result has to record, and what cached features depend on."""
         return {
             "name": self.name,
+            "output": self.output,
             "weights_sha256": self.weights_sha256,
             "published_weights": self.published,
             "resize": self.resize,
@@ -112,11 +123,13 @@ def load_i3d(
     )
 
 
-def load_classifier(folder: str | Path) -> Extractor:
-    """Features of a `ClipClassifier`, from the folder that `save_pretrained` wrote.
+def load_classifier(
+    folder: str | Path, output: Literal["features", "probabilities"] = "features"
+) -> Extractor:
+    """Features or probabilities of a `ClipClassifier`, from the folder of `save_pretrained`.
 
-    The score is called `fvd_<folder's name>` (the run's name for `<run>/export`): it is a Fréchet
-    distance, but not FVD, and compares only with scores of the same classifier.
+    The score is called `fvd_<folder's name>` or `is_<...>` (the run's name for `<run>/export`): it
+    is a Fréchet distance, but not FVD, and compares only with scores of the same classifier.
 
     Raises:
         ValueError: not such a folder.
@@ -130,11 +143,57 @@ def load_classifier(folder: str | Path) -> Extractor:
     return Extractor(
         name=name,
         network=network,
-        run=network.features,
+        run=network.features if output == "features" else lambda x: network(x).softmax(dim=1),
         weights_sha256=sha256_file(folder / "model.safetensors"),
         published=False,
-        score=f"fvd_{name}",
+        score=f"fvd_{name}" if output == "features" else f"is_{name}",
+        output=output,
     )
+
+
+def load_c3d(
+    path: str | Path | None = None, mean: str | Path | None = None, *, sha256: str | None = None
+) -> Extractor:
+    """C3D's class probabilities on UCF-101: what IS is computed from.
+
+    Args:
+        path: TGANv2's `conv3d_deepnetA_ucf.npz`, which needs `mean2.npz` beside it, or StyleGAN-V's
+            TorchScript program; told apart by the ending. By default the first of them that is
+            found where `find_weights` looks.
+        mean: `mean2.npz`; by default where `find_weights` looks.
+        sha256: what the weights file must have. No hash of the published files is known here: who
+            gives one vouches for the file, and the score is called `is`, else `is_unverified`.
+
+    Raises:
+        ValueError: weights not found, not loadable, or of another sha256.
+    """
+    file = _find_c3d(path)
+    if sha256 and file.sha256 != sha256.lower():
+        raise ValueError(f"{file.path}: its sha256 is {file.sha256}, not {sha256}")
+    if file.path.suffix == ".npz":
+        network = load_chainer(file.path, find_weights(C3D_MEAN, mean).path)
+    else:
+        network = ScriptedC3D(file.path)
+    return Extractor(
+        name="c3d",
+        network=network,
+        run=network.probabilities,
+        weights_sha256=file.sha256,
+        published=sha256 is not None,
+        score="is" if sha256 else "is_unverified",
+        output="probabilities",
+        min_frames=FRAMES,
+    )
+
+
+def _find_c3d(path: str | Path | None) -> WeightsFile:
+    try:
+        return find_weights(C3D, path)
+    except ValueError as missing:
+        try:
+            return find_weights(C3D_TORCHSCRIPT, path)
+        except ValueError:
+            raise missing from None
 
 
 @contextmanager

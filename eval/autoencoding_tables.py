@@ -1,0 +1,170 @@
+"""The tables of a reconstruction run, with the paper's rows beside the measured ones."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from engine.files import atomic_path
+from eval.published import published_rows
+from eval.report_items import Cell, Column, Table
+from eval.tables import to_csv, to_latex, to_markdown
+
+PSNR_NOTE = (
+    "PSNR is the mean over frames, then videos; PSNR pooled is that of the pooled squared error. "
+    "An exact frame counts as 100 dB. The paper does not say which it uses, nor LPIPS's network."
+)
+
+
+def reconstruction_tables(result: Mapping[str, Any]) -> dict[str, Table]:
+    """`quality`, `positions` and, where it was measured, `cost`, from the result that is written.
+
+    Columns without any measured value are left out, except the paper's LPIPS, and so are published
+    rows that then have nothing to show.
+    """
+    scores, methods = result["metrics"], result["methods"]
+    caption = _caption(result["protocol"])
+    tables = {
+        "quality": _table(
+            "Reconstruction",
+            caption,
+            _quality_columns(scores),
+            scores,
+            [PSNR_NOTE, *result["notes"]],
+        ),
+        "positions": _table(
+            "SSIM by position in the frame group, and flicker",
+            f"{caption} The first frame is left out; frames p, p + {result['protocol']['group']}, "
+            "... are averaged (supplement 1.2). Margin: largest minus smallest. Flicker: mean "
+            "change of the error from frame to frame, images in [0, 1].",
+            _position_columns(scores),
+            scores,
+        ),
+    }
+    if any(method.get("cost") or method.get("parameters") for method in methods.values()):
+        tables["cost"] = _cost_table(methods)
+    return tables
+
+
+def write_tables(tables: Mapping[str, Table], folder: Path) -> None:
+    """`tables.md`, `tables.tex`, and `<name>.csv` of each."""
+    texts = {
+        "tables.md": "\n".join(map(to_markdown, tables.values())),
+        "tables.tex": "\n".join(map(to_latex, tables.values())),
+        **{f"{name}.csv": to_csv(table) for name, table in tables.items()},
+    }
+    for name, text in texts.items():
+        with atomic_path(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+Columns = Sequence[tuple[str, Column, Callable[[Any], Cell]]]
+"""Published metric's name, heading, and how the measured value is found."""
+
+
+def _table(
+    title: str, caption: str, columns: Columns, rows: Mapping[str, Any], notes: Sequence[str] = ()
+) -> Table:
+    cells = {name: [value(row) for _, _, value in columns] for name, row in rows.items()}
+    keep = [
+        i
+        for i, (key, _, _) in enumerate(columns)
+        if key == "lpips" or any(row[i] is not None for row in cells.values())
+    ]
+    kept = [columns[i] for i in keep]
+    return Table(
+        title=title,
+        caption=caption,
+        columns=["method", *(column for _, column, _ in kept)],
+        rows=[[name, *(row[i] for i in keep)] for name, row in cells.items()],
+        reference_rows=published_rows([key for key, _, _ in kept]),
+        notes=notes,
+    )
+
+
+def _quality_columns(scores: Mapping[str, Any]) -> Columns:
+    first = next(iter(scores.values()))
+    columns: list[tuple[str, Column, Callable[[Any], Cell]]] = [
+        ("psnr", Column(name="PSNR", unit="dB", better="high", decimals=2), lambda s: s["psnr"]),
+        (
+            "",
+            Column(name="PSNR pooled", unit="dB", better="high", decimals=2),
+            lambda s: s["psnr_pooled"],
+        ),
+        ("ssim", Column(name="SSIM", better="high", decimals=4), lambda s: s["ssim"]),
+    ]
+    for key in (key for key in first if key.startswith("lpips_")):
+        heading = Column(name=f"LPIPS {key[6:]}", better="low", decimals=4)
+        columns.append(("", heading, lambda s, key=key: s[key]))
+    columns.append(("lpips", Column(name="LPIPS of unstated network", decimals=4), lambda s: None))
+    if "rfvd" in first:
+        name = first["rfvd"]["name"]
+        published = "rfvd" if name.count("_") == 1 else ""  # else of another network
+        heading = Column(name=name, better="low", decimals=2)
+        columns.append((published, heading, lambda s: s["rfvd"]["value"]))
+    for span in ("[-1,1]", "[0,1]"):
+        heading = Column(name=f"information kept {span}", better="high", decimals=4)
+        columns.append(("", heading, lambda s, span=span: s["information_preservation"][span]))
+    return columns
+
+
+def _position_columns(scores: Mapping[str, Any]) -> Columns:
+    count = len(next(iter(scores.values()))["ssim_by_position"]["positions"])
+
+    def position(index: int) -> Callable[[Any], Cell]:
+        return lambda s: s["ssim_by_position"]["positions"][index]
+
+    return [
+        *(
+            (f"frame_{i + 1}", Column(name=f"frame {i + 1}", decimals=4), position(i))
+            for i in range(count)
+        ),
+        (
+            "margin",
+            Column(name="margin", better="low", decimals=4),
+            lambda s: s["ssim_by_position"]["margin"],
+        ),
+        *(
+            (
+                "",
+                Column(name=f"flicker {where}", better="low", decimals=5),
+                lambda s, where=where: s["flicker"][where],
+            )
+            for where in ("border", "inside")
+        ),
+    ]
+
+
+def _cost_table(methods: Mapping[str, Any]) -> Table:
+    def scaled(key: str, scale: float) -> Callable[[Any], Cell]:
+        return lambda m: None if m.get(key) is None else m[key] / scale
+
+    def cost(key: str, scale: float = 1) -> Callable[[Any], Cell]:
+        return lambda m: m["cost"][key] / scale if (m.get("cost") or {}).get(key) else None
+
+    def total(method: Any) -> Cell:
+        return sum(method["cost"][k] for k in ("encode", "decode")) if method.get("cost") else None
+
+    first = next((m["cost"] for m in methods.values() if m.get("cost")), None)
+    caption = "MACs are those of convolutions, at 17x512x512 (the paper's FLOPS)."
+    if first:
+        threads = f", {first['threads']} threads" if first["threads"] else ""
+        caption += (
+            f" Times are medians of {first['repeats']} runs for one {first['size']} video on "
+            f"{first['device']}{threads}."
+        )
+    columns: Columns = [
+        ("parameters", Column(name="parameters", unit="M", decimals=1), scaled("parameters", 1e6)),
+        ("macs", Column(name="MACs", unit="T", decimals=1), scaled("macs", 1e12)),
+        ("encode", Column(name="encode", unit="s", decimals=2), cost("encode")),
+        ("decode", Column(name="decode", unit="s", decimals=2), cost("decode")),
+        ("total", Column(name="both", unit="s", decimals=2), total),
+        ("", Column(name="encoder memory", unit="MB", decimals=0), cost("encode_memory", 1e6)),
+        ("", Column(name="decoder memory", unit="MB", decimals=0), cost("decode_memory", 1e6)),
+    ]
+    vaes = {name: method for name, method in methods.items() if method.get("parameters")}
+    return _table("Cost", caption, columns, vaes)
+
+
+def _caption(protocol: Mapping[str, Any]) -> str:
+    size = "x".join(str(n) for n in (protocol["frames"], *protocol["size"]))
+    return f"{protocol['clips']} clips of {size} at stride {protocol['stride']}."

@@ -1,0 +1,288 @@
+"""How well VAEs reconstruct held-out clips, beside trivial baselines and the paper's numbers."""
+
+import re
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from engine.accelerator import make_accelerator
+from engine.cli import main
+from engine.files import read_json, write_json
+from engine.perceptual import Backbone
+from eval.autoencoding import (
+    Perceptual,
+    Reconstruct,
+    evaluate_autoencoders,
+    load_lpips,
+    notes_on,
+)
+from eval.autoencoding_tables import reconstruction_tables, write_tables
+from eval.baselines import keyframe_reconstruction, trilinear_reconstruction
+from eval.clips import ClipProtocol, ClipSource
+from eval.cost import measure_cost
+from eval.features.extractors import Extractor, full_precision, load_classifier, load_i3d
+from eval.tables import to_text
+from vae import ImageVAE, VideoVAE, weights_hash
+from vae.comparators.base import Comparator
+from vae.comparators.complexity import count_macs as count_comparator_macs
+from vae.comparators.registry import load_vae
+from vae.complexity import count_macs
+
+MACS_SIZE = (17, 512, 512)  # frames, height and width of the supplement's Table 3
+VAE = VideoVAE | ImageVAE | Comparator
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Reconstruct clips with VAEs and measure quality and cost, beside trivial baselines.
+
+    Writes metrics.json, tables.md, tables.tex and one CSV file per table. The paper's numbers stand
+    in grey beside the measured ones; they were measured on other clips.
+    """
+
+    vae: list[str]
+    """VAEs, one flag each: a folder or hub id of ours, or another's as name:path, such as
+    cogvideox:THUDM/CogVideoX-2b. `label=...` before it names its row."""
+    data: str
+    """Folder of shards, of videos, or of folders of frames: the clips."""
+    out: str
+    """Folder for the results and, lossless, for source/ and one folder of clips per method."""
+    frames: int = 17
+    """Frames per clip, from the middle of each video."""
+    stride: int = 1
+    """Video frames from one clip frame to the next."""
+    height: int | None = 256
+    """Pixels; frames are resized to cover the size and cropped at the centre. null keeps theirs."""
+    width: int | None = 256
+    """See height."""
+    num_clips: int | None = None
+    """Most clips, one per video; null takes every video."""
+    seed: int = 0
+    """Chooses videos, where there are more than num_clips."""
+    group: int = 4
+    """Frames per group in SSIM by position and in flicker, for every method."""
+    baselines: bool = True
+    """Measure trilinear down- and upsampling and repeated keyframes, too."""
+    windowed: bool = False
+    """Run others' VAEs in the windows of their official inference, not on whole clips."""
+    lpips: Literal["auto", "both", "alex", "vgg", "none"] = "auto"
+    """Networks of LPIPS; auto takes those whose weights are in torch hub's cache."""
+    rfvd: Literal["auto", "i3d", "none"] = "auto"
+    """I3D for rFVD; auto takes it if its weights are found."""
+    i3d: str | None = None
+    """I3D's weights file; null looks at IVVAE_I3D, weights/ and ~/.cache/ivvae/."""
+    classifier: str | None = None
+    """Folder of a trained classifier for rFVD instead of I3D; the score is named after it."""
+    repeats: int = 0
+    """Timed runs of encoding and of decoding a clip of cost_frames x cost_height x cost_width; 0
+    measures no time and no memory. On a CPU, choose a small size."""
+    warmup: int = 1
+    """Runs before those, not counted."""
+    cost_frames: int = 17
+    """The supplement's Table 6 has 17 frames."""
+    cost_height: int = 720
+    """Of Table 6, pixels."""
+    cost_width: int = 1280
+    """Of Table 6, pixels."""
+    batch_size: int = 4
+    """Clips at once."""
+    workers: int = 0
+    """Processes that decode ahead."""
+    save_clips: int = 8
+    """Clips to write."""
+
+    def __post_init__(self) -> None:
+        if not self.vae:
+            raise ValueError("no VAE to measure: give --vae")
+        if self.batch_size < 1 or min(self.repeats, self.warmup, self.save_clips) < 0:
+            raise ValueError(
+                "batch_size must be at least 1; repeats, warmup, save_clips at least 0"
+            )
+        if self.group < 2 or self.frames < 1 + self.group or (self.frames - 1) % self.group:
+            raise ValueError(f"frames={self.frames} must be 1 + group * n with group={self.group}")
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Check, measure, write; returns what metrics.json holds."""
+    accelerator = make_accelerator()
+    if accelerator.num_processes > 1:
+        raise ValueError("start it without torchrun or accelerate launch: one process does it all")
+    device = accelerator.device
+    vaes = _load(config, device)
+    notes: list[str] = []
+    lpips = _lpips(config, notes)
+    extractor = _extractor(config, notes)
+    protocol = ClipProtocol(
+        frames=config.frames,
+        stride=config.stride,
+        start="center",
+        count=config.num_clips,
+        seed=config.seed,
+        height=config.height,
+        width=config.width,
+    )
+    source = ClipSource(config.data, protocol)
+    _check_sizes(config, vaes, source.size)
+    methods = {label: _reconstruct(vae) for label, vae in vaes.items()}
+    if config.baselines:
+        methods |= _baselines(next(iter(vaes.values())), config.group)
+    scores = evaluate_autoencoders(
+        source,
+        methods,
+        group=config.group,
+        lpips=lpips,
+        extractor=extractor,
+        batch_size=config.batch_size,
+        workers=config.workers,
+        device=device,
+        save=config.save_clips,
+        folder=config.out,
+    )
+    labelled = dict(zip(vaes, config.vae, strict=True))
+    described = {
+        label: _describe(config, labelled[label], vae, device) for label, vae in vaes.items()
+    }
+    result = {
+        "kind": "reconstruction",
+        "protocol": {
+            **source.describe(),
+            "size": source.size,
+            "content": source.content(),
+            "group": config.group,
+            "precision": "float32 without TF32",
+            "lpips": {p.name: p.sha256 for p in lpips},
+            "rfvd": extractor.describe() if extractor else None,
+        },
+        "methods": {name: described.get(name, {}) for name in methods},
+        "clips": [
+            {"name": f"{i:06d}", "key": id} for i, id in enumerate(source.ids[: config.save_clips])
+        ],
+        "metrics": scores,
+        "notes": [*notes, *notes_on(source, extractor)],
+    }
+    write_json(Path(config.out) / "metrics.json", result)
+    write_tables(reconstruction_tables(result), Path(config.out))
+    return result
+
+
+def _load(config: Config, device: torch.device) -> dict[str, VAE]:
+    vaes: dict[str, VAE] = {}
+    for given in config.vae:
+        label, equals, source = given.partition("=")
+        if not equals:
+            label, source = re.sub(r"[^\w.-]+", "_", given).strip("._"), given
+        if not re.fullmatch(r"[\w-][\w.-]*", label) or label in ("source", *vaes):
+            raise ValueError(
+                f"vae={given}: its name {label!r} is taken or no plain file name. "
+                "Give it one: name=path."
+            )
+        vaes[label] = _load_one(source, config.windowed).to(device).eval()
+    return vaes
+
+
+def _load_one(source: str, windowed: bool) -> VAE:
+    file = Path(source) / "config.json"
+    if file.is_file() and read_json(file).get("model_class") == "ImageVAE":
+        return ImageVAE.from_pretrained(source)
+    return load_vae(source, windowed=windowed and re.match(r"\w{2,}:", source) is not None)
+
+
+def _lpips(config: Config, notes: list[str]) -> list[Perceptual]:
+    backbones: tuple[Backbone, ...] = ("alex", "vgg")
+    networks = []
+    for backbone in backbones:
+        if config.lpips not in ("auto", "both", backbone):
+            continue
+        try:
+            networks.append(load_lpips(backbone))
+        except ValueError:
+            if config.lpips != "auto":
+                raise
+            notes.append(
+                f"LPIPS with {backbone} was not measured: no weights. --lpips {backbone} says more."
+            )
+    return networks
+
+
+def _extractor(config: Config, notes: list[str]) -> Extractor | None:
+    if config.classifier:
+        return load_classifier(config.classifier)
+    if config.rfvd == "none":
+        return None
+    try:
+        return load_i3d("i3d_tf", config.i3d)
+    except ValueError:
+        if config.rfvd == "i3d" or config.i3d:
+            raise
+        notes.append("rFVD was not measured: no I3D weights; --rfvd i3d says where to get them.")
+        return None
+
+
+def _check_sizes(config: Config, vaes: dict[str, VAE], size: tuple[int, int]) -> None:
+    """Before anything runs: every VAE takes the clips, and the size to time."""
+    for label, vae in vaes.items():
+        try:
+            vae.config.latent_shape(config.frames, *size)
+            if config.repeats:
+                sizes = (config.cost_frames, config.cost_height, config.cost_width)
+                vae.config.latent_shape(*sizes)
+        except ValueError as error:
+            raise ValueError(f"{label}: {error}") from None
+
+
+def _reconstruct(vae: VAE) -> Reconstruct:
+    return lambda x: vae.decode(vae.encode(x).mode(), size=x.shape[2:])
+
+
+def _baselines(vae: VAE, group: int) -> dict[str, Reconstruct]:
+    spatial = vae.config.spatial_ratio
+    return {
+        "trilinear": lambda x: trilinear_reconstruction(x, temporal=group, spatial=spatial),
+        "keyframes": lambda x: keyframe_reconstruction(x, temporal=group),
+    }
+
+
+def _describe(config: Config, source: str, vae: VAE, device: torch.device) -> dict[str, Any]:
+    if isinstance(vae, Comparator):
+        macs = count_comparator_macs(type(vae), vae.config, *MACS_SIZE)
+    else:
+        macs = count_macs(vae.config, *MACS_SIZE)
+    shape = (config.cost_frames, config.cost_height, config.cost_width)
+    cost = None
+    if config.repeats:
+        video = torch.rand(1, 3, *shape, device=device) * 2 - 1
+        cost = _cost(vae, video, config) | {"size": "x".join(map(str, shape))}
+    return {
+        "source": source,
+        "class": type(vae).__name__,
+        "sha256": weights_hash(vae),
+        "config": asdict(vae.config),
+        "parameters": sum(p.numel() for p in vae.parameters()),
+        "macs": sum(half.convolution for half in macs),
+        "cost": cost,
+    }
+
+
+def _cost(vae: VAE, video: Tensor, config: Config) -> dict[str, Any]:
+    with full_precision(video.device):
+        return measure_cost(
+            lambda x: vae.encode(x).mode(),
+            lambda z: vae.decode(z, size=video.shape[2:]),
+            video,
+            repeats=config.repeats,
+            warmup=config.warmup,
+        )
+
+
+def report(result: dict[str, Any]) -> str:
+    """The tables for the terminal, then the notes."""
+    tables = reconstruction_tables(result).values()
+    return "\n\n".join(to_text(table, colour=sys.stdout.isatty()) for table in tables)
+
+
+if __name__ == "__main__":
+    main(Config, lambda config: print(report(run(config))))

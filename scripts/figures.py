@@ -1,0 +1,276 @@
+"""The paper's figures from our runs, as PNG and PDF."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from data.decode import probe, read_frames
+from data.encode import from_uint8, to_uint8
+from engine.accelerator import make_accelerator
+from engine.cli import main
+from engine.files import read_json
+from eval import plots
+from eval.clips import ClipProtocol, ClipSource
+from eval.published import POSITIONS, PUBLISHED
+from vae import VideoVAE
+from vae.comparators.registry import load_vae
+from vae.visual import latent_maps, unselected_frames
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Reconstructions side by side, with enlarged boxes and error maps (supplement, Figs. 3 to 6).
+
+    Choose consecutive frames for long sequences; evaluate with --stride 3 for fast motion.
+    """
+
+    run: str
+    """Folder that eval_reconstruction wrote."""
+    out: str
+    """File to write, with the endings .png and .pdf."""
+    clip: str = "000000"
+    """Name of a saved clip."""
+    methods: list[str] = field(default_factory=list)
+    """Rows, one flag each; by default every method."""
+    frames: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Columns."""
+    box: tuple[int, int, int, int] | None = None
+    """What to enlarge: top, left, height, width, pixels; null takes the middle quarter."""
+    gain: float = 4
+    """Factor of the error maps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipOptions:
+    """Which clip a figure shows."""
+
+    data: str
+    """Folder of shards, videos or folders of frames."""
+    out: str
+    """File to write, with the endings .png and .pdf."""
+    id: str | None = None
+    """Id of the video; null takes the first in order of a seeded draw."""
+    height: int = 256
+    """Pixels."""
+    width: int = 256
+    """Pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caption(ClipOptions):
+    """A caption that appears inside a frame group, reconstructed (supplement, Fig. 7)."""
+
+    vae: list[str]
+    """VAEs, one flag each, as for eval_reconstruction; `label=...` names its row."""
+    start: int = 2
+    """First frame with the caption; 1 is the first frame of the first group of 4."""
+    text: str = "SUDDEN CAPTION 0123"
+    """What it says."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latents(ClipOptions):
+    """Latent channels of one frame group, normalised by Eq. 6 (supplement, Fig. 10)."""
+
+    vae: str
+    """Folder or hub id of a video VAE of ours."""
+    frame: int = 1
+    """Latent frame; 1 is the first group of 4 frames."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unselected(ClipOptions):
+    """What each branch makes of the frames that are not taken from it (supplement, Fig. 2)."""
+
+    vae: str
+    """Folder or hub id of a video VAE of ours with two branches."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Positions:
+    """SSIM by position in the frame group, beside the paper's (supplement, Fig. 1 and Table 5)."""
+
+    run: list[str]
+    """Folders that eval_reconstruction wrote, one flag each."""
+    out: str
+    """File to write, with the endings .png and .pdf."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preservation:
+    """Information preservation degree against latent channels (paper, Fig. 1)."""
+
+    run: list[str]
+    """Folders that eval_reconstruction wrote, one flag each."""
+    out: str
+    """File to write, with the endings .png and .pdf."""
+    pixels: str = "[-1,1]"
+    """Range of the pixels in Eq. 2: [-1,1] or [0,1]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """Frames of generated clips, one clip per row (supplement, Figs. 8 and 9)."""
+
+    data: list[str]
+    """Folders of generated videos, one flag each: one per VAE."""
+    out: str
+    """File to write, with the endings .png and .pdf."""
+    clips: int = 3
+    """Rows of each folder."""
+    frames: tuple[int, ...] = (0, 4, 8, 12, 16)
+    """Columns."""
+
+
+Config = Comparison | Caption | Latents | Unselected | Positions | Preservation | Samples
+FRAMES = 5  # an image frame and one group
+
+
+def run(config: Config) -> None:
+    """Draw one figure and say where it is."""
+    drawn = {
+        Comparison: _comparison,
+        Caption: _caption,
+        Latents: _latents,
+        Unselected: _unselected,
+        Positions: _positions,
+        Preservation: _preservation,
+        Samples: _samples,
+    }[type(config)](config)
+    print("wrote", *plots.save_figure(drawn, config.out))
+
+
+def _comparison(config: Comparison) -> plots.Figure:
+    folder = Path(config.run)
+    known = list(read_json(folder / "metrics.json")["metrics"])
+    methods = config.methods or known
+    unknown = [name for name in methods if name not in known]
+    if unknown:
+        raise ValueError(f"{folder}: no method {unknown[0]!r}; there are {', '.join(known)}")
+    clips = {}
+    for name in ("source", *methods):
+        file = folder / name / f"{config.clip}.mkv"
+        if not file.is_file():
+            raise ValueError(f"{file}: no such clip. eval_reconstruction --save_clips writes more.")
+        clips[name] = read_frames(file, range(probe(file).frames))
+    h, w = clips["source"].shape[1:3]
+    box = config.box or (h * 3 // 8, w * 3 // 8, h // 4, w // 4)
+    return plots.comparison(clips, config.frames, box, config.gain)
+
+
+def _caption(config: Caption) -> plots.Figure:
+    clip = plots.with_caption(to_uint8(_clip(config)[0]), config.start, config.text)
+    device = make_accelerator().device
+    x = from_uint8(clip)[None].to(device)
+    clips = {"source": clip}
+    for given in config.vae:
+        label, _, source = given.rpartition("=")
+        vae = load_vae(source).to(device)
+        with torch.inference_mode():
+            y = vae.reconstruct(x)
+        clips[label or Path(source).name] = to_uint8(y[0].clamp(-1, 1).cpu())
+    h, w = clip.shape[1:3]
+    return plots.comparison(clips, range(1, FRAMES), (h * 3 // 4, w * 3 // 8, h // 4, w // 4))
+
+
+def _latents(config: Latents) -> plots.Figure:
+    vae, x = _ours(config.vae, config)
+    with torch.inference_mode():
+        maps = latent_maps(vae.encode(x).mode())
+    if not 0 <= config.frame < maps.shape[2]:
+        raise ValueError(f"frame={config.frame} must be in 0 to {maps.shape[2] - 1}")
+    return plots.latent_channels(maps[0].float().cpu().numpy(), config.frame)
+
+
+def _unselected(config: Unselected) -> plots.Figure:
+    vae, x = _ours(config.vae, config)
+    with torch.inference_mode():
+        z = vae.encode(x).mode()
+        other = unselected_frames(vae.decode_branches(z), vae.config)
+        clips = {"source": x, "reconstruction": vae.decode(z), "unselected": other}
+    rows = {name: list(to_uint8(v[0].clamp(-1, 1).cpu())) for name, v in clips.items()}
+    return plots.picture_grid(rows, [f"frame {i}" for i in range(FRAMES)])
+
+
+def _positions(config: Positions) -> plots.Figure:
+    curves = {
+        name: scores["ssim_by_position"]["positions"] for name, scores, _ in _methods(config.run)
+    }
+    published = {
+        f"{row.method} ({row.table})": [row.values[name] for name in POSITIONS[:-1]]
+        for row in PUBLISHED
+        if "margin" in row.values
+    }
+    return plots.positions(curves, published)
+
+
+def _preservation(config: Preservation) -> plots.Figure:
+    points = {
+        name: (method["config"]["z_dim"], scores["information_preservation"][config.pixels])
+        for name, scores, method in _methods(config.run)
+        if method and config.pixels in scores["information_preservation"]
+    }
+    if not points:
+        raise ValueError(
+            f"{', '.join(config.run)}: no VAE with pixels={config.pixels}; use [-1,1] or [0,1]"
+        )
+    return plots.preservation(points, config.pixels)
+
+
+def _samples(config: Samples) -> plots.Figure:
+    wanted = config.frames
+    rows = {}
+    for folder in config.data:
+        protocol = ClipProtocol(frames=max(wanted) + 1, start="first", count=config.clips)
+        source = ClipSource(folder, protocol, generated=True)
+        for id, clip in (source[i] for i in range(len(source))):
+            frames = to_uint8(clip)
+            rows[f"{Path(folder).name}/{id}"] = [frames[i] for i in wanted]
+    return plots.picture_grid(rows, [f"frame {i}" for i in wanted])
+
+
+def _methods(runs: list[str]) -> list[tuple[str, dict, dict]]:
+    """Name, scores and description of every method of the runs; names tell the run if several."""
+    found = []
+    for run in runs:
+        result = read_json(Path(run) / "metrics.json")
+        for name, scores in result["metrics"].items():
+            label = name if len(runs) == 1 else f"{Path(run).name}: {name}"
+            found.append((label, scores, result["methods"][name]))
+    return found
+
+
+def _ours(source: str, config: ClipOptions) -> tuple[VideoVAE, Float[Tensor, "1 3 t h w"]]:
+    device = make_accelerator().device
+    return VideoVAE.from_pretrained(source).to(device), _clip(config).to(device)
+
+
+def _clip(config: ClipOptions) -> Float[Tensor, "1 3 t h w"]:
+    """The middle of the video."""
+    protocol = ClipProtocol(
+        frames=FRAMES,
+        start="center",
+        count=None if config.id else 1,
+        height=config.height,
+        width=config.width,
+    )
+    source = ClipSource(config.data, protocol)
+    if config.id is not None and config.id not in source.ids:
+        raise ValueError(f"{config.data}: no video {config.id!r} of at least {FRAMES} frames")
+    return source[source.ids.index(config.id) if config.id else 0][1][None]
+
+
+if __name__ == "__main__":
+    figures = {
+        "comparison": Comparison,
+        "caption": Caption,
+        "latents": Latents,
+        "unselected": Unselected,
+        "positions": Positions,
+        "preservation": Preservation,
+        "samples": Samples,
+    }
+    main(figures, run)

@@ -1,0 +1,172 @@
+"""One self-contained page from reconstruction runs, FVD and IS results, and training runs."""
+
+import datetime
+import importlib.metadata
+import json
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from data.decode import probe, read_frames
+from engine.cli import main
+from engine.files import read_json
+from engine.run import read_log
+from eval.autoencoding_tables import reconstruction_tables
+from eval.published import published_rows
+from eval.report import Column, Comparison, Curve, Item, Report, Section, Table, build_report
+
+CLIPS = 4  # of a reconstruction run that are shown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Put results side by side on one web page that needs no network and no other file."""
+
+    results: list[str]
+    """One flag each: a folder of eval_reconstruction, a JSON file of eval_fvd or eval_is, or the
+    folder of a training run. `label=...` before it names it."""
+    out: str
+    """The page, .html."""
+    title: str = "Results"
+    """Its title."""
+
+    def __post_init__(self) -> None:
+        if not self.results:
+            raise ValueError("nothing to report: give --results")
+
+
+def run(config: Config) -> None:
+    """Read everything, then write the page."""
+    named = [_named(given) for given in config.results]
+    if len({label for label, _ in named}) < len(named):
+        raise ValueError("two results have one name: give them names, as in label=path")
+    reconstructions, scores, logs = {}, {}, {}
+    for label, path in named:
+        if path.is_file():
+            scores[label] = _result(path, ("fvd", "is"))
+        elif (path / "metrics.json").is_file():
+            reconstructions[label] = (path, _result(path / "metrics.json", ("reconstruction",)))
+        elif (path / "log.jsonl").is_file():
+            logs[label] = path
+        else:
+            raise ValueError(
+                f"{path}: no JSON file, no metrics.json of eval_reconstruction and no log.jsonl of "
+                "a training run"
+            )
+    sections = [
+        *(_reconstruction(label, *found) for label, found in reconstructions.items()),
+        *(_scores(scores) if scores else []),
+        *(_training(label, path) for label, path in logs.items()),
+    ]
+    page = Report(
+        title=config.title,
+        summary=["Rows in grey were published; all others were measured by the runs named below."],
+        sections=sections,
+        provenance={
+            "results": json.dumps(asdict(config)["results"]),
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "Python, torch": f"{platform.python_version()}, {importlib.metadata.version('torch')}",
+            "command": " ".join(["python", *sys.argv]),
+        },
+    )
+    build_report(page, config.out)
+    print(f"wrote {config.out}")
+
+
+def _named(given: str) -> tuple[str, Path]:
+    label, equals, path = given.partition("=")
+    return (label, Path(path)) if equals else (Path(given).stem, Path(given))
+
+
+def _result(path: Path, kinds: tuple[str, ...]) -> dict[str, Any]:
+    result = read_json(path)
+    if not isinstance(result, dict) or result.get("kind") not in kinds:
+        raise ValueError(f"{path}: not a result of {' or '.join(f'eval_{k}' for k in kinds)}")
+    return result
+
+
+def _reconstruction(label: str, folder: Path, result: dict[str, Any]) -> Section:
+    items: list[Item] = list(reconstruction_tables(result).values())
+    for clip in result["clips"][:CLIPS]:
+        names = ["source", *result["metrics"]]
+        clips = {
+            name: read_frames(file, range(probe(file).frames))
+            for name in names
+            if (file := folder / name / f"{clip['name']}.mkv").is_file()
+        }
+        if len(clips) > 1 and "source" in clips:
+            title, shown = f"Clip {clip['key']}", list(clips)[1:]
+            items.append(Comparison(title=title, clips=clips, fps=8, error_of=shown))
+    return Section(title=f"Reconstruction: {label}", items=items)
+
+
+def _scores(results: Mapping[str, dict[str, Any]]) -> list[Section]:
+    """One table per name and set-up: only rows of equal protocols stand together."""
+    groups: dict[str, dict[str, dict[str, Any]]] = {}
+    for label, result in results.items():
+        groups.setdefault(_protocol(result), {})[label] = result
+    tables = [_score_table(group, i, len(groups)) for i, group in enumerate(groups.values(), 1)]
+    intro = "Results of different protocols, weights or reference clips are in different tables."
+    return [Section(title="Generation", items=tables, intro=[intro])]
+
+
+def _protocol(result: dict[str, Any]) -> str:
+    """What has to be equal for two scores to compare."""
+    real = result["real"] or {}
+    reference = {key: value for key, value in real.items() if key not in ("value", "std", "source")}
+    return json.dumps([result["name"], result["extractor"], reference], sort_keys=True)
+
+
+def _score_table(group: Mapping[str, dict[str, Any]], number: int, tables: int) -> Table:
+    first = next(iter(group.values()))
+    is_score = first["kind"] == "is"
+    better = "high" if is_score else "low"
+    columns = [
+        "run",
+        Column(name=first["name"], better=better, decimals=2),
+        Column(name="±", decimals=2),
+        Column(name="ceiling" if is_score else "FVD at infinity", decimals=2),
+        Column(name="real clips" if is_score else "KVD", decimals=2 if is_score else 4),
+        "clips",
+    ]
+    rows = []
+    for label, r in group.items():
+        infinity, real = r.get("infinity"), r["real"]
+        if is_score:
+            more = [r["ceiling"], real["value"] if real else None]
+        else:
+            more = [infinity["value"] if infinity else None, r["kvd"]]
+        rows.append([label, r["value"], r["std"], *more, r["fake"]["clips"]])
+    suffix = f" ({number})" if tables > 1 else ""
+    notes = [note for r in group.values() for note in r["notes"]]
+    published = first["extractor"]["published_weights"]
+    metrics = ["is" if is_score else "fvd", "", "", "", ""]
+    return Table(
+        title=first["name"] + suffix,
+        columns=columns,
+        rows=rows,
+        reference_rows=published_rows(metrics) if published else (),
+        notes=list(dict.fromkeys(notes)),
+    )
+
+
+def _training(label: str, folder: Path) -> Section:
+    lines = read_log(folder)
+    names = {name for line in lines for name in line if name != "step"}
+    curves = []
+    for name in sorted(names):
+        points = [(line["step"], line[name]) for line in lines if name in line]
+        if len(points) > 1 and all(isinstance(value, int | float) for _, value in points):
+            steps, values = zip(*points, strict=True)
+            series = {label: (steps, values)}
+            curves.append(Curve(title=name, x_label="step", y_label=name, series=series))
+    if not curves:
+        raise ValueError(f"{folder}/log.jsonl: fewer than two steps, nothing to draw")
+    return Section(title=f"Training: {label}", items=curves)
+
+
+if __name__ == "__main__":
+    main(Config, run)

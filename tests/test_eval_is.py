@@ -1,0 +1,108 @@
+"""The Inception Score command, with a classifier in place of C3D, and C3D's loading rules."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from eval.clips import ClipProtocol, ClipSource
+from eval.features import extractors
+from eval.features.extractors import load_c3d, load_classifier
+from eval.inception_score import ceiling, inception_score
+from eval.stats import extract_features
+from eval.video_inception import PROTOCOLS, ISProtocol, evaluate_is
+from tests.test_eval_fvd import folders as folders  # a fixture
+from tests.test_eval_fvd import write_folder
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "eval_is.py"
+
+
+def command(folders: Path, *extra: object) -> object:
+    """Run the script in this process; returns its exit code."""
+    arguments = ["--fake", folders / "fake", "--classifier", folders / "tiny", "--frames", 4]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments), *map(str, extra)])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(SCRIPT), run_name="__main__")
+    return ended.value.code
+
+
+def test_command(folders, tmp_path, capsys):
+    out = tmp_path / "is.json"
+    extra = ("--real", folders / "real", "--clips", 2, "--runs", 2, "--out", out)
+    assert command(folders, *extra) == 0
+    result = json.loads(out.read_text())
+    assert result["name"] == "is_tiny_2x2runs_1splits"
+    assert 1 <= result["value"] <= result["ceiling"] + 0.1
+    assert result["ceiling"] == ceiling(2, splits=1, classes=3)
+    assert result["fake"]["skip"] == 1  # frame 0 of a video VAE's is dropped
+    assert (result["real"]["clips"], result["real"]["runs"]) == (2, 2)
+    line = capsys.readouterr().out
+    assert "N = 2, 2 runs, 1 splits; at most" in line
+    assert "real clips" in line
+
+
+def test_too_few_clips_are_refused(folders, capsys):
+    assert command(folders) == 2
+    assert "the protocol needs 20480 (10 x 2048)" in capsys.readouterr().err
+    assert command(folders, "--clips", 2, "--runs", 2, "--splits", 2) == 2
+    assert "only one may exceed 1" in capsys.readouterr().err
+
+
+def test_names_tell_the_protocol():
+    assert {protocol.name for protocol in PROTOCOLS.values()} == {
+        "2048x10runs",
+        "10k_10splits",
+        "2048_10splits",
+    }
+    assert ISProtocol(clips=2048).name == "2048x1runs_1splits"
+
+
+def test_runs_score_clips_of_their_own(folders):
+    extractor = load_classifier(folders / "tiny", "probabilities")
+    clips = ClipProtocol(frames=4, start="first", count=None)
+    source = ClipSource(folders / "fake", clips, progress=False)
+    rows = extract_features(source, extractor, progress=False).values
+    np.testing.assert_allclose(rows.sum(axis=1), 1, rtol=1e-6)
+    result = evaluate_is(source, extractor, ISProtocol(clips=2, runs=2), progress=False)
+    runs = [inception_score(part, 1, None).mean for part in (rows[:2], rows[2:])]
+    assert result["value"] == pytest.approx(np.mean(runs))
+    assert result["std"] == pytest.approx(np.std(runs))
+    with pytest.raises(ValueError, match="gives features"):
+        evaluate_is(source, load_classifier(folders / "tiny"), ISProtocol(clips=2), progress=False)
+
+
+def test_fewer_real_clips_than_a_run_are_said_to_be(folders, tmp_path):
+    extractor = load_classifier(folders / "tiny", "probabilities")
+    few = write_folder(tmp_path / "few", [0, 90])
+    clips = ClipProtocol(frames=4, count=None)
+    fake, real = (ClipSource(f, clips, progress=False) for f in (folders / "fake", few))
+    result = evaluate_is(fake, extractor, ISProtocol(clips=4), real=real, progress=False)
+    assert result["real"]["clips"] == 2
+    assert "only 2 real clips for 4 per run" in result["notes"][0]
+
+
+class Probabilities(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.full((x.shape[0], 101), 1 / 101)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_c3d_of_unknown_weights_gets_another_name(tmp_path, monkeypatch):
+    monkeypatch.delenv("IVVAE_C3D", raising=False)
+    path = tmp_path / "c3d.pt"
+    torch.jit.save(torch.jit.script(Probabilities()), path)
+    unknown = load_c3d(path)
+    assert (unknown.score, unknown.published) == ("is_unverified", False)
+    assert load_c3d(path, sha256=unknown.weights_sha256.upper()).score == "is"
+    with pytest.raises(ValueError, match="its sha256 is"):
+        load_c3d(path, sha256="0" * 64)
+    with pytest.raises(ValueError, match=r"none.npz: no such file.*TGANv2"):
+        load_c3d(tmp_path / "none.npz")
+    with pytest.raises(ValueError, match="15 frames, but c3d needs 16"):
+        unknown.features(torch.zeros(1, 3, 15, 8, 8))
+    assert extractors.C3D.variable == extractors.C3D_TORCHSCRIPT.variable

@@ -1,0 +1,176 @@
+"""The reconstruction command, the figures and the page, for real on tiny VAEs and videos."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data.decode import read_frames
+from data.encode import write_video
+from engine.files import read_json
+from eval import plots
+from eval.features.classifier import ClassifierConfig, ClipClassifier
+from eval.reconstruction import psnr
+from tests.browser import needs_browser, open_page
+from tests.videos import barcode_frame
+from vae import ImageVAE, VAEConfig, VideoVAE
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+SIDE = 32
+
+
+def command(script: str, *arguments: object) -> object:
+    """Run a script in this process; returns its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [script, *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(SCRIPTS / script), run_name="__main__")
+    return ended.value.code
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Videos, two VAEs, a classifier, and a finished run of all of them."""
+    root = tmp_path_factory.mktemp("reconstruction")
+    for shade in (0, 80, 160):
+        clip = np.stack([barcode_frame(i, SIDE, SIDE, shade) for i in range(9)])
+        write_video(root / "videos" / f"{shade}.mkv", clip, 8, codec="ffv1")
+    config = VAEConfig(z_dim=4, dim=4, channel_multipliers=(1, 1, 2, 2), num_blocks=1)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        VideoVAE(config).save_pretrained(root / "video_vae")
+        ImageVAE(config.image()).save_pretrained(root / "image_vae")
+        ClipClassifier(ClassifierConfig(num_classes=3, width=8)).save_pretrained(root / "tiny")
+    code = command("eval_reconstruction.py", *arguments(root))
+    assert code == 0
+    return root
+
+
+def arguments(root: Path, **changes: object) -> list[str]:
+    options = {"data": root / "videos", "out": root / "out", "classifier": root / "tiny"}
+    options |= {"frames": 5, "height": SIDE, "width": SIDE, "batch_size": 2, "save_clips": 3}
+    options |= {"repeats": 1, "cost_frames": 5, "cost_height": SIDE, "cost_width": SIDE, **changes}
+    vaes = [f"--vae=ours={root}/video_vae", "--vae", f"frames={root}/image_vae"]
+    return [*vaes, *(f"--{name}={value}" for name, value in options.items())]
+
+
+def test_every_method_is_measured_on_the_same_clips(folder):
+    result = read_json(folder / "out" / "metrics.json")
+    assert list(result["metrics"]) == ["ours", "frames", "trilinear", "keyframes"]
+    for scores in result["metrics"].values():
+        assert scores["videos"] == 3
+        assert scores["rfvd"]["name"] == "rfvd3_5f_tiny"
+    assert result["metrics"]["keyframes"]["ssim_by_position"]["positions"][3] == pytest.approx(1)
+    described = result["methods"]["ours"]
+    assert described["parameters"] > result["methods"]["frames"]["parameters"]
+    assert described["cost"]["size"] == "5x32x32"
+    assert described["cost"]["encode"] > 0
+    assert len(described["sha256"]) == 64
+    assert len(result["protocol"]["content"]) == 64
+    assert any("LPIPS with vgg was not measured" in note for note in result["notes"])
+
+
+def test_saved_clips_are_what_was_measured(folder):
+    result = read_json(folder / "out" / "metrics.json")
+
+    def video(method: str, name: str) -> torch.Tensor:
+        frames = read_frames(folder / "out" / method / f"{name}.mkv", range(5))
+        return torch.from_numpy(frames).permute(3, 0, 1, 2)[None] / 127.5 - 1
+
+    names = [clip["name"] for clip in result["clips"]]
+    assert len(names) == 3
+    values = [psnr(video("source", n), video("trilinear", n)).mean().item() for n in names]
+    expected = result["metrics"]["trilinear"]["psnr"]
+    assert np.mean(values) == pytest.approx(expected, abs=0.05)  # saved in 256 levels
+
+
+def test_tables_hold_measured_and_published_rows(folder):
+    text = (folder / "out" / "tables.md").read_text()
+    assert "| ours |" in text
+    assert "*supplement, Table 6*" in text
+    positions = (folder / "out" / "positions.csv").read_text().splitlines()
+    assert positions[1].endswith("measured here")
+    assert positions[-1].endswith('"supplement, Table 5"')
+    assert "rfvd3_5f_tiny" in (folder / "out" / "quality.csv").read_text()
+    assert r"\color{gray}" in (folder / "out" / "tables.tex").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"frames": 6}, "frames=6 must be 1 + group * n"),
+        ({"height": 30}, "ours: height 30"),
+        ({"lpips": "vgg"}, "vgg16-397923af.pth: no weights"),
+        ({"cost_height": 30}, "ours: height 30"),
+    ],
+)
+def test_mistakes_are_refused_before_the_work(folder, tmp_path, changes, message, capsys):
+    monkeypatched = {"out": tmp_path / "none", **changes}
+    assert command("eval_reconstruction.py", *arguments(folder, **monkeypatched)) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+def test_names_must_differ(folder, capsys):
+    twice = [f"--vae=ours={folder}/video_vae", *arguments(folder)]
+    assert command("eval_reconstruction.py", *twice) == 2
+    assert "'ours' is taken" in capsys.readouterr().err
+
+
+FIGURES = {
+    "comparison": ["--run={root}/out", "--methods=ours", "--methods=trilinear"],
+    "caption": ["--vae=ours={root}/video_vae", "--data={root}/videos", "--text=HI"],
+    "latents": ["--vae={root}/video_vae", "--data={root}/videos"],
+    "unselected": ["--vae={root}/video_vae", "--data={root}/videos"],
+    "positions": ["--run={root}/out"],
+    "preservation": ["--run={root}/out"],
+    "samples": ["--data={root}/out/source", "--frames=[0, 4]"],
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_is_drawn_twice(folder, tmp_path, name):
+    options = [option.format(root=folder) for option in FIGURES[name]]
+    if name in ("caption", "latents", "unselected"):
+        options += [f"--height={SIDE}", f"--width={SIDE}"]
+    assert command("figures.py", name, *options, f"--out={tmp_path}/figure") == 0
+    assert (tmp_path / "figure.png").read_bytes()[1:4] == b"PNG"
+    assert (tmp_path / "figure.pdf").read_bytes()[:4] == b"%PDF"
+
+
+def test_figures_refuse_what_is_not_there(folder, tmp_path, capsys):
+    out = f"--out={tmp_path}/figure"
+    assert command("figures.py", "comparison", f"--run={folder}/out", "--clip=9", out) == 2
+    assert "no such clip" in capsys.readouterr().err
+    assert command("figures.py", "comparison", f"--run={folder}/out", "--frames=[7]", out) == 2
+    assert "frames [7] must be in 0 to 4" in capsys.readouterr().err
+
+
+def test_the_caption_appears_suddenly():
+    clip = np.full((4, 64, 128, 3), 90, np.uint8)
+    changed = plots.with_caption(clip, 2, "HELLO")
+    np.testing.assert_array_equal(changed[:2], clip[:2])
+    assert changed[2:].max() > 200
+    np.testing.assert_array_equal(changed[2], changed[3])
+    with pytest.raises(ValueError, match="start=4"):
+        plots.with_caption(clip, 4)
+    with pytest.raises(ValueError, match="too long for 16 pixels"):
+        plots.with_caption(clip[:, :, :16], 1, "HELLO" * 9)
+
+
+@needs_browser
+def test_the_page_shows_tables_and_clips(folder, tmp_path):
+    page = tmp_path / "page.html"
+    assert command("report.py", f"--results=run={folder}/out", f"--out={page}") == 0
+    with open_page(page) as opened:
+        text = opened.inner_text("body")
+    for part in ("Reconstruction: run", "keyframes", "supplement, Table 5", "Clip "):
+        assert part in text
+
+
+def test_the_page_refuses_what_it_does_not_know(folder, tmp_path, capsys):
+    assert command("report.py", f"--results={folder}/videos", f"--out={tmp_path}/p.html") == 2
+    assert "no metrics.json of eval_reconstruction" in capsys.readouterr().err
