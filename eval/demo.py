@@ -5,7 +5,7 @@ C3D. They mean something only beside each other: the same number of clips, the s
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,19 +89,16 @@ def evaluate_demo(folder: Path) -> dict[str, Any]:
     classifier = ClipClassifier.from_pretrained(folder / "classifier" / "export")
     classifier.to("cuda" if torch.cuda.is_available() else "cpu")
     samples = read_json(folder / "samples" / "samples.json")
-    first = read_frames(folder / "samples" / samples["clips"][0]["file"], [0])
-    protocol = ClipProtocol(
-        frames=FRAMES, start="center", count=None, height=first.shape[1], width=first.shape[2]
-    )
-    held_out = _packed(folder / "shards" / "test", protocol)
+    protocol = demo_protocol(folder / "samples" / samples["clips"][0]["file"])
+    held_out = packed_set(folder / "shards" / "test", protocol)
     sets = {
-        "held-out clips": DemoSet(*held_out),
-        "held-out clips through the VAE": DemoSet(*_reconstructed(folder, protocol)),
-        "generated": DemoSet(*_generated(folder / "samples", protocol)),
-        "held-out clips with noise": DemoSet(*held_out, noise=NOISE),
-        "untrained generator": DemoSet(*_generated(folder / "samples_untrained", protocol)),
+        "held-out clips": held_out,
+        "held-out clips through the VAE": _reconstructed(folder, held_out.labels, protocol),
+        "generated": generated_set(folder / "samples", protocol),
+        "held-out clips with noise": replace(held_out, noise=NOISE),
+        "untrained generator": generated_set(folder / "samples_untrained", protocol),
     }
-    reference = DemoSet(*_packed(folder / "shards" / "train", protocol))
+    reference = packed_set(folder / "shards" / "train", protocol)
     result = {
         "scores": demo_scores(classifier, reference, sets),
         "protocol": {
@@ -117,19 +114,29 @@ def evaluate_demo(folder: Path) -> dict[str, Any]:
     return result
 
 
-def _packed(folder: Path, protocol: ClipProtocol) -> tuple[ClipSource, dict[str, int]]:
+def demo_protocol(clip: Path) -> ClipProtocol:
+    """Which part of each clip is scored: the middle, at the size of the generated `clip`."""
+    first = read_frames(clip, [0])
+    return ClipProtocol(
+        frames=FRAMES, start="center", count=None, height=first.shape[1], width=first.shape[2]
+    )
+
+
+def packed_set(folder: Path, protocol: ClipProtocol) -> DemoSet:
+    """The clips of shards, each showing its label."""
     labels = {sample.key: sample.label for sample in ShardIndex.load(folder).samples}
-    return ClipSource(folder, protocol), {k: v for k, v in labels.items() if v is not None}
+    known = {key: label for key, label in labels.items() if label is not None}
+    return DemoSet(ClipSource(folder, protocol), known)
 
 
-def _reconstructed(folder: Path, protocol: ClipProtocol) -> tuple[ClipSource, dict[str, int]]:
-    clips = read_json(folder / "reconstruction" / "metrics.json")["clips"]
-    source = ClipSource(folder / "reconstruction" / "vae", protocol, generated=True)
-    labels = _packed(folder / "shards" / "test", protocol)[1]
-    return source, {f"{clip['name']}.mkv": labels[clip["key"]] for clip in clips}
-
-
-def _generated(folder: Path, protocol: ClipProtocol) -> tuple[ClipSource, dict[str, int]]:
+def generated_set(folder: Path, protocol: ClipProtocol) -> DemoSet:
+    """The clips of scripts/sample.py, each asked to show its label."""
     clips = read_json(folder / "samples.json")["clips"]
     source = ClipSource(folder, protocol, generated=True)
-    return source, {clip["file"]: clip["label"] for clip in clips}
+    return DemoSet(source, {clip["file"]: clip["label"] for clip in clips})
+
+
+def _reconstructed(folder: Path, labels: Mapping[str, int], protocol: ClipProtocol) -> DemoSet:
+    clips = read_json(folder / "reconstruction" / "metrics.json")["clips"]
+    source = ClipSource(folder / "reconstruction" / "vae", protocol, generated=True)
+    return DemoSet(source, {f"{clip['name']}.mkv": labels[clip["key"]] for clip in clips})

@@ -1,15 +1,15 @@
 """Train the rows of the paper's ablation on one budget and tabulate what they reach."""
 
 import shlex
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from engine.cli import Stopped, main
+from engine.cli import main
 from engine.files import atomic_path, write_json
+from engine.launch import call
 from engine.run import read_log
 from vae import VideoVAE
 from vae.complexity import count_parameters
@@ -106,10 +106,7 @@ def _call(
         return
     command = [*shlex.split(config.launcher), str(TRAIN), "--config", str(stage), *start]
     command += ["--row", entry.row, "--train.seed", str(seed), "--train.folder", str(folder)]
-    print(shlex.join(command), flush=True)
-    code = subprocess.run(command, check=False).returncode
-    if code:
-        raise Stopped(f"{folder}: training ended with exit code {code}", abs(code))
+    call(command)
 
 
 def _scores(folder: Path) -> dict[str, float]:

@@ -2,8 +2,6 @@
 
 import os
 import resource
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -15,8 +13,9 @@ import yaml
 
 from data.demo import demo_records, fetch_clips
 from data.shards import ShardConfig, write_shards
-from engine.cli import Stopped, main
+from engine.cli import main
 from engine.files import read_json, write_json
+from engine.launch import call
 from eval.demo import evaluate_demo
 from eval.demo_report import build_demo_report
 
@@ -123,30 +122,8 @@ def _untrained(config: Path) -> float:
 
 
 def _command(script: str, *arguments: str) -> float:
-    """Run a command of the user; returns its peak memory in MB.
-
-    Raises:
-        ValueError: it failed; its own message is above.
-        Stopped: it was stopped by a signal and has saved.
-    """
-    command = [sys.executable, str(SCRIPTS / script), *arguments]
-    print("$", " ".join(["python", f"scripts/{script}", *arguments]), flush=True)
-    process = subprocess.Popen(command)
-    before = signal.signal(signal.SIGTERM, lambda number, _: os.kill(process.pid, number))
-    try:
-        _, status, usage = os.wait4(process.pid, 0)
-    except KeyboardInterrupt:  # the command got the signal too, and saves
-        _, status, usage = os.wait4(process.pid, 0)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    code = os.waitstatus_to_exitcode(status)
-    process.returncode = code
-    if code > 128 or code < 0:
-        number = code - 128 if code > 128 else -code
-        raise Stopped(f"{script} was stopped. Run the same command to go on.", number)
-    if code:
-        raise ValueError(f"scripts/{script} ended with exit code {code}; its message is above")
-    return usage.ru_maxrss / 1000
+    """Run a command of the user; returns its peak memory in MB."""
+    return call([sys.executable, str(SCRIPTS / script), *arguments])
 
 
 def _measured(work: Callable[[], object]) -> float:

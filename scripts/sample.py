@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
@@ -30,7 +31,7 @@ class Sample:
     """Sample clips, lossless, for evaluation; run it again to go on where it stopped."""
 
     latte: str
-    """Export folder of train_latte."""
+    """Export folder of train_latte, or one of its checkpoints."""
     vae: str
     """Folder or hub id of the VAE that made its latents."""
     out: str
@@ -58,6 +59,8 @@ class Sample:
     """Folder for MP4 copies, for people; evaluate the lossless files."""
     gif: str | None = None
     """Folder for GIF copies (256 colours), likewise."""
+    weights: Literal["ema", "raw"] = "ema"
+    """The averaged weights, or a checkpoint's raw ones."""
     untrained: bool = False
     """Use fresh weights of the same model: the score of having learned nothing, for comparison."""
 
@@ -77,8 +80,7 @@ class Sample:
 def run(config: Sample) -> None:
     """Sample the clips that are missing."""
     accelerator = make_accelerator(mixed_precision=config.precision)
-    latte = Latte.from_pretrained(config.latte)
-    notes = LatentNotes.load(config.latte)
+    latte, notes = _trained(config)
     check_sampler(config.sampler, notes.process, latte.config)
     labels = _labels(config, latte)
     known = _known(config, notes, latte)
@@ -122,6 +124,21 @@ def run(config: Sample) -> None:
                 bar.update()
     accelerator.wait_for_everyone()
     accelerator.end_training()
+
+
+def _trained(config: Sample) -> tuple[Latte, LatentNotes]:
+    """The model with the weights asked for, and what it knows of its latents."""
+    folder = Path(config.latte)
+    averaged = folder / "ema" if (folder / "state.json").is_file() else folder
+    latte, notes = Latte.from_pretrained(averaged), LatentNotes.load(averaged)
+    if config.weights == "raw":
+        file = folder / "model.safetensors"
+        if averaged == folder or not file.is_file():
+            raise ValueError(
+                f"{folder}: has no raw weights. Give a checkpoint, such as RUN/checkpoints/step-N."
+            )
+        latte.load_state_dict(load_file(file))
+    return latte, notes
 
 
 def _known(config: Sample, notes: LatentNotes, latte: Latte) -> LatentDataset | None:

@@ -77,7 +77,7 @@ def test_the_demo_measures_what_it_promises(demo_run):
 
 def test_a_second_demo_skips_every_stage_and_a_changed_config_is_refused(demo_run, monkeypatch):
     monkeypatch.chdir(demo_run)
-    monkeypatch.setattr(demo.subprocess, "Popen", None)  # nothing may be started
+    monkeypatch.setattr(demo, "call", None)  # nothing may be started
     configs = demo_run / "configs"
     demo.run(demo.Demo(configs=str(configs)))
     changed = configs / "latte.yaml"
