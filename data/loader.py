@@ -1,7 +1,9 @@
 """Batches of one process, in the order of the plan, for any data set of `(epoch, index)` items."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from data.plan import BatchPlan
 from engine.config import TrainConfig
 
 AHEAD = 4  # batches that each worker loads ahead
+RECEIVED = 2  # batches that are taken over from the workers before they are asked for
 
 
 def batches(
@@ -63,12 +66,38 @@ def batches(
 def start(loader: DataLoader) -> Iterator[Any]:
     """`iter(loader)` for a loader whose workers run `one_thread`.
 
+    Batches are taken over from the workers by a thread, so that the caller does not wait for that.
+
     Python 3.12 deprecates forking a process that has threads, as every process with torch has. Here
     it is safe: the workers start no threads of torch's and do not touch CUDA.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*fork", DeprecationWarning)
-        return iter(loader)
+        batches = iter(loader)
+    return received(batches) if loader.num_workers else batches
+
+
+def received(batches: Iterator[Any]) -> Generator[Any, None, None]:
+    """The same batches, `RECEIVED` of them drawn ahead by a thread; none may be None.
+
+    The thread also frees them: unmapping a worker's memory may take longer than receiving it. Its
+    errors are raised where the batch would have come, and it ends with the iterator.
+    """
+    thread = ThreadPoolExecutor(1)
+    try:
+        ready = deque(thread.submit(next, batches, None) for _ in range(RECEIVED))
+        given = [ready.popleft().result()]
+        while given[0] is not None:
+            yield given[0]
+            ready.append(thread.submit(_free_and_draw, given, batches))
+            given = [ready.popleft().result()]
+    finally:
+        thread.shutdown(cancel_futures=True)
+
+
+def _free_and_draw(given: list[Any], batches: Iterator[Any]) -> Any:
+    given.clear()
+    return next(batches, None)
 
 
 def training_batches(
@@ -124,3 +153,4 @@ def _report_bad(loader: DataLoader, quarantine: Any) -> Iterator[dict[str, Any]]
         for key, reason in batch.pop("bad"):
             quarantine.add(key, reason)
         yield batch
+        del batch  # `received` frees it

@@ -65,10 +65,11 @@ class BatchPlan:
     def batch(self, step: int) -> list[tuple[int, int]]:
         """The `(epoch, index)` of each sample of global batch `step`; steps count over epochs."""
         epoch, position = divmod(step, self.steps_per_epoch)
-        if self._cached is None or self._cached[0] != epoch:
-            self._cached = (epoch, self.order(epoch))
+        cached = self._cached  # a copy: loaders of several streams may ask from their own threads
+        if cached is None or cached[0] != epoch:
+            cached = self._cached = (epoch, self.order(epoch))
         start = position * self.global_batch
-        indices = self._cached[1][start : start + self.global_batch]
+        indices = cached[1][start : start + self.global_batch]
         return [(epoch, index) for index in indices.tolist()]
 
     def local_batch(self, step: int, rank: int, world_size: int) -> list[tuple[int, int]]:

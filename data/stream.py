@@ -224,3 +224,4 @@ def _report_bad(loader: DataLoader, quarantine: Quarantine) -> Iterator[dict[str
         seen += len(batch["key"])
         quarantine.total = max(SEEN_AT_LEAST, seen)
         yield batch
+        del batch  # `received` frees it

@@ -1,6 +1,8 @@
 """The loader: the same batches for any number of workers and ranks, and from any step on."""
 
 import random
+import threading
+from itertools import count
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from torch.testing import assert_close
 from torch.utils.data import Dataset
 
 from data.dataset import ClipConfig, ClipDataset
-from data.loader import batches
+from data.loader import RECEIVED, batches, received
 from data.plan import BatchPlan
 from tests.packed import pack
 
@@ -90,6 +92,53 @@ class Threads(Dataset):
 
 def test_workers_use_one_thread():
     assert load(Threads(), 0, 1, workers=1)[0]["threads"].tolist() == [1, 1]
+
+
+class Batch:
+    """Notes which thread draws it and which frees it."""
+
+    def __init__(self, number, drawn, freed):
+        self.number, self.freed = number, freed
+        drawn.append(threading.current_thread())
+
+    def __del__(self):
+        self.freed.append(threading.current_thread())
+
+
+def test_a_thread_receives_batches_before_they_are_asked_for_and_frees_them():
+    drawn, freed, more = [], [], threading.Semaphore(0)
+
+    def source():
+        for number in range(6):
+            yield Batch(number, drawn, freed)
+            more.release()
+
+    stream = received(source())
+    assert next(stream).number == 0
+    for _ in range(RECEIVED - 1):
+        assert more.acquire(timeout=60)  # drawn without being asked for
+    assert [next(stream).number for _ in range(5)] == [1, 2, 3, 4, 5]
+    assert list(stream) == []
+    assert len(freed) == 6
+    (thread,) = {*drawn, *freed}
+    assert thread not in {threading.main_thread(), *threading.enumerate()}
+
+
+def test_a_thread_that_receives_batches_passes_errors_on_and_ends_with_its_stream():
+    def fails_after(good):
+        yield from range(good)
+        raise ValueError("worker died")
+
+    stream = received(fails_after(3))
+    assert [next(stream) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="worker died"):
+        next(stream)
+    before = threading.active_count()
+    stream = received(count())
+    assert next(stream) == 0
+    assert threading.active_count() == before + 1
+    stream.close()
+    assert threading.active_count() == before
 
 
 @pytest.mark.parametrize("workers", [0, 1])
