@@ -11,8 +11,7 @@ from engine.cli import main
 from engine.files import atomic_path, write_json
 from engine.launch import call
 from engine.run import read_log
-from vae import VideoVAE
-from vae.complexity import count_parameters
+from vae.comparators.registry import OTHERS, load_vae
 from vae.config import PRESETS
 
 SCORES = ("psnr", "ssim", "ssim_1", "ssim_2", "ssim_3", "ssim_4", "ssim_margin")
@@ -34,7 +33,8 @@ class Ablate:
     image: Path | None = None
     """Config of train_vae.py for the image VAE that a row in `image_starts` is inflated from."""
     rows: tuple[str, ...] = ("baseline", "baseline_gcconv", "ktc", "ktc_gcconv", "ivvae")
-    """Rows trained from random weights."""
+    """Rows trained from random weights; cv_vae, od_vae, od_vae_gcconv, opensora_v12, cogvideox and
+    wan are rows too: the architectures that the paper compares with, on the same budget."""
     image_starts: tuple[str, ...] = ()
     """Rows also trained from an image VAE: with two branches of half the latent channels, with one
     of all of them (the regular initialisation)."""
@@ -45,8 +45,13 @@ class Ablate:
 
     def __post_init__(self) -> None:
         for row in (*self.rows, *self.image_starts):
-            if row not in PRESETS:
-                raise ValueError(f"row {row!r}: use some of {', '.join(PRESETS)}")
+            if row not in (*PRESETS, *OTHERS):
+                raise ValueError(f"row {row!r}: use some of {', '.join((*PRESETS, *OTHERS))}")
+        if others := [row for row in self.image_starts if row in OTHERS]:
+            raise ValueError(
+                f"image_starts={others}: these models cannot be inflated from an image VAE; name "
+                "them in rows"
+            )
         if self.image_starts and self.image is None:
             raise ValueError(f"image_starts={self.image_starts} needs the config `image`")
         if not self.seeds or not (self.rows or self.image_starts):
@@ -78,8 +83,8 @@ def run(config: Ablate) -> None:
         for entry in entries:
             folder = _train(config, entry, seed)
             result = results[entry.name]
-            model = VideoVAE.from_pretrained(folder / "export")
-            result["parameters"] = count_parameters(model.config)
+            model = load_vae(folder / "export")
+            result["parameters"] = sum(p.numel() for p in model.parameters())
             result["scores"][seed] = _scores(folder)
         write_json(config.folder / "ablation.json", results)
         with atomic_path(config.folder / "ablation.md") as temporary:

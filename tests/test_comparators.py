@@ -24,6 +24,8 @@ from vae.convs import Chunk, TemporalConv
 
 LIKE = VAEConfig(z_dim=4, dim=4, num_blocks=1)
 OWN = ("cv_vae", "od_vae", "opensora_v12")
+LIMIT = 5e-5
+"""Of the distance to the reference vectors: rounding alone differs by 2e-5 between machines."""
 
 
 def video(frames: int, *, height: int = 16, width: int = 24, seed: int = 0) -> Tensor:
@@ -67,7 +69,7 @@ def test_vectors_of_cv_vae_and_od_vae(references):
             posterior = model.encode(x)
             results = posterior.mean, posterior.logvar, model.decode(posterior.mode())
             for key, result in zip(case["outputs"], results, strict=True):
-                assert distance(result, reference.outputs[key]) < 1e-5, (name, key)
+                assert distance(result, reference.outputs[key]) < LIMIT, (name, key)
 
 
 @torch.no_grad()
@@ -86,7 +88,7 @@ def test_vectors_of_open_sora(references):
             mean, logvar = model.normalize(posterior.mean), posterior.logvar
             recon = model.decode(model.denormalize(mean), size=x.shape[2:])
         for key, result in zip(case["outputs"], (mean, logvar, recon), strict=True):
-            assert distance(result, reference.outputs[key]) < 5e-5, key
+            assert distance(result, reference.outputs[key]) < LIMIT, key
     assert (kinds.count("temporal"), kinds.count("pipeline")) == (4, 3)
 
 

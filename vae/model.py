@@ -94,7 +94,7 @@ class VideoVAE(nn.Module, Pretrained, library_name="ivvae", tags=["video-vae"]):
         groups = self._chunk_groups(x, padding.size_of(x), chunk_groups, tiling)
         chunks = split(x, groups, self.config.temporal_ratio)
         frames = 1 + (x.shape[2] - 1) // self.config.temporal_ratio
-        moments = join(run(self._encode_step(tiling), chunks), frames)
+        moments = join(run(self._encode_step(tiling), chunks, len(chunks)), frames)
         return DiagonalGaussian.from_moments(moments)
 
     def decode(
@@ -120,7 +120,7 @@ class VideoVAE(nn.Module, Pretrained, library_name="ivvae", tags=["video-vae"]):
         if size is not None:
             padding.check_crop(size, whole, self.config)
         chunks = split(z, self._chunk_groups(z, whole, chunk_groups, tiling), 1)
-        y = join(run(self._decode_step(tiling), chunks), frames=whole[0])
+        y = join(run(self._decode_step(tiling), chunks, len(chunks)), frames=whole[0])
         return y if size is None else padding.crop(y, size)
 
     def reconstruct(
@@ -141,7 +141,7 @@ class VideoVAE(nn.Module, Pretrained, library_name="ivvae", tags=["video-vae"]):
         `visual.unselected_frames` picks those that `decode` leaves out.
         """
         z = self._admit_latent(z)
-        chunk = _chunk(z, None)
+        chunk = _chunk(z, None, last=True)
         y = self.decoder(self.from_latent(_to_frames(z)), chunk)
         return rearrange(y, "(b t) (k c) h w -> b k c t h w", b=chunk.batch, k=self.config.branches)
 
@@ -172,24 +172,24 @@ class VideoVAE(nn.Module, Pretrained, library_name="ivvae", tags=["video-vae"]):
         yield from run(self._decode_step(tiling), checked)
 
     def encode_step(
-        self, x: Float[Tensor, "b 3 t h w"], past: Cache | None = None
+        self, x: Float[Tensor, "b 3 t h w"], past: Cache | None = None, last: bool = False
     ) -> tuple[Float[Tensor, "b z2 t h w"], Cache]:
         """Moments [mean | log-variance] of a run of whole groups, and the `past` of the next step.
 
-        Without `past` it is a video's first step, and x starts with the image frame. Checks
-        nothing.
+        Without `past` it is a video's first step, and x starts with the image frame. The `last`
+        step need not keep anything. Checks nothing.
         """
-        chunk = _chunk(x, past)
+        chunk = _chunk(x, past, last)
         y = self.to_moments(self.encoder(_to_frames(x), chunk))
         pattern = "(b t) (k m z) h w -> b (m k z) t h w"  # [mean2D, mean3D, logvar2D, logvar3D]
         moments = rearrange(y, pattern, b=chunk.batch, k=self.config.branches, m=2)
         return moments, chunk.carry
 
     def decode_step(
-        self, z: Float[Tensor, "b z t h w"], past: Cache | None = None
+        self, z: Float[Tensor, "b z t h w"], past: Cache | None = None, last: bool = False
     ) -> tuple[Float[Tensor, "b 3 t h w"], Cache]:
         """Frames of a run of latents, and the `past` of the next step, as `encode_step`."""
-        chunk = _chunk(z, past)
+        chunk = _chunk(z, past, last)
         y = self.decoder(self.from_latent(_to_frames(z)), chunk)
         y = rearrange(y, "(b t) (k c) h w -> k b c t h w", b=chunk.batch, k=self.config.branches)
         if self.config.branches == 1:
@@ -208,8 +208,8 @@ class VideoVAE(nn.Module, Pretrained, library_name="ivvae", tags=["video-vae"]):
         """
         inputs.check_video(x)
         inputs.check_size(x, self.config)
-        posterior = DiagonalGaussian.from_moments(self.encode_step(x)[0])
-        return self.decode_step(posterior.at(noise).to(x.dtype))[0], posterior
+        posterior = DiagonalGaussian.from_moments(self.encode_step(x, last=True)[0])
+        return self.decode_step(posterior.at(noise).to(x.dtype), last=True)[0], posterior
 
     def normalize(self, z: Float[Tensor, "b z t h w"]) -> Float[Tensor, "b z t h w"]:
         """(z - latent_mean) / latent_std: roughly zero mean, unit variance."""
@@ -218,6 +218,14 @@ class VideoVAE(nn.Module, Pretrained, library_name="ivvae", tags=["video-vae"]):
     def denormalize(self, z: Float[Tensor, "b z t h w"]) -> Float[Tensor, "b z t h w"]:
         """The inverse of `normalize`."""
         return z * self._statistic("latent_std", z) + self._statistic("latent_mean", z)
+
+    def last_layer(self) -> list[nn.Parameter]:
+        """Weights of the decoder's last convolution, for the adaptive weight of a GAN loss."""
+        return list(self.decoder.head.parameters())
+
+    def layers(self) -> list[nn.Module]:
+        """Residual and attention blocks, which training may compile."""
+        return [m for m in self.modules() if isinstance(m, ResidualBlock | Attention)]
 
     def _encode_step(self, tiling: Tiling | None) -> Step:
         return TiledStep.of(self.encode_step, tiling, self.config, latent=False)
@@ -288,8 +296,8 @@ def weights_hash(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _chunk(x: Tensor, past: Cache | None) -> Chunk:
-    return Chunk(batch=x.shape[0], image=past is None, past=past or {})
+def _chunk(x: Tensor, past: Cache | None, last: bool) -> Chunk:
+    return Chunk(batch=x.shape[0], image=past is None, past=past or {}, last=last)
 
 
 def _to_frames(x: Tensor) -> Tensor:

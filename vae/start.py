@@ -6,6 +6,8 @@ from pathlib import Path
 
 from engine.compare import differences
 from engine.files import read_json
+from vae.comparators.base import Comparator, ComparatorConfig
+from vae.comparators.training import initial_comparator
 from vae.config import VAEConfig
 from vae.inflate import inflate
 from vae.model import ImageVAE, VideoVAE
@@ -13,16 +15,21 @@ from vae.model import ImageVAE, VideoVAE
 log = logging.getLogger(__name__)
 
 
-def initial_model(config: VAEConfig, *, image: bool, source: str | None) -> VideoVAE:
+def initial_model(
+    config: VAEConfig | ComparatorConfig, *, image: bool, source: str | None
+) -> VideoVAE | Comparator:
     """The model that a stage begins with; logs what was loaded and what is new.
 
     Args:
-        config: of the video VAE; the image stage trains the image VAE that it is inflated from.
+        config: of the video VAE; the image stage trains the image VAE that it is inflated from. A
+            comparator has no image stage.
         image: whether this is the image stage.
         source: folder or hub id of an earlier stage's weights; None: random weights.
     Raises:
         ValueError: the weights are not there or do not fit; says what differs.
     """
+    if isinstance(config, ComparatorConfig):
+        return initial_comparator(config, source)
     kind = "image VAE" if image else "video VAE"
     wanted = config.image() if image else config
     if source is None:

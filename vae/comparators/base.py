@@ -192,6 +192,14 @@ class Comparator(nn.Module, Pretrained, library_name="ivvae", tags=["video-vae"]
         decoder = self.get_submodule(self._last)
         return list(decoder.parameters())
 
+    def layers(self) -> list[nn.Module]:
+        """Residual and attention blocks, which training may compile or recompute.
+
+        Raises:
+            ValueError: the model is built by diffusers, from blocks of its own.
+        """
+        return [m for m in self.modules() if isinstance(m, ResidualBlock | SpatialAttention)]
+
     def reset_parameters(self) -> None:
         """Random weights by the rule of `VideoVAE.reset_parameters`, so that budgets compare."""
         for module in self.modules():

@@ -61,6 +61,12 @@ class DiffusersVAE(Comparator):
     def frames(self, z: Float[Tensor, "b z t h w"], count: int) -> Float[Tensor, "b 3 t h w"]:
         return self.vae.decode(z).sample
 
+    def layers(self) -> list[nn.Module]:
+        raise ValueError(
+            f"the {self.title} is built by diffusers, from blocks that are not ours: leave out "
+            "activation_checkpointing and compile"
+        )
+
     _last = "vae.decoder.conv_out"
 
     @classmethod

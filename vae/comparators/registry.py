@@ -27,7 +27,9 @@ COMPARATORS: dict[str, type[Comparator]] = {
 """Models of others by name."""
 GCCONV = "od_vae_gcconv"
 """OD-VAE's weights in group causal convolutions, for fine-tuning."""
-NAMES = (OURS, *COMPARATORS, GCCONV)
+OTHERS = (*COMPARATORS, GCCONV)
+"""All names that `new_vae` takes."""
+NAMES = (OURS, *OTHERS)
 """All names that `load_vae` takes."""
 
 
@@ -72,7 +74,8 @@ def new_vae(name: str, like: VAEConfig) -> Comparator:
 def comparator_config(name: str, like: VAEConfig) -> ComparatorConfig:
     """The config of `new_vae`: z_dim and num_blocks of `like`, and widths in proportion to its dim.
 
-    The widths' norms have 32 groups, or fewer where 32 do not divide the channels.
+    So is the number of groups of the norms: with as many groups as channels each channel would lose
+    its own mean, and the last norm the clip's brightness.
 
     Raises:
         ValueError: unknown name, or sizes that do not fit.
@@ -80,25 +83,25 @@ def comparator_config(name: str, like: VAEConfig) -> ComparatorConfig:
     config = _class(name).config_class()
     statistics = {"latent_mean": (0.0,), "latent_std": (1.0,)}
 
-    def scaled(width: int) -> int:
-        return max(1, width * like.dim // VAEConfig().dim)
+    def scaled(count: int) -> int:
+        return max(1, count * like.dim // VAEConfig().dim)
+
+    def groups(*channels: int) -> int:
+        return math.gcd(scaled(32), *channels)
 
     changes: dict[str, Any] = {"z_dim": like.z_dim, **statistics}
     if isinstance(config, CVVAEConfig | ODVAEConfig | WanConfig):
         changes |= {"dim": scaled(config.dim), "num_blocks": like.num_blocks}
     if isinstance(config, CVVAEConfig | ODVAEConfig):
-        changes["norm_groups"] = math.gcd(config.norm_groups, changes["dim"])
+        changes["norm_groups"] = groups(changes["dim"])
     if isinstance(config, OpenSoraConfig):
         dims = {name: scaled(128) for name in ("spatial_dim", "temporal_dim")}
         blocks = {"spatial_blocks": like.num_blocks, "temporal_blocks": 2 * like.num_blocks}
-        changes |= {**dims, **blocks, "norm_groups": math.gcd(32, scaled(128))}
+        changes |= {**dims, **blocks, "norm_groups": groups(scaled(128))}
     if isinstance(config, CogVideoXConfig):
         channels = tuple(map(scaled, config.channels))
-        changes |= {
-            "channels": channels,
-            "num_blocks": like.num_blocks + 1,
-            "norm_groups": math.gcd(config.norm_groups, *channels),
-        }
+        blocks = {"num_blocks": like.num_blocks + 1}
+        changes |= {"channels": channels, **blocks, "norm_groups": groups(*channels)}
     if name == GCCONV:
         changes["temporal"] = "group_causal"
     return replace(config, **changes)
@@ -108,7 +111,7 @@ def _class(name: str) -> type[Comparator]:
     if name == GCCONV:
         return ODVAE
     if name not in COMPARATORS:
-        raise ValueError(f"no comparator {name!r}: use one of {', '.join((*COMPARATORS, GCCONV))}")
+        raise ValueError(f"no comparator {name!r}: use one of {', '.join(OTHERS)}")
     return COMPARATORS[name]
 
 

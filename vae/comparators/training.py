@@ -1,0 +1,92 @@
+"""Training a comparator: the weights it begins with, and memory for time."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from engine.compare import differences
+from engine.files import read_json
+from vae.comparators.base import Comparator, ComparatorConfig
+from vae.comparators.od_vae import ODVAE, ODVAEConfig, to_group_causal
+from vae.comparators.registry import COMPARATORS, load_vae
+
+log = logging.getLogger(__name__)
+
+OWN_CLASSES = ("ImageVAE", "VideoVAE")
+UNTRAINED = {"latent_mean", "latent_std", "windowed"}
+"""Fields of a config that training does not depend on."""
+
+
+def initial_comparator(config: ComparatorConfig, source: str | None) -> Comparator:
+    """The model that training begins with; logs where its weights are from.
+
+    Args:
+        source: what `load_vae` takes: an export, or `name:where` with official weights. None:
+            random weights. OD-VAE's weights also start the OD-VAE with group causal convolutions.
+    Raises:
+        ValueError: weights that are not there, of another kind or of another size. Nothing is
+            inflated: these models' norms see all frames of a window, an image VAE's only one.
+    """
+    kind = next(kind for kind in COMPARATORS.values() if kind.config_class is type(config))
+    if source is None:
+        log.info("%s: all weights are new", kind.title)
+        return kind(config)
+    _refuse_ours(kind, source)
+    model = load_vae(source)
+    if not isinstance(model, kind):
+        raise ValueError(f"{source}: holds a {type(model).__name__}, not a {kind.__name__}")
+    if isinstance(model, ODVAE) and isinstance(config, ODVAEConfig):
+        model = _with_convolutions(model, config)
+    found, wanted = (
+        {name: value for name, value in asdict(part).items() if name not in UNTRAINED}
+        for part in (model.config, config)
+    )
+    if changes := differences(found, wanted):
+        raise ValueError(
+            f"{source}: these start weights do not fit the model: {'; '.join(changes)}. "
+            "Change model to their size, or start from others."
+        )
+    log.info("%s: all weights are from %s", kind.title, source)
+    return model.train()
+
+
+def recompute_activations(model: Comparator) -> None:
+    """Run residual and attention blocks again in the backward pass instead of keeping their
+    activations: same gradients, less memory, more time.
+
+    Raises:
+        ValueError: the model is diffusers', whose blocks are not ours.
+    """
+    for layer in model.layers():
+        forward = type(layer).forward.__get__(layer)
+        layer.forward = partial(_recomputed, forward)  # type: ignore[method-assign]
+
+
+def _recomputed(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    if not torch.is_grad_enabled():
+        return forward(x)
+    return checkpoint(forward, x, use_reentrant=False)  # type: ignore[return-value]
+
+
+def _with_convolutions(model: ODVAE, config: ODVAEConfig) -> ODVAE:
+    """The model, with group causal convolutions where its causal ones are to be replaced."""
+    replaced = (model.config.temporal, config.temporal) == ("causal", "group_causal")
+    return to_group_causal(model) if replaced else model
+
+
+def _refuse_ours(kind: type[Comparator], source: str) -> None:
+    """Say plainly that image VAEs and IV-VAEs start no comparator."""
+    file = Path(source) / "config.json"
+    held = read_json(file).get("model_class") if file.is_file() else None
+    if held in OWN_CLASSES or source.startswith("ivvae:"):
+        raise ValueError(
+            f"{source}: holds {held or 'an IV-VAE'}, but {kind.title} cannot be inflated from "
+            f"another model: its GroupNorms see all frames of a clip at once. Start from weights "
+            "of its own kind (an export, or name:path) or from random ones (init_from: null)."
+        )
