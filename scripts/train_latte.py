@@ -31,6 +31,7 @@ from latte.process import make_process
 from latte.samplers import SamplerConfig, check_sampler, sample
 from latte.training import LatteLoss
 from vae import VideoVAE, weights_hash
+from vae.memory import free_memory
 
 log = logging.getLogger(__name__)
 
@@ -125,9 +126,15 @@ def run(config: TrainLatte) -> Path | None:
     joint = JointBatch(train.global_batch, images, model_config.num_frames)
     loss = LatteLoss(notes.process, model_config, joint, accelerator)
     if config.dry_run:
-        memory = trainer.rehearse(_some_clips(train, trainer.local_batch, clips), loss)
-        if accelerator.is_main_process:
-            print("\n".join(plan(trainer, len(latents), train.global_batch, memory)))
+        for line in plan(
+            trainer,
+            _some_clips(train, trainer.local_batch, clips),
+            loss,
+            clips_in_data=len(latents),
+            clips_per_step=train.global_batch,
+            free=free_memory(accelerator.device),
+        ):
+            accelerator.print(line, flush=True)
         return None
     preview = None
     if vae is not None:

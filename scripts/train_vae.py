@@ -19,18 +19,21 @@ from data.stream import StreamConfig, training_stream
 from engine.accelerator import training_accelerator
 from engine.cli import main
 from engine.config import TrainConfig
-from engine.plan import plan
+from engine.plan import measured, plan
 from engine.player import Batch, StepInfo
 from engine.seeding import fold, noise
 from engine.train import BatchSource, Evaluate, Preview, Trainer
 from eval.reconstruction import psnr, ssim, ssim_by_position
 from vae import VAEConfig, VideoVAE
 from vae.adversarial import AdversarialConfig, AdversarialLoss
-from vae.blocks import Attention, ResidualBlock
 from vae.checkpointing import enable_activation_checkpointing
+from vae.comparators.base import Comparator, ComparatorConfig
+from vae.comparators.registry import OTHERS, comparator_config
+from vae.comparators.training import recompute_activations
 from vae.config import PRESETS
 from vae.discriminator import Discriminator
 from vae.losses import VAELoss, VAELossConfig
+from vae.memory import free_memory
 from vae.start import initial_model
 from vae.visual import unselected_frames
 
@@ -61,7 +64,9 @@ class TrainVAE:
     """The video VAE. The image stage trains the image VAE that it is inflated from."""
     row: str = "ivvae"
     """Row of the paper's ablation, a preset of VAEConfig, which changes `model`; a width relative
-    to the released model's is kept relative."""
+    to the released model's is kept relative. Or another VAE to train in its place: cv_vae, od_vae,
+    od_vae_gcconv, opensora_v12, cogvideox or wan, with z_dim and num_blocks of `model`, as much
+    narrower than the published one as `model` is than the released IV-VAE."""
     stage: Literal["image", "video"] = "video"
     """image: one branch, on single frames; video: the whole model."""
     init_from: str | None = None
@@ -87,8 +92,13 @@ class TrainVAE:
     """Measure one step, print the plan and end; nothing is written."""
 
     def __post_init__(self) -> None:
-        if self.row not in PRESETS:
-            raise ValueError(f"row={self.row!r}: use one of {', '.join(PRESETS)}")
+        if self.row not in (*PRESETS, *OTHERS):
+            raise ValueError(f"row={self.row!r}: use one of {', '.join((*PRESETS, *OTHERS))}")
+        if self.row in OTHERS and self.stage == "image":
+            raise ValueError(
+                f"row={self.row}: has no image stage, as nothing is inflated into it: set stage: "
+                "video, and init_from: null or weights of its own kind"
+            )
         if (self.data is None) == (self.stream is None):
             raise ValueError("set either data or stream, where training clips come from; null: not")
         if self.buckets is not None and self.stream is not None:
@@ -135,16 +145,21 @@ class TrainVAE:
         return sum(map(prod, zip(weights, self.batches, strict=True))) / sum(weights)
 
     @property
-    def video_config(self) -> VAEConfig:
-        """The video VAE: `model` as the row changes it."""
+    def video_config(self) -> VAEConfig | ComparatorConfig:
+        """The video VAE: `model` as the row changes it, or a comparator of its size."""
+        if self.row in OTHERS:
+            return comparator_config(self.row, self.model)
         changes = dict(PRESETS[self.row])
         changes["dim"] = self.model.dim * changes.get("dim", FULL_DIM) // FULL_DIM
         return replace(self.model, **changes)
 
     @property
-    def vae_config(self) -> VAEConfig:
+    def vae_config(self) -> VAEConfig | ComparatorConfig:
         """Of the model that is trained."""
-        return self.video_config.image() if self.stage == "image" else self.video_config
+        config = self.video_config
+        if self.stage == "image" and isinstance(config, VAEConfig):
+            return config.image()
+        return config
 
     def named(self) -> "TrainVAE":
         """The same with `{model}` replaced in the folders."""
@@ -181,7 +196,6 @@ def run(config: TrainVAE) -> Path | None:
         states={} if gan is None else {"adversarial": gan},
     )
     _prepare(config, trainer.players.model)
-    last_layer = list(model.decoder.head.parameters())
 
     def step_loss(module: nn.Module, batch: Batch, info: StepInfo) -> dict[str, Tensor]:
         video = batch["video"] = batch["video"].to(accelerator.device, non_blocking=True)
@@ -191,16 +205,23 @@ def run(config: TrainVAE) -> Path | None:
             reconstruction, posterior = module(video, draw.to(accelerator.device))
         if gan is None:
             return loss(reconstruction, video, posterior)
-        return gan.for_model(reconstruction, posterior, batch, info, last_layer)
+        # asked for now: with FSDP a layer has its weights only after the forward pass
+        return gan.for_model(reconstruction, posterior, batch, info, model.last_layer())
 
-    if gan is not None or config.dry_run:
+    if config.dry_run:
+        for line in plan(
+            trainer,
+            _blank(config, accelerator.num_processes),
+            step_loss,
+            clips_in_data=len(clips) if clips else None,
+            clips_per_step=config.clips_per_step,
+            free=free_memory(accelerator.device),
+        ):
+            accelerator.print(line, flush=True)
+        return None
+    if gan is not None:
         memory = trainer.rehearse(_blank(config, accelerator.num_processes), step_loss)
-        lines = plan(trainer, len(clips) if clips else None, config.clips_per_step, memory)
-        log.info("%s: %s", train.folder, lines[-1])
-        if config.dry_run:
-            if accelerator.is_main_process:
-                print("\n".join(lines))
-            return None
+        log.info("%s: %s", train.folder, measured(trainer, memory))
     evaluate = None if held_out is None else _evaluate(config, held_out)
     shown = held_out or (clips.sets[0] if isinstance(clips, BucketClips) else clips)
     preview = _preview(config.previews, shown) if config.previews and shown else None
@@ -225,14 +246,16 @@ def _training_data(
 
 def _prepare(config: TrainVAE, model: nn.Module) -> None:
     """Turn on what saves memory or time. Weights and their names stay."""
-    assert isinstance(model, VideoVAE)
+    assert isinstance(model, VideoVAE | Comparator)
     if config.activation_checkpointing:
-        enable_activation_checkpointing(model)
+        if isinstance(model, VideoVAE):
+            enable_activation_checkpointing(model)
+        else:
+            recompute_activations(model)
     if config.compile:
         torch._dynamo.config.recompile_limit = 64  # sizes and widths of all blocks, at every level
-        for module in model.modules():
-            if isinstance(module, ResidualBlock | Attention):
-                module.compile(dynamic=False)
+        for layer in model.layers():
+            layer.compile(dynamic=False)
 
 
 def _size(clips: ClipOptions | Bucket) -> Size:
@@ -260,7 +283,7 @@ def _evaluate(config: TrainVAE, dataset: ClipDataset) -> Evaluate:
     group = config.vae_config.temporal_ratio
 
     def scores(model: nn.Module) -> dict[str, float]:
-        assert isinstance(model, VideoVAE)
+        assert isinstance(model, VideoVAE | Comparator)
         device = next(model.parameters()).device
         ratios, similarities = [], []
         for i in range(count):
@@ -286,14 +309,14 @@ def _preview(count: int, dataset: ClipDataset) -> Preview:
 
     @torch.no_grad()
     def write(model: nn.Module, step: int, folder: Path) -> None:
-        assert isinstance(model, VideoVAE)
+        assert isinstance(model, VideoVAE | Comparator)
         device = next(model.parameters()).device
         columns = []
         for i in range(count):
             video = dataset[(0, i)]["video"][None].to(device)
             z = model.encode(video).mode()
-            rows = [video, model.decode(z)]
-            if model.config.branches == 2:
+            rows = [video, model.decode(z, size=video.shape[2:])]
+            if isinstance(model, VideoVAE) and model.config.branches == 2:
                 rows.append(unselected_frames(model.decode_branches(z), model.config))
             columns.append(torch.cat(rows, dim=3)[0].clamp(-1, 1))  # c t (3 h) w
         frames = to_uint8(torch.cat(columns, dim=3).cpu())

@@ -219,8 +219,8 @@ class Toy(nn.Module):
         save_file(self.state_dict(), folder / "model.safetensors")
 
 
-def toy_run(folder, *, batches=None, rehearse=False, steps=4, **values):
-    """Train the toy with a discriminator from step 1 on; the trainer, whose weights say it all."""
+def toy_trainer(folder, *, steps=4, **values):
+    """A trainer of the toy with a discriminator from step 1 on, and the loss of its step."""
     torch.manual_seed(0)
     config = TrainConfig(
         folder=str(folder), steps=steps, global_batch=4, log_every=1, save_every=2, **values
@@ -241,6 +241,13 @@ def toy_run(folder, *, batches=None, rehearse=False, steps=4, **values):
         posterior = DiagonalGaussian(module.body(video), torch.zeros_like(video))
         return gan.for_model(module(video), posterior, batch, info, last_layer)
 
+    return trainer, step_loss
+
+
+def toy_run(folder, *, batches=None, rehearse=False, steps=4, **values):
+    """Train the toy; the trainer, and all weights, which say it all."""
+    trainer, step_loss = toy_trainer(folder, steps=steps, **values)
+
     def source(start):
         for step in range(start, steps):
             # frames and size change from step to step, as with buckets
@@ -252,7 +259,7 @@ def toy_run(folder, *, batches=None, rehearse=False, steps=4, **values):
         zeros = {"video": torch.zeros(4, 3, 5, 16, 8, dtype=torch.float64)}
         assert trainer.rehearse(zeros, step_loss) > 0
     trainer.run(batches or source, step_loss)
-    return trainer, {**model.state_dict(), **discriminator.state_dict()}
+    return trainer, {k: v for p in trainer.players.all for k, v in p.module.state_dict().items()}
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2])

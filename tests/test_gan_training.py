@@ -174,7 +174,7 @@ def test_evaluating_and_recomputing_do_not_change_what_is_learned(shards, tmp_pa
         assert_close(x["loss"], y["loss"], rtol=1e-5, atol=0)
 
 
-def test_a_dry_run_prints_the_plan_and_writes_nothing(shards, tmp_path, capsys):
+def test_a_dry_run_prints_the_plan_and_writes_nothing(shards, tmp_path, capsys, monkeypatch):
     config = gan_run(tmp_path / "run", shards, steps=10, keep=1, keep_every=4, micro_batch=2)
     assert train_vae.run(replace(config, dry_run=True)) is None
     text = capsys.readouterr().out
@@ -184,15 +184,20 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(shards, tmp_path, capsys):
         "discriminator: 0.03 M parameters, trained from step 2 on",
         "steps: 0 done, 10 to come",
         "4 clips = 1 processes x 4, 2 at once",
-        "40 clips to come, 6.7 epochs of 6",
+        "data: 0 clips seen, 40 to come, 6.7 epochs of 6",
         "checkpoints: 5 to come, 3 of them stay",
-        "GB at most in one step, all players active, measured on cpu",
+        "GB in one step of a process with all players active",
+        "GB at most in one step with all players active, on cpu (whole process)",
     ):
         assert words in text
     assert not (tmp_path / "run").exists()
     train_vae.run(replace(config, train=replace(config.train, steps=3)))
+    monkeypatch.setattr("engine.plan.estimate_memory", lambda *_: (1e9, 0.0))
     train_vae.run(replace(config, dry_run=True))
-    assert "steps: 3 done, 7 to come" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "steps: 3 done, 7 to come" in text
+    assert "data: 12 clips seen, 28 to come" in text
+    assert "memory, measured: not, because a step would not fit" in text
 
 
 def test_mistakes_of_the_gan_stage_are_refused_before_the_run(shards, tmp_path):

@@ -1,0 +1,101 @@
+"""The memory of a training step, worked out on tensors without data: nothing is computed."""
+
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from engine.player import Batch, LossFunction, StepInfo, count_clips
+from engine.train import Trainer
+from engine.watch import MEGABYTE
+
+
+class LiveMemory(TorchDispatchMode):
+    """Within, counts the bytes of new tensors while they are in use, and the most at any time.
+
+    What existed before does not count, and a view does not count again.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if all(returned.alias_info is None for returned in func._schema.returns):
+            for tensor in tree_leaves(result):
+                if isinstance(tensor, Tensor):
+                    self._add(tensor.untyped_storage())
+        return result
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known:
+            return
+        self._known.add(key)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._forget, key, size)
+
+    def _forget(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.now -= size
+
+
+def estimate_memory(
+    trainer: Trainer, batch: Batch, loss_function: LossFunction
+) -> tuple[float, float] | None:
+    """Memory of a step of this process with all players active, without running it.
+
+    The forward and backward passes run on tensors that have a shape and no data: in seconds, on any
+    machine, whatever the size. What the device's libraries take for themselves is not in it:
+    context, workspaces of convolutions, gaps between tensors.
+
+    Args:
+        batch: like the largest of this process's batches; its values do not matter.
+    Returns: MB that stay from step to step (weights, gradients, AdamW's moments, the average, and
+        with several processes the buffers in which they exchange gradients), and what activations
+        add to them at most. None if a loss depends on values that are not there.
+    """
+    kept = {name: stateful.state_dict() for name, stateful in trainer.states.items()}
+    unwrap, players = trainer.accelerator.unwrap_model, trainer.players.all
+    modules = [unwrap(player.module) for player in players]
+    memory = LiveMemory()
+    part, info = _micro_batch(trainer, batch)
+    eager = torch.compiler.set_stance("force_eager")
+    try:
+        with eager, FakeTensorMode(allow_non_fake_inputs=True), memory:
+            for player, module in zip(players, modules, strict=True):
+                values = (player.loss or loss_function)(module, part, info)
+                values["loss"].backward()
+                del values
+    except DataDependentOutputException:
+        return None
+    finally:
+        trainer.players.discard_gradients()
+        for name, stateful in trainer.states.items():
+            stateful.load_state_dict(kept[name])
+    weights = sum(p.nbytes for module in modules for p in module.parameters())
+    average = sum(p.nbytes for p in trainer.ema.model.parameters())
+    copies = 4 if trainer.accelerator.num_processes == 1 else 5
+    # where gradients are accumulated, all of them are there from the second micro-batch on; else
+    # they come as activations go
+    whole = info.share == 1
+    activations = max(0, memory.peak - weights) if whole else memory.peak
+    return (copies * weights + average) / MEGABYTE, activations / MEGABYTE
+
+
+def _micro_batch(trainer: Trainer, batch: Batch) -> tuple[Batch, StepInfo]:
+    """The first one. It is not called the last of its step: what follows that one reads values."""
+    count = count_clips(batch)
+    part = {name: value[: trainer.config.micro_batch or count] for name, value in batch.items()}
+    clips = count_clips(part)
+    step = max(trainer.step, trainer.players.all_from)
+    return part, StepInfo(trainer.config.seed, step, range(clips), clips / count, last=False)
