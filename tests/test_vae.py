@@ -16,7 +16,7 @@ from vae.blocks import NormSiLU, RMSNorm
 from vae.config import PRESETS
 from vae.convert import from_released, to_released
 from vae.convs import Chunk, TemporalConv
-from vae.resample import RepeatConv2d
+from vae.resample import enlarge, shrink
 
 TINY = VAEConfig(z_dim=4, dim=4, channel_multipliers=(1, 2, 2, 2), num_blocks=1)
 
@@ -42,6 +42,11 @@ def make(config: VAEConfig = TINY) -> VideoVAE:
 def video(t: int, h: int = 16, w: int = 24, b: int = 1, seed: int = 1) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(b, 3, t, h, w, generator=generator, dtype=torch.float64) * 2 - 1
+
+
+def normal(*shape: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(sum(shape))
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
 @pytest.fixture(scope="module")
@@ -194,11 +199,17 @@ def test_an_inflated_vae_repeats_what_the_image_vae_does(preset):
 
 @pytest.mark.parametrize("groups", [1, 2])
 def test_enlarging_by_sums_of_the_kernel_equals_repeating_pixels(groups):
-    conv = RepeatConv2d(4, 6, groups=groups).double()
-    x = torch.randn(2, 4, 5, 3, dtype=torch.float64)
+    x, weight, bias = normal(2, 4, 5, 3), normal(6, 4 // groups, 3, 3), normal(6)
     large = F.interpolate(x, scale_factor=2.0, mode="nearest-exact")
-    expected = F.conv2d(large, conv.weight, conv.bias, padding=1, groups=groups)
-    assert_close(conv(x), expected, rtol=1e-12, atol=1e-12)
+    expected = F.conv2d(large, weight, bias, padding=1, groups=groups)
+    assert_close(enlarge(x, weight, bias, groups=groups), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_shrinking_pads_the_bottom_and_the_right(groups):
+    x, weight, bias = normal(2, 4, 6, 4), normal(4, 4 // groups, 3, 3), normal(4)
+    expected = F.conv2d(F.pad(x, (0, 1, 0, 1)), weight, bias, stride=2, groups=groups)
+    assert_close(shrink(x, weight, bias, groups=groups), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_the_norm_is_the_released_one_and_learns_alike():

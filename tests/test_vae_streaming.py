@@ -219,7 +219,7 @@ def chunks_run(model, monkeypatch):
     """Latent frames of every decoder run from now on."""
     sizes, step = [], model.decode_step
     monkeypatch.setattr(
-        model, "decode_step", lambda z, past: (sizes.append(z.shape[2]), step(z, past))[1]
+        model, "decode_step", lambda z, *rest: (sizes.append(z.shape[2]), step(z, *rest))[1]
     )
     return sizes
 

@@ -57,15 +57,21 @@ class ResidualBlock(nn.Module):
     The shortcut is a KTC convolution of kernel 1, which is one dense 1x1 convolution.
     """
 
-    def __init__(self, config: VAEConfig, level: int, in_channels: int):
-        """`in_channels` count all branches; the output has the channels of `level`."""
+    def __init__(
+        self, config: VAEConfig, level: int, in_channels: int, *, halved_next: bool = False
+    ):
+        """`in_channels` count all branches; the output has the channels of `level`.
+
+        `halved_next`: time is halved next, so that frames of the keyframe branch which that drops
+        (those not in `Chunk.kept`) may be anything.
+        """
         super().__init__()
         out_channels, branches = config.widths[level], config.branches
         self.norm1 = NormSiLU(in_channels, branches=branches)
         self.conv1 = conv3x3(config, level, in_channels, out_channels)
         self.norm2 = NormSiLU(out_channels, branches=branches)
         self.dropout = nn.Dropout(config.dropout)
-        self.conv2 = conv3x3(config, level, out_channels, out_channels)
+        self.conv2 = conv3x3(config, level, out_channels, out_channels, halved_next=halved_next)
         same = in_channels == out_channels
         self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
 

@@ -33,6 +33,8 @@ class Chunk:
     """What each convolution over time keeps of the chunk before."""
     carry: Cache = field(default_factory=dict)
     """The same for the next chunk, filled by the convolutions."""
+    last: bool = False
+    """Whether the video ends with this chunk: then nothing need be kept for a next one."""
 
     def starts(self, frames: int, group: int, device: torch.device) -> Tensor:
         """Boolean (t,): the image frame and the first frame of every group."""
@@ -48,12 +50,24 @@ class Chunk:
         """The inverse of `split`."""
         return rearrange(torch.cat([image, groups], dim=1), "b t h w c -> (b t) c h w")
 
+    def kept(self, x: Tensor) -> Tensor:
+        """The frames that stay when time is halved: the image frame and frames 0, 2, ... of each
+        group.
+        """
+        image, groups = self.split(x)
+        return self.merge(image, groups[:, ::2])
+
 
 class Cached:
     """A layer that keeps something of a chunk for the next one."""
 
     name: str = ""
     """Its key in the cache, which the model sets."""
+
+
+NARROW = 3
+"""Output channels (RGB) up to which one convolution of all temporal taps, some of them wasted, is
+faster than one for each: kernels compute 8 or 16 output channels at once."""
 
 
 class TemporalConv(Cached, nn.Conv3d):
@@ -85,41 +99,94 @@ class TemporalConv(Cached, nn.Conv3d):
         """The temporal tap that reads the frame itself."""
         return 2 if self.causal else 1
 
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether a frame of a group sees the next one."""
+        return not self.causal and self.group > 1
+
     def forward(self, x: Tensor, chunk: Chunk) -> Tensor:  # type: ignore[override]
-        y = F.conv2d(x, self.weight[:, :, self.own], self.bias, padding=self.margin)
-        self.add_neighbours(y, x, chunk)
+        return self.run(x, chunk)
+
+    def run(self, x: Tensor, chunk: Chunk, beside: nn.Conv2d | None = None) -> Tensor:
+        """The output; `beside`, a convolution of every frame alone, gives channels before it."""
+        weight, bias = self.weight[:, :, self.own], self.bias
+        assert bias is not None
+        if beside is not None:
+            assert beside.bias is not None
+            weight, bias = torch.cat([beside.weight, weight]), torch.cat([beside.bias, bias])
+        form = self._together if self.out_channels <= NARROW else self._apart
+        y, earlier, later = form(x, chunk, weight, bias)
+        self._add(y[:, -self.out_channels :], earlier, later, chunk)
         return y
 
-    def add_neighbours(self, y: Tensor, x: Tensor, chunk: Chunk) -> None:
-        """Add to `y`, the own taps' output, what the frames of `x` give to other frames."""
-        y = rearrange(y, "(b t) c h w -> b t h w c", b=chunk.batch)  # a view
-        self._add_earlier(y, x, chunk)
-        if not self.causal and self.group > 1:
-            _, groups = chunk.split(x)
-            groups = rearrange(groups, "b (n g) h w c -> b n g h w c", g=self.group)[:, :, 1:]
-            frames = rearrange(groups, "b n g h w c -> (b n g) c h w")
-            later = F.conv2d(frames, self.weight[:, :, 2], padding=self.margin)
-            later = rearrange(later, "(b n g) c h w -> b n g h w c", b=len(y), g=self.group - 1)
-            y[:, int(chunk.image) :].unflatten(1, (-1, self.group))[:, :, :-1] += later
+    def _together(
+        self, x: Tensor, chunk: Chunk, weight: Tensor, bias: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Own tap, taps before and tap after as one convolution of all frames."""
+        taps = torch.cat([weight, self._taps_before()])
+        n, m = len(weight), len(taps)
+        if self.looks_ahead:
+            taps = torch.cat([taps, self.weight[:, :, 2]])
+        y = self._conv(x, taps, F.pad(bias, (0, len(taps) - n)))
+        later = self._followers(y[:, m:], chunk) if self.looks_ahead else None
+        return y[:, :n].clone(), y[:, n:m], later  # a copy, because the others are added to it
 
-    def _add_earlier(self, y: Tensor, x: Tensor, chunk: Chunk) -> None:
-        """The taps before the own one: to the frames after those that they read."""
-        b, t = y.shape[:2]
-        taps = rearrange(self.weight[:, :, : self.own], "o i k h w -> (k o) i h w")
-        gives = F.conv2d(x, taps, padding=self.margin)
-        gives = rearrange(gives, "(b t) (k c) h w -> k b t h w c", b=b, k=self.own)
+    def _apart(
+        self, x: Tensor, chunk: Chunk, weight: Tensor, bias: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The same as one convolution each, of the frames that have somebody to give to."""
+        y = self._conv(x, weight, bias)
+        # a video's last frame has nobody after it; leaving it out is free where it is a view
+        spare = chunk.last and chunk.batch == 1 and len(x) > 1
+        earlier = self._conv(x[:-1] if spare else x, self._taps_before())
+        if not self.looks_ahead:
+            return y, earlier, None
+        frames = rearrange(self._followers(x, chunk), "b n g h w c -> (b n g) c h w")
+        later = self._conv(frames, self.weight[:, :, 2])
+        pattern = "(b n g) c h w -> b n g h w c"
+        return y, earlier, rearrange(later, pattern, b=chunk.batch, g=self.group - 1)
+
+    def _taps_before(self) -> Tensor:
+        return rearrange(self.weight[:, :, : self.own], "o i k h w -> (k o) i h w")
+
+    def _conv(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return F.conv2d(x, weight, bias, padding=self.margin)
+
+    def _followers(self, x: Tensor, chunk: Chunk) -> Tensor:
+        """(b, groups, group - 1, h, w, c): every frame with one before it in its group."""
+        _, groups = chunk.split(x)
+        return rearrange(groups, "b (n g) h w c -> b n g h w c", g=self.group)[:, :, 1:]
+
+    def _add(self, y: Tensor, earlier: Tensor, later: Tensor | None, chunk: Chunk) -> None:
+        """Add to `y`, the own tap's output, what other frames give to each: the taps before the own
+        one to the frames after those that they read, the tap after it to the frame before.
+        """
+        y = rearrange(y, "(b t) c h w -> b t h w c", b=chunk.batch)  # a view
+        earlier = rearrange(earlier, "(b t) (k c) h w -> k b t h w c", b=len(y), k=self.own)
+        t = y.shape[1]
         past = chunk.past.get(self.name)  # b own h w c: what earlier chunks give to this one
         if past is None and chunk.image and not self.causal:
-            past = gives[0, :, :1]  # the image frame stands for the frame before it
-        carry = y.new_zeros(b, self.own, *y.shape[2:])
+            past = earlier[0, :, :1]  # the image frame stands for the frame before it
         if past is not None:
             y[:, : self.own] += past[:, :t]
-            carry[:, : max(self.own - t, 0)] += past[:, t:]
-        for tap, give in enumerate(gives):
+        for tap, give in enumerate(earlier):
             shift = self.own - tap
-            y[:, shift:] += give[:, :-shift]
+            y[:, shift:] += give[:, : max(t - shift, 0)]
+        if later is not None:
+            y[:, int(chunk.image) :].unflatten(1, (-1, self.group))[:, :, :-1] += later
+        if not chunk.last:
+            chunk.carry[self.name] = self._carry(past, earlier)
+
+    def _carry(self, past: Tensor | None, earlier: Tensor) -> Tensor:
+        """(b, own, h, w, c): what this chunk and those before it give to the next one."""
+        _, b, t = earlier.shape[:3]
+        carry = earlier.new_zeros(b, self.own, *earlier.shape[3:])
+        if past is not None:
+            carry[:, : max(self.own - t, 0)] += past[:, t:]
+        for tap, give in enumerate(earlier):
+            shift = self.own - tap
             carry[:, max(shift - t, 0) : shift] += give[:, -shift:]
-        chunk.carry[self.name] = carry
+        return carry
 
 
 class KTCConv(nn.Module):
@@ -129,18 +196,36 @@ class KTCConv(nn.Module):
     motion branch.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, group: int, causal: bool):
-        """`in_channels` of both branches, `out_channels` of one, `group` frames of a group."""
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        group: int,
+        causal: bool,
+        halved_next: bool = False,
+    ):
+        """`in_channels` of both branches, `out_channels` of one, `group` frames of a group.
+
+        `halved_next` says that time is halved next, so that of the keyframe branch only the frames
+        of `Chunk.kept` matter; the others are left at zero.
+        """
         super().__init__()
         self.keyframe = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.motion = TemporalConv(in_channels, out_channels, group=group, causal=causal)
+        self.halved_next = halved_next
 
     def forward(self, x: Tensor, chunk: Chunk) -> Tensor:
-        keyframe, motion = self.keyframe, self.motion
-        weight = torch.cat([keyframe.weight, motion.weight[:, :, motion.own]])
-        bias = torch.cat([keyframe.bias, motion.bias])  # type: ignore[list-item]
-        y = F.conv2d(x, weight, bias, padding=1)
-        motion.add_neighbours(y[:, keyframe.out_channels :], x, chunk)
+        if not self.halved_next:
+            return self.motion.run(x, chunk, self.keyframe)
+        motion = self.motion.run(x, chunk)
+        keyframe = F.conv2d(chunk.kept(x), self.keyframe.weight, self.keyframe.bias, padding=1)
+        n, c, h, w = motion.shape
+        y = rearrange(motion.new_zeros(n, h, w, 2 * c), "n h w c -> n c h w")
+        y[:, c:] = motion
+        (image, groups), (key_image, key_groups) = chunk.split(y), chunk.split(keyframe)
+        image[..., :c] = key_image
+        groups[:, ::2, ..., :c] = key_groups
         return y
 
 
@@ -152,16 +237,18 @@ class Conv2d(nn.Conv2d):
 
 
 def conv3x3(
-    config: VAEConfig, level: int, in_channels: int, out_channels: int
+    config: VAEConfig, level: int, in_channels: int, out_channels: int, *, halved_next: bool = False
 ) -> KTCConv | TemporalConv | Conv2d:
     """The 3x3 convolution of a level of `config`; the channels count all branches.
 
     KTC convolutions where groups have several frames and one dense Conv2d at latent resolution; in
-    a video VAE of one branch TemporalConv everywhere; in an image VAE Conv2d.
+    a video VAE of one branch TemporalConv everywhere; in an image VAE Conv2d. `halved_next` as for
+    `KTCConv`, ignored by the others.
     """
     group, causal = config.group_sizes[level], config.temporal == "causal"
     if config.is_image or (config.branches == 2 and group == 1):
         return Conv2d(in_channels, out_channels, 3, padding=1)
     if config.branches == 1 or config.branch_convs == "3d3d":
         return TemporalConv(in_channels, out_channels, group=group, causal=causal)
-    return KTCConv(in_channels, out_channels // 2, group=group, causal=causal)
+    half = out_channels // 2
+    return KTCConv(in_channels, half, group=group, causal=causal, halved_next=halved_next)

@@ -20,7 +20,8 @@ class Encoder(nn.Module):
         for level, width in enumerate(widths):
             for i in range(config.num_blocks):
                 before = widths[max(level - 1, 0)] if i == 0 else width
-                layers.append(ResidualBlock(config, level, before))
+                halved = (*config.temporal_downsample, False)[level] and i == config.num_blocks - 1
+                layers.append(ResidualBlock(config, level, before, halved_next=halved))
                 if level == last and config.tmpe:
                     layers.append(Attention(width, branches=k))
             if level < last:

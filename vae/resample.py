@@ -4,6 +4,8 @@ The layers that do it in time take and give the frames of groups, `b t h w c`, a
 frame before them, which they leave as it is.
 """
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
@@ -23,20 +25,23 @@ class Downsample(nn.Module):
     def __init__(self, config: VAEConfig, level: int):
         """From `level` to the next deeper one."""
         super().__init__()
-        c, k = config.channels[level], config.branches
-        self.spatial = nn.Conv2d(k * c, k * c, 3, stride=2, groups=k)
+        c, self.branches = config.channels[level], config.branches
+        width = self.branches * c
+        self.spatial = nn.Conv2d(width, width, 3, stride=2, groups=self.branches)
         self.temporal = None
         if config.temporal_downsample[level]:
-            self.temporal = MergePairs(c) if k == 2 else CausalMergePairs(c)
+            self.temporal = MergePairs(c) if self.branches == 2 else CausalMergePairs(c)
 
     def forward(self, x: Tensor, chunk: Chunk) -> Tensor:
-        x = self.spatial(F.pad(x, (0, 1, 0, 1)))
         if self.temporal is None:
-            return x
-        image, groups = chunk.split(x)
+            return shrink(x, self.spatial.weight, self.spatial.bias, groups=self.branches)
         c = self.temporal.in_channels
-        merged = self.temporal(groups[..., -c:], image, chunk)
-        return chunk.merge(image, torch.cat([groups[:, ::2, ..., :-c], merged], dim=-1))
+        image, groups = chunk.split(shrink(x[:, -c:], *_of_branch(self.spatial, -1)))
+        motion = chunk.merge(image, self.temporal(groups, image, chunk))
+        if self.branches == 1:
+            return motion
+        keyframe = shrink(chunk.kept(x[:, :-c]), *_of_branch(self.spatial, 0))
+        return torch.cat([keyframe, motion], dim=1)
 
 
 class MergePairs(nn.Conv3d):
@@ -58,7 +63,8 @@ class CausalMergePairs(Cached, nn.Conv3d):
     def forward(self, groups: Tensor, image: Tensor, chunk: Chunk) -> Tensor:  # type: ignore[override]
         before = image if chunk.image else chunk.past[self.name]
         x = torch.cat([before, groups], dim=1)
-        chunk.carry[self.name] = x[:, -1:].clone()
+        if not chunk.last:
+            chunk.carry[self.name] = x[:, -1:].clone()
         return _pointwise(self, torch.cat([x[:, :-1:2], x[:, 1::2], x[:, 2::2]], dim=-1))
 
 
@@ -73,46 +79,60 @@ class Upsample(nn.Module):
     def __init__(self, config: VAEConfig, level: int):
         """From `level` to the next shallower one."""
         super().__init__()
-        c, k = config.channels[level], config.branches
+        c, self.branches = config.channels[level], config.branches
+        width = self.branches * c
         self.temporal = None
         if config.temporal_downsample[level - 1]:
-            self.temporal = SplitFrames(c) if k == 2 else TemporalSplitFrames(config, level)
-        self.spatial = RepeatConv2d(k * c, k * c // 2, groups=k)
+            self.temporal = (
+                SplitFrames(c) if self.branches == 2 else TemporalSplitFrames(config, level)
+            )
+        self.spatial = nn.Conv2d(width, width // 2, 3, padding=1, groups=self.branches)
 
     def forward(self, x: Tensor, chunk: Chunk) -> Tensor:
-        if self.temporal is not None:
-            image, groups = chunk.split(x)
-            c = self.temporal.in_channels
-            keyframe = repeat(groups[..., :-c], "b t h w c -> b (t k) h w c", k=2)
-            split = self.temporal(groups[..., -c:], image, chunk)
-            split = rearrange(split, "b t h w (k c) -> b (t k) h w c", k=2)
-            x = chunk.merge(image, torch.cat([keyframe, split], dim=-1))
-        return self.spatial(x)
+        if self.temporal is None:
+            return enlarge(x, self.spatial.weight, self.spatial.bias, groups=self.branches)
+        c = self.temporal.in_channels
+        image, groups = chunk.split(x[:, -c:])
+        groups = self.temporal(groups, image, chunk)
+        groups = rearrange(groups, "b t h w (k c) -> b (t k) h w c", k=2)
+        motion = enlarge(chunk.merge(image, groups), *_of_branch(self.spatial, -1))
+        if self.branches == 1:
+            return motion
+        image, groups = chunk.split(enlarge(x[:, :-c], *_of_branch(self.spatial, 0)))
+        keyframe = chunk.merge(image, repeat(groups, "b t h w c -> b (t k) h w c", k=2))
+        return torch.cat([keyframe, motion], dim=1)
 
 
-class RepeatConv2d(nn.Conv2d):
+def shrink(x: Tensor, weight: Tensor, bias: Tensor | None, *, groups: int = 1) -> Tensor:
+    """3x3 convolution of stride 2, of a frame with a row and a column of zeros at the bottom and
+    right: `n c h w` -> `n c' h/2 w/2`, h and w even.
+    """
+    # padding inside the convolution makes no copy, but a row and a column too many
+    return F.conv2d(x, weight, bias, stride=2, padding=2, groups=groups)[:, :, 1:, 1:]
+
+
+def enlarge(x: Tensor, weight: Tensor, bias: Tensor | None, *, groups: int = 1) -> Tensor:
     """3x3 convolution of a frame whose every pixel is repeated, `n c h w` -> `n c' 2h 2w`.
 
     Nothing is repeated: of the nine pixels that an output reads only four differ. So each of the
     four outputs of a pixel is a 2x2 convolution with sums of the kernel's rows and columns, 4 / 9
     of the multiplications, and one convolution makes all four.
     """
+    h, w, k = *x.shape[2:], groups
+    weight = _sum_pairs(_sum_pairs(weight).transpose(-1, -2)).transpose(-1, -2)
+    weight = rearrange(weight, "u v (k o) i a b -> (k v u o) i a b", k=k)
+    assert bias is not None
+    bias = repeat(bias, "(k o) -> (k vu o)", k=k, vu=4)
+    y = F.conv2d(x, weight, bias, padding=1, groups=k)  # at the corners of pixels
+    y = rearrange(y, "n (k v u o) y x -> v u n y x (k o)", k=k, v=2, u=2)
+    rows = [torch.stack([y[v, u, :, v : v + h, u : u + w] for u in (0, 1)], dim=3) for v in (0, 1)]
+    return rearrange(torch.stack(rows, dim=2), "n h v w u c -> n c (h v) (w u)")
 
-    def __init__(self, in_channels: int, out_channels: int, *, groups: int):
-        super().__init__(in_channels, out_channels, 3, padding=1, groups=groups)
 
-    def forward(self, input: Tensor) -> Tensor:
-        h, w, k = *input.shape[2:], self.groups
-        weight = _sum_pairs(_sum_pairs(self.weight).transpose(-1, -2)).transpose(-1, -2)
-        weight = rearrange(weight, "u v (k o) i a b -> (k v u o) i a b", k=k)
-        assert self.bias is not None
-        bias = repeat(self.bias, "(k o) -> (k vu o)", k=k, vu=4)
-        y = F.conv2d(input, weight, bias, padding=1, groups=k)  # at the corners of pixels
-        y = rearrange(y, "n (k v u o) y x -> v u n y x (k o)", k=k, v=2, u=2)
-        rows = [
-            torch.stack([y[v, u, :, v : v + h, u : u + w] for u in (0, 1)], dim=3) for v in (0, 1)
-        ]
-        return rearrange(torch.stack(rows, dim=2), "n h v w u c -> n c (h v) (w u)")
+def _of_branch(conv: nn.Conv2d, branch: int) -> tuple[Tensor, Tensor]:
+    """Weight and bias of one branch of a grouped convolution."""
+    assert conv.bias is not None
+    return conv.weight.chunk(conv.groups)[branch], conv.bias.chunk(conv.groups)[branch]
 
 
 def _sum_pairs(weight: Tensor) -> Tensor:
@@ -143,7 +163,7 @@ class TemporalSplitFrames(TemporalConv):
 
     def forward(self, groups: Tensor, image: Tensor, chunk: Chunk) -> Tensor:  # type: ignore[override]
         if self.causal:
-            chunk = Chunk(chunk.batch, False, chunk.past, chunk.carry)
+            chunk = replace(chunk, image=False)  # with the same carry
             image = image[:, :0]
             if not groups.shape[1]:
                 return groups.repeat(1, 1, 1, 1, 2)  # the image frame alone: nothing to split

@@ -1,7 +1,7 @@
 """Long tensors along t: cut into runs of whole frame groups, run step by step, put together.
 
-A step takes a chunk `b c t h w` and what the step before left (None for the first), and gives the
-result and what it leaves in turn.
+A step takes a chunk `b c t h w`, what the step before left (None for the first), and whether it is
+known to be the last; it gives the result and what it leaves in turn.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -10,26 +10,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Step = Callable[[Tensor, Any], tuple[Tensor, Any]]
+Step = Callable[[Tensor, Any, bool], tuple[Tensor, Any]]
 
 
-def run(step: Step, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
-    """The result of every chunk in turn; only what one step leaves for the next is kept."""
+def run(step: Step, chunks: Iterable[Tensor], count: int | None = None) -> Iterator[Tensor]:
+    """The result of every chunk in turn; only what one step leaves for the next is kept.
+
+    `count` of the chunks, where it is known, tells the last step that nothing follows.
+    """
     past = None
-    for chunk in chunks:
-        result, past = step(chunk, past)
+    for i, chunk in enumerate(chunks, start=1):
+        result, past = step(chunk, past, i == count)
         yield result
 
 
-def split(x: Tensor, chunk_groups: int, frames_per_group: int) -> Iterator[Tensor]:
+def split(x: Tensor, chunk_groups: int, frames_per_group: int) -> list[Tensor]:
     """Views of `b c t h w`: one image frame and `chunk_groups` groups, then `chunk_groups` each.
 
     `frames_per_group` is the temporal ratio for frames and 1 for latents.
     """
     size = chunk_groups * frames_per_group
-    yield x[:, :, : 1 + size]
-    for start in range(1 + size, x.shape[2], size):
-        yield x[:, :, start : start + size]
+    starts = range(1 + size, x.shape[2], size)
+    return [x[:, :, : 1 + size], *(x[:, :, start : start + size] for start in starts)]
 
 
 def join(parts: Iterable[Tensor], frames: int) -> Tensor:

@@ -82,7 +82,9 @@ class TiledStep:
         ratio = config.spatial_ratio
         return cls(step, tiling, ratio if latent else 1, 1 if latent else ratio)
 
-    def __call__(self, x: Tensor, past: list[Any] | None) -> tuple[Tensor, list[Any]]:
+    def __call__(
+        self, x: Tensor, past: list[Any] | None, last: bool = False
+    ) -> tuple[Tensor, list[Any]]:
         tiling, ratio = self.tiling, max(self.scale_in, self.scale_out)
         h, w = (size * self.scale_in for size in x.shape[-2:])
         rows = place(h, tiling.height, tiling, ratio)
@@ -91,7 +93,7 @@ class TiledStep:
         whole, left = torch.empty(0), []
         for i, (row, column) in enumerate(tiles):
             part = x[..., row.at(self.scale_in), column.at(self.scale_in)]
-            y, kept = self.step(part, past[i] if past else None)
+            y, kept = self.step(part, past[i] if past else None, last)
             left.append(kept)
             if i == 0:
                 whole = y.new_zeros(*y.shape[:3], h // self.scale_out, w // self.scale_out)
