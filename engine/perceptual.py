@@ -9,13 +9,22 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from engine.files import sha256_file
-
 Backbone = Literal["vgg", "alex"]
 
 FILES = {"vgg": "vgg16-397923af.pth", "alex": "alexnet-owt-7be5be79.pth"}
-"""torchvision's ImageNet weights, under the names that torch hub gives them: each ends in the first
-digits of the file's sha256."""
+"""torchvision's ImageNet weights, under the names that torch hub gives them."""
+
+SMALLEST = {"vgg": 16, "alex": 31}
+"""Least height and width of a frame, pixels."""
+
+
+def check_size(backbone: Backbone, height: int, width: int) -> None:
+    """Refuse (`ValueError`) frames that are too small for the backbone."""
+    if min(height, width) < SMALLEST[backbone]:
+        raise ValueError(
+            f"frames of {height} x {width}, but LPIPS with {backbone} needs at least "
+            f"{SMALLEST[backbone]} x {SMALLEST[backbone]}"
+        )
 
 
 def find_backbone(backbone: Backbone, path: str | None = None) -> Path:
@@ -33,12 +42,6 @@ def find_backbone(backbone: Backbone, path: str | None = None) -> Path:
         f"them at {cached}. In training, you can also name the file in perceptual_weights, or set "
         "perceptual to none."
     )
-
-
-def is_published(backbone: Backbone, file: Path) -> bool:
-    """Whether a weights file is torchvision's, by its sha256."""
-    digest = Path(FILES[backbone]).stem.rpartition("-")[2]
-    return sha256_file(file).startswith(digest)
 
 
 class PerceptualLoss(nn.Module):

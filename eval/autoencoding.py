@@ -12,13 +12,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.encode import to_uint8, write_video
-from engine.files import sha256_file
-from engine.perceptual import Backbone, PerceptualLoss, find_backbone, is_published
+from engine.perceptual import Backbone, PerceptualLoss
 from eval.clips import ClipSource
 from eval.features.extractors import Extractor, full_precision
 from eval.fvd import USUAL_CLIPS, distances, score_name
 from eval.reconstruction import ReconstructionMeter
 from eval.stats import finite_features
+from eval.weights import LPIPS_ALEX, LPIPS_VGG, find_weights
 
 Reconstruct = Callable[[Float[Tensor, "b 3 t h w"]], Float[Tensor, "b 3 t h w"]]
 
@@ -34,15 +34,18 @@ class Perceptual:
     """Of the backbone's weights file."""
 
 
-def load_lpips(backbone: Backbone, path: str | None = None) -> Perceptual:
-    """LPIPS, with the backbone at `path` or in torch hub's cache.
+def load_lpips(
+    backbone: Backbone, path: str | None = None, *, download: bool = False
+) -> Perceptual:
+    """LPIPS, with the backbone's weights from where `find_weights` looks.
 
     Raises:
         ValueError: no weights there, or not a torchvision backbone.
     """
-    file = find_backbone(backbone, path)
-    name = f"lpips_{backbone}" if is_published(backbone, file) else f"lpips_{backbone}_unverified"
-    return Perceptual(name, PerceptualLoss(backbone, file), sha256_file(file))
+    weights = {"alex": LPIPS_ALEX, "vgg": LPIPS_VGG}[backbone]
+    file = find_weights(weights, path, allow_unknown=True, download=download)
+    name = f"lpips_{backbone}" if file.verified else f"lpips_{backbone}_unverified"
+    return Perceptual(name, PerceptualLoss(backbone, file.path), file.sha256)
 
 
 def evaluate_autoencoders(
@@ -79,7 +82,8 @@ def evaluate_autoencoders(
 
     Returns:
         Method to what `ReconstructionMeter.compute` gives, and with the networks LPIPS under its
-        name (mean over frames, then videos) and `rfvd` (`name`, and what `distances` gives).
+        name (mean over frames, then videos) and `rfvd` (`name`, and what `distances` gives); and
+        `by_clip`, `psnr` and `ssim` of each clip in order.
 
     Raises:
         ValueError: clips, reconstructions or features that cannot be measured.
@@ -89,6 +93,7 @@ def evaluate_autoencoders(
         network.to(device)
     meters = {name: ReconstructionMeter(group) for name in methods}
     perceived = {name: dict.fromkeys((p.name for p in lpips), 0.0) for name in methods}
+    by_clip: dict[str, list[dict[str, float]]] = {name: [] for name in methods}
     features: dict[str, list[np.ndarray]] = {name: [] for name in ("source", *methods)}
     rate = source.rate or frame_rate
     show = tqdm(total=len(source), desc="reconstruct", unit="clip", disable=not progress)
@@ -98,7 +103,9 @@ def evaluate_autoencoders(
             results = {"source": x}
             for name, method in methods.items():
                 y = method(x).to(device).clamp(-1, 1)
-                meters[name].update(x, y)
+                batch = meters[name].update(x, y)
+                rows = zip(*batch.values(), strict=True)
+                by_clip[name] += [dict(zip(batch, row, strict=True)) for row in rows]
                 for p in lpips:
                     perceived[name][p.name] += p.network(x, y).double().mean(1).sum().item()
                 results[name] = y
@@ -113,7 +120,9 @@ def evaluate_autoencoders(
             )
             bar.update(len(ids))
     scores = {
-        name: meters[name].compute() | {k: v / len(source) for k, v in perceived[name].items()}
+        name: meters[name].compute()
+        | {k: v / len(source) for k, v in perceived[name].items()}
+        | {"by_clip": by_clip[name]}
         for name in methods
     }
     if extractor:

@@ -1,5 +1,6 @@
 """The tables of a reconstruction run, with the paper's rows beside the measured ones."""
 
+import csv
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,19 @@ def write_tables(tables: Mapping[str, Table], folder: Path) -> None:
     for name, text in texts.items():
         with atomic_path(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
+
+
+def write_clips(
+    ids: Sequence[str], by_clip: Mapping[str, Sequence[Mapping[str, float]]], path: Path
+) -> None:
+    """One CSV line per clip and method with the clip's own scores: to find what fails."""
+    first = next(iter(by_clip.values()))
+    with atomic_path(path) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["clip", "method", *first[0]])
+        for i, id in enumerate(ids):
+            for method, scores in by_clip.items():
+                writer.writerow([id, method, *scores[i].values()])
 
 
 Columns = Sequence[tuple[str, Column, Callable[[Any], Cell]]]
@@ -145,16 +159,20 @@ def _cost_table(methods: Mapping[str, Any]) -> Table:
         return sum(method["cost"][k] for k in ("encode", "decode")) if method.get("cost") else None
 
     first = next((m["cost"] for m in methods.values() if m.get("cost")), None)
-    caption = "MACs are those of convolutions, at 17x512x512 (the paper's FLOPS)."
+    caption = (
+        "At 17x512x512: MACs are those of convolutions (what the paper calls FLOPS); FLOPs are two "
+        "for each MAC, attention's products included."
+    )
     if first:
         threads = f", {first['threads']} threads" if first["threads"] else ""
         caption += (
-            f" Times are medians of {first['repeats']} runs for one {first['size']} video on "
-            f"{first['device']}{threads}."
+            f" Times are medians of {first['repeats']} runs after {first['warmup']} to warm up, "
+            f"for one {first['size']} video on {first['device']}{threads}."
         )
     columns: Columns = [
         ("parameters", Column(name="parameters", unit="M", decimals=1), scaled("parameters", 1e6)),
         ("macs", Column(name="MACs", unit="T", decimals=1), scaled("macs", 1e12)),
+        ("", Column(name="FLOPs", unit="T", decimals=1), scaled("flops", 1e12)),
         ("encode", Column(name="encode", unit="s", decimals=2), cost("encode")),
         ("decode", Column(name="decode", unit="s", decimals=2), cost("decode")),
         ("total", Column(name="both", unit="s", decimals=2), total),

@@ -84,6 +84,7 @@ class ClipSource(Dataset):
 
     Attributes:
         ids, starts: the clips, in the order they are read.
+        codecs: how the videos are stored; of packed ones, only the first is looked at.
         too_short: videos passed over.
 
     Raises:
@@ -107,6 +108,9 @@ class ClipSource(Dataset):
         self._videos = self._choose(progress)
         self.ids = [video.id for video in self._videos]
         self.starts = [self._start(video) for video in self._videos]
+        known = {video.codec for video in self._videos if video.codec}
+        self.codecs = sorted(known or {self._store.codec(self.ids[0])})
+        self._content: str | None = None
         self._check_sizes()
         if generated:
             self._check_generated()
@@ -157,7 +161,12 @@ class ClipSource(Dataset):
         return protocol.height or first.height, protocol.width or first.width
 
     def content(self) -> str:
-        """Hash of the protocol and of every clip's id, start and bytes."""
+        """Hash of the protocol and of every clip's id, start and bytes; these are read once."""
+        if self._content is None:
+            self._content = self._hash()
+        return self._content
+
+    def _hash(self) -> str:
         digest = hashlib.sha256(json.dumps(asdict(self.protocol), sort_keys=True).encode())
         for video, start in zip(self._videos, self.starts, strict=True):
             digest.update(f"\0{video.id}\0{start}\0{self._store.digest(video.id)}".encode())
@@ -165,7 +174,6 @@ class ClipSource(Dataset):
 
     def describe(self) -> dict[str, Any]:
         """What a result has to record about this side."""
-        codecs = {video.codec for video in self._videos if video.codec}
         return {
             "folder": str(self.folder),
             "kind": self._store.kind,
@@ -173,7 +181,8 @@ class ClipSource(Dataset):
             "videos": len(self._store.ids()),
             "too_short": self.too_short,
             "clip_fps": self.rate,
-            "codecs": sorted(codecs),
+            "codecs": self.codecs,
+            "content": self.content(),
             **asdict(self.protocol),
         }
 
@@ -232,10 +241,10 @@ class ClipSource(Dataset):
     def _check_generated(self) -> None:
         self._check_equal("length", lambda video: video.frames)
         self._check_equal("frame rate", lambda video: video.fps and round(video.fps, 3))
-        lossy = {video.codec for video in self._videos if video.codec} - LOSSLESS
+        lossy = [codec for codec in self.codecs if codec not in LOSSLESS]
         if lossy:
             warnings.warn(
-                f"{self.folder}: generated videos are stored lossily ({', '.join(sorted(lossy))}). "
+                f"{self.folder}: generated videos are stored lossily ({', '.join(lossy)}). "
                 "Compression alone moves the score; write them with a lossless codec such as ffv1.",
                 stacklevel=4,
             )

@@ -12,7 +12,7 @@ from eval.clips import ClipSource
 from eval.features.extractors import Extractor
 from eval.frechet import frechet_error, frechet_from_features, frechet_infinity
 from eval.kernel import kernel_distance
-from eval.stats import extract_features
+from eval.stats import copies_note, extract_features
 
 USUAL_CLIPS = 2048
 RATE_TOLERANCE = 0.1  # relative; players round frame rates
@@ -35,7 +35,7 @@ def evaluate_fvd(
     """Distance between the features of two sources, pooled whole.
 
     With the published I3D weights the score is called `fvd<clips>_<frames>f`, with anything else
-    `fvd_<name>_...`: only equal names with equal numbers of clips can be compared.
+    `fvd<clips>_<frames>f_<network>`. Two scores compare if their `protocol` is equal.
 
     Args:
         real, fake: the clips.
@@ -46,15 +46,13 @@ def evaluate_fvd(
         allow_rate_mismatch: accept clips whose frames lie differently far apart in time.
 
     Returns:
-        `name`, what `distances` gives, and the protocol, ready for JSON.
+        `name`, what `distances` gives, `protocol`, both sides, and `notes`, ready for JSON.
 
     Raises:
         ValueError: fewer than 2 clips, clips of unequal length or frame rate, or broken clips.
     """
     _check(real, fake, allow_rate_mismatch)
     notes = _notes(real, fake)
-    for note in notes:
-        warnings.warn(note, stacklevel=2)
     sets = [
         extract_features(
             source,
@@ -67,15 +65,16 @@ def evaluate_fvd(
         ).values
         for source in (real, fake)
     ]
-    clips = min(len(real), len(fake))
+    notes += copies_note(sets[0], "real") + copies_note(sets[1], "generated")
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
     return {
         "kind": "fvd",
-        "name": score_name(extractor, clips, real.protocol.frames),
+        "name": score_name(extractor, min(len(real), len(fake)), real.protocol.frames),
         **distances(*sets, resamples=resamples),
-        "split": split,
+        "protocol": _protocol(real, fake, extractor, split)
+        | {"dimensions": sets[0].shape[1], "covariance": "divided by N"},
         "extractor": extractor.describe(),
-        "dimensions": sets[0].shape[1],
-        "covariance": "divided by N",
         "real": real.describe(),
         "fake": fake.describe(),
         "notes": notes,
@@ -103,6 +102,28 @@ def distances(
         "std": frechet_error(real, fake, resamples=resamples) if resamples else None,
         "infinity": infinity._asdict() if infinity else None,
         "kvd": kernel_distance(real, fake),
+    }
+
+
+def _protocol(
+    real: ClipSource, fake: ClipSource, extractor: Extractor, split: str
+) -> dict[str, Any]:
+    """What has to be equal for two scores to compare, each thing by its name."""
+    sides: dict[str, Any] = {}
+    for name in ("stride", "start", "skip"):
+        for side, source in (("real", real), ("fake", fake)):
+            sides[f"{name}_{side}"] = getattr(source.protocol, name)
+    return {
+        "frames": real.protocol.frames,
+        **sides,
+        "clips_real": len(real),
+        "clips_fake": len(fake),
+        "seed": real.protocol.seed,
+        "height": real.protocol.height,
+        "width": real.protocol.width,
+        "split": split,
+        "network": extractor.describe(),
+        "real_content": real.content(),
     }
 
 

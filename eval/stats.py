@@ -98,6 +98,17 @@ def finite_features(
     return values
 
 
+def copies_note(values: Float32[np.ndarray, "n d"], which: str) -> list[str]:
+    """A note if several clips have the very same features, as copies of one clip do."""
+    copies = len(values) - len(np.unique(values, axis=0))
+    if not copies:
+        return []
+    return [
+        f"{copies} of {len(values)} {which} clips have the features of another: copies? Processes "
+        "that draw the same noise or the same videos leave them."
+    ]
+
+
 def processes() -> int:
     """How many processes share the work: 1 unless Accelerate has met several."""
     return PartialState().num_processes if PartialState._shared_state else 1

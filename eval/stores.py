@@ -29,7 +29,7 @@ class Video:
     fps: float | None
     """None for folders of frames: not known."""
     codec: str | None
-    """None for packed videos: not looked at. For images the extension of the first one."""
+    """None for packed videos: see `Store.codec`. For images the extension of the first one."""
 
 
 class Store(Protocol):
@@ -43,6 +43,10 @@ class Store(Protocol):
 
     def video(self, id: str) -> Video:
         """What is known of a video."""
+        ...
+
+    def codec(self, id: str) -> str:
+        """How a video is stored: FFmpeg's name of its codec, or the extension of its images."""
         ...
 
     def read(self, id: str, indices: Sequence[int]) -> UInt8[np.ndarray, "t h w 3"]:
@@ -67,6 +71,9 @@ class _Shards:
     def video(self, id: str) -> Video:
         sample = self.index.samples[self.numbers[id]]
         return Video(id, sample.frames, sample.height, sample.width, sample.fps, None)
+
+    def codec(self, id: str) -> str:
+        return probe(self.index.read(self.numbers[id])).codec
 
     def read(self, id: str, indices: Sequence[int]) -> np.ndarray:
         return read_frames(self.index.read(self.numbers[id]), indices)
@@ -95,6 +102,9 @@ class _Files:
         info = probe(self.paths[id])
         return Video(id, info.frames, info.height, info.width, info.fps, info.codec)
 
+    def codec(self, id: str) -> str:
+        return probe(self.paths[id]).codec
+
     def read(self, id: str, indices: Sequence[int]) -> np.ndarray:
         return read_frames(self.paths[id], indices)
 
@@ -117,7 +127,10 @@ class _Frames:
     def video(self, id: str) -> Video:
         images = self._images(id)
         height, width = self._image(images[0]).shape[:2]
-        return Video(id, len(images), height, width, None, images[0].suffix[1:].lower())
+        return Video(id, len(images), height, width, None, self.codec(id))
+
+    def codec(self, id: str) -> str:
+        return self._images(id)[0].suffix[1:].lower()
 
     def read(self, id: str, indices: Sequence[int]) -> np.ndarray:
         images = self._images(id)

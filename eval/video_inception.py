@@ -7,13 +7,16 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from scipy.stats import chisquare
 
+from engine.files import read_json
 from eval.clips import ClipSource
 from eval.features.extractors import Extractor
 from eval.inception_score import ceiling, inception_score
-from eval.stats import extract_features
+from eval.stats import copies_note, extract_features
 
 SHUFFLE_SEED = 42  # StyleGAN-V's
+UNLIKELY = 1e-3  # probability below which labels are not taken for uniform draws
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +85,8 @@ def evaluate_is(
 
     Returns:
         `name`, `value`, `std` (None for one run and one split), `ceiling` (what a perfect
-        classifier gives on uniform classes), `real` (likewise; None without), and the protocol,
-        ready for JSON.
+        classifier gives on uniform classes), `real` (likewise; None without), `labels` (see
+        `drawn_labels`), `notes`, and `protocol`: scores compare if it is equal. Ready for JSON.
 
     Raises:
         ValueError: too few generated clips, or broken ones.
@@ -109,7 +112,7 @@ def evaluate_is(
         ).values
 
     rows = probabilities(fake)
-    beside, notes = None, []
+    beside, notes = None, copies_note(rows, "generated")
     if real is not None:
         beside = _beside(probabilities(real), protocol)
         if beside["clips"] < protocol.clips:
@@ -117,17 +120,54 @@ def evaluate_is(
                 f"only {beside['clips']} real clips for {protocol.clips} per run: their score has "
                 "another ceiling and does not compare."
             )
+    labels, doubts = drawn_labels(fake)
     return {
         "kind": "is",
         "name": f"{extractor.score}_{protocol.name}",
         **_score(rows, protocol),
         "classes": rows.shape[1],
-        "protocol": asdict(protocol),
+        "protocol": asdict(protocol) | _clip_fields(fake) | {"network": extractor.describe()},
         "extractor": extractor.describe(),
         "fake": fake.describe(),
         "real": None if beside is None or real is None else beside | {"source": real.describe()},
-        "notes": notes,
+        "labels": labels,
+        "notes": notes + doubts,
     }
+
+
+def drawn_labels(fake: ClipSource) -> tuple[dict[str, Any] | None, list[str]]:
+    """How often each class was asked for, by the samples.json of `scripts/sample.py`, and doubts.
+
+    Returns:
+        `classes`, `fewest`, `most` and `p` (of a chi-squared test that they were drawn uniformly),
+        None without a record; and a note where the score's ceiling does not hold.
+    """
+    file = fake.folder / "samples.json"
+    if not file.is_file():
+        return None, [
+            "labels: no samples.json beside the clips, so whether they were drawn uniformly is not "
+            "known; the ceiling holds only then."
+        ]
+    record = read_json(file)
+    label_of = {clip["file"]: clip["label"] for clip in record["clips"]}
+    labels = [label_of.get(id) for id in fake.ids]
+    classes = len(record["class_names"])
+    if classes < 2 or None in labels:
+        return None, ["labels: none recorded; the ceiling is that of uniform labels."]
+    counts = np.bincount(np.array(labels, dtype=int), minlength=classes)
+    p = float(chisquare(counts).pvalue)
+    counted = {"classes": classes, "fewest": int(counts.min()), "most": int(counts.max()), "p": p}
+    if p >= UNLIKELY:
+        return counted, []
+    return counted, [
+        f"labels: not drawn uniformly ({counted['fewest']} to {counted['most']} clips of each of "
+        f"{classes} classes), so the score does not compare."
+    ]
+
+
+def _clip_fields(fake: ClipSource) -> dict[str, Any]:
+    names = ("frames", "stride", "start", "skip", "seed", "height", "width")
+    return {name: getattr(fake.protocol, name) for name in names}
 
 
 def _beside(rows: Float[np.ndarray, "n k"], protocol: ISProtocol) -> dict[str, Any]:

@@ -3,13 +3,18 @@
 import json
 import sys
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from engine.accelerator import make_accelerator
 from engine.cli import main
 from engine.files import write_json
 from eval.clips import ClipProtocol, ClipSource
-from eval.features.extractors import I3DPreset, load_classifier, load_i3d
+from eval.features.extractors import (
+    Extractor,
+    FVDPreset,
+    load_classifier,
+    load_fvd_extractor,
+)
 from eval.fvd import evaluate_fvd
 
 
@@ -27,10 +32,13 @@ class Config:
     """Folder of real videos, of shards, or of folders of frames."""
     fake: str
     """Folder of generated videos, best lossless (ffv1), of shards, or of folders of frames."""
-    preset: I3DPreset = "i3d_tf"
-    """Which implementation of I3D the features are those of."""
+    preset: FVDPreset = "i3d_tf"
+    """Which implementation of I3D the features are those of; videomae gives content-debiased FVD
+    under a name of its own."""
     weights: str | None = None
-    """I3D's weights file; null looks at IVVAE_I3D, weights/ and ~/.cache/ivvae/."""
+    """The network's weights file; null looks at IVVAE_I3D, weights/ and ~/.cache/ivvae/."""
+    download: bool = False
+    """Fetch I3D's weights into ~/.cache/ivvae/ if they are found nowhere; their hash is checked."""
     allow_unknown_weights: bool = False
     """Take other I3D weights than the published ones; the score is then called fvd_unverified."""
     classifier: str | None = None
@@ -74,17 +82,18 @@ class Config:
     """JSON file for the result; null prints it."""
 
     def __post_init__(self) -> None:
-        if self.classifier and (self.weights or self.allow_unknown_weights):
-            raise ValueError("classifier replaces I3D: leave out weights and allow_unknown_weights")
+        if self.classifier and (self.weights or self.allow_unknown_weights or self.download):
+            raise ValueError(
+                "classifier replaces I3D: leave out weights, allow_unknown_weights and download"
+            )
 
 
 def run(config: Config) -> None:
     """Check, measure, write."""
-    if config.classifier:
-        extractor = load_classifier(config.classifier)
-    else:
-        allow = config.allow_unknown_weights
-        extractor = load_i3d(config.preset, config.weights, allow_unknown=allow)
+    accelerator = make_accelerator()
+    main_process = accelerator.is_main_process
+    with accelerator.local_main_process_first():  # one process downloads
+        extractor = _extractor(config)
     protocol = ClipProtocol(
         frames=config.frames,
         stride=config.stride_real,
@@ -94,8 +103,6 @@ def run(config: Config) -> None:
         height=config.height,
         width=config.width,
     )
-    accelerator = make_accelerator()
-    main_process = accelerator.is_main_process
     real = ClipSource(config.real, protocol, progress=main_process)
     protocol = replace(
         protocol, stride=config.stride_fake, start=config.start_fake, skip=config.skip_fake
@@ -119,14 +126,32 @@ def run(config: Config) -> None:
         write_json(config.out, result)
     else:
         print(json.dumps(result, indent=2))
+    print(report(result), file=sys.stdout if config.out else sys.stderr)  # stdout stays JSON
+
+
+def report(result: dict[str, Any]) -> str:
+    """One line with the value, its error and what it was measured on."""
+    protocol, infinity = result["protocol"], result["infinity"]
     spread = f" ± {result['std']:.4g}" if result["std"] is not None else ""
-    infinity = result["infinity"]
     limit = f"at infinity {infinity['value']:.6g}, " if infinity else ""
-    print(
-        f"{result['name']} = {result['value']:.6g}{spread} "
-        f"({limit}KVD {result['kvd']:.4g}; {len(real)} real, {len(fake)} generated clips, "
-        f"split {config.split})",
-        file=sys.stdout if config.out else sys.stderr,  # stdout stays JSON
+    start = protocol["start_fake"]
+    place = f"from frame {protocol['skip_fake']}" if start == "first" else f"start {start}"
+    return (
+        f"{result['name']} = {result['value']:.6g}{spread} ({limit}KVD {result['kvd']:.4g}; "
+        f"{protocol['clips_real']} real clips at stride {protocol['stride_real']}, split "
+        f"{protocol['split']}; {protocol['clips_fake']} generated at stride "
+        f"{protocol['stride_fake']}, {place}; {protocol['network']['name']})"
+    )
+
+
+def _extractor(config: Config) -> Extractor:
+    if config.classifier:
+        return load_classifier(config.classifier)
+    return load_fvd_extractor(
+        config.preset,
+        config.weights,
+        allow_unknown=config.allow_unknown_weights,
+        download=config.download,
     )
 
 

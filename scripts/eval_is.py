@@ -9,7 +9,7 @@ from engine.accelerator import make_accelerator
 from engine.cli import main
 from engine.files import write_json
 from eval.clips import ClipProtocol, ClipSource
-from eval.features.extractors import load_c3d, load_classifier
+from eval.features.extractors import Extractor, load_c3d, load_classifier
 from eval.video_inception import PROTOCOLS, evaluate_is
 
 
@@ -43,6 +43,8 @@ class Config:
     hash of the published files is known here."""
     mean: str | None = None
     """TGANv2's mean2.npz, for its npz."""
+    download: bool = False
+    """Fetch TGANv2's files into ~/.cache/ivvae/ if C3D is found nowhere (317 MB)."""
     classifier: str | None = None
     """Folder of a trained classifier to use instead of C3D; the score is named after it."""
     frames: int = 16
@@ -71,8 +73,10 @@ class Config:
     """JSON file for the result; null prints it."""
 
     def __post_init__(self) -> None:
-        if self.classifier and (self.weights or self.weights_sha256 or self.mean):
-            raise ValueError("classifier replaces C3D: leave out weights, weights_sha256 and mean")
+        if self.classifier and (self.weights or self.weights_sha256 or self.mean or self.download):
+            raise ValueError(
+                "classifier replaces C3D: leave out weights, weights_sha256, mean and download"
+            )
         if not self.classifier and self.frames != 16:
             raise ValueError(f"frames={self.frames}: C3D takes 16")
 
@@ -82,11 +86,9 @@ def run(config: Config) -> None:
     changes = {name: getattr(config, name) for name in ("clips", "runs", "splits")}
     changes = {name: value for name, value in changes.items() if value is not None}
     protocol = replace(PROTOCOLS[config.protocol], **changes)
-    if config.classifier:
-        extractor = load_classifier(config.classifier, "probabilities")
-    else:
-        extractor = load_c3d(config.weights, config.mean, sha256=config.weights_sha256)
     accelerator = make_accelerator()
+    with accelerator.local_main_process_first():  # one process downloads
+        extractor = _extractor(config)
     clips = ClipProtocol(
         frames=config.frames,
         stride=config.stride_fake,
@@ -120,6 +122,14 @@ def run(config: Config) -> None:
     print(
         report(result),
         file=sys.stdout if config.out else sys.stderr,  # stdout stays JSON
+    )
+
+
+def _extractor(config: Config) -> Extractor:
+    if config.classifier:
+        return load_classifier(config.classifier, "probabilities")
+    return load_c3d(
+        config.weights, config.mean, sha256=config.weights_sha256, download=config.download
     )
 
 

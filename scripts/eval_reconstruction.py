@@ -20,7 +20,7 @@ from eval.autoencoding import (
     load_lpips,
     notes_on,
 )
-from eval.autoencoding_tables import reconstruction_tables, write_tables
+from eval.autoencoding_tables import reconstruction_tables, write_clips, write_tables
 from eval.baselines import keyframe_reconstruction, trilinear_reconstruction
 from eval.clips import ClipProtocol, ClipSource
 from eval.cost import measure_cost
@@ -40,8 +40,9 @@ VAE = VideoVAE | ImageVAE | Comparator
 class Config:
     """Reconstruct clips with VAEs and measure quality and cost, beside trivial baselines.
 
-    Writes metrics.json, tables.md, tables.tex and one CSV file per table. The paper's numbers stand
-    in grey beside the measured ones; they were measured on other clips.
+    Writes metrics.json, tables.md, tables.tex, one CSV file per table and clips.csv, each clip's
+    scores. The paper's numbers stand in grey beside the measured ones; they were measured on other
+    clips.
     """
 
     vae: list[str]
@@ -70,13 +71,19 @@ class Config:
     windowed: bool = False
     """Run others' VAEs in the windows of their official inference, not on whole clips."""
     lpips: Literal["auto", "both", "alex", "vgg", "none"] = "auto"
-    """Networks of LPIPS; auto takes those whose weights are in torch hub's cache."""
+    """Networks of LPIPS; auto takes those whose weights are found."""
+    lpips_alex: str | None = None
+    """AlexNet's weights file; null looks at IVVAE_ALEXNET, weights/, ~/.cache/ivvae/, torch hub."""
+    lpips_vgg: str | None = None
+    """VGG-16's weights file; null looks at IVVAE_VGG16 and the same folders."""
     rfvd: Literal["auto", "i3d", "none"] = "auto"
     """I3D for rFVD; auto takes it if its weights are found."""
     i3d: str | None = None
     """I3D's weights file; null looks at IVVAE_I3D, weights/ and ~/.cache/ivvae/."""
     classifier: str | None = None
     """Folder of a trained classifier for rFVD instead of I3D; the score is named after it."""
+    download: bool = False
+    """Fetch weights of LPIPS and I3D that are found nowhere; their hashes are checked."""
     repeats: int = 0
     """Timed runs of encoding and of decoding a clip of cost_frames x cost_height x cost_width; 0
     measures no time and no memory. On a CPU, choose a small size."""
@@ -142,6 +149,7 @@ def run(config: Config) -> dict[str, Any]:
         save=config.save_clips,
         folder=config.out,
     )
+    by_clip = {name: score.pop("by_clip") for name, score in scores.items()}
     labelled = dict(zip(vaes, config.vae, strict=True))
     described = {
         label: _describe(config, labelled[label], vae, device) for label, vae in vaes.items()
@@ -151,7 +159,6 @@ def run(config: Config) -> dict[str, Any]:
         "protocol": {
             **source.describe(),
             "size": source.size,
-            "content": source.content(),
             "group": config.group,
             "precision": "float32 without TF32",
             "lpips": {p.name: p.sha256 for p in lpips},
@@ -159,13 +166,15 @@ def run(config: Config) -> dict[str, Any]:
         },
         "methods": {name: described.get(name, {}) for name in methods},
         "clips": [
-            {"name": f"{i:06d}", "key": id} for i, id in enumerate(source.ids[: config.save_clips])
+            {"name": f"{i:06d}", "key": id, "scores": {m: s[i] for m, s in by_clip.items()}}
+            for i, id in enumerate(source.ids[: config.save_clips])
         ],
         "metrics": scores,
         "notes": [*notes, *notes_on(source, extractor)],
     }
     write_json(Path(config.out) / "metrics.json", result)
     write_tables(reconstruction_tables(result), Path(config.out))
+    write_clips(source.ids, by_clip, Path(config.out) / "clips.csv")
     return result
 
 
@@ -197,10 +206,11 @@ def _lpips(config: Config, notes: list[str]) -> list[Perceptual]:
     for backbone in backbones:
         if config.lpips not in ("auto", "both", backbone):
             continue
+        path = {"alex": config.lpips_alex, "vgg": config.lpips_vgg}[backbone]
         try:
-            networks.append(load_lpips(backbone))
+            networks.append(load_lpips(backbone, path, download=config.download))
         except ValueError:
-            if config.lpips != "auto":
+            if config.lpips != "auto" or path or config.download:
                 raise
             notes.append(
                 f"LPIPS with {backbone} was not measured: no weights. --lpips {backbone} says more."
@@ -214,9 +224,9 @@ def _extractor(config: Config, notes: list[str]) -> Extractor | None:
     if config.rfvd == "none":
         return None
     try:
-        return load_i3d("i3d_tf", config.i3d)
+        return load_i3d("i3d_tf", config.i3d, download=config.download)
     except ValueError:
-        if config.rfvd == "i3d" or config.i3d:
+        if config.rfvd == "i3d" or config.i3d or config.download:
             raise
         notes.append("rFVD was not measured: no I3D weights; --rfvd i3d says where to get them.")
         return None
@@ -263,6 +273,7 @@ def _describe(config: Config, source: str, vae: VAE, device: torch.device) -> di
         "config": asdict(vae.config),
         "parameters": sum(p.numel() for p in vae.parameters()),
         "macs": sum(half.convolution for half in macs),
+        "flops": 2 * sum(half.convolution + half.attention for half in macs),
         "cost": cost,
     }
 

@@ -11,6 +11,7 @@ from data.decode import probe, read_frames
 from data.encode import from_uint8, to_uint8
 from engine.accelerator import make_accelerator
 from engine.cli import main
+from engine.compare import differences
 from engine.files import read_json
 from eval import plots
 from eval.clips import ClipProtocol, ClipSource
@@ -127,6 +128,8 @@ class Samples:
 
 Config = Comparison | Caption | Latents | Unselected | Positions | Preservation | Samples
 FRAMES = 5  # an image frame and one group
+SAME = ("frames", "stride", "size", "clips", "group", "content")
+"""What runs must have in common to stand in one figure."""
 
 
 def run(config: Config) -> None:
@@ -235,8 +238,14 @@ def _samples(config: Samples) -> plots.Figure:
 def _methods(runs: list[str]) -> list[tuple[str, dict, dict]]:
     """Name, scores and description of every method of the runs; names tell the run if several."""
     found = []
-    for run in runs:
-        result = read_json(Path(run) / "metrics.json")
+    results = {run: read_json(Path(run) / "metrics.json") for run in runs}
+    for run, result in results.items():
+        first, other = (results[r]["protocol"] for r in (runs[0], run))
+        if changes := [c for k in SAME for c in differences(first.get(k), other.get(k), name=k)]:
+            raise ValueError(
+                f"{run} and {runs[0]} do not compare: {'; '.join(changes)}. Measure all on one set "
+                "of clips by one protocol."
+            )
         for name, scores in result["metrics"].items():
             label = name if len(runs) == 1 else f"{Path(run).name}: {name}"
             found.append((label, scores, result["methods"][name]))

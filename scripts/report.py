@@ -12,6 +12,7 @@ from typing import Any
 
 from data.decode import probe, read_frames
 from engine.cli import main
+from engine.compare import differences
 from engine.files import read_json
 from engine.run import read_log
 from eval.autoencoding_tables import reconstruction_tables
@@ -107,20 +108,25 @@ def _scores(results: Mapping[str, dict[str, Any]]) -> list[Section]:
     """One table per name and set-up: only rows of equal protocols stand together."""
     groups: dict[str, dict[str, dict[str, Any]]] = {}
     for label, result in results.items():
-        groups.setdefault(_protocol(result), {})[label] = result
-    tables = [_score_table(group, i, len(groups)) for i, group in enumerate(groups.values(), 1)]
+        if "protocol" not in result:
+            raise ValueError(
+                f"{label}: made by an older version, without a protocol. Measure anew."
+            )
+        protocol = json.dumps([result["name"], result["protocol"]], sort_keys=True)
+        groups.setdefault(protocol, {})[label] = result
+    firsts: dict[str, tuple[int, dict[str, Any]]] = {}  # of each kind: table number, protocol
+    tables = []
+    for number, group in enumerate(groups.values(), 1):
+        first = next(iter(group.values()))
+        table, protocol = firsts.setdefault(first["kind"], (number, first["protocol"]))
+        changes = [line for line in differences(protocol, first["protocol"]) if table != number]
+        why = [f"Does not compare with table ({table}): {'; '.join(changes)}."] if changes else []
+        tables.append(_score_table(group, f" ({number})" if len(groups) > 1 else "", why))
     intro = "Results of different protocols, weights or reference clips are in different tables."
     return [Section(title="Generation", items=tables, intro=[intro])]
 
 
-def _protocol(result: dict[str, Any]) -> str:
-    """What has to be equal for two scores to compare."""
-    real = result["real"] or {}
-    reference = {key: value for key, value in real.items() if key not in ("value", "std", "source")}
-    return json.dumps([result["name"], result["extractor"], reference], sort_keys=True)
-
-
-def _score_table(group: Mapping[str, dict[str, Any]], number: int, tables: int) -> Table:
+def _score_table(group: Mapping[str, dict[str, Any]], suffix: str, why: list[str]) -> Table:
     first = next(iter(group.values()))
     is_score = first["kind"] == "is"
     better = "high" if is_score else "low"
@@ -140,7 +146,6 @@ def _score_table(group: Mapping[str, dict[str, Any]], number: int, tables: int) 
         else:
             more = [infinity["value"] if infinity else None, r["kvd"]]
         rows.append([label, r["value"], r["std"], *more, r["fake"]["clips"]])
-    suffix = f" ({number})" if tables > 1 else ""
     notes = [note for r in group.values() for note in r["notes"]]
     published = first["extractor"]["published_weights"]
     metrics = ["is" if is_score else "fvd", "", "", "", ""]
@@ -149,7 +154,7 @@ def _score_table(group: Mapping[str, dict[str, Any]], number: int, tables: int) 
         columns=columns,
         rows=rows,
         reference_rows=published_rows(metrics) if published else (),
-        notes=list(dict.fromkeys(notes)),
+        notes=[*why, *dict.fromkeys(notes)],
     )
 
 

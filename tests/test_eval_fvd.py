@@ -3,6 +3,8 @@
 import json
 import os
 import runpy
+import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +14,15 @@ import pytest
 import torch
 
 from data.encode import write_video
+from engine.files import write_json
 from eval.clips import ClipProtocol, ClipSource
 from eval.features.classifier import ClassifierConfig, ClipClassifier
 from eval.features.extractors import load_classifier
 from eval.frechet import frechet_from_features
 from eval.fvd import evaluate_fvd
 from eval.stats import extract_features
+from scripts import report
+from tests.packed import pack
 from tests.videos import barcode_frame, write_frames
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "eval_fvd.py"
@@ -44,11 +49,14 @@ def folders(tmp_path_factory):
     return root
 
 
+def arguments(folders: Path, fake: str) -> list[str]:
+    paths = {"real": folders / "real", "fake": folders / fake, "classifier": folders / "tiny"}
+    return [*(f"--{name}={path}" for name, path in paths.items()), "--frames=4", "--stride_real=1"]
+
+
 def command(monkeypatch, folders: Path, fake: str, *extra: str) -> object:
     """Run the script in this process, which has torch loaded already; returns its exit code."""
-    arguments = ["--real", folders / "real", "--fake", folders / fake]
-    arguments += ["--classifier", folders / "tiny", "--frames", 4, "--stride_real", 1, *extra]
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments(folders, fake), *extra])
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(SCRIPT), run_name="__main__")
     return ended.value.code
@@ -62,13 +70,18 @@ def test_command(folders, tmp_path, monkeypatch, capsys):
     assert result["name"] == "fvd4_4f_tiny"
     assert result["value"] > 0
     assert result["std"] > 0
-    assert result["split"] == "train"
-    assert result["real"]["stride"] == 1
+    protocol = result["protocol"]
+    assert (protocol["split"], protocol["stride_real"], protocol["skip_fake"]) == ("train", 1, 0)
+    assert (protocol["clips_real"], protocol["network"]["name"]) == (4, "tiny")
+    assert len(protocol["real_content"]) == 64
     assert (result["real"]["clips"], result["fake"]["clips"]) == (4, 4)
     assert len(result["extractor"]["weights_sha256"]) == 64
     assert not result["extractor"]["published_weights"]
     assert "only compares with scores of as many clips" in result["notes"][0]
-    assert capsys.readouterr().out.startswith("fvd4_4f_tiny = ")
+    line = capsys.readouterr().out
+    assert line.startswith("fvd4_4f_tiny = ")
+    for part in ("4 real clips at stride 1, split train", "4 generated at stride 1, from frame 0"):
+        assert part in line
 
 
 @pytest.mark.filterwarnings("ignore:.*clips. the distance is biased")
@@ -144,6 +157,25 @@ def test_unequal_rates_are_refused_unless_forced(folders, tmp_path):
         evaluate([every_other, halved], folders)
 
 
+@pytest.mark.filterwarnings("ignore:.*clips. the distance is biased")
+def test_scores_of_different_protocols_never_share_a_table(folders, tmp_path):
+    for name, changes in (("a", {}), ("again", {}), ("other", {"seed": 1})):
+        result = evaluate(sources(folders, "fake", **changes), folders)
+        write_json(tmp_path / f"{name}.json", result)
+    page = tmp_path / "page.html"
+    results = [str(tmp_path / f"{name}.json") for name in ("a", "again", "other")]
+    report.run(report.Config(results=results, out=str(page)))
+    tables = page.read_text().split("<table")[1:]
+    rows = [table.partition("</table>")[0] for table in tables]
+    assert [("again" in row, "other" in row) for row in rows] == [(True, False), (False, True)]
+    assert "Does not compare with table (1): seed was 0, now 1" in tables[1]
+    old = json.loads((tmp_path / "a.json").read_text())
+    del old["protocol"]
+    write_json(tmp_path / "old.json", old)
+    with pytest.raises(ValueError, match="old: made by an older version"):
+        report.run(report.Config(results=[str(tmp_path / "old.json")], out=str(page)))
+
+
 def test_features_are_cached_under_their_content(folders, tmp_path, monkeypatch):
     extractor = load_classifier(folders / "tiny")
     source = sources(folders, "real")[0]
@@ -177,21 +209,42 @@ def test_missing_classifier_is_explained(tmp_path):
         load_classifier(tmp_path / "none")
 
 
-def test_two_processes_give_the_same_number_to_the_last_bit(folders, tmp_path):
-    arguments = ["--real", folders / "real", "--fake", folders / "fake"]
-    arguments += ["--classifier", folders / "tiny", "--frames", 4, "--stride_real", 1]
-    arguments += ["--batch_size", 1, "--device", "cpu"]
+TWO_PROCESSES = """
+import os, runpy, sys
+from scripts import eval_fvd  # imported once, then forked: most of the time would be imports
+
+children = []
+for rank in range(2):
+    if not (child := os.fork()):
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+        runpy.run_path(eval_fvd.__file__, run_name="__main__")
+    children.append(child)
+sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
+"""
+
+
+@pytest.mark.filterwarnings("ignore:.*clips. the distance is biased")
+def test_two_processes_give_the_same_number_to_the_last_bit(folders, tmp_path, monkeypatch):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    rendezvous = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+
+    def options(name: str) -> list[str]:
+        return ["--batch_size=1", f"--cache={tmp_path / name}", f"--out={tmp_path / name}.json"]
+
+    assert command(monkeypatch, folders, "fake", *options("alone")) == 0
+    launch = [sys.executable, "-W", "ignore", "-c", TWO_PROCESSES]
+    subprocess.run(
+        [*launch, *arguments(folders, "fake"), *options("together")],
+        env={**os.environ, **rendezvous},
+        check=True,
+        cwd=SCRIPT.parents[1],
+    )
     results = []
-    for count in (1, 2):
-        cache, out = tmp_path / f"cache{count}", tmp_path / f"{count}.json"
-        launch = [sys.executable, "-W", "ignore"]
-        if count > 1:
-            launch += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
-        command = [*launch, SCRIPT, *arguments, "--cache", cache, "--out", out]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        subprocess.run(list(map(str, command)), env=environment, check=True, capture_output=True)
-        files = {path.name: path.read_bytes() for path in cache.iterdir()}
-        results.append((json.loads(out.read_text()), files))
+    for name in ("alone", "together"):
+        files = {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+        results.append((json.loads((tmp_path / f"{name}.json").read_text()), files))
     assert len(results[0][1]) == 2
     assert results[0] == results[1]
 
@@ -236,3 +289,21 @@ def test_lossy_frames_bring_a_warning(tmp_path):
         write_frames(tmp_path / name, range(4), name="{:06d}.jpg")
     with pytest.warns(UserWarning, match=r"stored lossily .jpg."):
         ClipSource(tmp_path, ClipProtocol(frames=4), generated=True, progress=False)
+
+
+def test_packed_clips_that_are_stored_lossily_bring_a_warning(tmp_path):
+    protocol = ClipProtocol(frames=4, start="first", count=None)
+    with pytest.warns(UserWarning, match=r"stored lossily .h264."):
+        source = ClipSource(pack(tmp_path, [8, 8]), protocol, generated=True, progress=False)
+    assert source.describe()["codecs"] == ["h264"]
+
+
+@pytest.mark.filterwarnings("ignore:.*clips. the distance is biased")
+def test_copies_among_generated_clips_are_told(folders, tmp_path):
+    write_folder(tmp_path, [10, 70, 130], noise=60)
+    shutil.copy(tmp_path / "70.mkv", tmp_path / "copy.mkv")
+    real, _ = sources(folders, "fake")
+    fake = ClipSource(tmp_path, real.protocol, progress=False)
+    with pytest.warns(UserWarning, match=r"1 of 4 generated clips have the features of another"):
+        result = evaluate([real, fake], folders)
+    assert len(result["notes"]) == 2

@@ -4,17 +4,19 @@ import json
 import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from engine.files import write_json
 from eval.clips import ClipProtocol, ClipSource
 from eval.features import extractors
 from eval.features.extractors import load_c3d, load_classifier
 from eval.inception_score import ceiling, inception_score
 from eval.stats import extract_features
-from eval.video_inception import PROTOCOLS, ISProtocol, evaluate_is
+from eval.video_inception import PROTOCOLS, ISProtocol, drawn_labels, evaluate_is
 from tests.test_eval_fvd import folders as folders  # a fixture
 from tests.test_eval_fvd import write_folder
 
@@ -84,6 +86,29 @@ def test_fewer_real_clips_than_a_run_are_said_to_be(folders, tmp_path):
     result = evaluate_is(fake, extractor, ISProtocol(clips=4), real=real, progress=False)
     assert result["real"]["clips"] == 2
     assert "only 2 real clips for 4 per run" in result["notes"][0]
+    assert "no samples.json" in result["notes"][1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "fewest", "note"),
+    [
+        ([i % 5 for i in range(200)], 40, None),
+        ([3, 3, 3, 3], 0, None),  # four clips cannot tell
+        (
+            [i % 4 for i in range(200)],
+            0,
+            "(0 to 50 clips of each of 5 classes)",
+        ),
+        ([None] * 4, None, "none recorded"),
+    ],
+)
+def test_labels_are_read_from_the_sampler_s_record(tmp_path, labels, fewest, note):
+    clips = [{"file": f"{i}.mkv", "label": label} for i, label in enumerate(labels)]
+    write_json(tmp_path / "samples.json", {"class_names": list("abcde"), "clips": clips})
+    ids = [clip["file"] for clip in reversed(clips)]
+    counts, notes = drawn_labels(SimpleNamespace(folder=tmp_path, ids=ids))  # type: ignore[arg-type]
+    assert (counts and counts["fewest"]) == fewest
+    assert [note in line for line in notes] == ([] if note is None else [True])
 
 
 class Probabilities(torch.nn.Module):

@@ -1,5 +1,6 @@
 """The reconstruction command, the figures and the page, for real on tiny VAEs and videos."""
 
+import csv
 import runpy
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 
 from data.decode import read_frames
 from data.encode import write_video
-from engine.files import read_json
+from engine.files import read_json, write_json
 from eval import plots
 from eval.features.classifier import ClassifierConfig, ClipClassifier
 from eval.reconstruction import psnr
@@ -87,6 +88,18 @@ def test_saved_clips_are_what_was_measured(folder):
     assert np.mean(values) == pytest.approx(expected, abs=0.05)  # saved in 256 levels
 
 
+def test_every_clip_has_its_own_scores(folder):
+    result = read_json(folder / "out" / "metrics.json")
+    rows = list(csv.DictReader((folder / "out" / "clips.csv").read_text().splitlines()))
+    assert len(rows) == 3 * len(result["metrics"])
+    for method, scores in result["metrics"].items():
+        own = [float(row["psnr"]) for row in rows if row["method"] == method]
+        assert np.mean(own) == pytest.approx(scores["psnr"])
+    first = result["clips"][0]
+    assert first["scores"]["ours"]["ssim"] == pytest.approx(float(rows[0]["ssim"]))
+    assert rows[0]["clip"] == first["key"]
+
+
 def test_tables_hold_measured_and_published_rows(folder):
     text = (folder / "out" / "tables.md").read_text()
     assert "| ours |" in text
@@ -94,6 +107,9 @@ def test_tables_hold_measured_and_published_rows(folder):
     positions = (folder / "out" / "positions.csv").read_text().splitlines()
     assert positions[1].endswith("measured here")
     assert positions[-1].endswith('"supplement, Table 5"')
+    cost = (folder / "out" / "cost.csv").read_text().splitlines()
+    assert cost[0].startswith('method,"parameters, M","MACs, T","FLOPs, T","encode, s"')
+    assert "medians of 1 runs after 1 to warm up, for one 5x32x32 video on" in text
     assert "rfvd3_5f_tiny" in (folder / "out" / "quality.csv").read_text()
     assert r"\color{gray}" in (folder / "out" / "tables.tex").read_text()
 
@@ -103,7 +119,8 @@ def test_tables_hold_measured_and_published_rows(folder):
     [
         ({"frames": 6}, "frames=6 must be 1 + group * n"),
         ({"height": 30}, "ours: height 30"),
-        ({"lpips": "vgg"}, "vgg16-397923af.pth: no weights"),
+        ({"lpips": "vgg"}, "no vgg16-397923af.pth found"),
+        ({"lpips_alex": "alex.pth"}, "alex.pth: no such file"),
         ({"cost_height": 30}, "ours: height 30"),
     ],
 )
@@ -147,6 +164,16 @@ def test_figures_refuse_what_is_not_there(folder, tmp_path, capsys):
     assert "no such clip" in capsys.readouterr().err
     assert command("figures.py", "comparison", f"--run={folder}/out", "--frames=[7]", out) == 2
     assert "frames [7] must be in 0 to 4" in capsys.readouterr().err
+
+
+def test_runs_of_different_clips_do_not_share_a_figure(folder, tmp_path, capsys):
+    other = read_json(folder / "out" / "metrics.json")
+    other["protocol"] |= {"stride": 2, "content": "0" * 64}
+    write_json(tmp_path / "other" / "metrics.json", other)
+    runs = [f"--run={folder}/out", f"--run={tmp_path}/other"]
+    for name in ("positions", "preservation"):
+        assert command("figures.py", name, *runs, f"--out={tmp_path}/figure") == 2
+        assert "do not compare: stride was 1, now 2; content was" in capsys.readouterr().err
 
 
 def test_the_caption_appears_suddenly():

@@ -8,21 +8,31 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from engine.files import sha256_file
 from eval import weights
-from eval.features.extractors import load_i3d
+from eval.features.extractors import load_c3d, load_i3d
 from eval.features.i3d import InceptionI3D
-from eval.weights import I3D, find_weights, git_blob_hash
+from eval.weights import (
+    C3D,
+    C3D_MEAN,
+    I3D,
+    LPIPS_ALEX,
+    PublishedWeights,
+    find_weights,
+    git_blob_hash,
+)
 from tests.vectors import load_case
 
 
 @pytest.fixture(autouse=True)
 def nowhere(tmp_path, monkeypatch):
     """No weights on this machine are found by accident."""
-    folders = [tmp_path / "weights", tmp_path / "cache"]
+    folders = [tmp_path / "weights", tmp_path / "cache", tmp_path / "hub"]
     for folder in folders:
         folder.mkdir()
     monkeypatch.setattr(weights, "cache_folders", lambda: folders)
-    for variable in ("IVVAE_I3D", "IVVAE_I3D_TORCHSCRIPT"):
+    variables = ("I3D", "I3D_TORCHSCRIPT", "C3D", "C3D_MEAN", "ALEXNET", "VGG16")
+    for variable in (f"IVVAE_{name}" for name in variables):
         monkeypatch.delenv(variable, raising=False)
     return folders
 
@@ -31,7 +41,7 @@ def test_missing_weights_are_explained(nowhere):
     with pytest.raises(ValueError, match=r"no i3d_pretrained_400.pt found") as caught:
         find_weights(I3D, environment={})
     message = str(caught.value)
-    for part in ("TATS", "IVVAE_I3D", str(nowhere[0]), "train_classifier.py"):
+    for part in ("fvd/videogpt", "IVVAE_I3D", str(nowhere[0]), "--download", "train_classifier.py"):
         assert part in message
     assert "\n" not in message
     with pytest.raises(ValueError, match=r"elsewhere.pt: no such file"):
@@ -101,3 +111,60 @@ def test_torchscript_resizes_by_itself_and_takes_our_range(tmp_path):
     extractor = load_i3d("i3d_torchscript", path, allow_unknown=True)
     features = extractor.features(torch.full((1, 3, 9, 8, 8), 0.5))
     assert_close(features, torch.tensor([[0.5, 0.0, 1.0, 1.0]]))
+
+
+PUBLISHED = [value for value in vars(weights).values() if isinstance(value, PublishedWeights)]
+
+
+@pytest.mark.parametrize("published", PUBLISHED, ids=lambda published: published.file)
+def test_every_file_says_what_it_is_and_what_can_be_done_without_it(published):
+    with pytest.raises(ValueError, match=r"no .* found") as caught:
+        find_weights(published, environment={})
+    message = str(caught.value)
+    for part in (published.file, published.source, published.variable, published.without):
+        assert part in message
+    assert "://" not in message  # the source in words; --download knows the address
+    assert published.url.startswith("https://")
+
+
+def test_nothing_is_downloaded_unless_told_to(nowhere, tmp_path):
+    (tmp_path / "there.pt").write_bytes(b"the weights")
+    there = (tmp_path / "there.pt").as_uri()
+    known = replace(I3D, url=there, blob=git_blob_hash(tmp_path / "there.pt"))
+    with pytest.raises(ValueError, match=r"no i3d_pretrained_400.pt found"):
+        find_weights(known, environment={})
+    with pytest.raises(ValueError, match=r"other.pt: no such file"):  # a named file is never made
+        find_weights(known, tmp_path / "other.pt", download=True)
+    found = find_weights(known, environment={}, download=True)
+    assert found.path == nowhere[1] / I3D.file
+    assert found.path.read_bytes() == b"the weights"
+    assert found.verified
+    assert find_weights(known, environment={}).path == found.path
+
+
+def test_a_download_that_is_not_the_published_file_is_not_kept(nowhere, tmp_path):
+    (tmp_path / "page.html").write_text("<html>moved</html>")
+    moved = replace(I3D, url=(tmp_path / "page.html").as_uri())
+    with pytest.raises(ValueError, match=r"not the published i3d_pretrained_400.pt any more"):
+        find_weights(moved, environment={}, download=True)
+    gone = replace(I3D, url=(tmp_path / "nothing").as_uri())
+    with pytest.raises(ValueError, match=r"could not be downloaded.*by hand from"):
+        find_weights(gone, environment={}, download=True)
+    assert list(nowhere[1].iterdir()) == []
+
+
+def test_c3d_is_downloaded_with_its_mean_and_stays_unverified(nowhere, tmp_path, monkeypatch):
+    urls = []
+    monkeypatch.setattr(weights, "_fetch", lambda url, path, _: urls.append(url) or path.touch())
+    with pytest.raises(ValueError, match="not a readable"):
+        load_c3d(download=True)
+    assert [url.rpartition("/")[2] for url in urls] == ["conv3d_deepnetA_ucf.npz", "mean2.npz"]
+    assert all(find_weights(w, environment={}).verified is None for w in (C3D, C3D_MEAN))
+
+
+def test_lpips_backbones_are_known_by_the_first_digits_of_their_hash(nowhere):
+    file = nowhere[2] / LPIPS_ALEX.file
+    file.write_bytes(b"other weights")
+    assert find_weights(LPIPS_ALEX, environment={}, allow_unknown=True).verified is False
+    own = replace(LPIPS_ALEX, sha256=sha256_file(file)[:8])
+    assert find_weights(own, environment={}).verified

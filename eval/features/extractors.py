@@ -15,6 +15,7 @@ from engine.files import sha256_file
 from eval.features.c3d import FRAMES, ScriptedC3D, load_chainer, load_script
 from eval.features.classifier import ClipClassifier
 from eval.features.i3d import MIN_FRAMES, SIZE, InceptionI3D
+from eval.features.videomae import load_videomae
 from eval.preprocess import Resize, check_video, resize_frames
 from eval.weights import (
     C3D,
@@ -27,6 +28,8 @@ from eval.weights import (
 )
 
 I3DPreset = Literal["i3d_tf", "i3d_videogpt", "i3d_torchscript"]
+FVDPreset = Literal["i3d_tf", "i3d_videogpt", "i3d_torchscript", "videomae"]
+"""Networks whose features a distance can compare; only I3D's may be called FVD."""
 PORTS: dict[I3DPreset, tuple[float, Resize]] = {
     "i3d_tf": (1e-3, "stretch"),
     "i3d_videogpt": (1e-5, "crop"),
@@ -87,8 +90,46 @@ class Extractor:
         }
 
 
+def load_fvd_extractor(
+    preset: FVDPreset = "i3d_tf",
+    path: str | Path | None = None,
+    *,
+    allow_unknown: bool = False,
+    download: bool = False,
+) -> Extractor:
+    """The network of a preset: see `load_i3d`, and for `videomae` its path is needed.
+
+    Raises:
+        ValueError: weights not found, not the published ones, or not loadable.
+    """
+    if preset != "videomae":
+        return load_i3d(preset, path, allow_unknown=allow_unknown, download=download)
+    if path is None or not Path(path).is_file():
+        missing = "no weights given" if path is None else f"{path}: no such file"
+        raise ValueError(
+            f"videomae: {missing}. Give the path of a fine-tuned VideoMAE, for content-debiased "
+            "FVD vit_g_hybrid_pt_1200e_ssv2_ft.pth of VideoMAE v2 (its authors' model zoo on "
+            "GitHub). The i3d presets work without it."
+        )
+    network = load_videomae(path)
+    return Extractor(
+        name=preset,
+        network=network,
+        run=network,
+        weights_sha256=sha256_file(Path(path)),
+        published=False,
+        score="fvd_videomae",
+        resize="stretch",
+        min_frames=FRAMES,
+    )
+
+
 def load_i3d(
-    preset: I3DPreset = "i3d_tf", path: str | Path | None = None, *, allow_unknown: bool = False
+    preset: I3DPreset = "i3d_tf",
+    path: str | Path | None = None,
+    *,
+    allow_unknown: bool = False,
+    download: bool = False,
 ) -> Extractor:
     """I3D logits, the features of FVD.
 
@@ -97,12 +138,13 @@ def load_i3d(
             `i3d_torchscript`: StyleGAN-V's program, which resizes by itself.
         path: the weights file; see `find_weights` for where it is looked for otherwise.
         allow_unknown: take other weights than the published; the score is then `fvd_unverified`.
+        download: fetch them if they are missing.
 
     Raises:
         ValueError: weights not found, not the published ones, or not loadable.
     """
     weights = I3D_TORCHSCRIPT if preset == "i3d_torchscript" else I3D
-    file = find_weights(weights, path, allow_unknown=allow_unknown)
+    file = find_weights(weights, path, allow_unknown=allow_unknown, download=download)
     published = file.verified is True
     resize = None
     if preset == "i3d_torchscript":
@@ -152,7 +194,11 @@ def load_classifier(
 
 
 def load_c3d(
-    path: str | Path | None = None, mean: str | Path | None = None, *, sha256: str | None = None
+    path: str | Path | None = None,
+    mean: str | Path | None = None,
+    *,
+    sha256: str | None = None,
+    download: bool = False,
 ) -> Extractor:
     """C3D's class probabilities on UCF-101: what IS is computed from.
 
@@ -163,15 +209,16 @@ def load_c3d(
         mean: `mean2.npz`; by default where `find_weights` looks.
         sha256: what the weights file must have. No hash of the published files is known here: who
             gives one vouches for the file, and the score is called `is`, else `is_unverified`.
+        download: fetch TGANv2's files if none are found.
 
     Raises:
         ValueError: weights not found, not loadable, or of another sha256.
     """
-    file = _find_c3d(path)
+    file = _find_c3d(path, download)
     if sha256 and file.sha256 != sha256.lower():
         raise ValueError(f"{file.path}: its sha256 is {file.sha256}, not {sha256}")
     if file.path.suffix == ".npz":
-        network = load_chainer(file.path, find_weights(C3D_MEAN, mean).path)
+        network = load_chainer(file.path, find_weights(C3D_MEAN, mean, download=download).path)
     else:
         network = ScriptedC3D(file.path)
     return Extractor(
@@ -186,14 +233,13 @@ def load_c3d(
     )
 
 
-def _find_c3d(path: str | Path | None) -> WeightsFile:
-    try:
-        return find_weights(C3D, path)
-    except ValueError as missing:
+def _find_c3d(path: str | Path | None, download: bool) -> WeightsFile:
+    for weights in (C3D, C3D_TORCHSCRIPT):
         try:
-            return find_weights(C3D_TORCHSCRIPT, path)
+            return find_weights(weights, path)
         except ValueError:
-            raise missing from None
+            continue
+    return find_weights(C3D, path, download=download)  # or the reason why not
 
 
 @contextmanager
