@@ -32,7 +32,7 @@ from engine.files import write_json
 from engine.watch import Timing
 
 LARGEST = 6e4  # float16 ends at 65504
-PACKAGES = ("ivvae", "torch", "torchvision", "av", "numpy", "safetensors")
+PACKAGES = ("ivvae", "torch", "av", "numpy", "safetensors")
 
 Encode = Callable[[Float[Tensor, "b 3 t h w"]], Float[Tensor, "b c2 t h w"]]
 

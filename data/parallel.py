@@ -31,7 +31,8 @@ def parallel(
     if workers == 0 or len(tasks) < 2:
         yield from map(function, tasks)
         return
-    with process_pool(min(workers, len(tasks)), preload="data.decode") as pool:
+    module = getattr(function, "func", function).__module__
+    with process_pool(min(workers, len(tasks)), preload=module) as pool:
         try:
             yield from pool.map(function, tasks)
         except BrokenProcessPool:

@@ -6,8 +6,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as tv
+from torch.nn import functional as F
 
 Filter = Literal["bilinear", "bicubic"]
 
@@ -41,11 +40,11 @@ def fit(
     video = rearrange(torch.as_tensor(frames), "t h w c -> t c h w")
     h, w = covering_size(video.shape[-2], video.shape[-1], height, width)
     if (h, w) != tuple(video.shape[-2:]):
-        video = tv.resize_image(video, [h, w], InterpolationMode(filter), antialias=True)
+        video = F.interpolate(video, [h, w], mode=filter, antialias=True)
     top, left = (round(at * slack) for at, slack in zip(crop, (h - height, w - width), strict=True))
-    video = tv.crop_image(video, top, left, height, width)
+    video = video[:, :, top : top + height, left : left + width]
     if flip:
-        video = tv.horizontal_flip_image(video)
+        video = video.flip(-1)
     return rearrange(video, "t c h w -> c t h w").float().div_(127.5).sub_(1)
 
 
