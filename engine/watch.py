@@ -1,4 +1,4 @@
-"""Where the time of a step goes, how much memory it takes, and means between log lines."""
+"""What people watch of a run: time and memory of a step, means between log lines, pictures."""
 
 import resource
 import time
@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 
+import numpy as np
 import torch
+from accelerate import Accelerator
+from jaxtyping import UInt8
 
 MEGABYTE = 1e6
 
@@ -71,6 +74,15 @@ class Timing:
         """Each part's fraction of the whole; 0 where nothing was done."""
         total = sum(self.seconds.values()) or 1.0
         return {part: seconds / total for part, seconds in self.seconds.items()}
+
+
+def show_pictures(
+    accelerator: Accelerator, name: str, pictures: UInt8[np.ndarray, "n h w 3"], step: int
+) -> None:
+    """Give pictures to TensorBoard and to whatever else the run is logged to."""
+    for tracker in accelerator.trackers:
+        layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+        tracker.log_images({name: pictures}, step=step, **layout)  # type: ignore[attr-defined]
 
 
 def peak_memory(device: torch.device) -> float:

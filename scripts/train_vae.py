@@ -13,29 +13,30 @@ from torch import Tensor, nn
 from data.buckets import Bucket, BucketClips, BucketConfig
 from data.clips import ClipOptions
 from data.dataset import ClipConfig, ClipDataset
-from data.encode import to_uint8, write_video
+from data.encode import write_video
 from data.loader import training_batches
 from data.stream import StreamConfig, training_stream
 from engine.accelerator import training_accelerator
 from engine.cli import main
 from engine.config import TrainConfig
+from engine.perceptual import check_size
 from engine.plan import measured, plan
 from engine.player import Batch, StepInfo
 from engine.seeding import fold, noise
 from engine.train import BatchSource, Evaluate, Preview, Trainer
-from eval.reconstruction import psnr, ssim, ssim_by_position
+from engine.watch import show_pictures
+from eval.held_out import HeldOut, side_by_side
+from eval.networks import NetworkConfig
 from vae import VAEConfig, VideoVAE
 from vae.adversarial import AdversarialConfig, AdversarialLoss
-from vae.checkpointing import enable_activation_checkpointing
 from vae.comparators.base import Comparator, ComparatorConfig
 from vae.comparators.registry import OTHERS, comparator_config
-from vae.comparators.training import recompute_activations
 from vae.config import PRESETS
 from vae.discriminator import Discriminator
 from vae.losses import VAELoss, VAELossConfig
 from vae.memory import free_memory
-from vae.start import initial_model
-from vae.visual import unselected_frames
+from vae.start import initial_model, prepare
+from vae.visual import compared
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +82,8 @@ class TrainVAE:
     """
     held_out_clips: int = 16
     """Their number, the first of the data set."""
+    scores: NetworkConfig = field(default_factory=NetworkConfig)
+    """Networks for LPIPS and rFVD of held-out clips, besides PSNR and SSIM."""
     previews: int = 4
     """Clips shown side by side at every checkpoint, held-out ones if there are any; 0 for none. A
     stream has none to show."""
@@ -110,6 +113,8 @@ class TrainVAE:
                     f"stage=image trains on single frames: set data.frames=1, got {frames}"
                 )
             self.vae_config.latent_shape(frames, height, width)
+            if self.loss.perceptual != "none":
+                check_size(self.loss.perceptual, height, width)
         gan = self.adversarial
         if gan is not None:
             for _, height, width in self.sizes:
@@ -176,6 +181,7 @@ def run(config: TrainVAE) -> Path | None:
     accelerator = training_accelerator(train)
     batches, clips = _training_data(config, accelerator)
     held_out = None if config.held_out is None else _fixed_clips(config.held_out)
+    evaluate = None if held_out is None else _evaluate(config, held_out)
     loss = VAELoss(config.loss).to(accelerator.device)
     torch.manual_seed(fold(train.seed, "weights"))
     model = initial_model(
@@ -195,7 +201,11 @@ def run(config: TrainVAE) -> Path | None:
         opponent=None if gan is None else gan.opponent,
         states={} if gan is None else {"adversarial": gan},
     )
-    _prepare(config, trainer.players.model)
+    prepare(
+        trainer.players.model,
+        recompute=config.activation_checkpointing,
+        compile=config.compile,
+    )
 
     def step_loss(module: nn.Module, batch: Batch, info: StepInfo) -> dict[str, Tensor]:
         video = batch["video"] = batch["video"].to(accelerator.device, non_blocking=True)
@@ -222,9 +232,8 @@ def run(config: TrainVAE) -> Path | None:
     if gan is not None:
         memory = trainer.rehearse(_blank(config, accelerator.num_processes), step_loss)
         log.info("%s: %s", train.folder, measured(trainer, memory))
-    evaluate = None if held_out is None else _evaluate(config, held_out)
     shown = held_out or (clips.sets[0] if isinstance(clips, BucketClips) else clips)
-    preview = _preview(config.previews, shown) if config.previews and shown else None
+    preview = _preview(config.previews, shown, accelerator) if config.previews and shown else None
     return trainer.run(batches, step_loss, preview, evaluate)
 
 
@@ -242,20 +251,6 @@ def _training_data(
         else BucketClips(config.data, config.buckets, seed=train.seed)
     )
     return training_batches(clips, train, accelerator), clips
-
-
-def _prepare(config: TrainVAE, model: nn.Module) -> None:
-    """Turn on what saves memory or time. Weights and their names stay."""
-    assert isinstance(model, VideoVAE | Comparator)
-    if config.activation_checkpointing:
-        if isinstance(model, VideoVAE):
-            enable_activation_checkpointing(model)
-        else:
-            recompute_activations(model)
-    if config.compile:
-        torch._dynamo.config.recompile_limit = 64  # sizes and widths of all blocks, at every level
-        for layer in model.layers():
-            layer.compile(dynamic=False)
 
 
 def _size(clips: ClipOptions | Bucket) -> Size:
@@ -277,50 +272,32 @@ def _fixed_clips(config: ClipConfig) -> ClipDataset:
     return ClipDataset(replace(config, start="center", crop="center", flip=False), seed=0)
 
 
-def _evaluate(config: TrainVAE, dataset: ClipDataset) -> Evaluate:
-    """PSNR and SSIM of held-out clips, SSIM at each position of a frame group, and its margin."""
-    count = min(config.held_out_clips, len(dataset))
+def _evaluate(config: TrainVAE, clips: ClipDataset) -> Evaluate | None:
+    """Scores of held-out clips, if they are wanted."""
+    if config.train.evaluate_every is None:
+        return None
     group = config.vae_config.temporal_ratio
+    held_out = HeldOut(clips, config.held_out_clips, group, config.scores)
 
     def scores(model: nn.Module) -> dict[str, float]:
         assert isinstance(model, VideoVAE | Comparator)
-        device = next(model.parameters()).device
-        ratios, similarities = [], []
-        for i in range(count):
-            video = dataset[(0, i)]["video"][None].to(device).clamp(-1, 1)
-            reconstruction = model.reconstruct(video)
-            ratios.append(psnr(video, reconstruction))
-            similarities.append(ssim(video, reconstruction))
-        similarity = torch.cat(similarities)  # clips t
-        values = {"psnr": torch.cat(ratios).mean().item(), "ssim": similarity.mean().item()}
-        if group > 1 and similarity.shape[1] > 1:
-            positions, margin = ssim_by_position(similarity, group)
-            values |= {f"ssim_{i + 1}": value for i, value in enumerate(positions)}
-            values["ssim_margin"] = margin
-        return values
+        return held_out.scores(model.reconstruct, next(model.parameters()).device)
 
     return scores
 
 
-def _preview(count: int, dataset: ClipDataset) -> Preview:
-    """Clips side by side; top to bottom the source, its reconstruction, and with two branches the
-    frames that the decoder made and did not select."""
+def _preview(count: int, dataset: ClipDataset, accelerator: Accelerator) -> Preview:
+    """Clips side by side, in a file and where the log goes; top to bottom the source, its
+    reconstruction, and with two branches the frames that the decoder made and did not select."""
     count = min(count, len(dataset))
 
-    @torch.no_grad()
     def write(model: nn.Module, step: int, folder: Path) -> None:
         assert isinstance(model, VideoVAE | Comparator)
         device = next(model.parameters()).device
-        columns = []
-        for i in range(count):
-            video = dataset[(0, i)]["video"][None].to(device)
-            z = model.encode(video).mode()
-            rows = [video, model.decode(z, size=video.shape[2:])]
-            if isinstance(model, VideoVAE) and model.config.branches == 2:
-                rows.append(unselected_frames(model.decode_branches(z), model.config))
-            columns.append(torch.cat(rows, dim=3)[0].clamp(-1, 1))  # c t (3 h) w
-        frames = to_uint8(torch.cat(columns, dim=3).cpu())
+        clips = (dataset[(0, i)]["video"][None].to(device) for i in range(count))
+        frames = side_by_side(compared(model, clip) for clip in clips)
         write_video(folder / f"step-{step:08d}.mp4", frames, dataset.frame_rate)
+        show_pictures(accelerator, "preview", frames[:: max(1, len(frames) - 1)], step)
 
     return write
 

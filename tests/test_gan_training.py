@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.testing import assert_close
 
 from data.buckets import Bucket, BucketConfig
@@ -168,6 +169,9 @@ def test_evaluating_and_recomputing_do_not_change_what_is_learned(shards, tmp_pa
     )
     train_vae.run(replace(watched, previews=1))
     assert_same_run(tmp_path / "plain", tmp_path / "watched", 3)
+    events = EventAccumulator(str(tmp_path / "watched" / "tensorboard")).Reload()
+    shown = [image.step for tag in events.Tags()["images"] for image in events.Images(tag)]
+    assert shown == [2, 3]  # previews, at every checkpoint
     recomputed = gan_run(tmp_path / "recomputed", shards, steps=3, start=0)
     train_vae.run(replace(recomputed, activation_checkpointing=True))
     for x, y in zip(read_log(tmp_path / "plain"), read_log(tmp_path / "recomputed"), strict=True):

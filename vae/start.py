@@ -1,13 +1,17 @@
-"""Where the weights of a training stage come from."""
+"""How the model of a training stage begins: its weights, and what saves memory or time."""
 
 import logging
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+from torch import nn
+
 from engine.compare import differences
 from engine.files import read_json
+from vae.checkpointing import enable_activation_checkpointing
 from vae.comparators.base import Comparator, ComparatorConfig
-from vae.comparators.training import initial_comparator
+from vae.comparators.training import initial_comparator, recompute_activations
 from vae.config import VAEConfig
 from vae.inflate import inflate
 from vae.model import ImageVAE, VideoVAE
@@ -48,6 +52,26 @@ def initial_model(
     _check(source, model.config, wanted)
     log.info("%s: all weights are from %s (%s)", kind, source, _parameters(model))
     return model
+
+
+def prepare(model: nn.Module, *, recompute: bool, compile: bool) -> None:
+    """Turn on what saves memory or time in training. Weights and their names stay.
+
+    Args:
+        model: a `VideoVAE` or a comparator.
+        recompute: activation checkpointing.
+        compile: compile the residual and attention blocks, when they first run.
+    """
+    assert isinstance(model, VideoVAE | Comparator)
+    if recompute:
+        if isinstance(model, VideoVAE):
+            enable_activation_checkpointing(model)
+        else:
+            recompute_activations(model)
+    if compile:
+        torch._dynamo.config.recompile_limit = 64  # sizes and widths of all blocks, at every level
+        for layer in model.layers():
+            layer.compile(dynamic=False)
 
 
 def _holds_image_vae(source: str) -> bool:

@@ -5,8 +5,10 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from vae.comparators.base import Comparator
 from vae.config import VAEConfig
 from vae.convs import Chunk
+from vae.model import VideoVAE
 
 
 def latent_maps(z: Float[Tensor, "b z t h w"]) -> Float[Tensor, "b z t h w"]:
@@ -18,6 +20,18 @@ def latent_maps(z: Float[Tensor, "b z t h w"]) -> Float[Tensor, "b z t h w"]:
     low, high = z.amin((-2, -1), keepdim=True), z.amax((-2, -1), keepdim=True)
     span = high - low
     return (z - (high + low) / 2) * 2 / torch.where(span > 0, span, 1)
+
+
+@torch.no_grad()
+def compared(
+    model: VideoVAE | Comparator, video: Float[Tensor, "1 3 t h w"]
+) -> list[Float[Tensor, "1 3 t h w"]]:
+    """The video, its reconstruction, and with two branches the frames that were not selected."""
+    z = model.encode(video).mode()
+    shown = [video, model.decode(z, size=video.shape[2:])]
+    if isinstance(model, VideoVAE) and model.config.branches == 2:
+        shown.append(unselected_frames(model.decode_branches(z), model.config))
+    return shown
 
 
 def unselected_frames(

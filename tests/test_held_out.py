@@ -1,0 +1,91 @@
+"""Scores of held-out clips during training: their networks, and what is left out and said."""
+
+import pytest
+import torch
+import torchvision
+from torch.testing import assert_close
+
+from data.dataset import ClipConfig, ClipDataset
+from engine.perceptual import PerceptualLoss
+from eval.features.classifier import ClassifierConfig, ClipClassifier
+from eval.features.extractors import load_classifier
+from eval.frechet import frechet_from_features
+from eval.held_out import HeldOut
+from eval.networks import NetworkConfig
+from tests.packed import pack
+
+SIZE = {"frames": 5, "height": 32, "width": 32}
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Clips, AlexNet's features at random and a small classifier."""
+    folder = tmp_path_factory.mktemp("held_out")
+    torch.manual_seed(0)
+    features = torchvision.models.alexnet().features.state_dict()
+    torch.save({f"features.{name}": value for name, value in features.items()}, folder / "alex.pth")
+    ClipClassifier(ClassifierConfig(num_classes=2, width=8)).save_pretrained(folder / "small")
+    pack(folder, [12, 14, 16])
+    return folder
+
+
+@pytest.fixture
+def no_weights(monkeypatch, tmp_path):
+    """A machine that has no weights anywhere."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+
+def held_out(files, networks, count=3, **size):
+    config = ClipConfig(folder=str(files / "shards"), start="center", crop="center", **SIZE | size)
+    return HeldOut(ClipDataset(config, seed=0), count, 4, networks)
+
+
+def test_lpips_and_rfvd_are_those_of_the_whole_set(files, no_weights):
+    networks = NetworkConfig(
+        lpips="alex", lpips_alex=str(files / "alex.pth"), classifier=str(files / "small")
+    )
+    clips = held_out(files, networks)
+    found = clips.scores(lambda x: 0.5 * x, CPU)
+    assert list(found)[-2:] == ["ssim_margin", "rfvd3_5f_small"]
+    video = torch.cat([clips.clip(i, CPU) for i in range(3)])
+    lpips = PerceptualLoss("alex", files / "alex.pth")(video, 0.5 * video)
+    assert_close(found["lpips_alex_unverified"], lpips.mean().item(), rtol=1e-5, atol=0)
+    features = [load_classifier(files / "small").features(x).numpy() for x in (video, 0.5 * video)]
+    assert_close(found["rfvd3_5f_small"], frechet_from_features(*features), rtol=1e-5, atol=0)
+    again = clips.scores(lambda x: x, CPU)
+    assert again["psnr"] == 100
+    assert again["lpips_alex_unverified"] == 0
+    assert again["rfvd3_5f_small"] < 1e-9
+
+
+def test_what_has_no_weights_is_left_out_and_said_once(files, no_weights, caplog):
+    caplog.set_level("INFO")
+    found = held_out(files, NetworkConfig()).scores(lambda x: 0.5 * x, CPU)
+    expected = {"psnr", "ssim", "ssim_1", "ssim_2", "ssim_3", "ssim_4", "ssim_margin"}
+    assert found.keys() == expected
+    lines = [line for line in caplog.messages if "scored without" in line]
+    assert [line.split(": ")[0].rpartition("without ")[2] for line in lines] == [
+        "LPIPS with alex",
+        "LPIPS with vgg",
+        "rFVD",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "size", "message"),
+    [
+        ({"lpips": "vgg"}, {}, "VGG"),
+        ({"lpips_alex": "nowhere.pth"}, {}, "nowhere.pth"),
+        ({"lpips": "alex"}, {"width": 16}, "frames of 32 x 16, but LPIPS with alex needs"),
+        ({"rfvd": "i3d", "lpips": "none"}, {}, "I3D"),
+        ({"i3d": "nowhere.pt", "lpips": "none"}, {}, "nowhere.pt"),
+        ({"classifier": "nowhere", "lpips": "none"}, {}, "nowhere: no such folder"),
+        ({"classifier": "small", "lpips": "none"}, {"count": 1}, "1 clip, but a distance"),
+    ],
+)
+def test_what_is_asked_for_by_name_must_be_there(files, no_weights, options, size, message):
+    with pytest.raises(ValueError, match=message):
+        held_out(files, NetworkConfig(**options), **size)
