@@ -16,6 +16,7 @@ from data.latent_statistics import LOGVAR_RANGE
 from engine.files import read_json, sha256_file
 from engine.seeding import generator
 
+Scaling = Literal["cache", "vae"]
 SCHEMA = 1
 MANIFEST = "manifest.json"
 OPEN_SHARDS = 64  # mapped at once per process; a shuffled order touches at most 30 at a time
@@ -31,16 +32,20 @@ class LatentDataset(Dataset):
         folder: what `LatentCache` wrote.
         posterior: "sample" draws from the posterior, "mean" takes its mean.
         seed: of the posterior's noise.
+        scaling: normalise by the cache's own statistics, or by the mean and std that are documented
+            of the VAE that made it.
 
     Attributes:
         manifest: everything known about the cache.
         shard_sizes: items per shard, for `BatchPlan`.
-        mean, std: of raw sampled latents per channel, float32 of shape (c,).
+        mean, std: that `normalize` uses, per channel, float32 of shape (c,): of raw sampled
+            latents, or documented.
         latent_shape: (c, t, h, w).
         class_names, vae_hash: as cached; hash: sha256 of the manifest, which checkpoints keep.
 
     Raises:
-        ValueError: no cache, an incomplete one, another schema, or missing or truncated shards.
+        ValueError: no cache, an incomplete one, another schema, missing or truncated shards, or
+            scaling "vae" where nothing is documented.
     """
 
     def __init__(
@@ -48,6 +53,7 @@ class LatentDataset(Dataset):
         folder: str | Path,
         posterior: Literal["sample", "mean"] = "sample",
         seed: int = 0,
+        scaling: Scaling = "cache",
     ):
         if posterior not in ("sample", "mean"):
             raise ValueError(f"posterior={posterior!r} must be 'sample' or 'mean'")
@@ -66,8 +72,7 @@ class LatentDataset(Dataset):
         self.class_names: list[str] = self.manifest["class_names"]
         c, t, h, w = self.manifest["latent_shape"]
         self.latent_shape: tuple[int, int, int, int] = (c, t, h, w)
-        self.mean = torch.tensor(self.manifest["statistics"]["mean"])
-        self.std = torch.tensor(self.manifest["statistics"]["std"])
+        self.mean, self.std = self._statistics(scaling)
         self.shard_sizes: list[int] = [shard["count"] for shard in self.manifest["shards"]]
         self._ends = np.cumsum(self.shard_sizes)
         self._open: dict[int, _Shard] = {}
@@ -118,7 +123,7 @@ class LatentDataset(Dataset):
         return self._row(index)["label"]
 
     def normalize(self, z: Float[Tensor, "*b c t h w"]) -> Float[Tensor, "*b c t h w"]:
-        """Raw latents to zero mean and unit variance per channel, over the whole cache."""
+        """Raw latents to (z - mean) / std per channel."""
         return (z - self._per_channel(self.mean, z)) / self._per_channel(self.std, z)
 
     def normalize_(self, z: Float[Tensor, "*b c t h w"]) -> Float[Tensor, "*b c t h w"]:
@@ -153,6 +158,21 @@ class LatentDataset(Dataset):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": {}}  # memory maps do not travel to other processes
+
+    def _statistics(self, scaling: Scaling) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
+        if scaling not in ("cache", "vae"):
+            raise ValueError(f"scaling={scaling!r} must be 'cache' or 'vae'")
+        values = self.manifest["statistics"]
+        if scaling == "vae":
+            values = self.manifest["vae"].get("scaling")
+            if values is None:
+                raise ValueError(
+                    f"{self.folder}: its VAE has no documented scaling of latents: use scaling "
+                    "cache, the cache's own statistics"
+                )
+        channels = self.latent_shape[0]
+        mean, std = (torch.tensor(values[name]).expand(channels) for name in ("mean", "std"))
+        return mean, std
 
     def _check_files(self) -> None:
         for shard in self.manifest["shards"]:

@@ -30,6 +30,8 @@ class LatentNotes:
     """Names of the labels, in order; empty for an unconditional model."""
     frame_rate: float
     """Frames per second of the clips behind the latents, Hz."""
+    frames: int | None = None
+    """Frames of those clips; null: as many as the VAE decodes to unless told."""
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     """The process, unless it is a flow."""
     flow: FlowConfig | None = None

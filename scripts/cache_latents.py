@@ -18,7 +18,9 @@ from engine.accelerator import make_accelerator
 from engine.cli import main
 from engine.files import read_json
 from engine.lock import exclusive
-from vae import VideoVAE, weights_hash
+from vae import VideoVAE
+from vae.comparators.base import Comparator
+from vae.comparators.registry import load_vae, split_source, vae_hash
 
 PRECISIONS = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -28,7 +30,8 @@ class Config(CacheConfig):
     """Encode packed videos with a VAE once; run it again to go on where it stopped."""
 
     vae: str
-    """Folder or hub id of the video VAE."""
+    """Folder or hub id of the video VAE, or another's as name:where, such as
+    cogvideox:THUDM/CogVideoX-2b."""
     data: str
     """Folder, or address, with index.json and the shards."""
     out: str
@@ -73,7 +76,7 @@ def run(config: Config) -> None:
     """Encode what is missing, then write the manifest; says so if nothing is."""
     clips = ClipDataset(_pick(config, ClipConfig, folder=config.data, flip=False), seed=config.seed)
     accelerator = make_accelerator()
-    model = VideoVAE.from_pretrained(config.vae).to(accelerator.device)
+    model = load_vae(config.vae).to(accelerator.device)
     shape = model.config.latent_shape(config.frames, config.height, config.width)
     cache = LatentCache(
         config.out, clips, _describe(model, config), shape, _pick(config, CacheConfig)
@@ -96,7 +99,7 @@ def _fill(
     cache: LatentCache,
     todo: list[int],
     pending: int,
-    model: VideoVAE,
+    model: VideoVAE | Comparator,
     config: Config,
     accelerator: Accelerator,
 ) -> None:
@@ -132,15 +135,18 @@ def _pick(config: Config, wanted: type, **others: Any) -> Any:
     return wanted(**{k: v for k, v in asdict(config).items() if k in names}, **others)
 
 
-def _describe(model: VideoVAE, config: Config) -> dict[str, Any]:
-    training = Path(config.vae) / "training.json"  # step and EMA of our own exports
-    statistics = {"latent_mean", "latent_std"}  # of decoding; they do not touch what is cached
+def _describe(model: VideoVAE | Comparator, config: Config) -> dict[str, Any]:
+    training = Path(split_source(config.vae)[1]) / "training.json"  # step and EMA of our exports
+    values = asdict(model.config)
+    scaling = {name: list(values.pop(f"latent_{name}")) for name in ("mean", "std")}
+    documented = scaling != {"mean": [0.0], "std": [1.0]}
     return {
         "class": type(model).__name__,
-        "config": {k: v for k, v in asdict(model.config).items() if k not in statistics},
-        "sha256": weights_hash(model),
+        "config": values,
+        "sha256": vae_hash(model),
         "training": read_json(training) if training.exists() else None,
         "precision": config.precision,
+        **({"scaling": scaling} if documented else {}),
     }
 
 

@@ -16,7 +16,8 @@ from engine.accelerator import make_accelerator
 from engine.cli import main
 from engine.files import atomic_path
 from engine.seeding import fold
-from vae import VideoVAE, weights_hash
+from vae.comparators.protocol import clip_size
+from vae.comparators.registry import load_vae, vae_hash
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,7 @@ class InspectCache:
     latents: str
     """Folder of the latent cache."""
     vae: str | None = None
-    """Folder or hub id of the VAE that made it; default: only counts and statistics."""
+    """The VAE that made it, as cache_latents.py took it; default: only counts and statistics."""
     data: str | None = None
     """Folder of the shards it was made from; default: decoded latents alone."""
     out: str = "inspect"
@@ -49,8 +50,8 @@ def run(config: InspectCache) -> None:
     _describe(latents)
     if config.vae is None:
         return
-    vae = VideoVAE.from_pretrained(config.vae)
-    latents.check_vae(weights_hash(vae))
+    vae = load_vae(config.vae)
+    latents.check_vae(vae_hash(vae))
     clips = _sources(config, latents) if config.data is not None else None
     device = make_accelerator().device
     vae.to(device)
@@ -59,7 +60,8 @@ def run(config: InspectCache) -> None:
     for index in order[: config.items]:
         with torch.inference_mode():
             z = latents.draw(0, index)[0][None].to(device)
-            decoded = vae.decode(z)[0].clamp(-1, 1).cpu()  # c t h w
+            size = clip_size(vae.config, z, latents.manifest["source"]["frames"])
+            decoded = vae.decode(z, size=size)[0].clamp(-1, 1).cpu()  # c t h w
         source = [] if clips is None else [_source(clips, latents, index)]
         columns.append(torch.cat([*source, decoded], dim=2))
         print(f"  column {len(columns)}: {latents.raw(index)['key']}{_psnr(*source, decoded)}")

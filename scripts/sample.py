@@ -23,7 +23,10 @@ from engine.seeding import fold
 from latte import Latte
 from latte.notes import LatentNotes
 from latte.samplers import SamplerConfig, check_sampler, sample
-from vae import VideoVAE, weights_hash
+from vae import VideoVAE
+from vae.comparators.base import Comparator
+from vae.comparators.protocol import clip_size
+from vae.comparators.registry import load_vae, vae_hash
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +36,7 @@ class Sample:
     latte: str
     """Export folder of train_latte, or one of its checkpoints."""
     vae: str
-    """Folder or hub id of the VAE that made its latents."""
+    """The VAE that made its latents, as cache_latents.py took it."""
     out: str
     """Folder for clip-000000.mkv (lossless), ... and samples.json with each clip's label."""
     num_clips: int
@@ -84,8 +87,8 @@ def run(config: Sample) -> None:
     check_sampler(config.sampler, notes.process, latte.config)
     labels = _labels(config, latte)
     known = _known(config, notes, latte)
-    vae = VideoVAE.from_pretrained(config.vae).to(accelerator.device)
-    if weights_hash(vae) != notes.vae_hash:
+    vae = load_vae(config.vae).to(accelerator.device)
+    if vae_hash(vae) != notes.vae_hash:
         raise ValueError(
             f"{config.vae}: not the VAE of {config.latte}'s latents; its weights differ. "
             "Give the VAE that cache_latents was run with."
@@ -120,7 +123,7 @@ def run(config: Sample) -> None:
                     known=_first_frames(config, notes, known, indices),
                 )
             for i, latent in zip(indices, notes.denormalize(z).split(1), strict=True):
-                _write(config, i, _decode(vae, latent), notes.frame_rate)
+                _write(config, i, _decode(vae, latent, notes.frames), notes.frame_rate)
                 bar.update()
     accelerator.wait_for_everyone()
     accelerator.end_training()
@@ -245,9 +248,14 @@ def _write(
 
 
 @torch.no_grad()
-def _decode(vae: VideoVAE, latent: Tensor) -> UInt8[np.ndarray, "t h w c"]:
-    """Group by group, so that the network's memory does not grow with the clip."""
-    groups = vae.stream_decode(latent.split(1, dim=2))
+def _decode(
+    vae: VideoVAE | Comparator, latent: Tensor, frames: int | None
+) -> UInt8[np.ndarray, "t h w c"]:
+    """With our VAE group by group, so that the network's memory does not grow with the clip."""
+    if isinstance(vae, VideoVAE):
+        groups = vae.stream_decode(latent.split(1, dim=2))
+    else:
+        groups = [vae.decode(latent, size=clip_size(vae.config, latent, frames))]
     return to_uint8(torch.cat([x.clamp(-1, 1).cpu() for x in groups], dim=2)[0])
 
 

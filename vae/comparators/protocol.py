@@ -73,6 +73,14 @@ class ReconstructionVAE(Protocol):
         ...
 
 
+def clip_size(config: LatentConfig, z: Latent, frames: int | None) -> tuple[int, int, int] | None:
+    """`size` for decoding latents of a clip of `frames`; None if that is not known, for the usual
+    number. Open-Sora's VAE decodes the same latents to one of four numbers.
+    """
+    side = config.spatial_ratio
+    return None if frames is None else (frames, z.shape[3] * side, z.shape[4] * side)
+
+
 def valid_frames(config: LatentConfig, frames: int) -> int:
     """The allowed number of frames that is nearest to `frames`, the smaller of two."""
     side = config.spatial_ratio

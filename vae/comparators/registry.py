@@ -1,5 +1,6 @@
 """VAEs by name: `cv_vae:/path`, `cogvideox:THUDM/CogVideoX-2b`; a bare path: our exports."""
 
+import hashlib
 import math
 import re
 from dataclasses import replace
@@ -14,7 +15,7 @@ from vae.comparators.od_vae import ODVAE, ODVAEConfig, to_group_causal
 from vae.comparators.opensora_v12 import OpenSoraConfig, OpenSoraVAE
 from vae.comparators.wan import WanConfig, WanVAE
 from vae.config import VAEConfig
-from vae.model import VideoVAE
+from vae.model import VideoVAE, weights_hash
 
 OURS = "ivvae"
 COMPARATORS: dict[str, type[Comparator]] = {
@@ -46,7 +47,7 @@ def load_vae(
     Raises:
         ValueError: unknown name, nothing there, or weights of another model or version.
     """
-    name, where = _split(str(source))
+    name, where = split_source(str(source))
     kind = COMPARATORS.get("od_vae" if name == GCCONV else name)
     if kind is None:
         model: VideoVAE | Comparator = VideoVAE.from_pretrained(where, **options)
@@ -115,8 +116,23 @@ def _class(name: str) -> type[Comparator]:
     return COMPARATORS[name]
 
 
-def _split(source: str) -> tuple[str, str]:
-    """Name and where; a path's name is told by the export it holds."""
+def vae_hash(vae: VideoVAE | Comparator) -> str:
+    """Hex sha256 that tells apart VAEs whose latents differ: of the weights and, where a
+    comparator's config says something that its weights do not (GCConv, windows), of that too.
+    """
+    told = weights_hash(vae)
+    usual = type(vae.config)()
+    untold = {
+        name: getattr(vae.config, name)
+        for name in ("temporal", "windowed")
+        if isinstance(vae, Comparator)
+        and getattr(vae.config, name, None) != getattr(usual, name, None)
+    }
+    return hashlib.sha256(f"{told} {untold}".encode()).hexdigest() if untold else told
+
+
+def split_source(source: str) -> tuple[str, str]:
+    """Name and where of what `load_vae` takes; a path's name is told by the export it holds."""
     name, colon, where = source.partition(":")
     if colon and re.fullmatch(r"\w{2,}", name):
         if name not in NAMES:

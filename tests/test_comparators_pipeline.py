@@ -1,0 +1,220 @@
+"""Every comparator through the whole chain: cache, Latte, sampling, reconstruction, evaluation."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from data.decode import read_frames
+from data.encode import to_uint8
+from data.latents import LatentDataset
+from engine.files import read_json
+from eval.features.classifier import ClassifierConfig, ClipClassifier
+from latte import Latte
+from latte.notes import LatentNotes
+from latte.options import LatteOptions
+from latte.samplers import SamplerConfig, sample
+from scripts import cache_latents, eval_fvd, eval_reconstruction, inspect_cache, train_latte
+from scripts import sample as sampling
+from tests.packed import pack
+from tests.test_comparators import tiny
+from vae import weights_hash
+from vae.comparators.base import Comparator
+from vae.comparators.od_vae import ODVAE, to_group_causal
+from vae.comparators.registry import OTHERS, load_vae, vae_hash
+
+FRAMES = dict.fromkeys(OTHERS, 9) | {"opensora_v12": 10}  # which latents alone do not tell
+SIZE = {"height": 16, "width": 16}
+SCALING = {"latent_mean": (0.1, 0.2, 0.3, 0.4), "latent_std": (0.5, 1.5, 0.25, 2.0)}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """Packed videos, a classifier in place of I3D, and a small export of every comparator."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    pack(folder, [14, 16, 18])
+    torch.manual_seed(0)
+    ClipClassifier(ClassifierConfig(num_classes=2, width=8)).save_pretrained(folder / "tiny")
+    for name in OTHERS:
+        model = tiny(name, **(SCALING if name == "opensora_v12" else {}))
+        model.save_pretrained(folder / name)
+    return folder
+
+
+def source(root: Path, name: str) -> str:
+    return f"{name}:{root / name}"
+
+
+def cached(root: Path, name: str, **changes) -> Path:
+    options = {
+        "vae": source(root, name),
+        "data": str(root / "shards"),
+        "out": str(root / name / "latents"),
+        "frames": FRAMES[name],
+        "interval": 1,
+        "workers": 0,
+        **SIZE,
+        **changes,
+    }
+    cache_latents.run(cache_latents.Config(**options))
+    return Path(options["out"])
+
+
+def trained(root: Path, name: str, latents: Path, **changes) -> Path:
+    config = train_latte.TrainLatte(
+        train=train_latte.TrainConfig(
+            folder=str(root / name / "latte"), steps=2, global_batch=2, save_every=2
+        ),
+        latents=str(latents),
+        model=LatteOptions(
+            size="custom", hidden_size=16, depth=2, num_heads=2, class_conditional=True
+        ),
+        vae=source(root, name),
+        preview=SamplerConfig(method="ddim", steps=2),
+        previews=1,
+        held_out_clips=1,
+        **changes,
+    )
+    folder = train_latte.run(config)
+    assert folder is not None
+    assert (root / name / "latte" / "samples" / "step-00000002.mp4").exists()
+    return folder
+
+
+SAMPLER = SamplerConfig(method="ddim", steps=2)
+
+
+def sampled(root: Path, name: str, latte: Path, **changes) -> Path:
+    options = {"vae": source(root, name), "out": str(root / name / "samples"), **changes}
+    sampling.run(sampling.Sample(latte=str(latte), num_clips=3, sampler=SAMPLER, **options))
+    return Path(options["out"])
+
+
+def check_cache(latents: Path, model: Comparator, name: str) -> None:
+    vae = LatentDataset(latents).manifest["vae"]
+    assert vae["class"] == type(model).__name__
+    assert vae["sha256"] == vae_hash(model)
+    wanted = {k: v for k, v in asdict(model.config).items() if k not in SCALING}
+    assert {k: tuple(v) if isinstance(v, list) else v for k, v in vae["config"].items()} == wanted
+    assert vae.get("scaling") == (
+        {k.removeprefix("latent_"): list(v) for k, v in SCALING.items()}
+        if name == "opensora_v12"
+        else None
+    )
+
+
+@torch.no_grad()
+def check_samples(samples: Path, latte: Path, model: Comparator, name: str) -> None:
+    """The clips are what the VAE decodes from Latte's latents, at the length that was cached."""
+    notes, generator = LatentNotes.load(latte), Latte.from_pretrained(latte)
+    assert notes.frames == FRAMES[name]
+    z = sample(generator, notes.process, SAMPLER, indices=range(3), labels=[0, 1, 0], seed=0)
+    if name == "opensora_v12":  # trained with scaling="vae"
+        assert_close(notes.denormalize(z), model.denormalize(z))
+    clips = model.decode(notes.denormalize(z), size=(FRAMES[name], 16, 16)).clamp(-1, 1)
+    for i, clip in enumerate(clips):
+        frames = read_frames(samples / f"clip-{i:06d}.mkv", range(FRAMES[name]))
+        assert abs(frames.astype(int) - to_uint8(clip).astype(int)).max() <= 1
+
+
+@pytest.mark.filterwarnings("ignore:. clips. the distance is biased:UserWarning")
+def test_every_comparator_runs_through_the_whole_chain(root):
+    for name in OTHERS:
+        model = load_vae(source(root, name))
+        assert isinstance(model, Comparator)
+        latents = cached(root, name)
+        check_cache(latents, model, name)
+        scaling = "vae" if name == "opensora_v12" else "cache"
+        latte = trained(root, name, latents, scaling=scaling)
+        samples = sampled(root, name, latte)
+        check_samples(samples, latte, model, name)
+        inspected = {"latents": str(latents), "vae": source(root, name), "items": 1}
+        inspect_cache.run(
+            inspect_cache.InspectCache(
+                **inspected, data=str(root / "shards"), out=str(root / name / "look")
+            )
+        )
+        assert (root / name / "look" / "grid.png").exists()
+        eval_fvd.run(
+            eval_fvd.Config(
+                real=str(root / "shards"),
+                fake=str(samples),
+                classifier=str(root / "tiny"),
+                frames=9,
+                stride_real=1,
+                resamples=0,
+                out=str(root / name / "fvd.json"),
+                **SIZE,
+            )
+        )
+        assert read_json(root / name / "fvd.json")["value"] > 0
+    result = eval_reconstruction.run(
+        eval_reconstruction.Config(
+            vae=[f"{name}={source(root, name)}" for name in OTHERS],
+            data=str(root / "shards"),
+            out=str(root / "reconstruction"),
+            frames=9,
+            classifier=str(root / "tiny"),
+            lpips="none",
+            save_clips=1,
+            repeats=1,
+            cost_frames=9,
+            cost_height=16,
+            cost_width=16,
+            **SIZE,
+        )
+    )
+    assert set(result["metrics"]) == {*OTHERS, "trilinear", "keyframes"}
+    for name in OTHERS:
+        assert result["methods"][name]["cost"]["decode"] > 0
+        assert result["metrics"][name]["rfvd"]["value"] > 0
+
+
+def test_latents_of_one_vae_are_not_read_by_another(root, tmp_path):
+    """Group causal convolutions have the causal ones' weights, and yet other latents."""
+    latents = cached(root, "od_vae", out=str(tmp_path / "latents"))
+    before = load_vae(source(root, "od_vae"))
+    assert isinstance(before, ODVAE)
+    after = to_group_causal(before)
+    assert weights_hash(after) == weights_hash(before)
+    assert len({vae_hash(after), vae_hash(before), weights_hash(before)}) == 2
+    windowed = load_vae(source(root, "od_vae"), windowed=True)
+    assert vae_hash(windowed) != vae_hash(before)
+    dataset = LatentDataset(latents)
+    dataset.check_vae(vae_hash(before))
+    with pytest.raises(ValueError, match="these latents come from the VAE"):
+        dataset.check_vae(vae_hash(after))
+    (root / "replaced").mkdir()
+    after.save_pretrained(root / "replaced")
+    with pytest.raises(ValueError, match=r"vae.config.temporal was 'causal', now 'group_causal'"):
+        cached(root, "od_vae", out=str(latents), vae=str(root / "replaced"))
+
+
+def test_the_documented_scaling_is_refused_where_there_is_none(root, tmp_path):
+    latents = cached(root, "cv_vae", out=str(tmp_path / "latents"))
+    with pytest.raises(ValueError, match="its VAE has no documented scaling"):
+        LatentDataset(latents, scaling="vae")
+    with pytest.raises(ValueError, match="scaling='both' must be 'cache' or 'vae'"):
+        LatentDataset(latents, scaling="both")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("cv_vae", {"frames": 6}, r"6 frames, but the VAE needs 1 \+ 4n. Use 5 or 9"),
+        ("cogvideox", {"frames": 13}, r"13 frames, but the VAE needs 1 \+ 8n. Use 9 or 17"),
+        ("opensora_v12", {"height": 20}, "height 20, but the VAE needs a multiple of 8"),
+        ("od_vae", {"vae": "od_vea:/x"}, "no VAE named 'od_vea': use one of ivvae, cv_vae"),
+        ("od_vae", {"vae": "od_vae:{root}/cv_vae"}, "holds a CVVAE, not a ODVAE"),
+        ("od_vae", {"vae": "cv_vae:{root}/shards"}, "holds none of .* Get a folder"),
+    ],
+)
+def test_what_a_comparator_cannot_take_is_refused_before_anything_is_written(
+    root, tmp_path, name, changes, message
+):
+    changes = {k: v.format(root=root) if isinstance(v, str) else v for k, v in changes.items()}
+    with pytest.raises(ValueError, match=message):
+        cached(root, name, out=str(tmp_path / "latents"), **changes)
+    assert not (tmp_path / "latents").exists()
