@@ -1,9 +1,7 @@
 """The demo and every command of the user, tiny, for real."""
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
@@ -11,9 +9,10 @@ import yaml
 from engine.files import read_json
 from scripts import demo
 from tests.browser import check_videos_play, needs_browser, open_page
+from tests.commands import ROOT, SCRIPTS, run_script
+from tests.test_vae import make
 from tests.videos import write_barcode_video, write_demo_clips
 
-ROOT = Path(__file__).parents[1]
 SMALL = {"height": 16, "width": 16}
 MODEL = {"z_dim": 4, "dim": 4, "channel_multipliers": [1, 1, 2, 2], "num_blocks": 1}
 CHANGES = {
@@ -95,18 +94,26 @@ def test_the_page_opens_without_errors_and_its_videos_play(demo_run):
         assert check_videos_play(page) > 0
 
 
-def command(*arguments, cwd) -> subprocess.CompletedProcess[str]:
+def in_new_process(*arguments, cwd) -> subprocess.CompletedProcess[str]:
+    """Run a script as a user does."""
     return subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / arguments[0]), *map(str, arguments[1:])],
+        [sys.executable, str(SCRIPTS / arguments[0]), *map(str, arguments[1:])],
         cwd=cwd,
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
 
 
-def test_mistakes_of_the_user_are_one_line_and_leave_nothing(demo_run, tmp_path):
+def check_complaint(output: str, message: str) -> None:
+    """The last line says what is wrong, and no traceback stands before it."""
+    last = output.strip().splitlines()[-1]
+    assert last.startswith("error: "), output
+    assert message in last
+    assert "Traceback" not in output
+
+
+def test_mistakes_of_the_user_are_one_line_and_leave_nothing(demo_run, tmp_path, capsys):
     text = tmp_path / "notes" / "readme.mp4"
     text.parent.mkdir()
     text.write_text("no video")
@@ -141,49 +148,43 @@ def test_mistakes_of_the_user_are_one_line_and_leave_nothing(demo_run, tmp_path)
         "--speed": ("train_vae.py", "--speed", "fast"),
     }
     for message, arguments in cases.items():
-        done = command(*arguments, cwd=tmp_path)
-        assert done.returncode == 2, done.stderr
-        last = done.stderr.strip().splitlines()[-1]
-        assert last.startswith("error: "), done.stderr
-        assert message in last
-        assert "Traceback" not in done.stderr
+        assert run_script(*arguments, cwd=tmp_path) == 2
+        check_complaint(capsys.readouterr().err, message)
+    message, arguments = next(iter(cases.items()))
+    done = in_new_process(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    check_complaint(done.stderr, message)
     left = [path for path in (tmp_path / "out").rglob("*") if path.suffix in (".tar", ".mkv")]
     assert not left
 
 
-def test_samples_of_another_vae_are_refused(demo_run, tmp_path):
-    from tests.test_vae import make
-
+def test_samples_of_another_vae_are_refused(demo_run, tmp_path, capsys):
     make().float().save_pretrained(tmp_path / "vae")
     latte = demo_run / "runs" / "demo" / "latte" / "export"
-    done = command(
-        *("sample.py", "--latte", latte, "--vae", tmp_path / "vae"),
-        *("--out", "out", "--num_clips", "1"),
-        cwd=tmp_path,
-    )
-    assert done.returncode == 2
-    assert "not the VAE of" in done.stderr
+    models = ("--latte", latte, "--vae", tmp_path / "vae")
+    assert run_script("sample.py", *models, "--out", tmp_path / "out", "--num_clips", 1) == 2
+    check_complaint(capsys.readouterr().err, "not the VAE of")
 
 
-def test_samples_do_not_depend_on_the_batch_and_go_on_where_they_stopped(demo_run, tmp_path):
+def test_samples_do_not_depend_on_the_batch_and_go_on_where_they_stopped(
+    demo_run, tmp_path, capsys
+):
     run = demo_run / "runs" / "demo"
     common = (
         *("sample.py", "--latte", run / "latte" / "export", "--vae", run / "video_vae" / "export"),
         *("--num_clips", "4", "--sampler.steps", "2", "--sampler.method", "ddim"),
     )
     for name, size in (("a", 1), ("b", 4)):
-        done = command(*common, "--out", tmp_path / name, "--batch_size", size, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-    missing = tmp_path / "b" / "clip-000002.mkv"
-    missing.unlink()
-    done = command(*common, "--out", tmp_path / "b", "--batch_size", "3", cwd=tmp_path)
-    assert "3 of 4 clips are there" in done.stdout
+        assert run_script(*common, "--out", tmp_path / name, "--batch_size", size) == 0
+    (tmp_path / "b" / "clip-000002.mkv").unlink()
+    capsys.readouterr()
+    assert run_script(*common, "--out", tmp_path / "b", "--batch_size", 3) == 0
+    assert "3 of 4 clips are there" in capsys.readouterr().out
     for i in range(4):
         pair = [(tmp_path / n / f"clip-00000{i}.mkv").read_bytes() for n in "ab"]
         assert pair[0] == pair[1]
-    other = command(*common, "--out", tmp_path / "b", "--seed", "1", cwd=tmp_path)
-    assert other.returncode == 2
-    assert "seed was 0, now 1" in other.stderr
+    assert run_script(*common, "--out", tmp_path / "b", "--seed", 1) == 2
+    check_complaint(capsys.readouterr().err, "seed was 0, now 1")
 
 
 def test_a_folder_of_videos_is_packed_and_measured(demo_run, tmp_path):
@@ -191,19 +192,14 @@ def test_a_folder_of_videos_is_packed_and_measured(demo_run, tmp_path):
         path = tmp_path / "videos" / f"class{i % 2}" / f"{name}.mp4"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_barcode_video(path, 20, 32, 48, shade=i * 40)
-    done = command(
-        *("make_shards.py", "folder", "--root", "videos", "--out", "shards"),
-        *("--short_side", "16", "--workers", "0"),
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
+    packing = ("--short_side", 16, "--workers", 0)
+    paths = ("--root", "videos", "--out", "shards")
+    assert run_script("make_shards.py", "folder", *paths, *packing, cwd=tmp_path) == 0
     classifier = demo_run / "runs" / "demo" / "classifier" / "export"
-    done = command(
-        *("eval_fvd.py", "--real", "shards", "--fake", "shards", "--classifier", classifier),
-        *("--stride_real", "1", "--start_real", "first", "--out", "fvd.json"),
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
+    clips = ("--real", "shards", "--fake", "shards", "--stride_real", 1, "--start_real", "first")
+    extra = ("--classifier", classifier, "--out", "fvd.json")
+    with pytest.warns(UserWarning, match="distance is biased"):
+        assert run_script("eval_fvd.py", *clips, *extra, cwd=tmp_path) == 0
     result = read_json(tmp_path / "fvd.json")
     assert abs(result["value"]) < 1e-6
     assert result["name"] == "fvd4_16f_classifier"
