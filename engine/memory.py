@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -62,11 +63,14 @@ def estimate_memory(
         batch: like the largest of this process's batches; its values do not matter.
     Returns: MB that stay from step to step (weights, gradients, AdamW's moments, the average, and
         with several processes the buffers in which they exchange gradients), and what activations
-        add to them at most. None if a loss depends on values that are not there.
+        add to them at most. None if a loss depends on values that are not there, or
+        weights are shared out (FSDP).
     """
     kept = {name: stateful.state_dict() for name, stateful in trainer.states.items()}
     unwrap, players = trainer.accelerator.unwrap_model, trainer.players.all
     modules = [unwrap(player.module) for player in players]
+    if any(isinstance(p, DTensor) for module in modules for p in module.parameters()):
+        return None
     memory = LiveMemory()
     part, info = _micro_batch(trainer, batch)
     eager = torch.compiler.set_stance("force_eager")

@@ -334,3 +334,28 @@ def test_a_bad_batch_is_passed_over_by_both_players_and_the_run_goes_on(tmp_path
     trainer, resumed = toy_run(tmp_path / "resumed", batches=source(2))
     assert_close(resumed, weights, rtol=0, atol=0)
     assert trainer.guard.skipped == 1
+
+
+def test_a_spike_is_passed_over_and_counted(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("engine.guard.ENOUGH", 2)
+
+    def batches(scale):
+        def source(start):
+            for step in range(start, 5):
+                video = torch.rand(
+                    4, 3, 1, 8, 8, generator=torch.Generator().manual_seed(step)
+                ).double()
+                yield {"video": video * (scale if step == 3 else 1)}
+
+        return source
+
+    trainer, _ = toy_run(
+        tmp_path / "run", batches=batches(1e4), steps=5, spike_factor=10, learning_rate=1e-30
+    )
+    assert trainer.guard.skipped == 1
+    assert "step 4 skipped: " in caplog.text
+    assert "times the usual" in caplog.text
+    assert "loss" not in read_log(tmp_path / "run")[3]
+    moments = trainer.players.all[0].optimizer.state_dict()["state"][0]
+    assert moments["step"] == 4  # of 5
+    assert moments["exp_avg_sq"].max() < 1e8

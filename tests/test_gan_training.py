@@ -6,19 +6,22 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.testing import assert_close
 
 from data.buckets import Bucket, BucketConfig
 from data.dataset import ClipConfig
-from engine.cli import parse
+from engine.cli import _exit_code, parse
 from engine.config import OptimizerConfig
+from engine.files import read_json
 from engine.run import read_log
 from scripts import train_vae
 from scripts.train_vae import TrainVAE
@@ -29,6 +32,7 @@ from vae.adversarial import AdversarialConfig
 from vae.config import PRESETS
 from vae.discriminator import DiscriminatorConfig
 from vae.losses import VAELossConfig
+from vae.start import initial_model
 
 ROOT = Path(__file__).parents[1]
 DEBUG = sorted((ROOT / "configs" / "vae" / "debug").glob("*.yaml"))
@@ -204,10 +208,8 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(shards, tmp_path, capsys, 
     assert "memory, measured: not, because a step would not fit" in text
 
 
-def test_mistakes_of_the_gan_stage_are_refused_before_the_run(shards, tmp_path):
+def test_mistakes_of_the_gan_stage_are_refused_when_it_is_configured(shards, tmp_path):
     config = gan_run(tmp_path / "run", shards)
-    with pytest.raises(ValueError, match=r"start_step=6 is not before the end"):
-        gan_run(tmp_path / "run", shards, start=6)
     deep = replace(config.adversarial, discriminator=DiscriminatorConfig(channels=16, layers=3))
     with pytest.raises(ValueError, match=r"at least 24 x 24, got 16 x 16"):
         replace(config, adversarial=deep)
@@ -217,12 +219,88 @@ def test_mistakes_of_the_gan_stage_are_refused_before_the_run(shards, tmp_path):
         replace(config, row="E")
     with pytest.raises(ValueError, match="fp16 has one loss scale"):
         gan_run(tmp_path / "run", shards, precision="fp16")
+    with pytest.raises(ValueError, match="LPIPS with alex needs at least 31 x 31"):
+        replace(config, loss=VAELossConfig(perceptual="alex"))
+
+
+@pytest.fixture
+def command(shards, tmp_path, monkeypatch, capsys):
+    """Give flags to the GAN stage's command; returns its exit code and what it says at last."""
     VideoVAE(replace(MODEL, z_dim=8)).save_pretrained(tmp_path / "other")
-    with pytest.raises(ValueError, match="do not fit the model: z_dim was 8, now 4"):
-        train_vae.run(replace(config, init_from=str(tmp_path / "other")))
-    with pytest.raises(ValueError, match="no VideoVAE here"):
-        train_vae.run(replace(config, init_from=str(tmp_path / "nowhere")))
+    arguments = as_command(gan_run("run", shards), tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_HOME", "nowhere")
+
+    def give(*flags):
+        monkeypatch.setattr("sys.argv", [*arguments, *flags])
+        code = _exit_code(TrainVAE, train_vae.run)
+        return code, capsys.readouterr().err
+
+    return give
+
+
+BUCKET = '{"buckets": [{"frames": %s, "height": 16, "width": 16, "batch": %s}]}'
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--init_from=other"],
+            "other: these start weights do not fit the model: z_dim was 8, now 4",
+        ),
+        (["--init_from=/nowhere"], "/nowhere: no VideoVAE here"),
+        (["--buckets", BUCKET % (101, 4)], "bucket 101x16x16: "),
+        (["--buckets", BUCKET % (5, 8)], "bucket 5x16x16: the data set has 6 samples, fewer"),
+        (["--loss.perceptual=vgg"], "vgg16-397923af.pth: no weights for LPIPS."),
+        (["--adversarial.start_step=6"], "start_step=6 is not before the end of the run"),
+        (["--train.micro_batch=3"], "micro_batch=3 does not divide the 4 clips"),
+        (["--held_out.folder=nowhere"], "nowhere"),
+    ],
+)
+def test_a_mistake_ends_in_one_line_and_code_2_before_the_first_step(
+    flags, message, command, tmp_path
+):
+    code, error = command(*flags)
+    assert code == 2
+    assert error.startswith("error: ")
+    assert message in error
+    assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("flags", [[], ["--buckets", BUCKET % (5, 4)]])
+def test_processes_that_do_not_divide_a_batch_are_refused(flags, command, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "scripts.train_vae.training_accelerator",
+        lambda config: SimpleNamespace(num_processes=3, process_index=0),
+    )
+    code, error = command(*flags)
+    assert code == 2
+    assert error == (
+        "error: 3 processes do not divide the global batch of 4. Start 2 processes or use a global "
+        "batch of 6.\n"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def new_accelerator():
+    """Lets a process change the precision, which Accelerate fixes once."""
+    yield lambda: AcceleratorState._reset_state(reset_partial_state=True)
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_bf16_trains_float32_weights_to_nearly_the_same_losses(shards, tmp_path, new_accelerator):
+    for precision in ("no", "bf16"):
+        new_accelerator()
+        train_vae.run(gan_run(tmp_path / precision, shards, steps=2, start=0, precision=precision))
+    for x, y in zip(read_log(tmp_path / "no"), read_log(tmp_path / "bf16"), strict=True):
+        for name in ("loss", "mae", "discriminator/loss"):
+            assert x[name] != y[name]
+            assert_close(x[name], y[name], rtol=0.02, atol=0)
+        assert y["skipped_steps"] == 0
+    assert {value.dtype for value in weights(tmp_path / "bf16").values()} == {torch.float32}
 
 
 def test_the_debug_chain_runs_from_stage_to_stage(shards, tmp_path, monkeypatch, caplog):
@@ -241,6 +319,51 @@ def test_the_debug_chain_runs_from_stage_to_stage(shards, tmp_path, monkeypatch,
     assert "all weights are from runs/vae/debug/ivvae_z4/1_video/export" in caplog.text
     assert "discriminator: all weights are new" in caplog.text
     assert "discriminator/loss" in read_log(export.parent)[-1]
+
+
+@pytest.fixture(scope="module")
+def debug_configs():
+    return [parse(TrainVAE, ["--config", str(file)]) for file in DEBUG]
+
+
+@pytest.mark.parametrize("row", PRESETS)
+def test_every_row_goes_through_the_debug_chain(row, debug_configs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for config in debug_configs:
+        config = replace(config, row=row, model=replace(MODEL, z_dim=8)).named()
+        assert config.train.folder.startswith(f"runs/vae/debug/{row}_z8/")
+        model = initial_model(
+            config.video_config, image=config.stage == "image", source=config.init_from
+        )
+        export = Path(config.train.folder) / "export"
+        model.save_pretrained(export)
+        expected = VAEConfig.preset(row, **{**asdict(MODEL), "z_dim": 8, **PRESETS[row]})
+        expected = replace(expected, dim=PRESETS[row].get("dim", 64) // 16)
+        assert model.config == (expected.image() if config.stage == "image" else expected)
+
+
+def test_the_baseline_is_trained_through_the_debug_chain(
+    shards, debug_configs, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for config in debug_configs:
+        data = replace(config.data, folder=str(shards), short="loop", height=16, width=16)
+        gan = config.adversarial
+        if gan is not None:
+            gan = replace(gan, start_step=0, discriminator=DISCRIMINATOR)
+        config = replace(
+            config,
+            row="baseline",
+            model=MODEL,
+            data=data,
+            buckets=None,
+            adversarial=gan,
+            held_out=None,
+            previews=0,
+            train=replace(config.train, steps=1, evaluate_every=None),
+        )
+        export = train_vae.run(config)
+        assert read_json(export / "config.json")["branches"] == 1
 
 
 @pytest.mark.parametrize("row", PRESETS)

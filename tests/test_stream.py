@@ -194,7 +194,8 @@ def test_a_resumed_stream_does_not_begin_with_the_first_clips_again(folder, tmp_
     assert all(len(keys) == 4 for keys in first)
 
 
-def test_the_plan_of_a_run_on_a_stream_has_no_epochs(folder, tmp_path, capsys):
+def test_the_plan_of_a_run_on_a_stream_has_no_epochs(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("engine.plan.estimate_memory", lambda *_: None)
     train_vae.run(training(folder, tmp_path / "run", dry_run=True))
     (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("data: ")]
     assert line.endswith("4 to come, a stream")
