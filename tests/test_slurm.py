@@ -15,7 +15,10 @@ export SLURM_PROCID=3 SLURM_LOCALID=1
 code=$?
 kill -TERM $PPID
 exit $code""",
-    "scontrol": """if [ "$1" = show ]; then printf "node7\\nnode8\\n"; else echo "$@" >> requeued; fi""",
+    "scontrol": """case "$1" in
+show) printf "node7\\nnode8\\n" ;;
+*) echo "$@" >> requeued ;;
+esac""",
     "python": """echo "$RANK $LOCAL_RANK $WORLD_SIZE $MASTER_ADDR $MASTER_PORT" > seen
 printf "%s\\n" "$@" >> seen
 exit $CODE""",
