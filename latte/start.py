@@ -1,0 +1,51 @@
+"""What a run starts from: new weights, another model's, or its own checkpoint."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from engine.seeding import fold
+from latte.config import LatteConfig
+from latte.model import Latte
+from latte.notes import LatentNotes
+
+log = logging.getLogger(__name__)
+
+
+def initial_model(config: LatteConfig, seed: int, source: str | None = None) -> Latte:
+    """A model in training mode: with new weights drawn from the seed, or with those of `source`.
+
+    Args:
+        source: Folder or hub id of a Latte of the same size.
+
+    Raises:
+        ValueError: `source` is of another size.
+    """
+    torch.manual_seed(fold(seed, "weights"))
+    model = Latte(config)
+    if source is None:
+        return model
+    given = Latte.from_pretrained(source)
+    if replace(given.config, class_dropout=config.class_dropout) != config:
+        raise ValueError(
+            f"{source}: {given.config} is of another size than {config}. "
+            "Start from a model of the same size, or change model and latents."
+        )
+    model.load_state_dict(given.state_dict())
+    log.info("%s: all weights loaded", source)
+    return model.train()
+
+
+def check_cache(checkpoint: Path | None, notes: LatentNotes) -> None:
+    """Refuse (`ValueError`) to go on from a checkpoint with latents that were cached anew since."""
+    if checkpoint is None:
+        return
+    before = LatentNotes.load(checkpoint / "ema")
+    if before.cache_hash != notes.cache_hash:
+        raise ValueError(
+            f"{checkpoint}: was trained on latents of the manifest {before.cache_hash[:12]}, but "
+            f"they were cached anew since and are now {notes.cache_hash[:12]}. Restore them, or "
+            "train in another folder."
+        )
