@@ -1,13 +1,11 @@
-"""IV-VAE: the released behaviour, the family's counts, chunks, causality, inflation, saving."""
+"""IV-VAE: the released behaviour, inflation, norms and resampling, saving, refusals."""
 
-from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from tests.vectors import load_case
@@ -15,9 +13,9 @@ from vae import DiagonalGaussian, ImageVAE, VAEConfig, VideoVAE, inflate, weight
 from vae.blocks import NormSiLU, RMSNorm
 from vae.config import PRESETS
 from vae.convert import from_released, to_released
-from vae.convs import Chunk, TemporalConv
 from vae.resample import enlarge, shrink
 
+Model = TypeVar("Model", bound=VideoVAE)
 TINY = VAEConfig(z_dim=4, dim=4, channel_multipliers=(1, 2, 2, 2), num_blocks=1)
 
 
@@ -26,7 +24,7 @@ def tiny(preset: str, **changes) -> VAEConfig:
     return VAEConfig.preset(preset, **{**size, **changes})
 
 
-def scramble(model: VideoVAE) -> VideoVAE:
+def scramble(model: Model) -> Model:
     """Move every weight a little, so that residual branches no longer start at zero."""
     torch.manual_seed(0)
     with torch.no_grad():
@@ -76,6 +74,16 @@ def test_released_weights_survive_the_way_there_and_back(released):
         assert_close(back[name], value, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(("z_dim", "dim"), [(8, 8), (16, 8), (16, 12)])
+def test_weights_of_every_released_size_survive_the_way_there_and_back(z_dim, dim):
+    model = VideoVAE(VAEConfig(z_dim=z_dim, dim=dim))
+    weights = to_released(model)
+    assert len(weights) == 362
+    assert weights_hash(from_released(weights, model.config)) == weights_hash(model)
+    with pytest.raises(ValueError, match=f"not a released IV-VAE with z_dim=4, dim={dim}: "):
+        from_released(weights, VAEConfig(z_dim=4, dim=dim))
+
+
 def test_a_checkpoint_that_does_not_fit_names_every_kind_of_difference(released):
     weights = released[0].weights()
     weights["extra"] = weights.pop("conv1.conv_2d.bias")
@@ -88,98 +96,6 @@ def test_a_checkpoint_that_does_not_fit_names_every_kind_of_difference(released)
     assert "conv2.conv_2d.bias" in str(error.value)
     assert "(7,)" in str(error.value)
     assert "(3, 8, 3, 3)" in str(error.value)
-
-
-@st.composite
-def splits(draw):
-    groups = draw(st.integers(1, 4))
-    cuts = draw(st.sets(st.integers(1, groups - 1))) if groups > 1 else set()
-    edges = [0, *sorted(cuts), groups]
-    sizes = [b - a for a, b in pairwise(edges)]
-    alone = draw(st.booleans())  # the image frame as a chunk of its own
-    return ([0] if alone else []) + sizes
-
-
-PATTERNS = [(False, True, True), (True, False, True), (True, True, True), (True, False, False)]
-
-
-@settings(max_examples=12, deadline=None)
-@given(
-    chunks=splits(),
-    size=st.sampled_from([(8, 8), (8, 16), (16, 8)]),
-    pattern=st.sampled_from(PATTERNS),
-    preset=st.sampled_from(sorted(PRESETS)),
-)
-def test_any_split_into_chunks_equals_the_whole(chunks, size, pattern, preset):
-    config = tiny(preset, temporal_downsample=pattern)
-    model, ratio = make(config), config.temporal_ratio
-    x = video(1 + ratio * sum(chunks), *size)
-    frames = [n * ratio + (i == 0) for i, n in enumerate(chunks)]
-    latent_frames = [n + (i == 0) for i, n in enumerate(chunks)]
-    with torch.no_grad():
-        whole = model.encode(x)
-        parts = list(model.stream_encode(x.split(frames, dim=2)))
-        assert_close(torch.cat([p.moments for p in parts], dim=2), whole.moments)
-        decoded = list(model.stream_decode(whole.mean.split(latent_frames, dim=2)))
-        assert_close(torch.cat(decoded, dim=2), model.decode(whole.mean))
-
-
-@pytest.mark.parametrize("preset", [name for name in PRESETS if name != "ivvae_dim96"])
-def test_which_frames_an_output_depends_on(preset):
-    """The point of group causal convolution (paper, Sec. 3.3), read off gradients.
-
-    No frame depends on a later group, and inside a group all depend on each other. With causal
-    convolutions the last still holds only because a group is compressed as a whole.
-    """
-    model = make(tiny(preset))
-    x = video(13, 8, 8).requires_grad_()
-    y = model.decode(model.encode(x).mean)
-    group = [0] + [1 + t // 4 for t in range(12)]
-    for t in range(13):
-        reached = reach(y[:, :, t], x)
-        assert not any(reached[s] for s in range(13) if group[s] > group[t])
-        assert all(reached[s] for s in range(13) if group[s] == group[t])
-
-
-def reach(y: torch.Tensor, x: torch.Tensor) -> list[bool]:
-    """Of which frames of x the sum of y has a gradient."""
-    (gradient,) = torch.autograd.grad(y.sum(), x, retain_graph=True)
-    return (gradient.abs().amax(dim=(0, 1, 3, 4)) > 0).tolist()
-
-
-@pytest.mark.parametrize(
-    ("causal", "expected"),
-    [
-        # frame by frame: which of image, 1 2 3 4, 5 6 7 8 it sees
-        (False, ["0", "012", "123", "234", "34", "456", "567", "678", "78"]),
-        (True, ["0", "01", "012", "123", "234", "345", "456", "567", "678"]),
-    ],
-)
-def test_one_convolution_over_time_sees_its_neighbours(causal, expected):
-    conv = TemporalConv(2, 3, group=4, causal=causal).double()
-    x = torch.randn(1, 2, 9, 2, 2, dtype=torch.float64, requires_grad=True)
-    frames = x.permute(0, 2, 1, 3, 4).flatten(0, 1)
-    y = conv(frames, Chunk(batch=1, image=True, past={}))
-    seen = ["".join(str(s) for s, hit in enumerate(reach(y[t], x)) if hit) for t in range(9)]
-    assert seen == expected
-
-
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("groups", [1, 3])
-def test_a_convolution_over_time_is_a_padded_conv3d_per_group(causal, groups):
-    """As the paper describes it: each group is padded in time and convolved on its own."""
-    conv = TemporalConv(2, 3, group=2, causal=causal).double()
-    x = torch.randn(2, 2, 1 + 2 * groups, 5, 4, dtype=torch.float64)
-    expected = []
-    for start, stop in [(0, 1)] + [(1 + 2 * g, 3 + 2 * g) for g in range(groups)]:
-        if causal:
-            part = F.pad(x, (0, 0, 0, 0, 2, 0))[:, :, start : stop + 2]
-        else:
-            left = x[:, :, max(start - 1, 0)]
-            part = torch.cat([left[:, :, None], x[:, :, start:stop], 0 * left[:, :, None]], dim=2)
-        expected.append(F.conv3d(part, conv.weight, conv.bias, padding=(0, 1, 1)))
-    y = conv(x.permute(0, 2, 1, 3, 4).flatten(0, 1), Chunk(batch=2, image=True, past={}))
-    assert_close(y.unflatten(0, (2, -1)).permute(0, 2, 1, 3, 4), torch.cat(expected, dim=2))
 
 
 @pytest.mark.parametrize("preset", ["ivvae", "ivvae_3d3d", "ktc", "baseline", "baseline_gcconv"])
@@ -278,6 +194,15 @@ def test_every_parameter_learns(config):
         assert p.grad.abs().sum() > 0, name
 
 
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name != "ivvae_dim96"])
+def test_a_step_on_images_alone_reaches_every_parameter(preset):
+    """Else several processes that train together would wait for each other's gradients."""
+    model = VideoVAE(tiny(preset))
+    y, posterior = model(video(1, 8, 8, b=2).float(), torch.randn(2, 4, 1, 1, 1))
+    (y.mean() + posterior.kl().mean()).backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
 def test_residual_branches_start_at_zero():
     torch.manual_seed(0)
     model = VideoVAE(TINY)
@@ -312,6 +237,9 @@ def test_normalising_is_undone_by_denormalising():
     z = torch.arange(4.0).view(1, 4, 1, 1, 1)
     assert_close(model.normalize(z).flatten(), torch.full((4,), -0.5))
     assert_close(model.denormalize(model.normalize(z)), z)
+    for call in (model.normalize, model.denormalize):
+        with pytest.raises(ValueError, match=r"latent of shape \(1, 2, .* need b 4 t h w"):
+            call(z[:, :2])
 
 
 @pytest.mark.parametrize(
@@ -339,11 +267,19 @@ def test_integers_and_wrong_latents_are_refused():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"z_dim": 5}, "z_dim=5"),
-        ({"temporal_downsample": (True,)}, "3 steps between levels"),
-        ({"dim": 0}, "dim=0"),
+        ({"z_dim": 5}, "z_dim=5 must be even.*use 4 or 6"),
+        ({"z_dim": 1}, "z_dim=1 must be even.*use 2"),
+        ({"z_dim": 16.0}, r"z_dim=16\.0 must be a whole number of at least 1"),
+        ({"dim": 0}, "dim=0 must be a whole number of at least 1"),
+        ({"num_blocks": True}, "num_blocks=True must be a whole number"),
+        ({"channel_multipliers": (1, 2, 0, 4)}, r"channel_multipliers\[2\]=0 must be a whole"),
+        ({"channel_multipliers": ()}, r"empty: give one per level, such as \(1, 2, 4, 4\)"),
+        ({"temporal_downsample": (True,)}, r"=\(True,\): give 3 values, True or False"),
+        ({"temporal_downsample": (0, 2, 1)}, r"=\(0, 2, 1\): give 3 values, True or False"),
+        ({"temporal_downsample": (False,) * 3}, "never halves time.*value True, or use branches=1"),
         ({"latent_std": (0.0,)}, "must be positive"),
-        ({"latent_mean": (0.0, 1.0)}, "1 or z_dim=16 values"),
+        ({"latent_std": (float("nan"),)}, r"latent_std=\(nan,\): give 1 or z_dim=16 finite values"),
+        ({"latent_mean": (0.0, 1.0)}, "1 or z_dim=16 finite values"),
         ({"branches": 3}, "use 1 or 2"),
         ({"temporal": "bidirectional"}, r"use one of \('group_causal', 'causal'\)"),
         ({"branch_convs": "2d"}, r"use one of \('2d3d', '3d3d'\)"),

@@ -1,5 +1,6 @@
 """What defines a VAE: one frozen dataclass, kept with the weights."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -44,31 +45,21 @@ class VAEConfig:
     """Standard deviation of the latents, one value or one per channel."""
 
     def __post_init__(self) -> None:
+        _check_whole_numbers(self)
         if self.branches not in (1, 2):
             raise ValueError(f"branches={self.branches} is not allowed: use 1 or 2")
-        if self.z_dim < self.branches or self.z_dim % self.branches:
+        if self.z_dim % self.branches:
+            allowed = f"{self.z_dim - 1} or {self.z_dim + 1}" if self.z_dim > 1 else "2"
             raise ValueError(
-                f"z_dim={self.z_dim} must be a positive multiple of {self.branches}: "
-                "every branch has its own latent channels"
-            )
-        for name in ("dim", "num_blocks"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        if not self.channel_multipliers or min(self.channel_multipliers) < 1:
-            raise ValueError(
-                f"channel_multipliers={self.channel_multipliers} must be positive, one per level"
+                f"z_dim={self.z_dim} must be even, because each of the two branches has half of "
+                f"the latent channels: use {allowed}"
             )
         if odd := [m * self.dim for m in self.channel_multipliers[1:] if m * self.dim % 2]:
             raise ValueError(
                 f"dim * channel_multipliers gives {odd}: upsampling halves the channels, so every "
                 "level but the first needs an even number"
             )
-        if len(self.temporal_downsample) != len(self.channel_multipliers) - 1:
-            raise ValueError(
-                f"temporal_downsample={self.temporal_downsample} has "
-                f"{len(self.temporal_downsample)} entries, but there are "
-                f"{len(self.channel_multipliers) - 1} steps between levels"
-            )
+        _check_pattern(self)
         for name, kind in (("temporal", Temporal), ("branch_convs", BranchConvs)):
             if getattr(self, name) not in get_args(kind):
                 raise ValueError(f"{name}={getattr(self, name)!r}: use one of {get_args(kind)}")
@@ -78,13 +69,7 @@ class VAEConfig:
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout} must be in [0, 1)")
-        for name in ("latent_mean", "latent_std"):
-            if len(getattr(self, name)) not in (1, self.z_dim):
-                raise ValueError(
-                    f"{name} needs 1 or z_dim={self.z_dim} values, got {getattr(self, name)}"
-                )
-        if min(self.latent_std) <= 0:
-            raise ValueError(f"latent_std={self.latent_std} must be positive")
+        _check_statistics(self)
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> "VAEConfig":
@@ -160,6 +145,40 @@ class VAEConfig:
             _check_multiple(name, size, self.spatial_ratio)
         groups = (frames - 1) // self.temporal_ratio
         return self.z_dim, 1 + groups, height // self.spatial_ratio, width // self.spatial_ratio
+
+
+def _check_whole_numbers(config: VAEConfig) -> None:
+    values = {name: getattr(config, name) for name in ("z_dim", "dim", "num_blocks", "branches")}
+    multipliers = config.channel_multipliers
+    values |= {f"channel_multipliers[{i}]": value for i, value in enumerate(multipliers)}
+    for name, value in values.items():
+        if type(value) is not int or value < 1:
+            raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
+    if not multipliers:
+        raise ValueError("channel_multipliers is empty: give one per level, such as (1, 2, 4, 4)")
+
+
+def _check_pattern(config: VAEConfig) -> None:
+    pattern, steps = config.temporal_downsample, len(config.channel_multipliers) - 1
+    if len(pattern) != steps or any(type(halve) is not bool for halve in pattern):
+        raise ValueError(
+            f"temporal_downsample={pattern}: give {steps} values, True or False, one for each of "
+            "the steps between levels"
+        )
+    if config.branches == 2 and not any(pattern):
+        raise ValueError(
+            f"temporal_downsample={pattern} never halves time, which two branches are for: make a "
+            "value True, or use branches=1, an image VAE"
+        )
+
+
+def _check_statistics(config: VAEConfig) -> None:
+    for name in ("latent_mean", "latent_std"):
+        values = getattr(config, name)
+        if len(values) not in (1, config.z_dim) or not all(map(math.isfinite, values)):
+            raise ValueError(f"{name}={values}: give 1 or z_dim={config.z_dim} finite values")
+    if min(config.latent_std) <= 0:
+        raise ValueError(f"latent_std={config.latent_std} must be positive")
 
 
 def check_frames(frames: int, ratio: int) -> None:

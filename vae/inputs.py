@@ -14,20 +14,12 @@ PIXEL_LIMIT = 2.0
 
 def check_video(x: Tensor) -> None:
     """Refuse what is no `b 3 t h w` float tensor; says nothing about sizes and values."""
-    if x.ndim != 5 or x.shape[1] != 3 or not x.is_floating_point() or not x.numel():
-        raise ValueError(
-            f"video of shape {tuple(x.shape)}, {x.dtype}: need b 3 t h w, float in [-1, 1], "
-            "not empty"
-        )
+    _check_tensor("video", x, channels=3, need="b 3 t h w, float in [-1, 1], not empty")
 
 
 def check_latent(z: Tensor, config: VAEConfig) -> None:
     """Refuse what is no `b z t h w` float tensor of this config's latent channels."""
-    if z.ndim != 5 or z.shape[1] != config.z_dim or not z.is_floating_point() or not z.numel():
-        raise ValueError(
-            f"latent of shape {tuple(z.shape)}, {z.dtype}: need b {config.z_dim} t h w, float, "
-            "not empty"
-        )
+    _check_tensor("latent", z, config.z_dim, f"b {config.z_dim} t h w, float, not empty")
 
 
 def check_size(x: Tensor, config: VAEConfig) -> None:
@@ -97,11 +89,18 @@ def checked_chunks(
 
 
 def check_chunk_groups(chunk_groups: int | None) -> None:
-    """Refuse a number of groups below 1."""
-    if chunk_groups is not None and chunk_groups < 1:
+    """Refuse what is no whole number of groups, and one below 1."""
+    if chunk_groups is not None and (type(chunk_groups) is not int or chunk_groups < 1):
         raise ValueError(
-            f"chunk_groups={chunk_groups} must be at least 1, or None to choose by free memory"
+            f"chunk_groups={chunk_groups!r} must be at least 1, or None to choose by free memory"
         )
+
+
+def _check_tensor(kind: str, x: Tensor, channels: int, need: str) -> None:
+    if not isinstance(x, Tensor):
+        raise ValueError(f"{kind} of type {type(x).__name__}: need a tensor {need}")
+    if x.ndim != 5 or x.shape[1] != channels or not x.is_floating_point() or not x.numel():
+        raise ValueError(f"{kind} of shape {tuple(x.shape)}, {x.dtype}: need {need}")
 
 
 def _range(x: Tensor) -> tuple[float, float]:

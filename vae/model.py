@@ -213,10 +213,12 @@ class VideoVAE(nn.Module, Pretrained, library_name="ivvae", tags=["video-vae"]):
 
     def normalize(self, z: Float[Tensor, "b z t h w"]) -> Float[Tensor, "b z t h w"]:
         """(z - latent_mean) / latent_std: roughly zero mean, unit variance."""
+        inputs.check_latent(z, self.config)
         return (z - self._statistic("latent_mean", z)) / self._statistic("latent_std", z)
 
     def denormalize(self, z: Float[Tensor, "b z t h w"]) -> Float[Tensor, "b z t h w"]:
         """The inverse of `normalize`."""
+        inputs.check_latent(z, self.config)
         return z * self._statistic("latent_std", z) + self._statistic("latent_mean", z)
 
     def last_layer(self) -> list[nn.Parameter]:

@@ -25,7 +25,7 @@ def decoded_size(z: Float[Tensor, "b z t h w"], config: VAEConfig) -> Size:
     return 1 + (t - 1) * config.temporal_ratio, h * side, w * side
 
 
-def padded_size(size: Size, config: VAEConfig) -> Size:
+def padded_size(size: Sequence[int], config: VAEConfig) -> Size:
     """The smallest allowed frames, height and width that are not below `size`."""
     t, h, w = size
     groups = -(-(t - 1) // config.temporal_ratio)
@@ -44,11 +44,10 @@ def pad(x: Float[Tensor, "b c t h w"], config: VAEConfig) -> Float[Tensor, "b c 
 
 def check_crop(size: Sequence[int], padded: Size, config: VAEConfig) -> None:
     """Refuse a size (t, h, w) whose video `pad` would not bring to `padded`."""
-    t, h, w = size
-    if min(size) < 1 or padded_size((t, h, w), config) != padded:
+    if len(size) != 3 or min(size) < 1 or padded_size(tuple(size), config) != padded:
         raise ValueError(
-            f"size={(t, h, w)} (t, h, w) cannot be cropped from a video of {padded}: give the size "
-            "of the video that was encoded with pad=True"
+            f"size={tuple(size)} (t, h, w) cannot be cropped from a video of {padded}: give the "
+            "size of the video that was encoded with pad=True"
         )
 
 

@@ -165,8 +165,6 @@ class TemporalSplitFrames(TemporalConv):
         if self.causal:
             chunk = replace(chunk, image=False)  # with the same carry
             image = image[:, :0]
-            if not groups.shape[1]:
-                return groups.repeat(1, 1, 1, 1, 2)  # the image frame alone: nothing to split
         return chunk.split(super().forward(chunk.merge(image, groups), chunk))[1]
 
 
