@@ -8,9 +8,15 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, ProjectConfiguration
 
+from engine import fsdp
 from engine.config import TrainConfig
 
-TRAINABLE = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+TRAINABLE = (
+    DistributedType.NO,
+    DistributedType.MULTI_CPU,
+    DistributedType.MULTI_GPU,
+    DistributedType.FSDP,
+)
 
 
 def make_accelerator(**options: Any) -> Accelerator:
@@ -35,7 +41,8 @@ def training_accelerator(config: TrainConfig) -> Accelerator:
     """Accelerate's view of the processes, with the precision and the tracker of a training run.
 
     Raises:
-        ValueError: wandb is wanted and not installed, or the launcher asks for FSDP or DeepSpeed.
+        ValueError: wandb is wanted and not installed, or the launcher asks for DeepSpeed or for
+            what is not supported with FSDP.
     """
     if config.wandb is not None and importlib.util.find_spec("wandb") is None:
         raise ValueError(
@@ -47,7 +54,9 @@ def training_accelerator(config: TrainConfig) -> Accelerator:
     )
     if accelerator.distributed_type not in TRAINABLE:
         raise ValueError(
-            f"distributed_type={accelerator.distributed_type.value} is not supported: the models "
-            "fit one device. Launch with torchrun, or with accelerate without FSDP and DeepSpeed."
+            f"distributed_type={accelerator.distributed_type.value} is not supported. "
+            "Launch with torchrun, or with accelerate without DeepSpeed."
         )
+    if fsdp.is_active(accelerator):
+        fsdp.check(accelerator)
     return accelerator

@@ -3,7 +3,9 @@
 import copy
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+from engine.fsdp import local
 
 
 class EMA:
@@ -21,7 +23,7 @@ class EMA:
     def update(self, model: nn.Module, step: int) -> None:
         """Take in the weights after `step` finished steps."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        averages: list[Tensor] = list(self.model.parameters())
-        torch._foreach_lerp_(averages, [p.detach() for p in model.parameters()], 1 - decay)
+        averages, weights = ([local(p) for p in m.parameters()] for m in (self.model, model))
+        torch._foreach_lerp_(averages, weights, 1 - decay)
         for average, value in zip(self.model.buffers(), model.buffers(), strict=True):
             average.copy_(value)

@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from engine import fsdp
 from engine.config import OptimizerConfig, TrainConfig
 from engine.seeding import fold
 from engine.watch import Stopwatch
@@ -72,14 +73,15 @@ class Player:
         self.accelerator = accelerator
         self.name = name
         self.start = start
-        optimizer = torch.optim.AdamW(
-            module.to(accelerator.device).parameters(),
-            lr=options.learning_rate,
-            betas=options.betas,
-            weight_decay=options.weight_decay,
-            fused=True,
-        )
-        self.module, self.optimizer = accelerator.prepare(module, optimizer)
+        self.fsdp = fsdp.is_active(accelerator)
+        if self.fsdp:
+            # an opponent is small, and whole its loss may freeze it or differentiate it twice
+            place = fsdp.shard if loss is None else fsdp.replicate
+            self.module = place(module, accelerator)
+            self.optimizer = self._adamw(self.module)
+        else:
+            module.to(accelerator.device)
+            self.module, self.optimizer = accelerator.prepare(module, self._adamw(module))
 
     def label(self, value: str) -> str:
         """The name under which one of its values is logged."""
@@ -90,12 +92,17 @@ class Player:
 
         What they have added up before is exchanged with it.
         """
-        return nullcontext() if now else self.accelerator.no_sync(self.module)
+        if now:
+            return nullcontext()
+        no_sync = fsdp.no_sync if self.fsdp else self.accelerator.no_sync
+        return no_sync(self.module)
 
     def clip(self, step: int) -> Tensor:
         """Clip the gradients of the step after `step` finished ones; returns their norm before."""
         due = step - self.start >= self.options.clip_from_step
         limit = (self.options.max_grad_norm if due else None) or math.inf
+        if self.fsdp:
+            return fsdp.clip_grad_norm(self.module, limit)
         norm = self.accelerator.clip_grad_norm_(self.module.parameters(), limit)
         assert norm is not None
         return norm.detach()
@@ -103,6 +110,16 @@ class Player:
     def learning_rate_at(self, step: int, steps: int) -> float:
         """Its learning rate after `step` finished steps of the run's `steps`."""
         return self.options.learning_rate_at(step - self.start, steps - self.start)
+
+    def _adamw(self, module: nn.Module) -> torch.optim.AdamW:
+        options = self.options
+        return torch.optim.AdamW(
+            module.parameters(),
+            lr=options.learning_rate,
+            betas=options.betas,
+            weight_decay=options.weight_decay,
+            fused=True,
+        )
 
 
 class Players:
@@ -127,6 +144,9 @@ class Players:
             assert config.precision != "fp16", "one loss scale cannot serve two optimisers"
             o = opponent
             self.all.append(Player(o.module, o.optimizer, o.loss, accelerator, o.name, o.start))
+        if fsdp.is_active(accelerator):
+            trained = [(player.module, player.optimizer) for player in self.all]
+            fsdp.checkpoint_whole(accelerator, trained)
 
     @property
     def model(self) -> nn.Module:

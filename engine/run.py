@@ -24,6 +24,7 @@ from torch import nn
 
 from engine.compare import differences
 from engine.files import atomic_path, full_disk_is_oserror, read_json, write_json
+from engine.fsdp import load_weights
 
 
 class RunFolder:
@@ -33,6 +34,7 @@ class RunFolder:
         self.path = Path(folder)
         self.accelerator = accelerator
         self.config: dict[str, Any] = {}
+        _keep_names(accelerator)
 
     def check(self, config: Any, free: frozenset[str]) -> None:
         """Check that the folder is new or holds a run of the same config; nothing is written.
@@ -113,7 +115,7 @@ class RunFolder:
     def load(self, checkpoint: Path, ema: nn.Module) -> dict[str, Any]:
         """Restore what is prepared (modules, optimisers) and the EMA; return the saved state."""
         self.accelerator.load_state(str(checkpoint))
-        ema.load_state_dict(load_file(checkpoint / "ema" / "model.safetensors"))
+        load_weights(ema, load_file(checkpoint / "ema" / "model.safetensors"))
         return read_json(checkpoint / "state.json")
 
     def start_log(self, step: int, wandb: str | None = None) -> None:
@@ -154,6 +156,23 @@ def read_log(folder: str | Path) -> list[dict[str, float]]:
     """The lines of a run's log.jsonl."""
     lines = (Path(folder) / "log.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
+
+
+def _keep_names(accelerator: Accelerator) -> None:
+    """Let checkpoints name weights as the models do, not as what wraps these for several processes.
+
+    So any number of processes can resume them.
+    """
+    unwrap = accelerator.unwrap_model
+
+    def save(models: list[nn.Module], weights: list[dict[str, Any]], folder: str) -> None:
+        weights[:] = [unwrap(model).state_dict() for model in models]
+
+    def load(models: list[nn.Module], folder: str) -> None:
+        models[:] = [unwrap(model) for model in models]
+
+    accelerator.register_save_state_pre_hook(save)
+    accelerator.register_load_state_pre_hook(load)
 
 
 def _forget_after(file: Path, step: int) -> None:

@@ -6,6 +6,7 @@ are pure functions of it and the seed, so a resumed run equals a straight one bi
 
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from engine import fsdp
 from engine.cli import Stopped
 from engine.config import FREE, TrainConfig
 from engine.ema import EMA
@@ -29,8 +31,9 @@ log = logging.getLogger(__name__)
 BatchSource = Callable[[int], Iterator[Batch]]
 """Gives this process's batches from a step on. Their shapes may differ from step to step; all
 processes get equally many clips at a step."""
-Preview = Callable[[nn.Module, int, Path], None]
-"""Gets the averaged model, the step and the samples folder, at every checkpoint."""
+Preview = Callable[[nn.Module, nn.Module, int, Path], None]
+"""Gets the averaged and the raw model, the step and the samples folder, at every checkpoint, in the
+main process."""
 Evaluate = Callable[[nn.Module], dict[str, float]]
 """Scores a model on held-out data, in the main process."""
 
@@ -80,6 +83,10 @@ class Trainer:
         self.folder = RunFolder(config.folder, accelerator)
         self.folder.check(command, FREE - {"steps"} if config.schedule == "cosine" else FREE)
         self.ema = EMA(model.to(accelerator.device), config.ema_decay)
+        self.shell: fsdp.Shell | None = None
+        if fsdp.is_active(accelerator):
+            self.shell = fsdp.Shell(model)
+            fsdp.shard(self.ema.model, accelerator)
         self.watch = Stopwatch(accelerator.device)
         self.players = Players(model, opponent, config, accelerator, self.watch)
         self.guard = Guard(config.max_bad_steps, config.spike_factor)
@@ -196,11 +203,12 @@ class Trainer:
         every = self.config.evaluate_every
         if evaluate is None or every is None or (self.step % every and not last):
             return {}
-        if not self.accelerator.is_main_process:
-            return {}
         raw, scores = self.players.model, {}
         was_training = raw.training
-        for kind, model in (("raw", raw.eval()), ("ema", self.ema.model)):
+        for kind, module in (("raw", raw.eval()), ("ema", self.ema.model)):
+            model = self._whole(module)
+            if model is None:
+                continue
             try:
                 with torch.no_grad():
                     values = evaluate(model)
@@ -232,24 +240,39 @@ class Trainer:
             "clips": self.clips,
             "states": {name: stateful.state_dict() for name, stateful in self.states.items()},
         }
-        self.folder.save(state, self._export, self.config.keep, self.config.keep_every)
-        if preview and self.accelerator.is_main_process:
+        averaged = self._whole(self.ema.model)
+        self.folder.save(
+            state, partial(self._export, averaged), self.config.keep, self.config.keep_every
+        )
+        raw = self._whole(self.players.model) if preview else None
+        if preview and averaged is not None and raw is not None:
             try:
-                preview(self.ema.model, self.step, self.folder.path / "samples")
+                preview(averaged, raw, self.step, self.folder.path / "samples")
             except ValueError as error:  # what is only looked at does not end a run
                 log.warning("step %d: no preview: %s", self.step, error)
 
-    def _export(self, folder: Path) -> None:
-        """The averaged weights, with how they came about."""
-        self.ema.model.save_pretrained(folder)  # type: ignore[operator]
+    def _whole(self, module: nn.Module) -> nn.Module | None:
+        """The model, or its average, with all its weights: in the main process, else None.
+
+        All processes have to ask for it.
+        """
+        if self.shell is not None:
+            return self.shell.filled(module, self.accelerator)
+        return module if self.accelerator.is_main_process else None
+
+    def _export(self, averaged: nn.Module | None, folder: Path) -> None:
+        """The averaged weights, with how they came about; in the main process."""
+        assert averaged is not None
+        averaged.save_pretrained(folder)  # type: ignore[operator]
         training = {"step": self.step, "ema_decay": self.config.ema_decay}
         write_json(folder / "training.json", {**training, "notes": self.notes})
 
     def _finish(self) -> Path:
         target = self.folder.path / "export"
-        if self.accelerator.is_main_process:
+        averaged = self._whole(self.ema.model)
+        if averaged is not None:
             with atomic_folder(target) as temporary:
-                self._export(temporary)
+                self._export(averaged, temporary)
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
         return target

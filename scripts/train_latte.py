@@ -138,7 +138,7 @@ def run(config: TrainLatte) -> Path | None:
         return None
     preview = None
     if vae is not None:
-        preview = _preview(config, vae.to(accelerator.device), notes, trainer)
+        preview = _preview(config, vae.to(accelerator.device), notes)
     return trainer.run(batches, loss, preview, _evaluate(config, latents, held_out, loss))
 
 
@@ -266,14 +266,14 @@ def _evaluate(
     return scores
 
 
-def _preview(config: TrainLatte, vae: VideoVAE, notes: LatentNotes, trainer: Trainer) -> Preview:
+def _preview(config: TrainLatte, vae: VideoVAE, notes: LatentNotes) -> Preview:
     """Decoded samples, from the same noise each time, of the first classes: above by the averaged
     weights, below by the raw ones."""
 
     @torch.no_grad()
-    def write(averaged: nn.Module, step: int, folder: Path) -> None:
+    def write(averaged: nn.Module, raw: nn.Module, step: int, folder: Path) -> None:
         rows = []
-        for model in (averaged, trainer.players.model):
+        for model in (averaged, raw):
             assert isinstance(model, Latte)
             classes = model.config.num_classes
             indices = range(config.previews)

@@ -291,7 +291,7 @@ def _preview(count: int, dataset: ClipDataset, accelerator: Accelerator) -> Prev
     reconstruction, and with two branches the frames that the decoder made and did not select."""
     count = min(count, len(dataset))
 
-    def write(model: nn.Module, step: int, folder: Path) -> None:
+    def write(model: nn.Module, raw: nn.Module, step: int, folder: Path) -> None:
         assert isinstance(model, VideoVAE | Comparator)
         device = next(model.parameters()).device
         clips = (dataset[(0, i)]["video"][None].to(device) for i in range(count))

@@ -1,0 +1,233 @@
+"""FSDP2: weights, gradients, AdamW's moments and averages in equal parts on all processes.
+
+Accelerate's launcher and config file ask for it, and torch's `fully_shard` does it. Accelerate's
+own preparation is not used: it takes one model, sums gradients in bf16, lets the saving of a
+checkpoint step an optimiser that has yet to begin, and does nothing on a CPU.
+
+Whatever leaves a run, a checkpoint, an export or a model to be looked at, is whole: the same as one
+process would have written or shown.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, parse_flag_from_env
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils._pytree import tree_map_only
+
+DTYPES = {"no": None, "bf16": torch.bfloat16}
+
+
+def is_active(accelerator: Accelerator) -> bool:
+    """Whether the launcher asked for FSDP, on a CPU too, where Accelerate overlooks it."""
+    if accelerator.distributed_type == DistributedType.MULTI_CPU:
+        return parse_flag_from_env("ACCELERATE_USE_FSDP")
+    return accelerator.distributed_type == DistributedType.FSDP
+
+
+def check(accelerator: Accelerator) -> None:
+    """Refuse (`ValueError`) what a launcher may ask of FSDP and is not done here."""
+    plugin = _plugin(accelerator)
+    wrong = {
+        f"fsdp_version={plugin.fsdp_version}": plugin.fsdp_version != 2,
+        f"mixed_precision={accelerator.mixed_precision}": accelerator.mixed_precision not in DTYPES,
+        "fsdp_offload_params=true": type(plugin.cpu_offload) is not OffloadPolicy,
+        "fsdp_activation_checkpointing=true": plugin.activation_checkpointing,
+        "a parallelism_config": accelerator.parallelism_config is not None,
+    }
+    if asked := [name for name, is_wrong in wrong.items() if is_wrong]:
+        raise ValueError(
+            f"FSDP with {', '.join(asked)} is not supported: use fsdp_version 2 without offloading "
+            "or other parallelism, precision no or bf16, and --activation_checkpointing. "
+            "configs/accelerate/fsdp.yaml is an example."
+        )
+
+
+def shard(module: nn.Module, accelerator: Accelerator) -> nn.Module:
+    """Split the weights of `module`, in place, over all processes, which hold the same ones.
+
+    A unit, whose weights are put together while it runs, is an entry of a `ModuleList` (a layer or
+    block), and what is left. With bf16, weights travel in bf16 and gradients in float32.
+    """
+    plugin, dtype = _plugin(accelerator), DTYPES[accelerator.mixed_precision]
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    module.to(accelerator.device)
+    _autocast(module, accelerator)
+    options = {"param_dtype": dtype, "reduce_dtype": torch.float32, "cast_forward_inputs": False}
+    for unit in _units(module):
+        fully_shard(
+            unit,
+            mesh=mesh,
+            reshard_after_forward=bool(plugin.reshard_after_forward),
+            mp_policy=MixedPrecisionPolicy(**options),
+        )
+    # the rest stays whole until the backward pass: a loss may need gradients of the last layer
+    policy = MixedPrecisionPolicy(**options, output_dtype=torch.float32)
+    fully_shard(module, mesh=mesh, reshard_after_forward=False, mp_policy=policy)
+    return module
+
+
+def replicate(module: nn.Module, accelerator: Accelerator) -> nn.Module:
+    """`module`, whole on each process, with gradients averaged over them."""
+    _autocast(module.to(accelerator.device), accelerator)
+    return DistributedDataParallel(module)
+
+
+@contextmanager
+def no_sync(module: nn.Module) -> Iterator[None]:
+    """Within, backward passes add gradients up on each process for itself."""
+    if isinstance(module, DistributedDataParallel):
+        with module.no_sync():
+            yield
+        return
+    assert isinstance(module, FSDPModule)
+    module.set_requires_gradient_sync(False)
+    try:
+        yield
+    finally:
+        module.set_requires_gradient_sync(True)
+
+
+@torch.no_grad()
+def clip_grad_norm(module: nn.Module, limit: float) -> Tensor:
+    """Scale gradients down to a norm of `limit`, of all parts together; returns it before."""
+    if not isinstance(module, FSDPModule):
+        return nn.utils.clip_grad_norm_(module.parameters(), limit).detach()
+    parts = [local(p.grad) for p in module.parameters() if p.grad is not None]
+    # torch's own sums each parameter up over the processes; here it is once for all
+    squares = torch.stack(torch._foreach_norm(parts)).double().square().sum()
+    dist.all_reduce(squares)
+    norm = squares.sqrt().float()
+    torch._foreach_mul_(parts, (limit / (norm + 1e-6)).clamp(max=1))
+    return norm
+
+
+def local(value: Tensor) -> Tensor:
+    """This process's part of `value`, in the same memory; all of it where it is not sharded."""
+    return value.to_local() if isinstance(value, DTensor) else value
+
+
+def whole(value: Tensor) -> Tensor:
+    """`value` put together; all processes have to ask for it."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+class Shell:
+    """A module's structure without its weights, to be filled with those of a sharded one."""
+
+    def __init__(self, module: nn.Module):
+        """`module`: not yet sharded."""
+        empty = {
+            id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=False)
+            for p in module.parameters()
+        }
+        self._module = copy.deepcopy(module, empty).eval()
+
+    def filled(self, module: nn.Module, accelerator: Accelerator) -> nn.Module | None:
+        """A plain module, on the accelerator, with the weights of `module`: in the main process, on
+        the others None. All have to ask for it."""
+        weights = {}
+        for name, value in module.state_dict().items():
+            value = whole(value)
+            if accelerator.is_main_process:
+                weights[name] = value
+        if not accelerator.is_main_process:
+            return None
+        filled = copy.deepcopy(self._module)
+        filled.load_state_dict(weights, assign=True)
+        return filled.requires_grad_(False).to(accelerator.device)
+
+
+def load_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """`module.load_state_dict` of whole weights, also where `module` is sharded."""
+    own = module.state_dict()
+    module.load_state_dict({name: _like(own.get(name), value) for name, value in weights.items()})
+
+
+def checkpoint_whole(
+    accelerator: Accelerator, trained: Sequence[tuple[nn.Module, torch.optim.Optimizer]]
+) -> None:
+    """Make the accelerator's checkpoints hold `trained`, in the files one process would write.
+
+    So they can be resumed by any number of processes, with FSDP or without.
+    """
+
+    def save(models: list[nn.Module], weights: list[dict[str, Tensor]], folder: str) -> None:
+        for (module, optimizer), file in zip(trained, _files(folder, len(trained)), strict=True):
+            module = accelerator.unwrap_model(module)
+            for state, write, path in (
+                (module.state_dict(), _write_weights, file[0]),
+                (optimizer.state_dict(), torch.save, file[1]),
+            ):
+                state = tree_map_only(Tensor, lambda value: whole(value).cpu(), state)
+                if accelerator.is_main_process:
+                    write(state, path)
+
+    def load(models: list[nn.Module], folder: str) -> None:
+        for (module, optimizer), file in zip(trained, _files(folder, len(trained)), strict=True):
+            load_weights(accelerator.unwrap_model(module), load_file(file[0]))
+            state = torch.load(file[1], map_location="cpu", mmap=True, weights_only=True)
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            for i, moments in state["state"].items():
+                own = parameters[i]
+                for name, value in moments.items():
+                    moments[name] = _like(own, value) if value.shape == own.shape else value
+            optimizer.load_state_dict(state)
+
+    accelerator.register_save_state_pre_hook(save)
+    accelerator.register_load_state_pre_hook(load)
+
+
+def _files(folder: str, count: int) -> list[tuple[Path, Path]]:
+    """Weights and optimiser of each, under the names that Accelerate gives them."""
+    names = ["" if i == 0 else f"_{i}" for i in range(count)]
+    root = Path(folder)
+    return [(root / f"model{n}.safetensors", root / f"optimizer{n}.bin") for n in names]
+
+
+def _write_weights(weights: dict[str, Tensor], file: Path) -> None:
+    save_file({name: value.contiguous() for name, value in weights.items()}, file)
+
+
+def _like(own: Tensor | None, value: Tensor) -> Tensor:
+    """This process's part of `value`, if `own` is a part."""
+    if not isinstance(own, DTensor):
+        return value
+    value = value.to(own.device)
+    return distribute_tensor(value, own.device_mesh, own.placements, src_data_rank=None)
+
+
+def _units(module: nn.Module) -> list[nn.Module]:
+    """Entries of the outermost `ModuleList`s."""
+    if isinstance(module, nn.ModuleList):
+        return list(module)
+    return [unit for child in module.children() for unit in _units(child)]
+
+
+def _autocast(module: nn.Module, accelerator: Accelerator) -> None:
+    """Run its forward pass in the precision of the run, as Accelerate's preparation does."""
+    forward = module.forward
+
+    @wraps(forward)
+    def within(*args: Any, **kwargs: Any) -> Any:
+        with accelerator.autocast():
+            return forward(*args, **kwargs)
+
+    module.forward = within
+
+
+def _plugin(accelerator: Accelerator) -> FullyShardedDataParallelPlugin:
+    """The launcher's options for FSDP."""
+    return getattr(accelerator.state, "fsdp_plugin", None) or FullyShardedDataParallelPlugin()
