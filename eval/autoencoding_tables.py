@@ -7,7 +7,7 @@ from typing import Any
 
 from engine.files import atomic_path
 from eval.published import published_rows
-from eval.report_items import Cell, Column, Table
+from eval.report_items import Cell, Column, PublishedRow, Table
 from eval.tables import to_csv, to_latex, to_markdown
 
 PSNR_NOTE = (
@@ -20,9 +20,11 @@ def reconstruction_tables(result: Mapping[str, Any]) -> dict[str, Table]:
     """`quality`, `positions` and, where it was measured, `cost`, from the result that is written.
 
     Columns without any measured value are left out, except the paper's LPIPS, and so are published
-    rows that then have nothing to show.
+    rows that then have nothing to show. Rows of VAEs under `missing` have no number and say instead
+    of where they were measured what is to be put where.
     """
     scores, methods = result["metrics"], result["methods"]
+    missing = result.get("missing", {})
     caption = _caption(result["protocol"])
     tables = {
         "quality": _table(
@@ -30,6 +32,7 @@ def reconstruction_tables(result: Mapping[str, Any]) -> dict[str, Table]:
             caption,
             _quality_columns(scores),
             scores,
+            missing,
             [PSNR_NOTE, *result["notes"]],
         ),
         "positions": _table(
@@ -39,10 +42,11 @@ def reconstruction_tables(result: Mapping[str, Any]) -> dict[str, Table]:
             "change of the error from frame to frame, images in [0, 1].",
             _position_columns(scores),
             scores,
+            missing,
         ),
     }
     if any(method.get("cost") or method.get("parameters") for method in methods.values()):
-        tables["cost"] = _cost_table(methods)
+        tables["cost"] = _cost_table(methods, missing)
     return tables
 
 
@@ -76,7 +80,12 @@ Columns = Sequence[tuple[str, Column, Callable[[Any], Cell]]]
 
 
 def _table(
-    title: str, caption: str, columns: Columns, rows: Mapping[str, Any], notes: Sequence[str] = ()
+    title: str,
+    caption: str,
+    columns: Columns,
+    rows: Mapping[str, Any],
+    missing: Mapping[str, str],
+    notes: Sequence[str] = (),
 ) -> Table:
     cells = {name: [value(row) for _, _, value in columns] for name, row in rows.items()}
     keep = [
@@ -90,7 +99,13 @@ def _table(
         caption=caption,
         columns=["method", *(column for _, column, _ in kept)],
         rows=[[name, *(row[i] for i in keep)] for name, row in cells.items()],
-        reference_rows=published_rows([key for key, _, _ in kept]),
+        reference_rows=[
+            *(
+                PublishedRow(cells=[name, *(None for _ in keep)], source=remedy)
+                for name, remedy in missing.items()
+            ),
+            *published_rows([key for key, _, _ in kept]),
+        ],
         notes=notes,
     )
 
@@ -107,9 +122,9 @@ def _quality_columns(scores: Mapping[str, Any]) -> Columns:
         ("ssim", Column(name="SSIM", better="high", decimals=4), lambda s: s["ssim"]),
     ]
     for key in (key for key in first if key.startswith("lpips_")):
-        heading = Column(name=f"LPIPS {key[6:]}", better="low", decimals=4)
+        heading = Column(name=f"LPIPS {key[6:]}", better="low", decimals=5)
         columns.append(("", heading, lambda s, key=key: s[key]))
-    columns.append(("lpips", Column(name="LPIPS of unstated network", decimals=4), lambda s: None))
+    columns.append(("lpips", Column(name="LPIPS of unstated network", decimals=5), lambda s: None))
     if "rfvd" in first:
         name = first["rfvd"]["name"]
         published = "rfvd" if name.count("_") == 1 else ""  # else of another network
@@ -148,7 +163,7 @@ def _position_columns(scores: Mapping[str, Any]) -> Columns:
     ]
 
 
-def _cost_table(methods: Mapping[str, Any]) -> Table:
+def _cost_table(methods: Mapping[str, Any], missing: Mapping[str, str]) -> Table:
     def scaled(key: str, scale: float) -> Callable[[Any], Cell]:
         return lambda m: None if m.get(key) is None else m[key] / scale
 
@@ -180,7 +195,7 @@ def _cost_table(methods: Mapping[str, Any]) -> Table:
         ("", Column(name="decoder memory", unit="MB", decimals=0), cost("decode_memory", 1e6)),
     ]
     vaes = {name: method for name, method in methods.items() if method.get("parameters")}
-    return _table("Cost", caption, columns, vaes)
+    return _table("Cost", caption, columns, vaes, missing)
 
 
 def _caption(protocol: Mapping[str, Any]) -> str:

@@ -26,7 +26,7 @@ class HeldOut:
     """The first clips of a packed data set, always the same ones, and what scores them."""
 
     def __init__(self, clips: ClipDataset, count: int, group: int, networks: NetworkConfig):
-        """Loads the networks, and logs in one line each which are left out and why.
+        """Loads the networks, and logs in one line which are left out and why.
 
         Args:
             clips: without random choices.
@@ -41,8 +41,11 @@ class HeldOut:
         self.group = group
         self.networks = networks.load(self.count, size.frames, size.height, size.width)
         self._features: np.ndarray | None = None  # of the clips themselves
-        for line in self.networks.missing:
-            log.info("held-out clips are scored without %s", line)
+        if self.networks.missing:
+            log.info(
+                "held-out clips are scored without %s; asking for one by name tells more",
+                ", ".join(self.networks.missing),
+            )
 
     def clip(self, index: int, device: torch.device) -> Float[Tensor, "1 3 t h w"]:
         """One of the clips."""

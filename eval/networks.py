@@ -7,6 +7,7 @@ from typing import Literal, TypeVar
 from engine.perceptual import Backbone, check_size
 from eval.autoencoding import Perceptual, load_lpips
 from eval.features.extractors import Extractor, load_classifier, load_i3d
+from eval.features.i3d import MIN_FRAMES
 
 Network = TypeVar("Network")
 
@@ -63,10 +64,9 @@ class NetworkConfig:
             raise ValueError(f"{clips} clip, but a distance between sets needs at least 2")
         if self.classifier is not None:
             return load_classifier(self.classifier)
-        extractor = load_i3d("i3d_tf", self.i3d)
-        if frames < extractor.min_frames:
-            raise ValueError(f"clips of {frames} frames, but I3D needs {extractor.min_frames}")
-        return extractor
+        if frames < MIN_FRAMES:
+            raise ValueError(f"clips of {frames} frames, but I3D needs {MIN_FRAMES}")
+        return load_i3d("i3d_tf", self.i3d)
 
 
 @dataclass
@@ -78,7 +78,7 @@ class Networks:
     extractor: Extractor | None = None
     """Network of rFVD."""
     missing: list[str] = field(default_factory=list)
-    """What was not found, with the reason."""
+    """What was not found, with the reason in short; who asks for it by name is told in full."""
 
     def attempt(self, name: str, load: Callable[[], Network], *, must: bool) -> Network | None:
         """`load()`; if it refuses, None and a line in `missing`, unless it `must` not."""
@@ -87,5 +87,6 @@ class Networks:
         except ValueError as error:
             if must:
                 raise
-            self.missing.append(f"{name}: {error}")
+            reason = str(error).partition(". ")[0]
+            self.missing.append(f"{name} ({reason})")
             return None

@@ -143,8 +143,9 @@ def published_rows(metrics: Sequence[str], least: int = 1) -> list[PublishedRow]
     """
     return [
         PublishedRow(
-            cells=[f"{row.method} ({row.setting})", *(row.values.get(name) for name in metrics)],
+            cells=[row.method, *(row.values.get(name) for name in metrics)],
             source=row.table,
+            setting=row.setting,
         )
         for row in PUBLISHED
         if sum(name in row.values for name in metrics) >= least

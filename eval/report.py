@@ -81,6 +81,7 @@ def render_report(report: Report) -> str:
                 "title": section.title,
                 "anchor": anchors.of(section.title),
                 "intro": section.intro,
+                "scores": _shared_scores(section),
                 "items": [
                     {**view(item), "anchor": anchors.of(item.title)} for item in section.items
                 ],
@@ -95,6 +96,12 @@ def render_report(report: Report) -> str:
         script=Markup(script),
         script_hash=f"sha256-{digest}",
     )
+
+
+def _shared_scores(section: Section) -> list[str]:
+    """Metrics that readers can choose the section's scenes by: those that several have."""
+    scored = [item.scores for item in section.items if isinstance(item, Comparison) and item.scores]
+    return [name for name in scored[0] if all(name in s for s in scored)] if scored[1:] else []
 
 
 @dataclass

@@ -5,7 +5,7 @@ Every item checks itself when it is made: a mistake stops the run before anythin
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import Literal
 
@@ -56,12 +56,21 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedRow:
-    """Numbers somebody else published: shown in grey under the measured rows, never compared."""
+    """Numbers somebody else published, or a row that could not be measured: shown in grey under the
+    measured rows, never compared."""
 
     cells: Sequence[Cell]
     """One value per column; `None` where nothing was published."""
     source: str
-    """Where they were published, such as `paper, Table 1`."""
+    """Where they were published, such as `paper, Table 1`, or why there are none."""
+    setting: str = ""
+    """On what they were measured; rows of one source and setting stand together on the page."""
+
+    @property
+    def labelled(self) -> Sequence[Cell]:
+        """The cells, the setting beside the name: for forms without groups."""
+        first, *others = self.cells
+        return [f"{first} ({self.setting})" if self.setting else first, *others]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +163,8 @@ class Comparison:
     fps: float
     """Frames per second at which the clips play."""
     caption: str = ""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """Metric to its value for this scene: readers can choose and order scenes by them."""
     error_of: Sequence[str] = ()
     """Clips whose difference from the first one is shown, with its PSNR per frame."""
     gain: float | None = None
@@ -172,6 +183,9 @@ class Comparison:
             if name not in self.clips or name == reference:
                 allowed = ", ".join(repr(name) for name in list(self.clips)[1:]) or "none"
                 raise ValueError(f"{where}: error_of names {name!r}; allowed are {allowed}.")
+        for name, value in self.scores.items():
+            if not math.isfinite(value):
+                raise ValueError(f"{where}: score {name!r} is {value}; leave it out.")
         if self.gain is not None and not (math.isfinite(self.gain) and self.gain > 0):
             raise ValueError(f"{where}: gain={self.gain} must be a positive number.")
         _require_fps(self.fps, where)

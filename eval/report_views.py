@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
 from numbers import Real
 from typing import Any
 
@@ -17,6 +18,7 @@ QUALITY = 16  # H.264 constant rate factor: visually lossless on enlarged clips
 COMPARISON_PIXELS = 256  # longer side that small clips are enlarged to
 GALLERY_PIXELS = 128
 FILTER_FROM = 9  # rows from which a table gets a filter box
+CHOOSE_FROM = 4  # columns of numbers from which readers can choose among them
 DOTS_UP_TO = 40  # points of a line that are also drawn as dots
 
 View = dict[str, Any]
@@ -60,17 +62,24 @@ def _table(table: Table) -> View:
             for cell, digits, top in zip(row, decimals, best, strict=True)
         ]
 
+    groups = groupby(table.reference_rows, key=lambda row: (row.source, row.setting))
+    numeric = [any(isinstance(cell, Real) for cell in values) for values in by_column]
     return {
         "columns": [
-            {"column": column, "numeric": any(isinstance(cell, Real) for cell in values)}
-            for column, values in zip(columns, by_column, strict=True)
+            {"column": column, "numeric": is_numeric}
+            for column, is_numeric in zip(columns, numeric, strict=True)
         ],
         "rows": [cells(row, True) for row in table.rows],
         "published": [
-            {"cells": cells(row.cells, False), "source": row.source} for row in table.reference_rows
+            {
+                "heading": f"{source}: {setting}" if setting else source,
+                "rows": [cells(row.cells, False) for row in rows],
+            }
+            for (source, setting), rows in groups
         ],
         "notes": table.notes,
         "filter": len(table.rows) + len(published) >= FILTER_FROM,
+        "choose": sum(numeric[1:]) >= CHOOSE_FROM,
     }
 
 
@@ -159,6 +168,7 @@ def _comparison(comparison: Comparison) -> View:
     height, width = sheet.clip_size
     return {
         "video": _data_uri(sheet.frames(pictures), comparison.fps),
+        "scores": json.dumps(dict(comparison.scores), allow_nan=False),
         "frames": len(clips[reference]),
         "fps": comparison.fps,
         "height": height,

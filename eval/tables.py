@@ -40,7 +40,7 @@ def to_csv(table: Table) -> str:
     for row in table.rows:
         writer.writerow([*("" if cell is None else cell for cell in row), MEASURED])
     for row in table.reference_rows:
-        writer.writerow([*("" if cell is None else cell for cell in row.cells), row.source])
+        writer.writerow([*("" if cell is None else cell for cell in row.labelled), row.source])
     return stream.getvalue()
 
 
@@ -97,7 +97,7 @@ def _texts(table: Table) -> tuple[list[str], list[list[str]], list[list[str]]]:
     return (
         [*map(_heading, columns), "source"],
         [texts(row, MEASURED) for row in table.rows],
-        [texts(row.cells, row.source) for row in table.reference_rows],
+        [texts(row.labelled, row.source) for row in table.reference_rows],
     )
 
 

@@ -19,7 +19,7 @@ from eval.autoencoding_tables import reconstruction_tables
 from eval.published import published_rows
 from eval.report import Column, Comparison, Curve, Item, Report, Section, Table, build_report
 
-CLIPS = 4  # of a reconstruction run that are shown
+CLIPS = 8  # of a reconstruction run that are shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +99,28 @@ def _reconstruction(label: str, folder: Path, result: dict[str, Any]) -> Section
             if (file := folder / name / f"{clip['name']}.mkv").is_file()
         }
         if len(clips) > 1 and "source" in clips:
-            title, shown = f"Clip {clip['key']}", list(clips)[1:]
-            items.append(Comparison(title=title, clips=clips, fps=8, error_of=shown))
+            shown = list(clips)[1:]
+            scores = {
+                f"{metric.upper()} {name}": clip["scores"][name][metric]
+                for metric in ("psnr", "ssim")
+                for name in shown
+            }
+            items.append(
+                Comparison(
+                    title=f"Clip {clip['key']}",
+                    caption=_clip_caption(clip["scores"], shown),
+                    clips=clips,
+                    fps=8,
+                    scores=scores,
+                    error_of=shown,
+                )
+            )
     return Section(title=f"Reconstruction: {label}", items=items)
+
+
+def _clip_caption(scores: Mapping[str, Mapping[str, float]], methods: list[str]) -> str:
+    parts = (f"{m} {scores[m]['psnr']:.2f} dB, SSIM {scores[m]['ssim']:.4f}" for m in methods)
+    return f"Whole clip: {'; '.join(parts)}."
 
 
 def _scores(results: Mapping[str, dict[str, Any]]) -> list[Section]:

@@ -4,12 +4,12 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 FLAGS = [
@@ -30,21 +30,35 @@ needs_browser = pytest.mark.skipif(
 
 
 @contextmanager
+def launched() -> Iterator[Browser]:
+    """A browser for several pages; starting one takes longer than most tests of a page."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@contextmanager
 def open_page(
-    path: Path, *, width: int = 1280, height: int = 900, **options: Any
+    path: Path,
+    *,
+    width: int = 1280,
+    height: int = 900,
+    browser: Browser | None = None,
+    **options: Any,
 ) -> Iterator[Page]:
     """Show an HTML file; on leaving, fail on script errors, console errors and outside requests.
 
     Args:
         path: the file; it is opened by its file:// address.
         width, height: of the window, CSS pixels.
+        browser: from `launched`; by default one for this page alone.
         options: of Playwright's `new_context`, such as `reduced_motion="reduce"`.
     """
     troubles: list[str] = []
     own = path.resolve().as_uri()
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        context = browser.new_context(viewport={"width": width, "height": height}, **options)
+    with nullcontext(browser) if browser else launched() as opened:
+        context = opened.new_context(viewport={"width": width, "height": height}, **options)
         page = context.new_page()
         page.on("pageerror", lambda error: troubles.append(f"script error: {error}"))
         page.on(
@@ -55,7 +69,6 @@ def open_page(
         page.goto(own)
         yield page
         context.close()
-        browser.close()
     assert not troubles, troubles
 
 

@@ -2,11 +2,14 @@
 
 import math
 import re
+from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from playwright.sync_api import Browser
 
 from eval import figures
 from eval.report import (
@@ -22,7 +25,14 @@ from eval.report import (
     build_report,
     render_report,
 )
-from tests.browser import check_videos_play, needs_browser, open_page, overflow, wait_until
+from tests.browser import (
+    check_videos_play,
+    launched,
+    needs_browser,
+    open_page,
+    overflow,
+    wait_until,
+)
 
 FRAMES = 9
 HOSTILE = "<script>alert('1')</script>\"><img src=x onerror=alert(2)>"
@@ -176,8 +186,10 @@ def test_published_rows_are_marked_and_never_the_best():
     ]
     cells = Cells(render_report(report(table(reference_rows=published))))
     assert cells.marked == ["31.25 (best measured)"]
-    assert cells.rows[-1] == ["IV-VAE published paper, Table 1", "39.02"]
-    assert "not measured here" in cells.rows[-3][0]
+    assert cells.rows[-1] == ["IV-VAE (published)", "39.02"]
+    assert cells.rows[-2] == ["published paper, Table 1"]  # each source has a heading
+    assert "not measured here" in cells.rows[-4][0]
+    assert cells.rows[-4][0].endswith("published elsewhere")
 
 
 def test_the_best_follows_the_direction_and_needs_a_rival():
@@ -302,6 +314,7 @@ def test_a_sheet_holds_every_clip_enlarged_where_it_says():
         (lambda: comparison(clips={"a": grey_steps()[:0]}), "a clip is t h w 3"),
         (lambda: comparison(error_of=["original"]), "allowed are 'vae', 'pooling'"),
         (lambda: comparison(gain=0), "gain=0"),
+        (lambda: comparison(scores={"PSNR": math.inf}), "score 'PSNR' is inf"),
         (lambda: comparison(fps=0), "fps=0"),
         (lambda: gallery(fps=math.inf), "fps=inf"),
         (lambda: gallery(clips={}), "no classes"),
@@ -329,7 +342,19 @@ SHOWS = """expected => expected.every((colour, i) => {
     const rounding = [2, 2, 8];  // browsers convert to RGB coarsely, above all blue
     return colour.every((level, c) => Math.abs(shown[c] - level) <= rounding[c]);
 })"""
+WIPE_SHOWS = """expected => {
+    const probe = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true});
+    probe.drawImage(document.querySelector('.wipe-canvas'), 100, 100, 1, 1, 0, 0, 1, 1);
+    const shown = probe.getImageData(0, 0, 1, 1).data;
+    return expected.every((level, c) => Math.abs(shown[c] - level) <= 2);
+}"""
 PLAYING = "!document.querySelector('.player video').paused"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with launched() as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -339,27 +364,30 @@ def page_file(tmp_path_factory) -> Path:
     published = PublishedRow(cells=["IV-VAE", 5.5], source="paper, Table 1")
     rows.append(["x" * 90, None])
     wide = [f"a column with a long heading {n}" for n in range(8)]
-    build_report(
-        report(
-            table(rows=rows, reference_rows=[published]),
-            table(title="Wide", columns=wide, rows=[[1.5] * 8]),
-            curve(),
-            comparison(clips=STEPS),
-            gallery(clips={name: [grey_steps()] * 3 for name in ("disc", "box", "w" * 60)}),
-            summary=["A summary."],
-            facts=[Fact(label="PSNR", value=31.25, unit="dB", note="held out")] * 6,
-            provenance={"Command": "make demo", "Hash": "0123456789abcdef" * 8},
-        ),
-        path,
+    scores = ({"PSNR": 31.0, "SSIM": 0.9}, {"PSNR": 20.5, "SSIM": 0.95})
+    scenes = [
+        comparison(title=f"Scene {i}", scores=values, error_of=[])
+        for i, values in enumerate(scores)
+    ]
+    page = report(
+        table(rows=rows, reference_rows=[published]),
+        table(title="Wide", columns=wide, rows=[[1.5] * 8]),
+        curve(),
+        comparison(clips=STEPS),
+        gallery(clips={name: [grey_steps()] * 3 for name in ("disc", "box", "w" * 60)}),
+        summary=["A summary."],
+        facts=[Fact(label="PSNR", value=31.25, unit="dB", note="held out")] * 6,
+        provenance={"Command": "make demo", "Hash": "0123456789abcdef" * 8},
     )
+    build_report(replace(page, sections=[*page.sections, Section(title="S", items=scenes)]), path)
     return path
 
 
 @needs_browser
-def test_the_comparison_plays_in_step_by_mouse_and_keyboard(page_file):
-    with open_page(page_file) as page:
-        assert check_videos_play(page) == 4
-        player = page.locator(".player")
+def test_the_comparison_plays_in_step_by_mouse_and_keyboard(browser, page_file):
+    with open_page(page_file, browser=browser) as page:
+        assert check_videos_play(page) == 6
+        player = page.locator(".player").first
         video = player.locator("video")
         paused = "video => video.paused"
         scrubber = player.locator(".scrubber")
@@ -380,13 +408,16 @@ def test_the_comparison_plays_in_step_by_mouse_and_keyboard(page_file):
         assert player.locator(".psnr b").first.inner_text() == "30.1"
         page.locator(".motion").click()
         wait_until(page, "[...document.querySelectorAll('video')].every(v => v.paused)")
-        page.locator(".wipe summary").click()
-        page.locator(".wipe-place").fill("25")
+        player.locator(".wipe summary").click()
+        scrubber.fill("4")
+        for edge, shown in ((0, "vae"), (100, "original")):
+            player.locator(".wipe-place").fill(str(edge))
+            wait_until(page, WIPE_SHOWS, STEPS[shown][4, 0, 0].tolist())
 
 
 @needs_browser
-def test_tables_sort_and_filter_and_curves_read_out_values(page_file):
-    with open_page(page_file) as page:
+def test_tables_sort_and_filter_and_curves_read_out_values(browser, page_file):
+    with open_page(page_file, browser=browser) as page:
         box = page.locator(".item.table").first
         names = "rows => rows.filter(r => !r.hidden).map(r => r.cells[0].innerText.slice(0, 6))"
         rows = box.locator("tbody tr:not(.group)")
@@ -395,8 +426,28 @@ def test_tables_sort_and_filter_and_curves_read_out_values(page_file):
         assert rows.evaluate_all(names)[-2:] == ["xxxxxx", "IV-VAE"]
         box.locator(".filter").fill("row 07")
         assert rows.evaluate_all(names) == ["row 07"]
+        for wanted, left in (
+            ("psnr > 9", ["row 11", "row 10"]),
+            ("psnr>=10, row 1", ["row 11", "row 10"]),
+            ("PSNR < 1.5, row", ["row 01", "row 00"]),
+            ("iv-vae", ["IV-VAE"]),
+        ):
+            box.locator(".filter").fill(wanted)
+            assert rows.evaluate_all(names) == left
         box.locator(".filter").fill("nothing like it")
         assert box.locator(".nothing").is_visible()
+        assert box.locator(".group").is_hidden()
+        box.locator(".filter").fill("")
+        box.locator(".with-published").focus()
+        page.keyboard.press(" ")
+        assert "IV-VAE" not in rows.evaluate_all(names)
+
+        wide = page.locator(".item.table").nth(1)
+        wide.locator(".metrics summary").click()
+        wide.get_by_label("a column with a long heading 3").uncheck()
+        shown = "cells => cells.filter(c => !c.hidden).length"
+        assert wide.locator("thead th").evaluate_all(shown) == 7
+        assert wide.locator("tbody tr > *").evaluate_all(shown) == 7
 
         page.locator(".plot").focus()
         for _ in range(2):
@@ -407,14 +458,40 @@ def test_tables_sort_and_filter_and_curves_read_out_values(page_file):
 
 
 @needs_browser
-def test_a_phone_shows_the_page_without_sideways_scrolling_and_calm_readers_no_motion(page_file):
-    with open_page(page_file, width=390, height=844, reduced_motion="reduce") as page:
+def test_clips_are_ordered_and_chosen_by_a_metric(browser, page_file):
+    with open_page(page_file, browser=browser) as page:
+        tools = page.locator(".clip-tools")
+        scenes = page.locator("article[data-scores]")
+        titles = "all => all.filter(a => !a.hidden).map(a => a.querySelector('h3').innerText)"
+        assert scenes.evaluate_all(titles) == ["Scene 0", "Scene 1"]
+        tools.locator(".by").select_option("PSNR")
+        assert scenes.evaluate_all(titles) == ["Scene 1", "Scene 0"]
+        tools.locator(".order").select_option("highest first")
+        assert scenes.evaluate_all(titles) == ["Scene 0", "Scene 1"]
+        tools.locator(".most").fill("25")
+        assert scenes.evaluate_all(titles) == ["Scene 1"]
+        assert tools.locator(".count").inner_text() == "1 of 2 clips"
+        tools.locator(".by").select_option("SSIM")
+        tools.locator(".least").fill("0.92")
+        assert scenes.evaluate_all(titles) == ["Scene 1"]
+        scenes.locator("visible=true").first.scroll_into_view_if_needed()
+        wait_until(page, "[...document.querySelectorAll('video')].some(v => !v.paused)")
+
+
+@needs_browser
+def test_a_phone_shows_the_page_without_sideways_scrolling_and_calm_readers_no_motion(
+    browser, page_file
+):
+    with open_page(
+        page_file, browser=browser, width=390, height=844, reduced_motion="reduce"
+    ) as page:
         assert overflow(page) == 0
-        page.locator(".player").scroll_into_view_if_needed()
+        page.locator(".player").first.scroll_into_view_if_needed()
         page.wait_for_timeout(300)
         assert page.locator("video").evaluate_all("videos => videos.every(v => v.paused)")
-        assert page.locator(".player .play").get_attribute("aria-label") == "Play"
-        page.locator(".wipe summary").click()
+        assert page.locator(".player .play").first.get_attribute("aria-label") == "Play"
+        page.locator(".wipe summary").first.click()
+        page.locator(".metrics summary").first.click()
         page.locator(".plot").first.focus()
         page.keyboard.press("ArrowRight")
         assert overflow(page) == 0

@@ -208,22 +208,67 @@
         body.append(...(down ? known.reverse() : known), ...missing);
       }
     }));
-    const filter = root.querySelector(".filter");
-    if (!filter) return;
-    filter.hidden = false;
-    filter.addEventListener("input", () => {
-      const wanted = filter.value.trim().toLowerCase();
+    const tools = root.querySelector(".tools");
+    if (!tools) return;
+    tools.hidden = false;
+    const [filter, published] = [".filter", ".with-published"].map((s) => tools.querySelector(s));
+    const names = heads.map((head) => head.dataset.name.toLowerCase());
+    const holds = { "<": (a, b) => a < b, ">": (a, b) => a > b, "<=": (a, b) => a <= b, ">=": (a, b) => a >= b, "=": (a, b) => a === b };
+
+    /* "ssim > 0.5" tests a column; anything else is a part of the row's text. */
+    function test(part) {
+      const [, name, sign, limit] = part.match(/^(.+?)\s*(<=|>=|<|>|=)\s*(-?[\d.]+(?:e[-+]?\d+)?)$/) || [];
+      const exact = names.indexOf(name);
+      const column = exact < 0 && name ? names.findIndex((other) => other.startsWith(name)) : exact;
+      if (column > 0) return (row) => holds[sign](Number(row.cells[column].dataset.value), Number(limit));
+      return (row) => row.textContent.toLowerCase().includes(part);
+    }
+    function apply() {
+      const parts = filter ? filter.value.toLowerCase().split(",").map((part) => part.trim()) : [];
+      const tests = parts.filter(Boolean).map(test);
       let shown = 0;
-      for (const row of all(root, "tbody tr:not(.group)")) {
-        row.hidden = !row.textContent.toLowerCase().includes(wanted);
-        shown += !row.hidden;
+      for (const body of bodies) {
+        const allowed = !published || published.checked || !body.classList.contains("published");
+        const rows = all(body, "tr:not(.group)");
+        for (const row of rows) row.hidden = !allowed || !tests.every((holds) => holds(row));
+        const left = rows.filter((row) => !row.hidden).length;
+        for (const group of all(body, ".group")) group.hidden = left === 0;
+        shown += left;
       }
       root.querySelector(".nothing").hidden = shown > 0;
-    });
+    }
+    for (const control of [filter, published]) if (control) control.addEventListener("input", apply);
+    for (const box of all(tools, "[data-column]")) {
+      box.addEventListener("input", () => {
+        for (const row of all(root, "tr:not(.group)")) row.cells[box.dataset.column].hidden = !box.checked;
+      });
+    }
+  }
+
+  /* Orders a section's clips by a metric and leaves out those outside a range. */
+  function chooser(tools) {
+    const [by, order, least, most, count] = [".by", ".order", ".least", ".most", ".count"].map((s) => tools.querySelector(s));
+    const clips = all(tools.parentElement, "article[data-scores]").map((article) => [article, JSON.parse(article.dataset.scores)]);
+    const end = clips[clips.length - 1][0].nextElementSibling;
+    function apply() {
+      const value = ([, scores]) => scores[by.value];
+      const sorted = by.value ? [...clips].sort((a, b) => order.value * (value(a) - value(b))) : clips;
+      const inside = (score) => !by.value || ((least.value === "" || score >= Number(least.value)) && (most.value === "" || score <= Number(most.value)));
+      for (const clip of sorted) {
+        clip[0].hidden = !inside(value(clip));
+        tools.parentElement.insertBefore(clip[0], end);
+      }
+      count.textContent = `${clips.filter(([article]) => !article.hidden).length} of ${clips.length} clips`;
+      for (const player of players) player.sync(); // moving a video pauses it
+    }
+    for (const control of [by, order, least, most]) control.addEventListener("input", apply);
+    tools.hidden = false;
+    apply();
   }
 
   all(document, ".player").forEach(comparison);
   all(document, "video.loop").forEach(loop);
   all(document, ".plot").forEach(plot);
   all(document, ".item.table").forEach(table);
+  all(document, ".clip-tools").forEach(chooser);
 })();
