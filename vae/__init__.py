@@ -1,8 +1,9 @@
 """IV-VAE: keyframe-based temporal compression with group causal convolution."""
 
 from vae.config import VAEConfig
+from vae.image_vae import ImageVAE
 from vae.inflate import inflate
-from vae.model import ImageVAE, VideoVAE, weights_hash
+from vae.model import VideoVAE, weights_hash
 from vae.posterior import DiagonalGaussian
 from vae.tiling import Tiling
 

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from vae.blocks import RMSNorm
 from vae.config import VAEConfig
 from vae.convs import TemporalConv
-from vae.model import ImageVAE, VideoVAE
+from vae.image_vae import ImageVAE
+from vae.model import VideoVAE
 from vae.resample import Downsample, Upsample
 
 

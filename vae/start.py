@@ -13,8 +13,9 @@ from vae.checkpointing import enable_activation_checkpointing
 from vae.comparators.base import Comparator, ComparatorConfig
 from vae.comparators.training import initial_comparator, recompute_activations
 from vae.config import VAEConfig
+from vae.image_vae import ImageVAE
 from vae.inflate import inflate
-from vae.model import ImageVAE, VideoVAE
+from vae.model import VideoVAE
 
 log = logging.getLogger(__name__)
 
