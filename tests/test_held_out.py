@@ -1,5 +1,7 @@
 """Scores of held-out clips during training: their networks, and what is left out and said."""
 
+import re
+
 import pytest
 import torch
 import torchvision
@@ -66,12 +68,11 @@ def test_what_has_no_weights_is_left_out_and_said_once(files, no_weights, caplog
     found = held_out(files, NetworkConfig()).scores(lambda x: 0.5 * x, CPU)
     expected = {"psnr", "ssim", "ssim_1", "ssim_2", "ssim_3", "ssim_4", "ssim_margin"}
     assert found.keys() == expected
-    lines = [line for line in caplog.messages if "scored without" in line]
-    assert [line.split(": ")[0].rpartition("without ")[2] for line in lines] == [
-        "LPIPS with alex",
-        "LPIPS with vgg",
-        "rFVD",
-    ]
+    (line,) = [line for line in caplog.messages if "scored without" in line]
+    found = re.findall(r"(LPIPS with \w+|rFVD) \(([^)]*)\)", line)
+    assert [name for name, _ in found] == ["LPIPS with alex", "LPIPS with vgg", "rFVD"]
+    assert "alexnet-owt-7be5be79.pth" in found[0][1]
+    assert found[2][1] == "clips of 5 frames, but I3D needs 9"
 
 
 @pytest.mark.parametrize(
@@ -80,8 +81,9 @@ def test_what_has_no_weights_is_left_out_and_said_once(files, no_weights, caplog
         ({"lpips": "vgg"}, {}, "VGG"),
         ({"lpips_alex": "nowhere.pth"}, {}, "nowhere.pth"),
         ({"lpips": "alex"}, {"width": 16}, "frames of 32 x 16, but LPIPS with alex needs"),
-        ({"rfvd": "i3d", "lpips": "none"}, {}, "I3D"),
-        ({"i3d": "nowhere.pt", "lpips": "none"}, {}, "nowhere.pt"),
+        ({"rfvd": "i3d", "lpips": "none"}, {}, "clips of 5 frames, but I3D needs 9"),
+        ({"rfvd": "i3d", "lpips": "none"}, {"frames": 9}, "i3d_pretrained_400.pt"),
+        ({"i3d": "nowhere.pt", "lpips": "none"}, {"frames": 9}, "nowhere.pt"),
         ({"classifier": "nowhere", "lpips": "none"}, {}, "nowhere: no such folder"),
         ({"classifier": "small", "lpips": "none"}, {"count": 1}, "1 clip, but a distance"),
     ],
