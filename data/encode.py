@@ -40,7 +40,7 @@ CODECS = {
         encoder="libx264",
         suffixes=(".mp4", ".mov", ".mkv"),
         pixels="yuv420p",
-        options={"preset": "medium"},
+        options={"preset": "medium", "x264-params": "cpu-independent=1"},
         container={"movflags": "+faststart"},
     ),
     "ffv1": _Codec(
@@ -51,7 +51,8 @@ CODECS = {
         container={},
     ),
 }
-"""What `write_video` can write."""
+"""What `write_video` can write. Without `cpu-independent`, x264 reads memory that it never set on
+CPUs with AVX-512, so that equal frames sometimes give other bytes."""
 
 
 def write_video(
