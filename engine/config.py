@@ -148,7 +148,7 @@ class TrainConfig(OptimizerConfig):
 FREE = frozenset(
     {
         *("folder", "workers", "log_every", "save_every", "keep", "keep_every", "steps", "wandb"),
-        *("evaluate_every", "held_out", "held_out_clips", "scores", "previews", "dry_run"),
+        *("evaluate_every", "held_out", "held_out_clips", "fvd", "scores", "previews", "dry_run"),
         "max_bad_steps",
         *("activation_checkpointing", "compile"),
     }

@@ -1,27 +1,30 @@
 """Train Latte on cached latents."""
 
-import logging
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import torch
+from accelerate import Accelerator
+from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from data.encode import to_uint8, write_video
+from data.latent_checks import check_alike, check_labelled
 from data.latent_joint import JointLatents
-from data.latents import LatentDataset
+from data.latents import LatentDataset, Scaling
 from data.loader import training_batches
 from engine.accelerator import training_accelerator
 from engine.cli import main
 from engine.config import TrainConfig
 from engine.plan import plan
 from engine.player import Batch
-from engine.seeding import fold
+from engine.run import RunFolder
 from engine.train import Evaluate, Preview, Trainer
+from eval.sampled import SampleScore, SampleScoreConfig
 from latte import Latte, LatteConfig
-from latte.blocks import Block
 from latte.diffusion import DiffusionConfig
 from latte.flow import FlowConfig
 from latte.joint import JointBatch
@@ -29,11 +32,16 @@ from latte.notes import LatentNotes
 from latte.options import LatteOptions
 from latte.process import make_process
 from latte.samplers import SamplerConfig, check_sampler, sample
+from latte.start import check_cache, initial_model
 from latte.training import LatteLoss
-from vae import VideoVAE, weights_hash
+from vae import VideoVAE
+from vae.comparators.base import Comparator
+from vae.comparators.protocol import clip_size
+from vae.comparators.registry import load_vae, vae_hash
 from vae.memory import free_memory
 
-log = logging.getLogger(__name__)
+Draw = Callable[[nn.Module, range], Tensor]
+"""Samples of a model, by their numbers: `b 3 t h w` in [-1, 1]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +68,9 @@ class TrainLatte:
     """Folder of the latent cache."""
     posterior: Literal["sample", "mean"] = "sample"
     """Train on posterior samples, drawn anew each epoch, or on means."""
+    scaling: Scaling = "cache"
+    """Normalise latents by the cache's statistics per channel, or by what is documented of the VAE
+    that made them, such as a factor of 0.18215."""
     model: LatteOptions = field(default_factory=LatteOptions)
     """The transformer."""
     images: ImageOptions | None = None
@@ -81,6 +92,9 @@ class TrainLatte:
     every train.evaluate_every steps. Default: the training latents."""
     held_out_clips: int = 16
     """Their number, the first of the cache."""
+    fvd: SampleScoreConfig | None = None
+    """Also measure then how far a few samples, drawn like previews, are from real clips; needs the
+    VAE. null: not."""
     activation_checkpointing: bool = False
     """Recompute blocks in the backward pass: less memory, about a third more time."""
     compile: bool = False
@@ -95,6 +109,11 @@ class TrainLatte:
                 f"previews={self.previews} and held_out_clips={self.held_out_clips} must be at "
                 "least 1"
             )
+        if self.fvd is not None and (self.vae is None or self.train.evaluate_every is None):
+            raise ValueError(
+                "fvd: give vae too, which decodes the samples, and train.evaluate_every, the steps "
+                "from one measurement to the next"
+            )
 
     @property
     def sampler(self) -> SamplerConfig:
@@ -106,21 +125,23 @@ class TrainLatte:
 def run(config: TrainLatte) -> Path | None:
     """Train to the end, resuming what the run folder holds; returns the folder of the weights."""
     train = config.train
-    latents = LatentDataset(config.latents, config.posterior, seed=train.seed)
+    latents = LatentDataset(
+        config.latents, config.posterior, seed=train.seed, scaling=config.scaling
+    )
     if config.model.class_conditional and not latents.class_names:
         raise ValueError(f"{latents.folder}: has no classes; set class_conditional to false")
     classes, flow = len(latents.class_names), config.flow is not None
     model_config = config.model.build(latents.latent_shape, classes, flow=flow)
     vae = _vae(config, latents, model_config)
     held_out = _held_out(config, latents)
-    clips = _joint(config, latents) or latents
-    _check_labels(model_config, clips)
+    clips = _joint(config, latents)
+    fvd = None if config.fvd is None else SampleScore(config.fvd, _clip(latents))
     accelerator = training_accelerator(train)
     batches = training_batches(clips, train, accelerator)
     notes = _notes(config, latents)
-    model = _initial_model(config, model_config)
+    check_cache(RunFolder(train.folder, accelerator).latest(), notes)
+    model = initial_model(model_config, train.seed, config.init_from)
     trainer = Trainer(config, train, accelerator, model, notes.to_json())
-    _check_cache(trainer, notes)
     _prepare(config, trainer.players.model)
     images = 0 if config.images is None else config.images.per_step
     joint = JointBatch(train.global_batch, images, model_config.num_frames)
@@ -136,55 +157,51 @@ def run(config: TrainLatte) -> Path | None:
         ):
             accelerator.print(line, flush=True)
         return None
-    preview = None
+    evaluate, preview = _evaluate(config, latents, held_out, loss), None
     if vae is not None:
-        preview = _preview(config, vae.to(accelerator.device), notes)
-    return trainer.run(batches, loss, preview, _evaluate(config, latents, held_out, loss))
+        draw = _drawing(config, vae.to(accelerator.device), notes, accelerator)
+        preview = _preview(config, draw, notes)
+        if fvd is not None:
+            fvd.prepare(accelerator.device, trainer.folder.path / "features")
+            evaluate = _with_fvd(evaluate, fvd, draw)
+    return trainer.run(batches, loss, preview, evaluate)
 
 
-def _vae(config: TrainLatte, latents: LatentDataset, model: LatteConfig) -> VideoVAE | None:
+def _vae(
+    config: TrainLatte, latents: LatentDataset, model: LatteConfig
+) -> VideoVAE | Comparator | None:
     """The decoder of previews, once it and the sampler are known to fit."""
     if config.vae is None:
         return None
-    vae = VideoVAE.from_pretrained(config.vae)
-    latents.check_vae(weights_hash(vae))
+    vae = load_vae(config.vae)
+    latents.check_vae(vae_hash(vae))
     check_sampler(config.sampler, make_process(config.diffusion, config.flow), model)
     return vae
 
 
 def _held_out(config: TrainLatte, latents: LatentDataset) -> LatentDataset:
     held_out = LatentDataset(config.held_out or config.latents, "mean", seed=config.train.seed)
-    held_out.check_vae(latents.vae_hash)
-    if held_out.latent_shape != latents.latent_shape:
-        raise ValueError(
-            f"{held_out.folder}: latents of shape {held_out.latent_shape}, but those of "
-            f"{latents.folder} are {latents.latent_shape}"
-        )
-    if config.model.class_conditional and held_out.class_names != latents.class_names:
-        raise ValueError(f"{held_out.folder}: its classes are not those of {latents.folder}")
+    check_alike(latents, held_out, classes=config.model.class_conditional)
     return held_out
 
 
-def _joint(config: TrainLatte, latents: LatentDataset) -> JointLatents | None:
-    if config.images is None:
-        return None
-    images = LatentDataset(config.images.latents, config.posterior, seed=config.train.seed)
-    per_clip = JointBatch(config.train.global_batch, config.images.per_step, 1).per_clip
-    return JointLatents(latents, images, per_clip)
+def _joint(config: TrainLatte, latents: LatentDataset) -> LatentDataset | JointLatents:
+    """What is trained on: the clips, with images behind them or not."""
+    caches, clips = [latents], latents
+    if config.images is not None:
+        images = LatentDataset(config.images.latents, config.posterior, seed=config.train.seed)
+        per_clip = JointBatch(config.train.global_batch, config.images.per_step, 1).per_clip
+        caches, clips = [latents, images], JointLatents(latents, images, per_clip)
+    if config.model.class_conditional:
+        for cache in caches:
+            check_labelled(cache)
+    return clips
 
 
-def _check_labels(model: LatteConfig, dataset: LatentDataset | JointLatents) -> None:
-    """Refuse items without a label before the first of them comes up in a batch."""
-    if model.num_classes is None:
-        return
-    caches = [dataset] if isinstance(dataset, LatentDataset) else [dataset.videos, dataset.images]
-    for cache in caches:
-        without = sum(cache.label(i) < 0 for i in range(len(cache)))
-        if without:
-            raise ValueError(
-                f"{cache.folder}: {without} of {len(cache)} latents have no label; a "
-                "class-conditional model needs one for each"
-            )
+def _clip(latents: LatentDataset) -> tuple[int, int, int, int]:
+    """Frames, interval, height and width of the clips behind the latents."""
+    source = latents.manifest["source"]
+    return source["frames"], source["interval"], source["height"], source["width"]
 
 
 def _notes(config: TrainLatte, latents: LatentDataset) -> LatentNotes:
@@ -195,39 +212,10 @@ def _notes(config: TrainLatte, latents: LatentDataset) -> LatentNotes:
         std=tuple(latents.std.tolist()),
         class_names=tuple(latents.class_names),
         frame_rate=latents.manifest["frame_rate"],
+        frames=latents.manifest["source"]["frames"],
         diffusion=config.diffusion,
         flow=config.flow,
     )
-
-
-def _initial_model(config: TrainLatte, model_config: LatteConfig) -> Latte:
-    torch.manual_seed(fold(config.train.seed, "weights"))
-    model = Latte(model_config)
-    if config.init_from is None:
-        return model
-    source = Latte.from_pretrained(config.init_from)
-    if replace(source.config, class_dropout=model_config.class_dropout) != model_config:
-        raise ValueError(
-            f"{config.init_from}: {source.config} is of another size than {model_config}. "
-            "Start from a model of the same size, or change model and latents."
-        )
-    model.load_state_dict(source.state_dict())
-    log.info("%s: all weights loaded", config.init_from)
-    return model.train()
-
-
-def _check_cache(trainer: Trainer, notes: LatentNotes) -> None:
-    """Refuse to go on with latents that were cached anew since the last checkpoint."""
-    checkpoint = trainer.folder.latest()
-    if checkpoint is None:
-        return
-    before = LatentNotes.load(checkpoint / "ema")
-    if before.cache_hash != notes.cache_hash:
-        raise ValueError(
-            f"{trainer.folder.path}: was trained on latents of the manifest "
-            f"{before.cache_hash[:12]}, but they were cached anew since and are now "
-            f"{notes.cache_hash[:12]}. Restore them, or train in another folder."
-        )
 
 
 def _prepare(config: TrainLatte, model: nn.Module) -> None:
@@ -235,9 +223,8 @@ def _prepare(config: TrainLatte, model: nn.Module) -> None:
     assert isinstance(model, Latte)
     model.activation_checkpointing = config.activation_checkpointing
     if config.compile:
-        for module in model.modules():
-            if isinstance(module, Block):
-                module.compile(dynamic=False)
+        for block in model.blocks:
+            block.compile(dynamic=False)
 
 
 def _some_clips(train: TrainConfig, local: int, clips: LatentDataset | JointLatents) -> Batch:
@@ -266,25 +253,39 @@ def _evaluate(
     return scores
 
 
-def _preview(config: TrainLatte, vae: VideoVAE, notes: LatentNotes) -> Preview:
-    """Decoded samples, from the same noise each time, of the first classes: above by the averaged
-    weights, below by the raw ones."""
+def _drawing(
+    config: TrainLatte, vae: VideoVAE | Comparator, notes: LatentNotes, accelerator: Accelerator
+) -> Draw:
+    """Decoded samples, from the same noise each time, of all classes in turn."""
 
     @torch.no_grad()
+    def draw(model: nn.Module, numbers: range) -> Tensor:
+        assert isinstance(model, Latte)
+        classes = model.config.num_classes
+        labels = None if classes is None else [i % classes for i in numbers]
+        with accelerator.autocast():
+            z = sample(model, notes.process, config.sampler, indices=numbers, labels=labels, seed=0)
+        size = clip_size(vae.config, z, notes.frames)
+        clips = [vae.decode(part, size=size) for part in notes.denormalize(z).split(1)]
+        return torch.cat(clips).clamp(-1, 1)
+
+    return draw
+
+
+def _preview(config: TrainLatte, draw: Draw, notes: LatentNotes) -> Preview:
+    """Samples side by side: above by the averaged weights, below by the raw ones."""
+
     def write(averaged: nn.Module, raw: nn.Module, step: int, folder: Path) -> None:
-        rows = []
-        for model in (averaged, raw):
-            assert isinstance(model, Latte)
-            classes = model.config.num_classes
-            indices = range(config.previews)
-            labels = None if classes is None else [i % classes for i in indices]
-            z = sample(model, notes.process, config.sampler, indices=indices, labels=labels, seed=0)
-            clips = [vae.decode(part).clamp(-1, 1)[0] for part in notes.denormalize(z).split(1)]
-            rows.append(torch.cat(clips, dim=-1).cpu())  # c t h (i w)
-        path = folder / f"step-{step:08d}.mp4"
-        write_video(path, to_uint8(torch.cat(rows, dim=-2)), fps=notes.frame_rate)
+        clips = [draw(model, range(config.previews)).cpu() for model in (averaged, raw)]
+        frames = rearrange(clips, "j i c t h w -> c t (j h) (i w)")
+        write_video(folder / f"step-{step:08d}.mp4", to_uint8(frames), fps=notes.frame_rate)
 
     return write
+
+
+def _with_fvd(evaluate: Evaluate, fvd: SampleScore, draw: Draw) -> Evaluate:
+    """The same scores, and the distance of samples to real clips."""
+    return lambda model: evaluate(model) | fvd.score(lambda numbers: draw(model, numbers))
 
 
 if __name__ == "__main__":

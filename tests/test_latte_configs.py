@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from engine.cli import parse
+from eval.sampled import SampleScoreConfig
 from latte import Latte, LatteConfig
 from scripts.train_latte import ImageOptions, TrainLatte
 
@@ -63,6 +64,27 @@ def test_data_sets_differ_in_nothing_else(size):
             model=replace(other.model, class_conditional=False),
         )
         assert same == first
+
+
+def test_other_forms_are_one_flag():
+    """Joint or on videos alone, by class or not; also with an FVD to watch."""
+    files = [str(CONFIGS / f"{name}_s2.yaml") for name in ("sky", "faceforensics", "ucf101")]
+    sky = parse(TrainLatte, ["--config", files[0], "--images", "null"])
+    assert sky.images is None
+    joint = parse(
+        TrainLatte,
+        [
+            "--config",
+            files[1],
+            "--images.latents=datasets/latents/ff_images",
+            "--images.per_step=8",
+        ],
+    )
+    assert joint.images == ImageOptions(latents="datasets/latents/ff_images", per_step=8)
+    plain = parse(TrainLatte, ["--config", files[2], "--model.class_conditional", "false"])
+    assert plain.model.build((16, 5, 32, 32), 101, flow=False).num_classes is None
+    watched = parse(TrainLatte, ["--config", files[0], "--vae", "v", "--fvd.real", "shards"])
+    assert watched.fvd == SampleScoreConfig(real="shards")
 
 
 def test_debug_is_small():

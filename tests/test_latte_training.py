@@ -9,9 +9,16 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
+from data.decode import read_frames
 from engine.player import StepInfo
 from engine.run import read_log
 from engine.seeding import noise
+from eval.clips import ClipProtocol, ClipSource
+from eval.features.classifier import ClassifierConfig, ClipClassifier
+from eval.features.extractors import load_classifier
+from eval.frechet import frechet_from_features
+from eval.sampled import SampleScoreConfig
+from eval.stats import extract_features
 from latte import Latte
 from latte.diffusion import DiffusionConfig, GaussianDiffusion
 from latte.flow import FlowConfig, RectifiedFlow
@@ -38,19 +45,16 @@ def made(tmp_path_factory):
     VideoVAE(
         VAEConfig(z_dim=4, dim=4, channel_multipliers=(1, 1, 2, 2), num_blocks=1)
     ).save_pretrained(root / "vae")
+    ClipClassifier(ClassifierConfig(num_classes=2, width=8)).save_pretrained(root / "features")
     for name, frames in (("latents", 9), ("images", 1)):
-        cache_latents.run(
-            cache_latents.Config(
-                vae=str(root / "vae"),
-                data=str(shards),
-                out=str(root / name),
-                frames=frames,
-                interval=1,
-                workers=0,
-                **SIZE,
-            )
-        )
+        cache(root / "vae", shards, root / name, frames)
     return root
+
+
+def cache(vae, shards, out, frames):
+    size = {"frames": frames, "interval": 1, "workers": 0, **SIZE}
+    places = {"vae": str(vae), "data": str(shards), "out": str(out)}
+    cache_latents.run(cache_latents.Config(**places, **size))
 
 
 def config(made, folder, steps=4, conditional=True, **values):
@@ -72,10 +76,6 @@ def config(made, folder, steps=4, conditional=True, **values):
 
 def joint(made, per_step):
     return ImageOptions(latents=str(made / "images"), per_step=per_step)
-
-
-def exported(folder):
-    return load_file(folder / "export" / "model.safetensors")
 
 
 def assert_same_run(a, b, rtol=0.0):
@@ -151,8 +151,13 @@ def test_a_joint_run_resumes_exactly_and_equals_its_micro_batches(made, tmp_path
     train_latte.run(config(made, tmp_path / "stopped", steps=2, **images))
     train_latte.run(config(made, tmp_path / "stopped", **images))
     assert_same_run(tmp_path / "straight", tmp_path / "stopped")
-    ours, theirs = exported(tmp_path / "straight"), exported(tmp_path / "stopped")
-    assert_close(ours, theirs, rtol=0, atol=0)
+    last = "checkpoints/step-00000004"
+    for file in ("export", f"{last}/ema", last):  # averaged, averaged, raw
+        ours, theirs = (
+            load_file(tmp_path / run / file / "model.safetensors")
+            for run in ("straight", "stopped")
+        )
+        assert_close(ours, theirs, rtol=0, atol=0)
     train_latte.run(config(made, tmp_path / "micro", micro_batch=2, **images))
     assert_same_run(tmp_path / "straight", tmp_path / "micro", rtol=1e-5)
     train_latte.run(config(made, tmp_path / "without", steps=1))
@@ -207,19 +212,44 @@ def test_the_loss_by_quarter_is_that_of_fixed_times_and_noise():
     assert not torch.equal(values, loss.quarters(zero, x0, 0, seed=3, index=8))
 
 
-def test_quarters_and_previews_of_raw_and_averaged_weights(made, tmp_path):
-    from data.decode import read_frames
-
+def test_what_is_measured_of_raw_and_averaged_weights(made, tmp_path):
+    """Quarters, previews, and the distance of a few samples, which is that of the same clips from
+    sample.py, scored by eval_fvd.py's code."""
+    fvd = SampleScoreConfig(
+        real=str(made / "shards"), clips=3, batch_size=2, classifier=str(made / "features")
+    )
     options = {"evaluate_every": 2, "vae": str(made / "vae"), "previews": 2}
-    train_latte.run(config(made, tmp_path, steps=3, **options))
-    lines = read_log(tmp_path)
+    options |= {"preview": SamplerConfig(method="ddim", steps=2), "fvd": fvd}
+    train_latte.run(config(made, tmp_path / "run", steps=3, **options))
+    lines = read_log(tmp_path / "run")
     assert ["eval/ema/mse" in line for line in lines] == [False, True, True]
     for kind in ("raw", "ema"):
         quarters = [lines[1][f"eval/{kind}/mse_quarter_{i}"] for i in (1, 2, 3, 4)]
         assert_close(sum(quarters) / 4, lines[1][f"eval/{kind}/mse"])
     assert lines[1]["eval/raw/mse"] != lines[1]["eval/ema/mse"]
-    frame = read_frames(tmp_path / "samples" / "step-00000002.mp4", [0])[0]
+    frame = read_frames(tmp_path / "run" / "samples" / "step-00000002.mp4", [0])[0]
     assert frame.shape == (2 * 16, 2 * 16, 3)  # two rows, two clips
+
+    real = ClipSource(made / "shards", ClipProtocol(frames=9, **SIZE))
+    values = []
+    for kind in ("raw", "ema"):
+        sample.run(
+            sample.Sample(
+                latte=str(tmp_path / "run" / "checkpoints" / "step-00000002"),
+                weights=kind,
+                vae=str(made / "vae"),
+                out=str(tmp_path / kind),
+                num_clips=3,
+                sampler=options["preview"],
+            )
+        )
+        fake = ClipSource(tmp_path / kind, ClipProtocol(frames=9), generated=True)
+        sets = [
+            extract_features(x, load_classifier(made / "features")).values for x in (real, fake)
+        ]
+        values.append(lines[1][f"eval/{kind}/fvd3_9f_features"])
+        assert_close(values[-1], frechet_from_features(*sets), rtol=1e-3, atol=0)
+    assert values[0] != values[1]
 
 
 def test_a_dry_run_writes_nothing_and_tells_the_plan(made, tmp_path, capsys):
@@ -254,11 +284,28 @@ def test_latents_cached_anew_are_refused(made, tmp_path):
     manifest.write_text(manifest.read_text() + " ")
     with pytest.raises(ValueError, match="cached anew since"):
         train_latte.run(config(tmp_path / "made", tmp_path / "run", steps=4))
+    # and before weights of another size meet the checkpoint's
+    other = VAEConfig(z_dim=2, dim=4, channel_multipliers=(1, 1, 2, 2), num_blocks=1)
+    VideoVAE(other).save_pretrained(tmp_path / "other")
+    shutil.rmtree(tmp_path / "made" / "latents")
+    cache(tmp_path / "other", made / "shards", tmp_path / "made" / "latents", 9)
+    with pytest.raises(ValueError, match="cached anew since"):
+        train_latte.run(config(tmp_path / "made", tmp_path / "run", steps=4))
 
 
 def test_options_that_do_not_fit(made, tmp_path):
     with pytest.raises(ValueError, match="per_step=0 must be at least 1"):
         joint(made, 0)
+    few = SampleScoreConfig(real=str(made / "shards"), classifier=str(made / "features"))
+    with pytest.raises(ValueError, match="fvd: give vae too"):
+        config(made, tmp_path, fvd=few)
+    with pytest.raises(ValueError, match=r"fvd\.clips=1 must be at least 2"):
+        replace(few, clips=1)
+    with pytest.raises(ValueError, match="i3d or classifier, not both"):
+        replace(few, i3d="i3d.pt")
+    scored = {"fvd": replace(few, classifier=None), "vae": str(made / "vae"), "evaluate_every": 2}
+    with pytest.raises(ValueError, match="I3D"):
+        train_latte.run(config(made, tmp_path, **scored))
     with pytest.raises(ValueError, match="flow replaces diffusion"):
         config(made, tmp_path, flow=FlowConfig(), diffusion=DiffusionConfig(prediction="v"))
     model = LatteOptions(learn_sigma=True)
