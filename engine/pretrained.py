@@ -13,6 +13,15 @@ from safetensors.torch import load_file, save_file
 from engine.files import read_json
 
 
+class WeightsNotFound(ValueError):
+    """There are no weights where they were looked for."""
+
+    def __init__(self, source: str | Path, reason: str, put: str):
+        """`reason`: what is there instead; `put`: what to put there, to end "put ... at SOURCE"."""
+        self.remedy = f"weights not found: put {put}"
+        super().__init__(f"{source}: {reason}; {self.remedy}")
+
+
 class Pretrained(PyTorchModelHubMixin):
     """`save_pretrained`, `from_pretrained` and `push_to_hub` for models built from one dataclass.
 
@@ -28,8 +37,8 @@ class Pretrained(PyTorchModelHubMixin):
         """Load from a folder or a hub id (keywords: `revision`, `token`, `cache_dir`, ...).
 
         Raises:
-            ValueError: no such folder or id, another class's folder, keys or shapes that do not
-            fit.
+            ValueError: no such folder or id (`WeightsNotFound`), another class's folder, keys or
+            shapes that do not fit.
         """
         try:
             return super().from_pretrained(str(source), **kwargs)
@@ -39,9 +48,10 @@ class Pretrained(PyTorchModelHubMixin):
             LocalEntryNotFoundError,
             FileNotFoundError,
         ) as error:
-            raise ValueError(
-                f"{source}: no {cls.__name__} here. Give a folder that holds config.json and "
-                f"model.safetensors, or a hub id within reach ({str(error).splitlines()[0]})"
+            raise WeightsNotFound(
+                source,
+                f"no {cls.__name__} here, nor a hub id within reach ({str(error).splitlines()[0]})",
+                f"config.json and model.safetensors of an export at {source}",
             ) from None
         except (RuntimeError, SafetensorError, KeyError, TypeError) as error:
             raise ValueError(f"{source}: is no valid {cls.__name__} folder: {error}") from None

@@ -1,6 +1,5 @@
 """How well VAEs reconstruct held-out clips, beside trivial baselines and the paper's numbers."""
 
-import re
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from engine.accelerator import make_accelerator
 from engine.cli import main
-from engine.files import read_json, write_json
+from engine.files import write_json
 from engine.perceptual import Backbone
 from eval.autoencoding import (
     Perceptual,
@@ -26,14 +25,13 @@ from eval.clips import ClipProtocol, ClipSource
 from eval.cost import measure_cost
 from eval.features.extractors import Extractor, full_precision, load_classifier, load_i3d
 from eval.tables import to_text
-from vae import ImageVAE, VideoVAE, weights_hash
+from vae import weights_hash
 from vae.comparators.base import Comparator
 from vae.comparators.complexity import count_macs as count_comparator_macs
-from vae.comparators.registry import load_vae
+from vae.comparators.named import AnyVAE, load_found, named_sources
 from vae.complexity import count_macs
 
 MACS_SIZE = (17, 512, 512)  # frames, height and width of the supplement's Table 3
-VAE = VideoVAE | ImageVAE | Comparator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +45,8 @@ class Config:
 
     vae: list[str]
     """VAEs, one flag each: a folder or hub id of ours, or another's as name:path, such as
-    cogvideox:THUDM/CogVideoX-2b. `label=...` before it names its row."""
+    cogvideox:THUDM/CogVideoX-2b. `label=...` before it names its row. Of several, those whose
+    weights are not found get rows that say what to put where, and no number."""
     data: str
     """Folder of shards, of videos, or of folders of frames: the clips."""
     out: str
@@ -69,7 +68,7 @@ class Config:
     baselines: bool = True
     """Measure trilinear down- and upsampling and repeated keyframes, too."""
     windowed: bool = False
-    """Run others' VAEs in the windows of their official inference, not on whole clips."""
+    """Run VAEs whose official inference has windows in them, not on whole clips."""
     lpips: Literal["auto", "both", "alex", "vgg", "none"] = "auto"
     """Networks of LPIPS; auto takes those whose weights are found."""
     lpips_alex: str | None = None
@@ -119,7 +118,10 @@ def run(config: Config) -> dict[str, Any]:
     if accelerator.num_processes > 1:
         raise ValueError("start it without torchrun or accelerate launch: one process does it all")
     device = accelerator.device
-    vaes = _load(config, device)
+    sources = named_sources(config.vae, taken=("source",))
+    vaes, missing = load_found(sources, windowed=config.windowed)
+    for vae in vaes.values():
+        vae.to(device).eval()
     notes: list[str] = []
     lpips = _lpips(config, notes)
     extractor = _extractor(config, notes)
@@ -150,9 +152,8 @@ def run(config: Config) -> dict[str, Any]:
         folder=config.out,
     )
     by_clip = {name: score.pop("by_clip") for name, score in scores.items()}
-    labelled = dict(zip(vaes, config.vae, strict=True))
     described = {
-        label: _describe(config, labelled[label], vae, device) for label, vae in vaes.items()
+        label: _describe(config, sources[label], vae, device) for label, vae in vaes.items()
     }
     result = {
         "kind": "reconstruction",
@@ -165,6 +166,7 @@ def run(config: Config) -> dict[str, Any]:
             "rfvd": extractor.describe() if extractor else None,
         },
         "methods": {name: described.get(name, {}) for name in methods},
+        "missing": missing,
         "clips": [
             {"name": f"{i:06d}", "key": id, "scores": {m: s[i] for m, s in by_clip.items()}}
             for i, id in enumerate(source.ids[: config.save_clips])
@@ -176,28 +178,6 @@ def run(config: Config) -> dict[str, Any]:
     write_tables(reconstruction_tables(result), Path(config.out))
     write_clips(source.ids, by_clip, Path(config.out) / "clips.csv")
     return result
-
-
-def _load(config: Config, device: torch.device) -> dict[str, VAE]:
-    vaes: dict[str, VAE] = {}
-    for given in config.vae:
-        label, equals, source = given.partition("=")
-        if not equals:
-            label, source = re.sub(r"[^\w.-]+", "_", given).strip("._"), given
-        if not re.fullmatch(r"[\w-][\w.-]*", label) or label in ("source", *vaes):
-            raise ValueError(
-                f"vae={given}: its name {label!r} is taken or no plain file name. "
-                "Give it one: name=path."
-            )
-        vaes[label] = _load_one(source, config.windowed).to(device).eval()
-    return vaes
-
-
-def _load_one(source: str, windowed: bool) -> VAE:
-    file = Path(source) / "config.json"
-    if file.is_file() and read_json(file).get("model_class") == "ImageVAE":
-        return ImageVAE.from_pretrained(source)
-    return load_vae(source, windowed=windowed and re.match(r"\w{2,}:", source) is not None)
 
 
 def _lpips(config: Config, notes: list[str]) -> list[Perceptual]:
@@ -232,7 +212,7 @@ def _extractor(config: Config, notes: list[str]) -> Extractor | None:
         return None
 
 
-def _check_sizes(config: Config, vaes: dict[str, VAE], size: tuple[int, int]) -> None:
+def _check_sizes(config: Config, vaes: dict[str, AnyVAE], size: tuple[int, int]) -> None:
     """Before anything runs: every VAE takes the clips, and the size to time."""
     for label, vae in vaes.items():
         try:
@@ -244,11 +224,11 @@ def _check_sizes(config: Config, vaes: dict[str, VAE], size: tuple[int, int]) ->
             raise ValueError(f"{label}: {error}") from None
 
 
-def _reconstruct(vae: VAE) -> Reconstruct:
+def _reconstruct(vae: AnyVAE) -> Reconstruct:
     return lambda x: vae.decode(vae.encode(x).mode(), size=x.shape[2:])
 
 
-def _baselines(vae: VAE, group: int) -> dict[str, Reconstruct]:
+def _baselines(vae: AnyVAE, group: int) -> dict[str, Reconstruct]:
     spatial = vae.config.spatial_ratio
     return {
         "trilinear": lambda x: trilinear_reconstruction(x, temporal=group, spatial=spatial),
@@ -256,7 +236,7 @@ def _baselines(vae: VAE, group: int) -> dict[str, Reconstruct]:
     }
 
 
-def _describe(config: Config, source: str, vae: VAE, device: torch.device) -> dict[str, Any]:
+def _describe(config: Config, source: str, vae: AnyVAE, device: torch.device) -> dict[str, Any]:
     if isinstance(vae, Comparator):
         macs = count_comparator_macs(type(vae), vae.config, *MACS_SIZE)
     else:
@@ -278,7 +258,7 @@ def _describe(config: Config, source: str, vae: VAE, device: torch.device) -> di
     }
 
 
-def _cost(vae: VAE, video: Tensor, config: Config) -> dict[str, Any]:
+def _cost(vae: AnyVAE, video: Tensor, config: Config) -> dict[str, Any]:
     with full_precision(video.device):
         return measure_cost(
             lambda x: vae.encode(x).mode(),

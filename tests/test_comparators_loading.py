@@ -10,12 +10,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.testing import assert_close
 
+from engine.pretrained import WeightsNotFound
 from tests.test_comparators import LIMIT, distance, tiny, video
 from tests.vectors import load_case, uniform
 from vae import VAEConfig, VideoVAE
 from vae.comparators.base import Comparator
 from vae.comparators.cogvideox import CogVideoXConfig, CogVideoXVAE
 from vae.comparators.cv_vae import CVVAE
+from vae.comparators.named import load_found, named_sources
 from vae.comparators.od_vae import ODVAE
 from vae.comparators.opensora_v12 import OpenSoraVAE
 from vae.comparators.protocol import ReconstructionVAE, native_window, valid_frames
@@ -172,10 +174,12 @@ def test_open_sora_takes_shift_and_scale_from_the_file(tmp_path, weights):
     ],
 )
 def test_missing_weights_say_what_to_get(tmp_path, name, get):
-    with pytest.raises(ValueError, match=rf"holds none of .*\. Get .*{get}"):
+    there = rf"weights not found: put .*{get}.* at {tmp_path}"
+    with pytest.raises(WeightsNotFound, match=rf"holds none of .*; {there}"):
         load_vae(f"{name}:{tmp_path}")
     options = {"local_files_only": True, "cache_dir": tmp_path / "cache"}
-    with pytest.raises(ValueError, match=rf"nor a hub id within reach\. Get .*{get}") as error:
+    there = rf"weights not found: put .*{get}.* at lab/nothing"
+    with pytest.raises(WeightsNotFound, match=rf"nor a hub id within reach .*; {there}") as error:
         load_vae(f"{name}:lab/nothing", **options)
     assert "\n" not in str(error.value)
 
@@ -218,7 +222,9 @@ def test_registry_errors(tmp_path):
         load_vae("cv_vae:")
     with pytest.raises(ValueError, match="no comparator 'ivvae': use one of cv_vae"):
         new_vae("ivvae", VAEConfig())
-    with pytest.raises(ValueError, match=r"no VideoVAE here\. Give a folder"):
+    with pytest.raises(
+        ValueError, match=r"no VideoVAE here, nor a hub id .*; weights not found: put"
+    ):
         load_vae("lab/nothing", local_files_only=True, cache_dir=tmp_path)
 
 
@@ -231,6 +237,30 @@ def test_windows_are_asked_for_at_loading(tmp_path):
     for name in ("wan", "ours"):
         with pytest.raises(ValueError, match="its result does not depend on windows"):
             load_vae(tmp_path / name, windowed=True)
+
+
+def test_several_are_loaded_as_far_as_they_are_there(tmp_path):
+    tiny("cv_vae").save_pretrained(tmp_path / "cv")
+    VideoVAE(VAEConfig(z_dim=4, dim=4)).save_pretrained(tmp_path / "ours")
+    given = [f"cv_vae:{tmp_path / 'cv'}", f"us={tmp_path / 'ours'}", f"od=od_vae:{tmp_path}/od"]
+    sources = named_sources(given)
+    first, *others = sources
+    assert others == ["us", "od"]
+    vaes, missing = load_found(sources, windowed=True)
+    assert list(vaes) == [first, "us"]  # whose result does not depend on windows
+    assert vaes[first].config.windowed
+    assert list(missing) == ["od"]
+    assert missing["od"].startswith("weights not found: put vae/checkpoint.ckpt and ")
+    assert missing["od"].endswith(f" at {tmp_path}/od")
+    for alone in (["od"], ["od", "b"]):
+        with pytest.raises(ValueError, match="weights not found: put vae/checkpoint"):
+            load_found(dict.fromkeys(alone, sources["od"]))
+    (tmp_path / "cv" / "model.safetensors").write_bytes(b"cut")
+    with pytest.raises(ValueError, match="is no valid CVVAE folder"):  # damage ends it
+        load_found(sources)
+    for twice in (["a=x", "a=y"], ["source=x"], ["../a=x"]):
+        with pytest.raises(ValueError, match="is taken or no plain file name"):
+            named_sources(twice, taken=("source",))
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """Every comparator through the whole chain: cache, Latte, sampling, reconstruction, evaluation."""
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -152,7 +153,7 @@ def test_every_comparator_runs_through_the_whole_chain(root):
         assert read_json(root / name / "fvd.json")["value"] > 0
     result = eval_reconstruction.run(
         eval_reconstruction.Config(
-            vae=[f"{name}={source(root, name)}" for name in OTHERS],
+            vae=[f"lost=cv_vae:{root}/lost", *(f"{name}={source(root, name)}" for name in OTHERS)],
             data=str(root / "shards"),
             out=str(root / "reconstruction"),
             frames=9,
@@ -167,6 +168,12 @@ def test_every_comparator_runs_through_the_whole_chain(root):
         )
     )
     assert set(result["metrics"]) == {*OTHERS, "trilinear", "keyframes"}
+    tables = (root / "reconstruction" / "tables.md").read_text()
+    lost = [line for line in tables.splitlines() if "lost" in line]
+    assert len(lost) == 3
+    for line in lost:
+        assert "weights not found: put config.json and the safetensors file of " in line
+        assert not re.search(r"\*[\d.]+\*", line)  # no number
     for name in OTHERS:
         assert result["methods"][name]["cost"]["decode"] > 0
         assert result["metrics"][name]["rfvd"]["value"] > 0
@@ -208,7 +215,11 @@ def test_the_documented_scaling_is_refused_where_there_is_none(root, tmp_path):
         ("opensora_v12", {"height": 20}, "height 20, but the VAE needs a multiple of 8"),
         ("od_vae", {"vae": "od_vea:/x"}, "no VAE named 'od_vea': use one of ivvae, cv_vae"),
         ("od_vae", {"vae": "od_vae:{root}/cv_vae"}, "holds a CVVAE, not a ODVAE"),
-        ("od_vae", {"vae": "cv_vae:{root}/shards"}, "holds none of .* Get a folder"),
+        (
+            "od_vae",
+            {"vae": "cv_vae:{root}/shards"},
+            "holds none of .*; weights not found: put config.json",
+        ),
     ],
 )
 def test_what_a_comparator_cannot_take_is_refused_before_anything_is_written(

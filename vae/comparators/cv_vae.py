@@ -29,9 +29,8 @@ from vae.comparators.blocks import (
 from vae.comparators.windows import Tiles, Windows
 
 EPS = 1e-5
-ADVICE = (
-    "Get a folder such as vae3d of https://huggingface.co/AILab-CVC/CV-VAE (config.json and the "
-    "safetensors file) and give its path, or give AILab-CVC/CV-VAE"
+FILES = (
+    "config.json and the safetensors file of https://huggingface.co/AILab-CVC/CV-VAE, folder vae3d,"
 )
 FLAGS = {
     "half_3d": True,
@@ -102,7 +101,7 @@ class CVVAE(Comparator):
     def from_official(cls, source: str | Path, **options: Any) -> Self:
         names = ("diffusion_pytorch_model.safetensors", "model.safetensors")
         names = (*names, *(f"vae3d/{name}" for name in names))
-        path, given = official.find(source, names, advice=ADVICE, **options)
+        path, given = official.find(source, names, files=FILES, **options)
         official.check_flags(path, given, FLAGS)
         state = official.read(path)
         dim, multipliers = official.widths(path, state, "encoder.down.{}.block.0.conv1.weight")

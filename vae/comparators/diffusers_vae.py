@@ -42,14 +42,12 @@ class DiffusersVAE(Comparator):
     def from_official(cls, source: str | Path, **options: Any) -> Self:
         cls._class()  # before anything is fetched
         name = "diffusion_pytorch_model.safetensors"
-        advice = (
-            f"Get config.json and {name} of {cls.example}, folder vae, and give their folder, or "
-            f"give {cls.example}"
-        )
-        path, given = official.find(source, (name, f"vae/{name}"), advice=advice, **options)
+        home = f"https://huggingface.co/{cls.example}, folder vae,"
+        files = f"config.json and {name} of {home}"
+        path, given = official.find(source, (name, f"vae/{name}"), files=files, **options)
         beside = path.with_name("config.json")
         if not given:
-            raise ValueError(f"{beside}: no such file. {advice}")
+            raise ValueError(f"{beside}: no such file. Get that of {home} too")
         official.check_flags(beside, given, {"_class_name": cls.class_name, **cls.flags})
         model = cls(cls.config_from(given))
         official.load(model.vae, official.read(path), path, cls.title)

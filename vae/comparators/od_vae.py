@@ -37,10 +37,9 @@ log = logging.getLogger(__name__)
 EPS = 1e-6
 GROUPS = (4, 4, 2, 1)
 """Frames of a frame group at each level."""
-ADVICE = (
-    "Get vae/checkpoint.ckpt and vae/config.json of "
-    "https://huggingface.co/LanguageBind/Open-Sora-Plan-v1.2.0 and give their folder, or give "
-    "LanguageBind/Open-Sora-Plan-v1.2.0"
+FILES = (
+    "vae/checkpoint.ckpt and vae/config.json of "
+    "https://huggingface.co/LanguageBind/Open-Sora-Plan-v1.2.0"
 )
 FLAGS = {
     "encoder_attention": "AttnBlock3DFix",
@@ -122,7 +121,7 @@ class ODVAE(Comparator):
     @classmethod
     def from_official(cls, source: str | Path, **options: Any) -> Self:
         names = ("checkpoint.ckpt", "vae/checkpoint.ckpt")
-        path, given = official.find(source, names, advice=ADVICE, **options)
+        path, given = official.find(source, names, files=FILES, **options)
         official.check_flags(path, given, FLAGS)
         state = averaged(official.read(path), path)
         dim = official.size(path, state, "encoder.conv_in.weight", 0)
@@ -277,7 +276,7 @@ def averaged(state: dict[str, Any], path: Path) -> dict[str, Any]:
     inner = state.get("state_dict", state)
     inner = inner.get("gen_model", inner) if isinstance(inner, dict) else inner
     if not isinstance(inner, dict) or not inner:
-        raise ValueError(f"{path}: holds neither ema_state_dict nor state_dict. {ADVICE}")
+        raise ValueError(f"{path}: holds neither ema_state_dict nor state_dict. Get {FILES}")
     return inner
 
 

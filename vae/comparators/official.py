@@ -14,22 +14,23 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from engine.files import read_json
+from engine.pretrained import WeightsNotFound
 
 SHOWN = 5  # keys named in an error
 
 
 def find(
-    source: str | Path, names: Sequence[str], *, advice: str, **options: Any
+    source: str | Path, names: Sequence[str], *, files: str, **options: Any
 ) -> tuple[Path, dict[str, Any]]:
     """The file of weights, and the config.json beside it ({} if there is none).
 
     Args:
         source: the file itself, a folder, or a hub id, whose third part is a folder in it.
         names: where the weights may be inside the folder or repository, best first.
-        advice: what to get, for the error.
+        files: what to get and from where, for the error.
         options: of `hf_hub_download`.
     Raises:
-        ValueError: none of it is there.
+        WeightsNotFound: none of it is there.
     """
     path = Path(source)
     if path.is_file():
@@ -38,24 +39,14 @@ def find(
         for name in names:
             if (path / name).is_file():
                 return path / name, _config((path / name).with_name("config.json"))
-        raise ValueError(f"{source}: holds none of {', '.join(names)}. {advice}")
-    repository, folder = _split(str(source))
-    reason = ""
-    for name in names:
-        try:
-            weights = Path(hf_hub_download(repository, f"{folder}{name}", **options))
-        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-            reason = str(error).splitlines()[0]
-            continue
-        try:
-            beside = f"{folder}{name}".rpartition("/")[0]
-            found = hf_hub_download(repository, f"{beside}/config.json".lstrip("/"), **options)
-        except (HfHubHTTPError, LocalEntryNotFoundError):
-            return weights, {}
-        return weights, _config(Path(found))
-    raise ValueError(
-        f"{source}: no such file or folder, nor a hub id within reach. {advice} ({reason})"
-    )
+        raise WeightsNotFound(source, f"holds none of {', '.join(names)}", f"{files} at {source}")
+    found, reason = None, "what can only be a path"
+    if _may_be_hub_id(str(source)):
+        found, reason = _download(str(source), names, options)
+    if found is None:
+        reason = f"no such file or folder, nor a hub id within reach ({reason})"
+        raise WeightsNotFound(source, reason, f"{files} at {source}")
+    return found
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -131,6 +122,33 @@ def load(module: nn.Module, state: Mapping[str, Any], path: Path, title: str) ->
         rest = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise ValueError(f"{path}: not a {title}: {'; '.join(problems[:SHOWN])}{rest}")
     module.load_state_dict({name: value.float() for name, value in state.items()})
+
+
+def _may_be_hub_id(source: str) -> bool:
+    return "/" in source and not source.startswith(("/", ".", "~"))
+
+
+def _download(
+    source: str, names: Sequence[str], options: dict[str, Any]
+) -> tuple[tuple[Path, dict[str, Any]] | None, str]:
+    """What `find` finds on the hub, or None and why not."""
+    repository, folder = _split(source)
+    reason = ""
+    for name in names:
+        try:
+            weights = Path(hf_hub_download(repository, f"{folder}{name}", **options))
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+            reason = str(error).splitlines()[0]
+            if isinstance(error, LocalEntryNotFoundError):  # no network: ask it only once
+                options = {**options, "local_files_only": True}
+            continue
+        beside = f"{folder}{name}".rpartition("/")[0]
+        try:
+            config = hf_hub_download(repository, f"{beside}/config.json".lstrip("/"), **options)
+        except (HfHubHTTPError, LocalEntryNotFoundError):
+            return (weights, {}), ""
+        return (weights, _config(Path(config))), ""
+    return None, reason
 
 
 def _split(source: str) -> tuple[str, str]:

@@ -25,10 +25,7 @@ PREFIX = "spatial_vae.module."
 """Of the image VAE's official keys; ours have no `module`."""
 FRAME_WINDOWS, LATENT_WINDOWS = Windows(length=17), Windows(length=5)
 """Of the official inference; each is filled up in front on its own."""
-ADVICE = (
-    "Get model.safetensors and config.json of https://huggingface.co/hpcai-tech/OpenSora-VAE-v1.2 "
-    "and give their folder, or give hpcai-tech/OpenSora-VAE-v1.2"
-)
+FILES = "model.safetensors and config.json of https://huggingface.co/hpcai-tech/OpenSora-VAE-v1.2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +106,7 @@ class OpenSoraVAE(Comparator):
 
     @classmethod
     def from_official(cls, source: str | Path, **options: Any) -> Self:
-        path, _ = official.find(source, ("model.safetensors",), advice=ADVICE, **options)
+        path, _ = official.find(source, ("model.safetensors",), files=FILES, **options)
         state = official.read(path)
         config = _config(path, state)
         model = cls(config)

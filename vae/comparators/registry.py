@@ -13,6 +13,7 @@ from vae.comparators.cogvideox import CogVideoXConfig, CogVideoXVAE
 from vae.comparators.cv_vae import CVVAE, CVVAEConfig
 from vae.comparators.od_vae import ODVAE, ODVAEConfig, to_group_causal
 from vae.comparators.opensora_v12 import OpenSoraConfig, OpenSoraVAE
+from vae.comparators.protocol import native_window
 from vae.comparators.wan import WanConfig, WanVAE
 from vae.config import VAEConfig
 from vae.model import VideoVAE, weights_hash
@@ -57,9 +58,7 @@ def load_vae(
         model = kind.from_official(where, **options)
     if name == GCCONV and isinstance(model, ODVAE) and model.config.temporal == "causal":
         model = to_group_causal(model)
-    if windowed:
-        _set_windowed(model, name)
-    return model
+    return as_windowed(model) if windowed else model
 
 
 def new_vae(name: str, like: VAEConfig) -> Comparator:
@@ -152,7 +151,14 @@ def _exported(where: str) -> str | None:
     return read_json(config).get("model_class") if config.is_file() else None
 
 
-def _set_windowed(model: VideoVAE | Comparator, name: str) -> None:
-    if not isinstance(model, Comparator) or model.native_window is None:
-        raise ValueError(f"{name}: its result does not depend on windows; leave out windowed")
+def as_windowed(model: VideoVAE | Comparator) -> Comparator:
+    """The model itself, which now runs videos in the windows of its official inference.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if not isinstance(model, Comparator) or native_window(model) is None:
+        title = getattr(model, "title", type(model).__name__)
+        raise ValueError(f"{title}: its result does not depend on windows; leave out windowed")
     model.config = replace(model.config, windowed=True)
+    return model
