@@ -1,9 +1,8 @@
 """The script: a tiny VAE and packed videos in, a cache out; again, with nothing to do."""
 
-import os
+import random
 import re
-import socket
-import subprocess
+import signal
 import sys
 import time
 from contextlib import suppress
@@ -19,9 +18,19 @@ from engine.cli import main, parse
 from engine.lock import exclusive
 from scripts.cache_latents import Config, run
 from tests.packed import pack
+from tests.processes import begin, begin_ranks
 from vae import VAEConfig, VideoVAE, weights_hash
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "cache_latents.py"
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cpu():
+    """Bytes are compared, and CUDA does not survive a fork."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.accelerator, "is_available", lambda: False)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +61,16 @@ def arguments(inputs, out, **options):
     return [part for name, value in values.items() for part in (f"--{name}", str(value))]
 
 
+def config(inputs, out, **options) -> Config:
+    return parse(Config, arguments(inputs, out, **options))
+
+
 def cache(inputs, out, **options):
-    run(parse(Config, arguments(inputs, out, **options)))
+    run(config(inputs, out, **options))
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.fixture(scope="module")
@@ -87,48 +104,47 @@ def test_a_second_run_says_that_there_is_nothing_to_do(inputs, out, capsys):
     assert {path: path.stat().st_mtime_ns for path in out.glob("[!.]*")} == before
 
 
-def test_two_processes_make_the_same_cache(inputs, out, tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    shared |= {"LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(SCRIPT), *arguments(inputs, tmp_path / "two")],
-            env={**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in ("0", "1")
-    ]
-    (first, error), (second, _) = (process.communicate() for process in processes)
-    assert [process.returncode for process in processes] == [0, 0], error
-    assert "12 items" in first
-    assert "12 items" not in second  # one main process, so they knew of each other
-    for path in out.iterdir():
-        assert (tmp_path / "two" / path.name).read_bytes() == path.read_bytes()
+def run_slowly(made: Config, delay: float) -> None:
+    """In a process of its own: time for others to see it at work."""
+    encode = VideoVAE.encode
+
+    def slow(*arguments):
+        time.sleep(delay)
+        return encode(*arguments)
+
+    VideoVAE.encode = slow
+    run(made)
 
 
-def test_a_run_killed_at_any_time_goes_on_to_the_same_bytes(inputs, out, tmp_path):
-    command = [sys.executable, str(SCRIPT), *arguments(inputs, tmp_path / "c", shard_items=1)]
-    straight = tmp_path / "straight"
-    cache(inputs, straight, shard_items=1)
-    shards = 12
-    for least in (1, 5):  # shards that are there when it is killed
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while len(list((tmp_path / "c").glob("latents-*.json"))) < least:
-            assert process.poll() is None
-            time.sleep(0.001)
+def test_two_processes_make_the_same_cache(inputs, out, tmp_path, capfd):
+    for process in begin_ranks(2, run, config(inputs, tmp_path / "two")):
+        process.join(120)
+        assert process.exitcode == 0
+    assert capfd.readouterr().out.count("12 items") == 1  # so they knew of each other
+    assert contents(tmp_path / "two") == contents(out)
+
+
+def test_runs_killed_at_random_points_go_on_to_the_same_bytes(inputs, tmp_path):
+    options = {"shard_items": 1, "batch_size": 1}
+    cache(inputs, tmp_path / "straight", **options)
+    straight = contents(tmp_path / "straight")
+    made, draw = config(inputs, tmp_path / "c", **options), random.Random(0)
+    shards, kills = 0, 0
+    while shards < 6:  # of 12
+        process = begin(run_slowly, made, 0.1)
+        while len(list((tmp_path / "c").glob("latents-*.json"))) <= shards:
+            assert process.is_alive()
+            time.sleep(0.002)
+        time.sleep(draw.uniform(0, 0.3))
         process.kill()
-        process.wait()
-        assert least <= len(list((tmp_path / "c").glob("latents-*.json"))) < shards
-    cache(inputs, tmp_path / "c", shard_items=1)
-    names = {path.name for path in straight.iterdir()}
-    assert {path.name for path in (tmp_path / "c").iterdir()} == names  # nothing left behind
-    for name in names:
-        assert (tmp_path / "c" / name).read_bytes() == (straight / name).read_bytes()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        shards, kills = len(list((tmp_path / "c").glob("latents-*.json"))), kills + 1
+    assert kills > 1
+    with pytest.raises(ValueError, match="the latent cache is incomplete"):
+        LatentDataset(tmp_path / "c")
+    cache(inputs, tmp_path / "c", **options)
+    assert contents(tmp_path / "c") == straight  # and nothing left behind
 
 
 def test_a_disk_that_fills_up_is_one_line_and_a_rerun_goes_on(
@@ -165,10 +181,7 @@ def test_a_disk_that_fills_up_is_one_line_and_a_rerun_goes_on(
     assert len(calls) < 3  # the first shard was not encoded again
     monkeypatch.undo()
     cache(inputs, tmp_path / "straight", **options)
-    names = {path.name for path in (tmp_path / "straight").iterdir()}
-    assert {path.name for path in out.iterdir()} == names  # nothing left behind
-    for name in names:
-        assert (out / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
+    assert contents(out) == contents(tmp_path / "straight")  # and nothing left behind
 
 
 def test_two_commands_cannot_write_the_same_cache(inputs, out):

@@ -5,18 +5,15 @@ import os
 import random
 import runpy
 import signal
-import socket
 import subprocess
 import sys
 import time
 from datetime import timedelta
-from multiprocessing import get_context
 from pathlib import Path
 
 import av
 import pytest
 from accelerate import InitProcessGroupKwargs
-from accelerate.state import AcceleratorState
 
 import data.packing
 import data.shards
@@ -28,11 +25,11 @@ from data.shards import ShardIndex, write_shards
 from data.workers import Packer
 from engine.accelerator import make_accelerator
 from engine.lock import exclusive
+from tests.processes import FORK, begin, begin_ranks
 from tests.videos import write_barcode_video
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "make_shards.py"
 CONFIG = ShardConfig(short_side=32, samples_per_shard=2)
-PROCESSES = get_context("fork")  # they need not import everything anew
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 
 
@@ -77,39 +74,15 @@ def pack_slowly(videos: Path, out: Path, delay: float = 0.02, **options) -> None
     pack(videos, out, **options)
 
 
-def pack_as(rank: int, of: int, port: int, started, videos: Path, out: Path, delay: float) -> None:
+def pack_as_rank(videos: Path, out: Path, delay: float) -> None:
     """One of several processes that pack together."""
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(of)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    AcceleratorState._reset_state(
-        reset_partial_state=True
-    )  # of the process that this one came from
     patience = InitProcessGroupKwargs(timeout=timedelta(minutes=2))
     accelerator = make_accelerator(cpu=True, kwargs_handlers=[patience])
-    started.set()
     pack_slowly(videos, out, delay, accelerator=accelerator)
 
 
-def start(count: int, videos: Path, out: Path, delay: float = 0.0) -> list:
-    """Processes that pack together, once all have met."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    started = [PROCESSES.Event() for _ in range(count)]
-    group = [
-        PROCESSES.Process(
-            target=pack_as, args=(rank, count, port, started[rank], videos, out, delay)
-        )
-        for rank in range(count)
-    ]
-    for process in group:
-        process.start()
-    assert all(event.wait(120) for event in started)
-    return group
-
-
 def test_two_processes_write_what_one_does_though_killed_before(videos, straight, tmp_path):
-    group = start(2, videos, tmp_path, delay=0.2)
+    group = begin_ranks(2, pack_as_rank, videos, tmp_path, 0.2)
     while not list(tmp_path.glob("shard-*.json")):
         time.sleep(0.005)
     for process in group:
@@ -117,7 +90,7 @@ def test_two_processes_write_what_one_does_though_killed_before(videos, straight
         process.join()
     killed_with = {path.name for path in tmp_path.glob("shard-*.json")}
     assert not (tmp_path / "index.json").exists()
-    group = start(2, videos, tmp_path)
+    group = begin_ranks(2, pack_as_rank, videos, tmp_path, 0)
     for process in group:
         process.join(120)
         assert process.exitcode == 0
@@ -129,8 +102,7 @@ def test_kills_at_random_points_leave_no_trace(videos, straight, tmp_path):
     draw = random.Random(1)
     exits, tars = [], []
     while len(exits) < 8 or not tars[-1]:
-        process = PROCESSES.Process(target=pack_slowly, args=(videos, tmp_path))
-        process.start()
+        process = begin(pack_slowly, videos, tmp_path)
         process.join(draw.uniform(0.02, 0.2 + len(exits) / 20))
         process.kill()
         process.join()
@@ -146,7 +118,7 @@ def test_the_number_of_processes_may_change_between_runs(videos, straight, tmp_p
     pack(videos, tmp_path)
     for number in (1, 3, 4):
         (tmp_path / f"shard-{number:06d}.json").unlink()
-    group = start(2, videos, tmp_path)
+    group = begin_ranks(2, pack_as_rank, videos, tmp_path, 0)
     for process in group:
         process.join(120)
         assert process.exitcode == 0
@@ -160,9 +132,8 @@ def hold(folder: Path, held) -> None:
 
 
 def test_a_folder_that_another_run_writes_to_is_refused_until_that_one_is_dead(videos, tmp_path):
-    held = PROCESSES.Event()
-    other = PROCESSES.Process(target=hold, args=(tmp_path, held))
-    other.start()
+    held = FORK.Event()
+    other = begin(hold, tmp_path, held)
     assert held.wait(60)
     with pytest.raises(ValueError, match=f"{tmp_path}: another process is writing there"):
         pack(videos, tmp_path)
