@@ -164,9 +164,9 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(number, shards, latent
     assert_same_run(tmp_path / "straight", tmp_path / "stopped")
 
 
-@pytest.mark.parametrize("kind", ["vae", "latte"])
-def test_two_processes_learn_what_one_does(kind, shards, latents, tmp_path):
-    run, config = commands(kind, shards, latents)
+def test_two_processes_learn_what_one_does(shards, latents, tmp_path):
+    """Latte: tests/test_latte_processes.py."""
+    run, config = commands("vae", shards, latents)
     run(config(tmp_path / "one"))
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     done = subprocess.run(
