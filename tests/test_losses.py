@@ -37,10 +37,11 @@ def test_the_loss_does_not_depend_on_the_resolution():
 
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory):
-    """Random weights in the format of torchvision's file."""
+    """Random weights in the format of torchvision's file, as far as LPIPS reads it."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("backbone") / "alexnet.pth"
-    torch.save(torchvision.models.alexnet().state_dict(), path)
+    features = torchvision.models.alexnet().features.state_dict()
+    torch.save({f"features.{name}": value for name, value in features.items()}, path)
     return path
 
 
