@@ -79,6 +79,6 @@ def test_missing_and_wrong_backbones_say_what_to_do(tmp_path, monkeypatch):
     wrong = tmp_path / "wrong.pth"
     torch.save({"a": torch.zeros(1)}, wrong)
     with pytest.raises(ValueError, match=r"features\.0\.weight is missing"):
-        PerceptualLoss("vgg", wrong)
+        PerceptualLoss("alex", wrong)
     with pytest.raises(ValueError, match="kl_weight"):
         VAELossConfig(kl_weight=-1)
