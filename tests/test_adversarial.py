@@ -118,6 +118,23 @@ def test_the_adaptive_weight_in_closed_form():
     assert not batch["reconstruction"].requires_grad
 
 
+def test_perceptual_network_and_discriminator_are_run_once_for_the_weight_and_the_gradient():
+    gan, slope, weight, step = by_hand()
+    calls = []
+
+    def perceptual(x, y):
+        calls.append("perceptual")
+        return 2 * (x - y).mean((1, 3, 4))  # b t
+
+    gan.loss.perceptual = perceptual
+    slope.register_forward_hook(lambda *_: calls.append("discriminator"))
+    step(0)
+    assert calls == ["perceptual", "discriminator"]
+    # d (MAE + LPIPS) / dw = 0.5 + 2 * 0.5 is in the weight and in the gradient
+    assert_close(gan.ratio, 1.5)
+    assert_close(weight.grad.item(), REFERENCE_VALUES * 1.5)
+
+
 def test_gradients_of_micro_batches_are_added_before_their_norm_is_taken():
     gan, _, _, step = by_hand()
     step(0, share=0.75, last=False, target=0.0)  # d MAE / dw = 0.5
