@@ -39,13 +39,13 @@ def initial_model(config: LatteConfig, seed: int, source: str | None = None) -> 
 
 
 def check_cache(checkpoint: Path | None, notes: LatentNotes) -> None:
-    """Refuse (`ValueError`) to go on from a checkpoint with latents that were cached anew since."""
+    """Refuse (`ValueError`) to go on with other latents than a checkpoint's, or cached anew."""
     if checkpoint is None:
         return
     before = LatentNotes.load(checkpoint / "ema")
     if before.cache_hash != notes.cache_hash:
         raise ValueError(
             f"{checkpoint}: was trained on latents of the manifest {before.cache_hash[:12]}, but "
-            f"they were cached anew since and are now {notes.cache_hash[:12]}. Restore them, or "
+            f"these are of {notes.cache_hash[:12]}: others, or cached anew since. Restore them, or "
             "train in another folder."
         )
