@@ -1,5 +1,6 @@
 """The comparators against their reference vectors, their windows, group causal OD-VAE, training."""
 
+import re
 from dataclasses import replace
 from functools import partial
 
@@ -9,6 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from benchmarks import comparators as benchmark
 from tests.vectors import load_case, uniform
 from vae import VAEConfig
 from vae.comparators.base import Comparator
@@ -109,6 +111,19 @@ def test_cost_is_the_published_one(name, parameters, encoder, decoder):
     counts = count_macs(kind, config, 17, 256, 256)
     for macs, published in zip(counts, (encoder, decoder), strict=True):
         assert (macs.convolution + macs.attention) / 1e12 == pytest.approx(published, abs=0.006)
+
+
+def test_one_command_prints_what_they_cost(capsys):
+    size = {"dim": 4, "frames": 5, "height": 16, "width": 16, "repeats": 1}
+    benchmark.run(benchmark.Comparison(names=("od_vae", "cv_vae"), **size))
+    *_, ours, first, second = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"\| IV-VAE \| 16 \| 0\.5 \| .* / .* \| 1\.00 \| 1\.00 \|", ours)
+    for title, row in (("OD-VAE", first), ("CV-VAE", second)):
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        assert cells[:2] == [title, "4"]
+        assert all(float(cell) > 0 for cell in (cells[2], *cells[3].split("/"), *cells[4:]))
+    with pytest.raises(ValueError, match=r"names \['vae'\]: use some of cv_vae"):
+        benchmark.Comparison(names=("vae",))
 
 
 @torch.no_grad()
