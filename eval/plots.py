@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -10,14 +11,18 @@ from matplotlib.patches import Rectangle
 from PIL import Image, ImageDraw, ImageFont
 
 from engine.files import atomic_path
+from eval.figures import absolute_error, automatic_gain, paint_error
 
 Clip = UInt8[np.ndarray, "t h w 3"]
 Box = tuple[int, int, int, int]
 """Top, left, height, width; pixels."""
 
-INCHES = 1.5  # width of a picture in a grid
-FONT = 8  # points
+PAGE = (7.0, 9.0)  # inches: the text block of a printed page
+INCHES = 1.5  # most that a picture in a grid is wide
+LABEL, HEAD, GAP = 1.3, 0.25, 0.04  # inches: for names, for headings, between pictures
+FONT = 7  # points
 RED = "#d62728"
+LEGEND: Any = {"loc": "outside center right", "fontsize": FONT, "frameon": False}
 
 
 def save_figure(figure: Figure, path: str | Path) -> list[Path]:
@@ -38,35 +43,45 @@ def picture_grid(
     box: Box | None = None,
     boxed: Sequence[str] = (),
 ) -> Figure:
-    """Pictures in rows with names; all are shown without smoothing.
+    """Pictures in rows with names, without smoothing, as large as a printed page lets them be.
 
     Args:
-        rows: name to pictures, uint8 `h w 3`, or float `h w` in [-1, 1] shown in grey.
+        rows: name to pictures, uint8 `h w 3`, or float `h w` in [-1, 1] shown in grey; all of the
+            first one's aspect.
         columns: heading of each column.
         box: drawn in red on the rows named in `boxed`.
         boxed: see `box`.
     """
     first = next(iter(rows.values()))[0]
     aspect = first.shape[0] / first.shape[1]
-    figure = Figure(figsize=(INCHES * len(columns) + 1, INCHES * aspect * len(rows) + 0.4))
-    axes = figure.subplots(len(rows), len(columns), squeeze=False)
-    for line, (name, pictures) in zip(axes, rows.items(), strict=True):
-        for axis, picture in zip(line, pictures, strict=True):
+    width = min(INCHES, (PAGE[0] - LABEL) / len(columns), (PAGE[1] - HEAD) / len(rows) / aspect)
+    size = (LABEL + width * len(columns), HEAD + width * aspect * len(rows))
+    figure = Figure(figsize=size)
+    for r, (name, pictures) in enumerate(rows.items()):
+        for c, picture in enumerate(pictures):
+            left, top = LABEL + c * width, HEAD + r * width * aspect
+            inside = width - GAP, width * aspect - GAP
+            corner = left / size[0], 1 - (top + inside[1]) / size[1]
+            axis = figure.add_axes((*corner, inside[0] / size[0], inside[1] / size[1]))
             axis.imshow(picture, cmap="gray", vmin=-1 if picture.ndim == 2 else None, vmax=1)
             axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
             if box and name in boxed:
-                top, left, height, width = box
-                frame = Rectangle((left, top), width, height, fill=False, color=RED, linewidth=1)
+                y, x, height, length = box
+                frame = Rectangle((x, y), length, height, fill=False, color=RED, linewidth=1)
                 axis.add_patch(frame)
-        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=FONT)
-    for axis, heading in zip(axes[0], columns, strict=True):
-        axis.set_title(heading, fontsize=FONT)
-    figure.subplots_adjust(wspace=0.04, hspace=0.04)
+            if c == 0:
+                axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=FONT)
+            if r == 0:
+                axis.set_title(columns[c], fontsize=FONT, pad=3)
     return figure
 
 
 def comparison(
-    clips: Mapping[str, Clip], frames: Sequence[int], box: Box | None = None, gain: float = 4
+    clips: Mapping[str, Clip],
+    frames: Sequence[int],
+    box: Box | None = None,
+    gain: float | None = None,
 ) -> Figure:
     """Reconstructions under their source, each with its zoomed box and its error (Figs. 3 to 7).
 
@@ -74,7 +89,8 @@ def comparison(
         clips: name to clip; the first is the source.
         frames: which frames, one column each.
         box: what is enlarged; None enlarges nothing.
-        gain: factor of the absolute error; the row's name states it.
+        gain: factor of the error, its mean over the channels from black (0) to yellow (255 and
+            more); the rows' names state it. None chooses one power of two for all.
 
     Raises:
         ValueError: a frame or a box that is not in the clip.
@@ -87,6 +103,10 @@ def comparison(
         min(box) >= 0 and min(box[2:]) > 0 and box[0] + box[2] <= h and box[1] + box[3] <= w
     ):
         raise ValueError(f"box {box} (top, left, height, width) must lie in {h}x{w}")
+    shown = {name: clip[list(frames)] for name, clip in clips.items()}
+    errors = {n: absolute_error(clip, shown[source_name]) for n, clip in shown.items()}
+    del errors[source_name]
+    gain = gain or (automatic_gain(list(errors.values())) if errors else 1.0)
     rows: dict[str, list[np.ndarray]] = {}
     for name, clip in clips.items():
         rows[name] = [clip[i] for i in frames]
@@ -94,42 +114,60 @@ def comparison(
             top, left, height, width = box
             part = [clip[i, top : top + height, left : left + width] for i in frames]
             rows[f"{name}, enlarged"] = [_enlarged(picture, h, w) for picture in part]
-        if name != source_name:
-            error = np.abs(clip[list(frames)].astype(float) - source[list(frames)])
-            amplified = (gain * error).clip(0, 255).astype(np.uint8)
-            rows[f"{name}, error x {gain:g}"] = list(amplified)
+        if name in errors:
+            rows[f"{name}, error x {gain:g}"] = list(paint_error(errors[name], gain))
     return picture_grid(rows, [f"frame {i}" for i in frames], box, list(clips))
 
 
-def latent_channels(maps: Float[np.ndarray, "z t h w"], frame: int) -> Figure:
-    """One latent frame's channels, brought to [-1, 1] by Eq. 6 (Fig. 10), keyframe half first."""
+def latent_channels(
+    maps: Float[np.ndarray, "z t h w"], frame: int, group: Sequence[UInt8[np.ndarray, "h w 3"]]
+) -> Figure:
+    """One latent frame's channels, brought to [-1, 1] by Eq. 6, under its frames (Fig. 10).
+
+    Args:
+        maps: normalised channels, the keyframe branch's first.
+        frame: which latent frame.
+        group: the video's frames that this latent frame stands for.
+    """
     half = (len(maps) + 1) // 2
-    rows = {
-        "keyframe branch": list(maps[:half, frame]),
-        "motion branch": list(maps[half:, frame]),
+    columns = max(half, len(group))
+    blank = np.ones_like(maps[0, frame])
+    rows: dict[str, list[np.ndarray]] = {
+        "frames": list(group),
+        f"keyframe branch, 1-{half}": list(maps[:half, frame]),
+        f"motion branch, {half + 1}-{len(maps)}": list(maps[half:, frame]),
     }
-    blank = np.zeros_like(maps[0, frame])
     for pictures in rows.values():
-        pictures += [blank] * (half - len(pictures))
-    return picture_grid(rows, [f"{i + 1}" for i in range(half)])
+        pictures += [blank] * (columns - len(pictures))
+    return picture_grid(rows, [""] * columns)
 
 
 def positions(
     curves: Mapping[str, Sequence[float]], published: Mapping[str, Sequence[float]]
 ) -> Figure:
-    """SSIM at each position of the frame group (Fig. 1, Table 5); published curves are grey."""
-    figure = Figure(figsize=(4.5, 3))
-    axis = figure.subplots()
+    """SSIM at each position of the frame group, and how far it lies from the group's mean.
+
+    Published curves are grey (Fig. 1, Table 5). The second part shows the imbalance, whatever the
+    methods' levels.
+    """
+    figure = Figure(figsize=(PAGE[0], 2.6), layout="constrained")
+    level, offset = figure.subplots(1, 2)
     styles = ("-", "--", "-.", ":")
-    for i, (name, values) in enumerate(published.items()):
-        style = styles[i % len(styles)]
-        axis.plot(range(1, len(values) + 1), values, style, color="0.6", label=name)
-    for name, values in curves.items():
-        axis.plot(range(1, len(values) + 1), values, "o-", label=name)
-    longest = max(map(len, (*curves.values(), *published.values())))
-    axis.set_xticks(range(1, longest + 1))
-    axis.set(xlabel="frame in its group", ylabel="SSIM")
-    axis.legend(fontsize=FONT - 1, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    drawn = [
+        *((name, v, styles[i % 4], "0.55") for i, (name, v) in enumerate(published.items())),
+        *((name, v, "o-", None) for name, v in curves.items()),
+    ]
+    for axis in (level, offset):
+        for name, values, style, colour in drawn:
+            places = range(1, len(values) + 1)
+            shift = np.mean(values) if axis is offset else 0
+            axis.plot(places, np.array(values) - shift, style, color=colour, label=name, ms=3, lw=1)
+        axis.set_xticks(range(1, max(len(values) for _, values, _, _ in drawn) + 1))
+        axis.tick_params(labelsize=FONT)
+        axis.set_xlabel("frame in its group", fontsize=FONT)
+    level.set_ylabel("SSIM", fontsize=FONT)
+    offset.set_ylabel("SSIM - mean of the group", fontsize=FONT)
+    figure.legend(*level.get_legend_handles_labels(), **LEGEND)
     return figure
 
 
@@ -140,16 +178,18 @@ def preservation(points: Mapping[str, tuple[int, float]], pixels: str) -> Figure
         points: name to latent channels and degree.
         pixels: range of the pixels that Eq. 2 was computed on.
     """
-    figure = Figure(figsize=(4.5, 3))
+    figure = Figure(figsize=(5, 2.6), layout="constrained")
     axis = figure.subplots()
     for name, (channels, degree) in points.items():
-        axis.plot(channels, degree, "o", label=name)
+        axis.plot(channels, degree, "o", label=name, ms=4)
     axis.set_xscale("log", base=2)
     ticks = sorted({channels for channels, _ in points.values()})
     axis.set_xticks(ticks, [str(tick) for tick in ticks])
     axis.set_xticks([], minor=True)
-    axis.set(xlabel="latent channels z", ylabel=f"information preserved, pixels in {pixels}")
-    axis.legend(fontsize=FONT - 1, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    axis.tick_params(labelsize=FONT)
+    axis.set_xlabel("latent channels z", fontsize=FONT)
+    axis.set_ylabel(f"information preserved (Eq. 2),\npixels in {pixels}", fontsize=FONT)
+    figure.legend(**LEGEND)
     return figure
 
 

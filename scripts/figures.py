@@ -40,8 +40,8 @@ class Comparison:
     """Columns."""
     box: tuple[int, int, int, int] | None = None
     """What to enlarge: top, left, height, width, pixels; null takes the middle quarter."""
-    gain: float = 4
-    """Factor of the error maps."""
+    gain: float | None = None
+    """Factor of the error maps; null chooses a power of two for all rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +185,10 @@ def _latents(config: Latents) -> plots.Figure:
         maps = latent_maps(vae.encode(x).mode())
     if not 0 <= config.frame < maps.shape[2]:
         raise ValueError(f"frame={config.frame} must be in 0 to {maps.shape[2] - 1}")
-    return plots.latent_channels(maps[0].float().cpu().numpy(), config.frame)
+    ratio = vae.config.temporal_ratio
+    last = ratio * config.frame  # the image frame stands alone
+    group = list(to_uint8(x[0]))[max(0, last - ratio + 1) : last + 1]
+    return plots.latent_channels(maps[0].float().cpu().numpy(), config.frame, group)
 
 
 def _unselected(config: Unselected) -> plots.Figure:

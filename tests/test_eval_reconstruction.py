@@ -176,6 +176,18 @@ def test_runs_of_different_clips_do_not_share_a_figure(folder, tmp_path, capsys)
         assert "do not compare: stride was 1, now 2; content was" in capsys.readouterr().err
 
 
+def test_figures_fit_a_printed_page_and_positions_show_the_imbalance():
+    pictures = [np.zeros((16, 32, 3), np.uint8)] * 9
+    for rows in (2, 40):
+        figure = plots.picture_grid({f"row {i}": pictures for i in range(rows)}, ["frame"] * 9)
+        assert (figure.get_size_inches() <= (7.001, 9.001)).all()
+        assert len(figure.axes) == 9 * rows
+    figure = plots.positions({"ours": [0.9, 0.8, 0.7]}, {"theirs": [0.1, 0.1, 0.4]})
+    level, offset = ([line.get_ydata() for line in axis.lines] for axis in figure.axes)
+    np.testing.assert_allclose(level, [[0.1, 0.1, 0.4], [0.9, 0.8, 0.7]])
+    np.testing.assert_allclose(offset, [[-0.1, -0.1, 0.2], [0.1, 0, -0.1]], atol=1e-12)
+
+
 def test_the_caption_appears_suddenly():
     clip = np.full((4, 64, 128, 3), 90, np.uint8)
     changed = plots.with_caption(clip, 2, "HELLO")
