@@ -7,7 +7,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -80,11 +80,16 @@ def _decoding(config: Config) -> None:
             "ours": lambda v=video, o=options: o.cut(v, 120, 3, SPAN[0]),
         }
         if importlib.util.find_spec("torchcodec"):
-            readers["torchcodec"] = lambda v=video, h=height, w=width: fit(_torchcodec(v), h, w)
+            other = replace(options, decoder="torchcodec", strict=False)
+            readers |= {
+                "torchcodec": lambda v=video, h=height, w=width: fit(_torchcodec(v), h, w),
+                "ours, decoder=torchcodec": lambda v=video, o=other: o.cut(v, 120, 3, SPAN[0]),
+            }
         exact = readers["plain PyAV loop"]()
         for name, reader in readers.items():
-            tolerance = 0 if name != "torchcodec" else 0.1  # other colour rounding
-            assert_close(reader(), exact, rtol=0, atol=tolerance)
+            difference = (reader() - exact).abs().mean().item()
+            # torchcodec enlarges the colours more roughly; a wrong frame differs by 0.6
+            assert difference <= (0.1 if "torchcodec" in name else 0), (name, difference)
         _table(f"clips of 17 frames at {height}p, clips/s/core", readers, config.rounds, 1)
 
 
