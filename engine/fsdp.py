@@ -9,7 +9,7 @@ process would have written or shown.
 """
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -19,7 +19,8 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, parse_flag_from_env
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
@@ -150,10 +151,12 @@ class Shell:
         return filled.requires_grad_(False).to(accelerator.device)
 
 
-def load_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """`module.load_state_dict` of whole weights, also where `module` is sharded."""
+def load_weights(module: nn.Module, file: Path) -> None:
+    """Load a safetensors file of whole weights, of which a sharded module keeps its parts."""
     own = module.state_dict()
-    module.load_state_dict({name: _like(own.get(name), value) for name, value in weights.items()})
+    with safe_open(file, "pt") as saved:
+        names = saved.keys()
+        module.load_state_dict({n: _like(own.get(n), saved.get_tensor(n)) for n in names})
 
 
 def checkpoint_whole(
@@ -164,6 +167,10 @@ def checkpoint_whole(
     So they can be resumed by any number of processes, with FSDP or without.
     """
 
+    def collected(value: Tensor) -> Tensor | None:
+        value = whole(value)
+        return value.cpu() if accelerator.is_main_process else None
+
     def save(models: list[nn.Module], weights: list[dict[str, Tensor]], folder: str) -> None:
         for (module, optimizer), file in zip(trained, _files(folder, len(trained)), strict=True):
             module = accelerator.unwrap_model(module)
@@ -171,19 +178,20 @@ def checkpoint_whole(
                 (module.state_dict(), _write_weights, file[0]),
                 (optimizer.state_dict(), torch.save, file[1]),
             ):
-                state = tree_map_only(Tensor, lambda value: whole(value).cpu(), state)
+                state = tree_map_only(Tensor, collected, state)
                 if accelerator.is_main_process:
                     write(state, path)
 
     def load(models: list[nn.Module], folder: str) -> None:
         for (module, optimizer), file in zip(trained, _files(folder, len(trained)), strict=True):
-            load_weights(accelerator.unwrap_model(module), load_file(file[0]))
+            load_weights(accelerator.unwrap_model(module), file[0])
             state = torch.load(file[1], map_location="cpu", mmap=True, weights_only=True)
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             for i, moments in state["state"].items():
                 own = parameters[i]
                 for name, value in moments.items():
-                    moments[name] = _like(own, value) if value.shape == own.shape else value
+                    part = _like(own, value) if value.shape == own.shape else value
+                    moments[name] = part.clone()  # off the file
             optimizer.load_state_dict(state)
 
     accelerator.register_save_state_pre_hook(save)
@@ -210,10 +218,12 @@ def _like(own: Tensor | None, value: Tensor) -> Tensor:
 
 
 def _units(module: nn.Module) -> list[nn.Module]:
-    """Entries of the outermost `ModuleList`s."""
-    if isinstance(module, nn.ModuleList):
-        return list(module)
-    return [unit for child in module.children() for unit in _units(child)]
+    """Entries of the outermost `ModuleList`s; those of a list of lists are the inner ones'."""
+    units: list[nn.Module] = []
+    for child in module.children():
+        is_entry = isinstance(module, nn.ModuleList) and not isinstance(child, nn.ModuleList)
+        units += [child] if is_entry else _units(child)
+    return units
 
 
 def _autocast(module: nn.Module, accelerator: Accelerator) -> None:

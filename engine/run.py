@@ -19,7 +19,6 @@ from uuid import uuid4
 import yaml
 from accelerate import Accelerator
 from accelerate.tracking import WandBTracker
-from safetensors.torch import load_file
 from torch import nn
 
 from engine.compare import differences
@@ -115,7 +114,7 @@ class RunFolder:
     def load(self, checkpoint: Path, ema: nn.Module) -> dict[str, Any]:
         """Restore what is prepared (modules, optimisers) and the EMA; return the saved state."""
         self.accelerator.load_state(str(checkpoint))
-        load_weights(ema, load_file(checkpoint / "ema" / "model.safetensors"))
+        load_weights(ema, checkpoint / "ema" / "model.safetensors")
         return read_json(checkpoint / "state.json")
 
     def start_log(self, step: int, wandb: str | None = None) -> None:
