@@ -44,7 +44,7 @@ class HeldOut:
         if self.networks.missing:
             log.info(
                 "held-out clips are scored without %s; asking for one by name tells more",
-                ", ".join(self.networks.missing),
+                ", ".join(f"{name} ({why})" for name, why in self.networks.missing.items()),
             )
 
     def clip(self, index: int, device: torch.device) -> Float[Tensor, "1 3 t h w"]:

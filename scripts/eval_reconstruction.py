@@ -3,7 +3,7 @@
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,19 +11,13 @@ from torch import Tensor
 from engine.accelerator import make_accelerator
 from engine.cli import main
 from engine.files import write_json
-from engine.perceptual import Backbone
-from eval.autoencoding import (
-    Perceptual,
-    Reconstruct,
-    evaluate_autoencoders,
-    load_lpips,
-    notes_on,
-)
+from eval.autoencoding import Reconstruct, evaluate_autoencoders, notes_on
 from eval.autoencoding_tables import reconstruction_tables, write_clips, write_tables
 from eval.baselines import keyframe_reconstruction, trilinear_reconstruction
 from eval.clips import ClipProtocol, ClipSource
 from eval.cost import measure_cost
-from eval.features.extractors import Extractor, full_precision, load_classifier, load_i3d
+from eval.features.extractors import full_precision
+from eval.networks import NetworkConfig
 from eval.tables import to_text
 from vae import weights_hash
 from vae.comparators.base import Comparator
@@ -35,7 +29,7 @@ MACS_SIZE = (17, 512, 512)  # frames, height and width of the supplement's Table
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(NetworkConfig):
     """Reconstruct clips with VAEs and measure quality and cost, beside trivial baselines.
 
     Writes metrics.json, tables.md, tables.tex, one CSV file per table and clips.csv, each clip's
@@ -69,20 +63,6 @@ class Config:
     """Measure trilinear down- and upsampling and repeated keyframes, too."""
     windowed: bool = False
     """Run VAEs whose official inference has windows in them, not on whole clips."""
-    lpips: Literal["auto", "both", "alex", "vgg", "none"] = "auto"
-    """Networks of LPIPS; auto takes those whose weights are found."""
-    lpips_alex: str | None = None
-    """AlexNet's weights file; null looks at IVVAE_ALEXNET, weights/, ~/.cache/ivvae/, torch hub."""
-    lpips_vgg: str | None = None
-    """VGG-16's weights file; null looks at IVVAE_VGG16 and the same folders."""
-    rfvd: Literal["auto", "i3d", "none"] = "auto"
-    """I3D for rFVD; auto takes it if its weights are found."""
-    i3d: str | None = None
-    """I3D's weights file; null looks at IVVAE_I3D, weights/ and ~/.cache/ivvae/."""
-    classifier: str | None = None
-    """Folder of a trained classifier for rFVD instead of I3D; the score is named after it."""
-    download: bool = False
-    """Fetch weights of LPIPS and I3D that are found nowhere; their hashes are checked."""
     repeats: int = 0
     """Timed runs of encoding and of decoding a clip of cost_frames x cost_height x cost_width; 0
     measures no time and no memory. On a CPU, choose a small size."""
@@ -122,9 +102,6 @@ def run(config: Config) -> dict[str, Any]:
     vaes, missing = load_found(sources, windowed=config.windowed)
     for vae in vaes.values():
         vae.to(device).eval()
-    notes: list[str] = []
-    lpips = _lpips(config, notes)
-    extractor = _extractor(config, notes)
     protocol = ClipProtocol(
         frames=config.frames,
         stride=config.stride,
@@ -136,6 +113,7 @@ def run(config: Config) -> dict[str, Any]:
     )
     source = ClipSource(config.data, protocol)
     _check_sizes(config, vaes, source.size)
+    networks = config.load(len(source), config.frames, *source.size)
     methods = {label: _reconstruct(vae) for label, vae in vaes.items()}
     if config.baselines:
         methods |= _baselines(next(iter(vaes.values())), config.group)
@@ -143,8 +121,8 @@ def run(config: Config) -> dict[str, Any]:
         source,
         methods,
         group=config.group,
-        lpips=lpips,
-        extractor=extractor,
+        lpips=networks.lpips,
+        extractor=networks.extractor,
         batch_size=config.batch_size,
         workers=config.workers,
         device=device,
@@ -162,8 +140,8 @@ def run(config: Config) -> dict[str, Any]:
             "size": source.size,
             "group": config.group,
             "precision": "float32 without TF32",
-            "lpips": {p.name: p.sha256 for p in lpips},
-            "rfvd": extractor.describe() if extractor else None,
+            "lpips": {p.name: p.sha256 for p in networks.lpips},
+            "rfvd": networks.extractor.describe() if networks.extractor else None,
         },
         "methods": {name: described.get(name, {}) for name in methods},
         "missing": missing,
@@ -172,44 +150,15 @@ def run(config: Config) -> dict[str, Any]:
             for i, id in enumerate(source.ids[: config.save_clips])
         ],
         "metrics": scores,
-        "notes": [*notes, *notes_on(source, extractor)],
+        "notes": [
+            *(f"{name} was not measured: {why}." for name, why in networks.missing.items()),
+            *notes_on(source, networks.extractor),
+        ],
     }
     write_json(Path(config.out) / "metrics.json", result)
     write_tables(reconstruction_tables(result), Path(config.out))
     write_clips(source.ids, by_clip, Path(config.out) / "clips.csv")
     return result
-
-
-def _lpips(config: Config, notes: list[str]) -> list[Perceptual]:
-    backbones: tuple[Backbone, ...] = ("alex", "vgg")
-    networks = []
-    for backbone in backbones:
-        if config.lpips not in ("auto", "both", backbone):
-            continue
-        path = {"alex": config.lpips_alex, "vgg": config.lpips_vgg}[backbone]
-        try:
-            networks.append(load_lpips(backbone, path, download=config.download))
-        except ValueError:
-            if config.lpips != "auto" or path or config.download:
-                raise
-            notes.append(
-                f"LPIPS with {backbone} was not measured: no weights. --lpips {backbone} says more."
-            )
-    return networks
-
-
-def _extractor(config: Config, notes: list[str]) -> Extractor | None:
-    if config.classifier:
-        return load_classifier(config.classifier)
-    if config.rfvd == "none":
-        return None
-    try:
-        return load_i3d("i3d_tf", config.i3d, download=config.download)
-    except ValueError:
-        if config.rfvd == "i3d" or config.i3d or config.download:
-            raise
-        notes.append("rFVD was not measured: no I3D weights; --rfvd i3d says where to get them.")
-        return None
 
 
 def _check_sizes(config: Config, vaes: dict[str, AnyVAE], size: tuple[int, int]) -> None:
