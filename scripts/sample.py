@@ -74,6 +74,8 @@ class Sample:
             )
         if self.known_frames < 1:
             raise ValueError(f"known_frames={self.known_frames} must be at least 1")
+        if self.untrained and self.weights == "raw":
+            raise ValueError("weights=raw has no effect on untrained=true; leave one out")
         if self.known_frames > 1 and self.first_frames is None:
             raise ValueError(
                 f"known_frames={self.known_frames} has a meaning with first_frames only"

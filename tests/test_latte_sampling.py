@@ -137,3 +137,5 @@ def test_bad_numbers(made, tmp_path):
         config(made, tmp_path, known_frames=2)
     with pytest.raises(ValueError, match="known_frames=0 must be at least 1"):
         config(made, tmp_path, known_frames=0)
+    with pytest.raises(ValueError, match="weights=raw has no effect on untrained=true"):
+        config(made, tmp_path, weights="raw", untrained=True)
