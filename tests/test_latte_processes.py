@@ -82,14 +82,14 @@ def made(tmp_path_factory):
     training, sampling = configs(root, root / "one")
     train_latte.run(training)
     sample.run(sampling)
-    files = []
-    for config in configs(root, root / "two"):
-        files.append(root / f"{type(config).__name__}.pickle")
-        files[-1].write_bytes(pickle.dumps(config))
+    functions = (train_latte.run, sample.run)
+    jobs = [(2, {}, *job) for job in zip(functions, configs(root, root / "two"), strict=True)]
+    file = root / "jobs.pickle"
+    file.write_bytes(pickle.dumps(jobs))
     done = subprocess.run(
-        [sys.executable, "-m", "tests.latte_ranks", *map(str, files)],
+        [sys.executable, "-m", "tests.fsdp_ranks", str(file)],
         cwd=ROOT,
-        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
