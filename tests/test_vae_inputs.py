@@ -92,6 +92,18 @@ def test_latents_of_other_shapes_are_refused(shape):
             call(torch.zeros(shape))
 
 
+def test_what_is_no_tensor_and_no_count_is_refused():
+    model = make()
+    with pytest.raises(ValueError, match="video of type ndarray: need a tensor b 3 t h w, float"):
+        model.encode(video(1).numpy())
+    with pytest.raises(ValueError, match="latent of type list: need a tensor b 4 t h w"):
+        model.decode([0.0])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"chunk_groups=1\.5 must be at least 1, or None"):
+        model.encode(video(1), chunk_groups=1.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"size=\(8, 8\) .* cannot be cropped from .*\(1, 8, 8\)"):
+        model.decode(torch.zeros(1, 4, 1, 1, 1), size=(8, 8))
+
+
 def test_training_checks_sizes_but_does_not_wait_for_values():
     model = make()
     noise = torch.zeros(1, 4, 2, 2, 3)

@@ -1,4 +1,4 @@
-"""Options that keep results: activation checkpointing, bfloat16, autocast, torch.compile."""
+"""Options that keep results: activation checkpointing, bfloat16, channels-last, torch.compile."""
 
 import copy
 from dataclasses import replace
