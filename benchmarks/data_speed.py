@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args
 
 import av
 import numpy as np
@@ -32,6 +32,7 @@ from data.transforms import fit
 from engine.cli import main
 from vae import VAEConfig, VideoVAE
 
+Part = Literal["decoding", "reading", "waiting", "resuming", "memory", "caching"]
 SHAPE = (16, 5, 32, 32)
 SPAN = range(40, 40 + 17 * 3, 3)
 """Frames of the decoded clip: 17 at interval 3, from the middle of the video."""
@@ -41,6 +42,8 @@ SPAN = range(40, 40 + 17 * 3, 3)
 class Config:
     """Measure data loading in one run, one thread per process; prints ratios."""
 
+    parts: tuple[Part, ...] = get_args(Part)
+    """What to measure."""
     latents: int = 1024
     """Latents, of 32 x 5 x 32 x 32 float16 moments each (320 KiB)."""
     clips: int = 10_000
@@ -63,15 +66,11 @@ def run(config: Config) -> None:
     torch.set_num_threads(1)
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before the start")
     with tempfile.TemporaryDirectory() as folder:
-        _decoding(config)
-        latents = _latents(Path(folder), config)
-        _waiting(latents, config)
-        _resuming(Path(folder), config)
-        _memory(Path(folder), config)
-        _caching(Path(folder))
+        for part in config.parts:
+            PARTS[part](Path(folder), config)
 
 
-def _decoding(config: Config) -> None:
+def _decoding(_: Path, config: Config) -> None:
     for height, width in ((720, 1280), (240, 320)):
         video = encode_video(moving_noise(120, height, width), 25, quality=23)
         options = ClipConfig(folder="", frames=17, interval=3, height=height, width=width)
@@ -114,6 +113,9 @@ def _torchcodec(video: bytes) -> Tensor:
 
 
 def _latents(folder: Path, config: Config) -> LatentDataset:
+    """A cache of made-up latents; made once."""
+    if (folder / "latents").exists():
+        return LatentDataset(folder / "latents")
     blank = cast(ClipDataset, BlankVideos(config.latents))
     cache = LatentCache(
         folder / "latents", blank, {"sha256": ""}, SHAPE, CacheConfig(shard_items=256)
@@ -122,7 +124,11 @@ def _latents(folder: Path, config: Config) -> LatentDataset:
     noise = torch.Generator().manual_seed(0)
     cache.write(lambda x: torch.randn(len(x), 32, *SHAPE[1:], generator=noise), cache.pending())
     cache.finish()
-    latents = LatentDataset(folder / "latents")
+    return LatentDataset(folder / "latents")
+
+
+def _reading(folder: Path, config: Config) -> None:
+    latents = _latents(folder, config)
     mean = LatentDataset(folder / "latents", posterior="mean")
     tars = [str(tar) for tar in export_latents(latents, folder / "tars", progress=False)]
     order = BatchPlan(latents.shard_sizes, 1, seed=0).order(0).tolist()
@@ -140,7 +146,6 @@ def _latents(folder: Path, config: Config) -> LatentDataset:
     }
     assert all(reader() == config.latents for reader in readers.values())
     _table("latents, items/s", readers, config.rounds, config.latents)
-    return latents
 
 
 def _tars(tars: list[str]) -> Iterator[Tensor]:
@@ -148,7 +153,8 @@ def _tars(tars: list[str]) -> Iterator[Tensor]:
         yield torch.from_numpy(sample["npy"])
 
 
-def _waiting(latents: LatentDataset, config: Config) -> None:
+def _waiting(folder: Path, config: Config) -> None:
+    latents = _latents(folder, config)
     plan = BatchPlan(latents.shard_sizes, 8, seed=0)
     stream = batches(latents, plan, 0, config.consumer_batches + 1, workers=2)
     start = time.perf_counter()
@@ -201,7 +207,7 @@ def _resident() -> int:
     return pages * resource.getpagesize() // 1_000_000
 
 
-def _caching(folder: Path) -> None:
+def _caching(folder: Path, _: Config) -> None:
     torch.manual_seed(0)
     model = VideoVAE(VAEConfig(z_dim=4, dim=16)).eval()
     config = ClipConfig(folder=str(packed(folder / "small")), frames=17, height=96, width=96)
@@ -232,6 +238,15 @@ def _table(title: str, readers: dict[str, Callable[[], Any]], rounds: int, items
     for name, rate in rates.items():
         print(f"  {name:34} {rate:10.1f}  {rate / base:5.2f}x")
 
+
+PARTS: dict[Part, Callable[[Path, Config], None]] = {
+    "decoding": _decoding,
+    "reading": _reading,
+    "waiting": _waiting,
+    "resuming": _resuming,
+    "memory": _memory,
+    "caching": _caching,
+}
 
 if __name__ == "__main__":
     main(Config, run)

@@ -4,6 +4,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import Any
 
 import torch
@@ -39,7 +40,8 @@ def batches(
         workers: processes that load ahead, with one torch thread each; 0 loads in this process.
 
     Returns:
-        Items stacked by `default_collate`: tensors with a new first axis, lists of strings.
+        Items stacked by `default_collate`: tensors with a new first axis, lists of strings; and
+        `bad_samples`, int64 (b,): how many unreadable samples each item stands in for.
 
     Raises:
         ValueError: at once, if `world_size` does not divide the global batch or a number is
@@ -55,7 +57,7 @@ def batches(
         batch_sampler=_Steps(plan, range(start_step, stop_step), rank, world_size),
         num_workers=workers,
         prefetch_factor=AHEAD if workers else None,
-        collate_fn=_collate,
+        collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=one_thread,
         generator=torch.Generator(),  # else starting it draws from the global one
@@ -142,9 +144,11 @@ class _Steps:
             yield list(self.plan.local_batch(step, *self.part))
 
 
-def _collate(items: list[dict[str, Any]]) -> dict[str, Any]:
-    bad = [entry for item in items for entry in item.pop("bad", ())]
-    return {**default_collate(items), "bad": bad}
+def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """Stack items; of what each says in `bad`, count and list the entries."""
+    bad = [item.pop("bad", ()) for item in items]
+    counts = torch.tensor([len(entries) for entries in bad])
+    return {**default_collate(items), "bad_samples": counts, "bad": list(chain(*bad))}
 
 
 def _report_bad(loader: DataLoader, quarantine: Any) -> Iterator[dict[str, Any]]:

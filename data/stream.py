@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from webdataset.filters import shuffle
 from webdataset.pipeline import DataPipeline
 from webdataset.shardlists import expand_urls
@@ -23,7 +23,7 @@ from webdataset.tariterators import tarfile_to_samples
 
 from data.clips import ClipOptions, Quarantine
 from data.decode import DecodeError, probe
-from data.loader import one_thread, start
+from data.loader import collate, one_thread, start
 from data.tar_samples import find_label, video_extension
 from engine.config import TrainConfig
 from engine.seeding import fold, generator
@@ -72,7 +72,8 @@ def stream_batches(
         workers: processes that load ahead; 0 loads in this process.
 
     Returns:
-        `video` float32 `b c t h w` in [-1, 1]; `label`, -1 without one; `key`, a list of strings.
+        `video` float32 `b c t h w` in [-1, 1]; `label`, -1 without one; `key`, a list of strings;
+        `bad_samples`, int64 (b,): how many were passed over since the clip before.
         Labels are found as `data.tar_samples.find_label` does; they must be numbers here.
 
     Raises:
@@ -210,8 +211,7 @@ def _collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     end = next((item["end"] for item in items if "end" in item), None)
     if end is not None:
         return {"end": end, "bad": []}
-    bad = [entry for item in items for entry in item.pop("bad")]
-    return {**default_collate(items), "bad": bad}
+    return collate(items)
 
 
 def _report_bad(loader: DataLoader, quarantine: Quarantine) -> Iterator[dict[str, Any]]:

@@ -91,7 +91,7 @@ class Trainer:
         self.players = Players(model, opponent, config, accelerator, self.watch)
         self.guard = Guard(config.max_bad_steps, config.spike_factor)
         self.states: dict[str, Stateful] = {"guard": self.guard, **(states or {})}
-        self.step = self.clips = 0
+        self.step = self.clips = self.bad_samples = 0
         if checkpoint := self.folder.latest():
             state = self.folder.load(checkpoint, self.ema.model)
             self.step, self.clips = state["step"], state["clips"]
@@ -176,7 +176,9 @@ class Trainer:
         """
         losses = self.players.gradients(batch, loss_function, self.step)
         norms = self.players.clip(self.step)
-        values = self._agreed({**losses, **norms})
+        bad = batch.get("bad_samples", torch.zeros(1)).sum().to(self.accelerator.device)
+        values = self._agreed({**losses, **norms, "bad": bad})
+        self.bad_samples += round(values.pop("bad") * self.accelerator.num_processes)
         accepted = self.guard.accepts(self.step + 1, values, norms)
         # fp16's loss scale falls only where the optimiser sees what is not finite; it skips then
         if accepted or self.accelerator.scaler is not None:
@@ -228,6 +230,7 @@ class Trainer:
             "clips_per_second": values.pop("clips") / seconds,
             "clips_seen": self.clips,
             "skipped_steps": self.guard.skipped,
+            "bad_samples": self.bad_samples,
             "memory_mb": peak_memory(self.accelerator.device),
         }
         self.folder.write_log(self.step, values | scores)

@@ -42,7 +42,7 @@ def test_items_are_those_of_a_clip_data_set(folder):
     batch = stream(folder, 1, batch=4)[0]
     clips = ClipDataset(ClipConfig(folder=str(folder), frames=3, height=64, width=96), seed=0)
     expected = clips[0, 0]
-    assert batch.keys() == expected.keys() - {"start", "flip", "bad"}
+    assert batch.keys() == {*expected.keys(), "bad_samples"} - {"start", "flip", "bad"}
     assert batch["video"].shape == (4, *expected["video"].shape)
     assert batch["video"].dtype == torch.float32
     for video, label, key in zip(batch["video"], batch["label"], batch["key"], strict=True):
@@ -179,6 +179,15 @@ def test_a_vae_trains_on_a_stream_and_says_when_it_begins_anew(folder, tmp_path,
     assert stopped[2:] != straight[2:]
     assert (tmp_path / "stopped" / "export" / "model.safetensors").exists()
     assert not (tmp_path / "stopped" / "samples").exists()
+
+
+def test_a_run_logs_how_many_samples_were_bad(tmp_path):
+    folder = pack(tmp_path, [9, 9], per_shard=1, broken=[1])
+    urls = tuple(str(folder / f"shard-00000{number}.tar") for number in (0, 1))
+    stream = config(folder, urls=urls, frames=5, height=16, width=16, max_bad_fraction=0.1)
+    train_vae.run(training(folder, tmp_path / "run", 2, stream=stream))
+    counts = [line["bad_samples"] for line in read_log(tmp_path / "run")]
+    assert 1 <= counts[0] <= counts[1] <= 4  # of four clips, each from the one good shard of two
 
 
 def test_a_resumed_stream_does_not_begin_with_the_first_clips_again(folder, tmp_path):
