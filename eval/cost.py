@@ -43,14 +43,14 @@ def measure_cost(
     for name, call, x in (("encode", encode, video), ("decode", decode, latent)):
         for _ in range(warmup):
             call(x)
-        _reset_peak(video.device)
+        reset_peak_memory(video.device)
         seconds = []
         for _ in range(repeats):
             started = _now(video.device)
             call(x)
             seconds.append(_now(video.device) - started)
         result[name] = statistics.median(seconds)
-        result[f"{name}_memory"] = _peak(video.device)
+        result[f"{name}_memory"] = peak_memory(video.device)
     return {**result, **describe_device(video.device), "repeats": repeats, "warmup": warmup}
 
 
@@ -67,7 +67,8 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def _reset_peak(device: torch.device) -> None:
+def reset_peak_memory(device: torch.device) -> None:
+    """Forget the peak so far."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif CLEAR.exists():
@@ -77,7 +78,8 @@ def _reset_peak(device: torch.device) -> None:
             return  # some sandboxes forbid it; the mark then is that of the whole run
 
 
-def _peak(device: torch.device) -> int | None:
+def peak_memory(device: torch.device) -> int | None:
+    """Bytes at the peak since `reset_peak_memory`, or of the whole run where that is forbidden."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if not STATUS.exists():
