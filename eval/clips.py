@@ -146,6 +146,11 @@ class ClipSource(Dataset):
             yield first, list(ids), clips
 
     @property
+    def lossy(self) -> list[str]:
+        """Those of `codecs` that do not keep every pixel."""
+        return [codec for codec in self.codecs if codec not in LOSSLESS]
+
+    @property
     def rate(self) -> float | None:
         """Clip frames per second: the median over the videos of frame rate / stride, Hz.
 
@@ -241,8 +246,7 @@ class ClipSource(Dataset):
     def _check_generated(self) -> None:
         self._check_equal("length", lambda video: video.frames)
         self._check_equal("frame rate", lambda video: video.fps and round(video.fps, 3))
-        lossy = [codec for codec in self.codecs if codec not in LOSSLESS]
-        if lossy:
+        if lossy := self.lossy:
             warnings.warn(
                 f"{self.folder}: generated videos are stored lossily ({', '.join(lossy)}). "
                 "Compression alone moves the score; write them with a lossless codec such as ffv1.",

@@ -68,6 +68,8 @@ def evaluate_fvd(
     notes += copies_note(sets[0], "real") + copies_note(sets[1], "generated")
     for note in notes:
         warnings.warn(note, stacklevel=2)
+    if fake.lossy:  # its source has warned already
+        notes.append(f"generated clips were read from lossy files ({', '.join(fake.lossy)}).")
     return {
         "kind": "fvd",
         "name": score_name(extractor, min(len(real), len(fake)), real.protocol.frames),

@@ -291,11 +291,14 @@ def test_lossy_frames_bring_a_warning(tmp_path):
         ClipSource(tmp_path, ClipProtocol(frames=4), generated=True, progress=False)
 
 
-def test_packed_clips_that_are_stored_lossily_bring_a_warning(tmp_path):
+def test_packed_clips_that_are_stored_lossily_bring_a_warning(folders, tmp_path):
     protocol = ClipProtocol(frames=4, start="first", count=None)
     with pytest.warns(UserWarning, match=r"stored lossily .h264."):
         source = ClipSource(pack(tmp_path, [8, 8]), protocol, generated=True, progress=False)
     assert source.describe()["codecs"] == ["h264"]
+    with pytest.warns(UserWarning, match="2 clips"):
+        result = evaluate([source, source], folders)
+    assert "lossy files (h264)" in result["notes"][-1]
 
 
 @pytest.mark.filterwarnings("ignore:.*clips. the distance is biased")
