@@ -122,7 +122,9 @@ def enlarge(x: Tensor, weight: Tensor, bias: Tensor | None, *, groups: int = 1) 
     weight = _sum_pairs(_sum_pairs(weight).transpose(-1, -2)).transpose(-1, -2)
     weight = rearrange(weight, "u v (k o) i a b -> (k v u o) i a b", k=k)
     assert bias is not None
-    bias = repeat(bias, "(k o) -> (k vu o)", k=k, vu=4)
+    order = torch.arange(len(bias), device=bias.device)
+    # picked instead of repeated, because inductor takes no repeated tensor as a bias
+    bias = bias[repeat(order, "(k o) -> (k vu o)", k=k, vu=4)]
     y = F.conv2d(x, weight, bias, padding=1, groups=k)  # at the corners of pixels
     y = rearrange(y, "n (k v u o) y x -> v u n y x (k o)", k=k, v=2, u=2)
     rows = [torch.stack([y[v, u, :, v : v + h, u : u + w] for u in (0, 1)], dim=3) for v in (0, 1)]
