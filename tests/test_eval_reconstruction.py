@@ -1,8 +1,6 @@
 """The reconstruction command, the figures and the page, for real on tiny VAEs and videos."""
 
 import csv
-import runpy
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,20 +14,11 @@ from eval import plots
 from eval.features.classifier import ClassifierConfig, ClipClassifier
 from eval.reconstruction import psnr
 from tests.browser import needs_browser, open_page
+from tests.commands import run_script
 from tests.videos import barcode_frame
 from vae import ImageVAE, VAEConfig, VideoVAE
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
 SIDE = 32
-
-
-def command(script: str, *arguments: object) -> object:
-    """Run a script in this process; returns its exit code."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [script, *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(SCRIPTS / script), run_name="__main__")
-    return ended.value.code
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +34,7 @@ def folder(tmp_path_factory):
         VideoVAE(config).save_pretrained(root / "video_vae")
         ImageVAE(config.image()).save_pretrained(root / "image_vae")
         ClipClassifier(ClassifierConfig(num_classes=3, width=8)).save_pretrained(root / "tiny")
-    code = command("eval_reconstruction.py", *arguments(root))
+    code = run_script("eval_reconstruction.py", *arguments(root))
     assert code == 0
     return root
 
@@ -126,14 +115,14 @@ def test_tables_hold_measured_and_published_rows(folder):
 )
 def test_mistakes_are_refused_before_the_work(folder, tmp_path, changes, message, capsys):
     monkeypatched = {"out": tmp_path / "none", **changes}
-    assert command("eval_reconstruction.py", *arguments(folder, **monkeypatched)) == 2
+    assert run_script("eval_reconstruction.py", *arguments(folder, **monkeypatched)) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
 
 
 def test_names_must_differ(folder, capsys):
     twice = [f"--vae=ours={folder}/video_vae", *arguments(folder)]
-    assert command("eval_reconstruction.py", *twice) == 2
+    assert run_script("eval_reconstruction.py", *twice) == 2
     assert "'ours' is taken" in capsys.readouterr().err
 
 
@@ -153,16 +142,16 @@ def test_every_figure_is_drawn_twice(folder, tmp_path, name):
     options = [option.format(root=folder) for option in FIGURES[name]]
     if name in ("caption", "latents", "unselected"):
         options += [f"--height={SIDE}", f"--width={SIDE}"]
-    assert command("figures.py", name, *options, f"--out={tmp_path}/figure") == 0
+    assert run_script("figures.py", name, *options, f"--out={tmp_path}/figure") == 0
     assert (tmp_path / "figure.png").read_bytes()[1:4] == b"PNG"
     assert (tmp_path / "figure.pdf").read_bytes()[:4] == b"%PDF"
 
 
 def test_figures_refuse_what_is_not_there(folder, tmp_path, capsys):
     out = f"--out={tmp_path}/figure"
-    assert command("figures.py", "comparison", f"--run={folder}/out", "--clip=9", out) == 2
+    assert run_script("figures.py", "comparison", f"--run={folder}/out", "--clip=9", out) == 2
     assert "no such clip" in capsys.readouterr().err
-    assert command("figures.py", "comparison", f"--run={folder}/out", "--frames=[7]", out) == 2
+    assert run_script("figures.py", "comparison", f"--run={folder}/out", "--frames=[7]", out) == 2
     assert "frames [7] must be in 0 to 4" in capsys.readouterr().err
 
 
@@ -172,7 +161,7 @@ def test_runs_of_different_clips_do_not_share_a_figure(folder, tmp_path, capsys)
     write_json(tmp_path / "other" / "metrics.json", other)
     runs = [f"--run={folder}/out", f"--run={tmp_path}/other"]
     for name in ("positions", "preservation"):
-        assert command("figures.py", name, *runs, f"--out={tmp_path}/figure") == 2
+        assert run_script("figures.py", name, *runs, f"--out={tmp_path}/figure") == 2
         assert "do not compare: stride was 1, now 2; content was" in capsys.readouterr().err
 
 
@@ -203,7 +192,7 @@ def test_the_caption_appears_suddenly():
 @needs_browser
 def test_the_page_shows_tables_and_clips(folder, tmp_path):
     page = tmp_path / "page.html"
-    assert command("report.py", f"--results=run={folder}/out", f"--out={page}") == 0
+    assert run_script("report.py", f"--results=run={folder}/out", f"--out={page}") == 0
     with open_page(page) as opened:
         text = opened.inner_text("body")
     for part in ("Reconstruction: run", "keyframes", "supplement, Table 5", "Clip "):
@@ -211,5 +200,5 @@ def test_the_page_shows_tables_and_clips(folder, tmp_path):
 
 
 def test_the_page_refuses_what_it_does_not_know(folder, tmp_path, capsys):
-    assert command("report.py", f"--results={folder}/videos", f"--out={tmp_path}/p.html") == 2
+    assert run_script("report.py", f"--results={folder}/videos", f"--out={tmp_path}/p.html") == 2
     assert "no metrics.json of eval_reconstruction" in capsys.readouterr().err

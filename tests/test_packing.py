@@ -3,7 +3,6 @@
 import errno
 import os
 import random
-import runpy
 import signal
 import subprocess
 import sys
@@ -25,10 +24,10 @@ from data.shards import ShardIndex, write_shards
 from data.workers import Packer
 from engine.accelerator import make_accelerator
 from engine.lock import exclusive
+from tests.commands import SCRIPTS, run_script
 from tests.processes import FORK, begin, begin_ranks
 from tests.videos import write_barcode_video
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "make_shards.py"
 CONFIG = ShardConfig(short_side=32, samples_per_shard=2)
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 
@@ -207,33 +206,24 @@ def test_a_worker_that_never_returns_ends_itself(monkeypatch):
         assert time.monotonic() - began < 60
 
 
-def call(monkeypatch, *arguments) -> int:
-    """Exit code of the script, in this process."""
-    monkeypatch.setattr(sys, "argv", [str(part) for part in (SCRIPT, *arguments)])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(SCRIPT), run_name="__main__")
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
-
-
 def test_the_script_reports_refuses_and_continues(videos, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     usual = ("folder", "--root", videos, "--out", out, "--short_side", 32, "--workers", 0)
-    assert call(monkeypatch, *usual, "--dry_run") == 0
+    assert run_script("make_shards.py", *usual, "--dry_run") == 0
     said = capsys.readouterr().out
     assert "12 videos, 2 classes" in said
     assert "hours, 1 too short, 1 bad" in said
     assert "04.mp4: 9 frames" in said
     assert "07.mp4: cannot be decoded" in said
     assert not out.exists()
-    assert call(monkeypatch, *usual) == 2
+    assert run_script("make_shards.py", *usual) == 2
     assert "07.mp4: cannot be decoded" in capsys.readouterr().err
-    assert call(monkeypatch, *usual, "--bad", "skip") == 0
+    assert run_script("make_shards.py", *usual, "--bad", "skip") == 0
     said = capsys.readouterr().out
     assert "10 of 12 videos written" in said
     assert "1 too short, 1 bad, 0 missing, 0 unlabeled" in said
     assert "  class0 5\n  class1 5\n" in said
-    assert call(monkeypatch, *usual, "--bad", "skip", "--crf", 9) == 2
+    assert run_script("make_shards.py", *usual, "--bad", "skip", "--crf", 9) == 2
     complaint = capsys.readouterr().err
     assert complaint.startswith(f"error: {out}: holds other shards (crf: 12 there, 9 now)")
     assert len(ShardIndex.load(out)) == 10
@@ -251,7 +241,7 @@ def test_the_script_explains_wrong_options(videos, tmp_path, monkeypatch, capsys
         ("folder", *common, "--time_limit", 0): "time_limit=0.0 must be above 0",
         ("ucf101", *common): "expected a folder with one folder for each class",
     }.items():
-        assert call(monkeypatch, *arguments) == 2
+        assert run_script("make_shards.py", *arguments) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -259,21 +249,27 @@ def test_the_script_explains_wrong_options(videos, tmp_path, monkeypatch, capsys
 def test_the_script_takes_a_config_file(videos, tmp_path, monkeypatch, capsys):
     config = tmp_path / "set.yaml"
     config.write_text(f"root: {videos}\nout: {tmp_path / 'out'}\nworkers: 0\nlabels: none\n")
-    assert call(monkeypatch, "folder", "--config", config, "--dry_run") == 0
+    assert run_script("make_shards.py", "folder", "--config", config, "--dry_run") == 0
     assert "12 videos, 0 classes" in capsys.readouterr().out
     config.write_text(config.read_text() + "annotations: a.csv\n")
-    assert call(monkeypatch, "folder", "--config", config) == 2
+    assert run_script("make_shards.py", "folder", "--config", config) == 2
     assert "annotations" in capsys.readouterr().err
-    assert call(monkeypatch, "kinetics400", "--help") == 0
+    assert run_script("make_shards.py", "kinetics400", "--help") == 0
     assert "Files that the annotations do not name" in capsys.readouterr().out
 
 
 def test_torchrun_shares_the_work_and_reports_once(videos, straight, tmp_path):
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(SCRIPT)]
+    launch = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        str(SCRIPTS / "make_shards.py"),
+    ]
     options = ["folder", f"--root={videos}", f"--out={tmp_path / 'out'}", "--short_side=32"]
     more = ["--samples_per_shard=2", "--bad=skip", "--workers=0"]
     done = subprocess.run(
-        [sys.executable, *launch, *options, *more],
+        [sys.executable, *launch, script, *options, *more],
         capture_output=True,
         text=True,
         check=False,
