@@ -52,6 +52,7 @@ class Config:
 def run(config: Config) -> None:
     """Print one line per comparison."""
     torch.set_num_threads(config.threads)
+    _memory(config)  # first: the peak is that of the process so far
     rng = np.random.default_rng(0)
     for dimensions in config.dimensions:
         shape = (config.clips, dimensions)
@@ -75,7 +76,6 @@ def run(config: Config) -> None:
             lambda other=other: other(video, noisy),
             config.repeats,
         )
-    _memory(config)
 
 
 def _memory(config: Config) -> None:
