@@ -69,22 +69,35 @@ def extract_features(
         return _read(path, source.ids)
     extractor.to(device)
     show = progress and main
-    parts: list[tuple[int, np.ndarray]] = []  # first clip of the batch, features
+    numbers: list[int] = []  # of the clips that this process has seen
+    values = np.empty((0, 0), np.float32)
     with tqdm(total=len(source), desc=extractor.name, unit="clip", disable=not show) as bar:
         for first, ids, clips in source.batches(
             batch_size, workers, *(state.process_index, state.num_processes) if state else ()
         ):
-            parts.append((first, finite_features(extractor, clips.to(device), ids, source.folder)))
+            batch = finite_features(extractor, clips.to(device), ids, source.folder)
+            if not numbers:  # room for all: small arrays kept between large ones split the heap
+                values = np.empty((len(source), batch.shape[1]), np.float32)
+            values[first : first + len(ids)] = batch
+            numbers += range(first, first + len(ids))
             bar.update(len(ids) * processes())
     if state:
-        parts = gather_object(parts)
-    ordered = [values for _, values in sorted(parts, key=lambda part: part[0])]
-    features = FeatureSet(np.concatenate(ordered), source.ids)
+        values = _joined(gather_object([(numbers, values[numbers])]), len(source))
+    features = FeatureSet(values, source.ids)
     if path and main:
         with atomic_path(path) as temporary:
             ids_text = json.dumps(features.ids)
             save_file({"features": features.values}, temporary, metadata={"ids": ids_text})
     return features
+
+
+def _joined(parts: list[tuple[list[int], np.ndarray]], count: int) -> np.ndarray:
+    """One array (count, d) of what the processes have: clips' numbers and their features."""
+    parts = [(numbers, rows) for numbers, rows in parts if numbers]
+    values = np.empty((count, parts[0][1].shape[1]), np.float32)
+    for numbers, rows in parts:
+        values[numbers] = rows
+    return values
 
 
 def finite_features(
