@@ -26,8 +26,9 @@ from vae.convs import Chunk, TemporalConv
 
 LIKE = VAEConfig(z_dim=4, dim=4, num_blocks=1)
 OWN = ("cv_vae", "od_vae", "opensora_v12")
-LIMIT = 5e-5
-"""Of the distance to the reference vectors: rounding alone differs by 2e-5 between machines."""
+LIMIT = 1e-4
+"""Of the distance to the reference vectors. In float64 ours is 3.4e-5 from them where inputs are
+smallest: that much is the reference's own rounding, and ours in float32 adds 2e-5 or more to it."""
 
 
 def video(frames: int, *, height: int = 16, width: int = 24, seed: int = 0) -> Tensor:

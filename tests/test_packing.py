@@ -206,7 +206,7 @@ def test_a_worker_that_never_returns_ends_itself(monkeypatch):
         assert time.monotonic() - began < 60
 
 
-def test_the_script_reports_refuses_and_continues(videos, tmp_path, monkeypatch, capsys):
+def test_the_script_reports_refuses_and_continues(videos, tmp_path, capsys):
     out = tmp_path / "out"
     usual = ("folder", "--root", videos, "--out", out, "--short_side", 32, "--workers", 0)
     assert run_script("make_shards.py", *usual, "--dry_run") == 0
@@ -229,7 +229,7 @@ def test_the_script_reports_refuses_and_continues(videos, tmp_path, monkeypatch,
     assert len(ShardIndex.load(out)) == 10
 
 
-def test_the_script_explains_wrong_options(videos, tmp_path, monkeypatch, capsys):
+def test_the_script_explains_wrong_options(videos, tmp_path, capsys):
     common = ("--root", videos, "--out", tmp_path / "out")
     for arguments, message in {
         ("folder", *common, "--split_index", 2): "unrecognized arguments: --split_index 2",
@@ -246,7 +246,7 @@ def test_the_script_explains_wrong_options(videos, tmp_path, monkeypatch, capsys
     assert not (tmp_path / "out").exists()
 
 
-def test_the_script_takes_a_config_file(videos, tmp_path, monkeypatch, capsys):
+def test_the_script_takes_a_config_file(videos, tmp_path, capsys):
     config = tmp_path / "set.yaml"
     config.write_text(f"root: {videos}\nout: {tmp_path / 'out'}\nworkers: 0\nlabels: none\n")
     assert run_script("make_shards.py", "folder", "--config", config, "--dry_run") == 0
@@ -259,13 +259,8 @@ def test_the_script_takes_a_config_file(videos, tmp_path, monkeypatch, capsys):
 
 
 def test_torchrun_shares_the_work_and_reports_once(videos, straight, tmp_path):
-    launch = [
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node=2",
-        str(SCRIPTS / "make_shards.py"),
-    ]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    script = str(SCRIPTS / "make_shards.py")
     options = ["folder", f"--root={videos}", f"--out={tmp_path / 'out'}", "--short_side=32"]
     more = ["--samples_per_shard=2", "--bad=skip", "--workers=0"]
     done = subprocess.run(

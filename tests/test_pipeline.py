@@ -198,7 +198,10 @@ def test_a_folder_of_videos_is_packed_and_measured(demo_run, tmp_path):
     classifier = demo_run / "runs" / "demo" / "classifier" / "export"
     clips = ("--real", "shards", "--fake", "shards", "--stride_real", 1, "--start_real", "first")
     extra = ("--classifier", classifier, "--out", "fvd.json")
-    with pytest.warns(UserWarning, match="distance is biased"):
+    with (
+        pytest.warns(UserWarning, match="distance is biased"),
+        pytest.warns(UserWarning, match=r"stored lossily \(h264\)"),
+    ):
         assert run_script("eval_fvd.py", *clips, *extra, cwd=tmp_path) == 0
     result = read_json(tmp_path / "fvd.json")
     assert abs(result["value"]) < 1e-6
