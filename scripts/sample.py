@@ -1,6 +1,7 @@
 """Generate clips with a trained Latte."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from engine.accelerator import make_accelerator
 from engine.cli import main
 from engine.compare import differences
 from engine.files import atomic_path, read_json, write_json
+from engine.lock import exclusive
 from engine.seeding import fold
 from latte import Latte
 from latte.notes import LatentNotes
@@ -100,34 +102,34 @@ def run(config: Sample) -> None:
         latte = Latte(latte.config).eval()
     latte.to(accelerator.device)
     out = Path(config.out)
-    if accelerator.is_main_process:
-        _claim(out, config, notes, labels, known)
-    accelerator.wait_for_everyone()
-
-    rank, world = accelerator.process_index, accelerator.num_processes
-    mine = range(config.num_clips)[rank::world]
-    todo = [i for i in mine if not _clip(out, i).exists()]
-    if len(todo) < len(mine):
-        accelerator.print(
-            f"{out}: going on, {len(mine) - len(todo)} of {len(mine)} clips are there"
-        )
-    with tqdm(total=len(todo), desc="sampling", unit="clip", disable=rank > 0) as bar:
-        for first in range(0, len(todo), config.batch_size):
-            indices = todo[first : first + config.batch_size]
-            with accelerator.autocast():
-                z = sample(
-                    latte,
-                    notes.process,
-                    config.sampler,
-                    indices=indices,
-                    labels=None if labels is None else [labels[i] for i in indices],
-                    seed=config.seed,
-                    known=_first_frames(config, notes, known, indices),
-                )
-            for i, latent in zip(indices, notes.denormalize(z).split(1), strict=True):
-                _write(config, i, _decode(vae, latent, notes.frames), notes.frame_rate)
-                bar.update()
-    accelerator.wait_for_everyone()
+    with exclusive(out) if accelerator.is_main_process else nullcontext():
+        if accelerator.is_main_process:
+            _claim(out, config, notes, labels, known)
+        accelerator.wait_for_everyone()
+        rank, world = accelerator.process_index, accelerator.num_processes
+        mine = range(config.num_clips)[rank::world]
+        todo = [i for i in mine if not _clip(out, i).exists()]
+        if len(todo) < len(mine):
+            accelerator.print(
+                f"{out}: going on, {len(mine) - len(todo)} of {len(mine)} clips are there"
+            )
+        with tqdm(total=len(todo), desc="sampling", unit="clip", disable=rank > 0) as bar:
+            for first in range(0, len(todo), config.batch_size):
+                indices = todo[first : first + config.batch_size]
+                with accelerator.autocast():
+                    z = sample(
+                        latte,
+                        notes.process,
+                        config.sampler,
+                        indices=indices,
+                        labels=None if labels is None else [labels[i] for i in indices],
+                        seed=config.seed,
+                        known=_first_frames(config, notes, known, indices),
+                    )
+                for i, latent in zip(indices, notes.denormalize(z).split(1), strict=True):
+                    _write(config, i, _decode(vae, latent, notes.frames), notes.frame_rate)
+                    bar.update()
+        accelerator.wait_for_everyone()
     accelerator.end_training()
 
 
