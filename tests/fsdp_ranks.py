@@ -6,6 +6,7 @@ The processes are forked from this one, which has imported all that they need.
 
 import os
 import pickle
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,8 +16,24 @@ from engine.files import write_json
 from engine.train import Trainer
 from latte import Latte
 from scripts import train_vae  # noqa: F401
+from tests.commands import ROOT
 from tests.processes import begin_ranks
 from tests.tiny_latte import TINY
+
+
+def run_jobs(folder: Path, jobs: list) -> None:
+    """Run `jobs` in a new process, which forks those of each; `folder` gets their file."""
+    file = folder / "jobs.pickle"
+    file.write_bytes(pickle.dumps(jobs))
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.fsdp_ranks", str(file)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def weigh(config):

@@ -2,7 +2,6 @@
 
 import json
 import os
-import runpy
 import shutil
 import socket
 import subprocess
@@ -22,10 +21,9 @@ from eval.frechet import frechet_from_features
 from eval.fvd import evaluate_fvd
 from eval.stats import extract_features
 from scripts import report
+from tests.commands import ROOT, run_script
 from tests.packed import pack
 from tests.videos import barcode_frame, write_frames
-
-SCRIPT = Path(__file__).parents[1] / "scripts" / "eval_fvd.py"
 
 
 def write_folder(folder: Path, shades: list[int], noise: float = 0, fps: float = 8) -> Path:
@@ -54,18 +52,15 @@ def arguments(folders: Path, fake: str) -> list[str]:
     return [*(f"--{name}={path}" for name, path in paths.items()), "--frames=4", "--stride_real=1"]
 
 
-def command(monkeypatch, folders: Path, fake: str, *extra: str) -> object:
-    """Run the script in this process, which has torch loaded already; returns its exit code."""
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments(folders, fake), *extra])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(SCRIPT), run_name="__main__")
-    return ended.value.code
+def command(folders: Path, fake: str, *extra: str) -> int:
+    """Exit code of the script."""
+    return run_script("eval_fvd.py", *arguments(folders, fake), *extra)
 
 
 @pytest.mark.filterwarnings("ignore:.*clips. the distance is biased")
-def test_command(folders, tmp_path, monkeypatch, capsys):
+def test_command(folders, tmp_path, capsys):
     out = tmp_path / "result.json"
-    assert command(monkeypatch, folders, "fake", "--out", str(out), "--split", "train") == 0
+    assert command(folders, "fake", "--out", str(out), "--split", "train") == 0
     result = json.loads(out.read_text())
     assert result["name"] == "fvd4_4f_tiny"
     assert result["value"] > 0
@@ -85,19 +80,19 @@ def test_command(folders, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.filterwarnings("ignore:.*clips. the distance is biased")
-def test_command_prints_json_without_a_file(folders, monkeypatch, capsys):
-    assert command(monkeypatch, folders, "fake", "--resamples", "0") == 0
+def test_command_prints_json_without_a_file(folders, capsys):
+    assert command(folders, "fake", "--resamples", "0") == 0
     output = capsys.readouterr()
     assert json.loads(output.out)["std"] is None
     assert output.err.splitlines()[-1].startswith("fvd4_4f_tiny = ")
 
 
-def test_command_refuses_in_one_line(folders, monkeypatch, capsys):
-    assert command(monkeypatch, folders, "one") == 2
+def test_command_refuses_in_one_line(folders, capsys):
+    assert command(folders, "one") == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("error: ")
     assert "1 clip, but a distance needs at least 2" in last
-    assert command(monkeypatch, folders, "real", "--weights", "i3d.pt") == 2
+    assert command(folders, "real", "--weights", "i3d.pt") == 2
     assert "classifier replaces I3D" in capsys.readouterr().err
 
 
@@ -224,7 +219,7 @@ sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in chi
 
 
 @pytest.mark.filterwarnings("ignore:.*clips. the distance is biased")
-def test_two_processes_give_the_same_number_to_the_last_bit(folders, tmp_path, monkeypatch):
+def test_two_processes_give_the_same_number_to_the_last_bit(folders, tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
@@ -233,13 +228,13 @@ def test_two_processes_give_the_same_number_to_the_last_bit(folders, tmp_path, m
     def options(name: str) -> list[str]:
         return ["--batch_size=1", f"--cache={tmp_path / name}", f"--out={tmp_path / name}.json"]
 
-    assert command(monkeypatch, folders, "fake", *options("alone")) == 0
+    assert command(folders, "fake", *options("alone")) == 0
     launch = [sys.executable, "-W", "ignore", "-c", TWO_PROCESSES]
     subprocess.run(
         [*launch, *arguments(folders, "fake"), *options("together")],
         env={**os.environ, **rendezvous},
         check=True,
-        cwd=SCRIPT.parents[1],
+        cwd=ROOT,
     )
     results = []
     for name in ("alone", "together"):

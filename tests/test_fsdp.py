@@ -1,12 +1,7 @@
 """FSDP on two processes: what one learns, resumed by any number, whole in all that is kept."""
 
-import os
-import pickle
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -31,7 +26,6 @@ from tests.test_training import MODEL, SIZE, latte_run, settings
 from tests.tiny_latte import TINY, awake, inputs
 from vae import VideoVAE
 
-ROOT = Path(__file__).parents[1]
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 DDP = {"ACCELERATE_USE_FSDP": "false"}
 MILD = {"learning_rate": 1e-4}  # Adam makes much of rounding, the more the higher the rate
@@ -82,17 +76,7 @@ def made(tmp_path_factory):
         (2, DDP, train_latte.run, latte(root, "ddp", steps=2)),
         (1, DDP, train_latte.run, rounded(root, "one_bf16")),
     ]
-    file = root / "jobs.pickle"
-    file.write_bytes(pickle.dumps(jobs))
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.fsdp_ranks", str(file)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    fsdp_ranks.run_jobs(root, jobs)
     train_latte.run(latte(root, "one"))
     train_vae.run(gan(root, "one_gan"))
     return root

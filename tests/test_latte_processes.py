@@ -1,9 +1,5 @@
 """Two processes train and sample what one does: joint batches, averaged weights, scores, clips."""
 
-import os
-import pickle
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,10 +17,10 @@ from latte.samplers import SamplerConfig
 from scripts import cache_latents, sample, train_latte
 from scripts.sample import Sample
 from scripts.train_latte import ImageOptions, LatteOptions, TrainLatte
+from tests.fsdp_ranks import run_jobs
 from tests.packed import pack
 from vae import VAEConfig, VideoVAE
 
-ROOT = Path(__file__).parents[1]
 FEW = SamplerConfig(method="ddim", steps=2)
 
 
@@ -84,17 +80,7 @@ def made(tmp_path_factory):
     sample.run(sampling)
     functions = (train_latte.run, sample.run)
     jobs = [(2, {}, *job) for job in zip(functions, configs(root, root / "two"), strict=True)]
-    file = root / "jobs.pickle"
-    file.write_bytes(pickle.dumps(jobs))
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.fsdp_ranks", str(file)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run_jobs(root, jobs)
     return root
 
 
