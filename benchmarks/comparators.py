@@ -10,13 +10,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from engine.cli import main
-from eval.cost import describe_device
+from common.cli import main
+from eval.protocols.cost import describe_device
 from vae import VAEConfig, VideoVAE
 from vae.comparators import complexity as theirs
 from vae.comparators.base import Comparator
-from vae.comparators.registry import COMPARATORS, comparator_config
 from vae.complexity import Macs, count_macs, count_parameters
+from vae.registry import COMPARATORS, comparator_config
 
 COUNTED = (17, 256, 256)
 """Frames, height and width that operations are counted for."""

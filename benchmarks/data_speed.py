@@ -19,17 +19,17 @@ from torch.testing import assert_close
 from webdataset.compat import WebDataset
 
 from benchmarks.data_stand_ins import BlankVideos, link_many, moving_noise, packed
-from data.dataset import ClipConfig, ClipDataset
-from data.decode import EXACT
-from data.encode import encode_video
-from data.export import export_latents
-from data.latent_items import CacheConfig
-from data.latent_writer import LatentCache
-from data.latents import LatentDataset
-from data.loader import batches
-from data.plan import BatchPlan
-from data.transforms import fit
-from engine.cli import main
+from common.cli import main
+from data.clips.batch_order import BatchPlan
+from data.clips.dataset import ClipConfig, ClipDataset
+from data.clips.loader import batches
+from data.latents.dataset import LatentDataset
+from data.latents.export import export_latents
+from data.latents.items import CacheConfig
+from data.latents.writer import LatentCache
+from data.video.decode import EXACT
+from data.video.encode import encode_video
+from data.video.transforms import fit
 from vae import VAEConfig, VideoVAE
 
 Part = Literal["decoding", "reading", "waiting", "resuming", "memory", "caching"]

@@ -10,11 +10,11 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from data.dataset import ClipConfig
-from data.encode import write_video
-from data.index import ShardIndex, write_index
-from data.records import VideoRecord
-from data.shards import ShardConfig, write_shards
+from data.clips.dataset import ClipConfig
+from data.shards.index import ShardIndex, write_index
+from data.shards.write import ShardConfig, write_shards
+from data.video.encode import write_video
+from data.video.video_record import VideoRecord
 
 
 def moving_noise(frames: int, height: int, width: int) -> UInt8[np.ndarray, "t h w 3"]:

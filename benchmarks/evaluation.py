@@ -21,14 +21,14 @@ import torch
 from einops import rearrange
 from skimage.metrics import structural_similarity
 
-from data.encode import write_video
-from engine.cli import main
-from eval.clips import ClipProtocol, ClipSource
-from eval.cost import peak_memory
+from common.cli import main
+from data.video.encode import write_video
+from eval.clips.source import ClipProtocol, ClipSource
 from eval.features.extractors import Extractor
-from eval.frechet import frechet_distance, moments
-from eval.reconstruction import ssim
-from eval.stats import extract_features
+from eval.features.feature_cache import extract_features
+from eval.metrics.frechet import frechet_distance, moments
+from eval.metrics.reconstruction import ssim
+from eval.protocols.cost import peak_memory
 
 
 @dataclass(frozen=True, kw_only=True)

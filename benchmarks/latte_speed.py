@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from benchmarks import vae_speed
 from benchmarks.vae_speed import count_flop, matmul_rate, peak_memory
-from engine.cli import main
+from common.cli import main
 from engine.ema import EMA
 from latte import Latte, LatteConfig
 from latte.blocks import Attention, Block

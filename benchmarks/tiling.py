@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from engine.cli import main
+from common.cli import main
 from vae import VideoVAE
 from vae.tiling import Tiling
 

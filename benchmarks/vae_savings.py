@@ -17,7 +17,7 @@ from einops import repeat
 from torch import Tensor
 from torch.testing import assert_close
 
-from engine.cli import main
+from common.cli import main
 from vae import convs
 from vae.convs import Chunk, KTCConv
 from vae.resample import enlarge, shrink

@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from benchmarks.live_memory import LiveMemory
 from benchmarks.vae_plain import Plain
-from engine.cli import main
+from common.cli import main
 from vae import DiagonalGaussian, VAEConfig, VideoVAE
 
 

@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from engine.player import Batch, LossFunction, StepInfo, count_clips
+from engine.optimization import Batch, LossFunction, StepInfo, count_clips
 from engine.train import Trainer
 from engine.watch import MEGABYTE
 

@@ -15,14 +15,14 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from common.cli import Stopped
+from common.files import atomic_folder, write_json
 from engine import fsdp
-from engine.cli import Stopped
 from engine.config import FREE, TrainConfig
 from engine.ema import EMA
-from engine.files import atomic_folder, write_json
 from engine.guard import Guard
-from engine.player import Batch, LossFunction, Opponent, Players, count_clips
-from engine.run import RunFolder
+from engine.optimization import Batch, LossFunction, Opponent, Players, count_clips
+from engine.run_folder import RunFolder
 from engine.stop import StopSignal
 from engine.watch import Means, Stopwatch, peak_memory
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from latte.diffusion import ModelFn
-from latte.process import Process
+from latte.diffusion_process import Process
 
 
 def continuing(

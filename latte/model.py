@@ -9,7 +9,7 @@ from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from engine.pretrained import Pretrained
+from common.pretrained import Pretrained
 from latte.blocks import Block, FinalLayer, join_images, split_images
 from latte.config import LatteConfig
 from latte.embeddings import (

@@ -14,15 +14,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from engine.seeding import generator
+from common.seeding import generator
 from latte.config import LatteConfig
 from latte.continuation import continuing
 from latte.diffusion import GaussianDiffusion, ModelFn, at
+from latte.diffusion_process import Process
 from latte.dpm_solver import dpm_solver, require_diffusers
 from latte.embeddings import check_labels
 from latte.flow import RectifiedFlow, integrate
 from latte.model import Latte
-from latte.process import Process
 
 Spacing = Literal["fractional", "stride"]
 FLOW_METHODS = ("euler", "heun")

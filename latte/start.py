@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
-from engine.seeding import fold
+from common.seeding import fold
 from latte.config import LatteConfig
 from latte.model import Latte
-from latte.notes import LatentNotes
+from latte.training_metadata import LatentNotes
 
 log = logging.getLogger(__name__)
 

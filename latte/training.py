@@ -8,12 +8,12 @@ from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from engine.player import Batch, StepInfo
-from engine.seeding import generator, noise
+from common.seeding import generator, noise
+from engine.optimization import Batch, StepInfo
 from latte.config import LatteConfig
+from latte.diffusion_process import Process
 from latte.embeddings import drop_labels
 from latte.joint import JointBatch
-from latte.process import Process
 
 QUARTERS = 4
 

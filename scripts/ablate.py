@@ -7,12 +7,12 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from engine.cli import main
-from engine.files import atomic_path, write_json
-from engine.launch import call
-from engine.run import read_log
-from vae.comparators.registry import OTHERS, load_vae
+from common.cli import main
+from common.files import atomic_path, write_json
+from common.launch import call
+from engine.run_folder import read_log
 from vae.config import PRESETS
+from vae.registry import OTHERS, load_vae
 
 SCORES = ("psnr", "ssim", "ssim_1", "ssim_2", "ssim_3", "ssim_4", "ssim_margin")
 TRAIN = Path(__file__).with_name("train_vae.py")

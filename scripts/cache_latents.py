@@ -10,17 +10,17 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from data.dataset import ClipConfig, ClipDataset
-from data.decode import Decoder
-from data.latent_items import CacheConfig
-from data.latent_writer import LatentCache
-from engine.accelerator import make_accelerator
-from engine.cli import main
-from engine.files import read_json
-from engine.lock import exclusive
+from common.accelerator import make_accelerator
+from common.cli import main
+from common.files import read_json
+from common.lock import exclusive
+from data.clips.dataset import ClipConfig, ClipDataset
+from data.latents.items import CacheConfig
+from data.latents.writer import LatentCache
+from data.video.decode import Decoder
 from vae import VideoVAE
 from vae.comparators.base import Comparator
-from vae.comparators.registry import load_vae, split_source, vae_hash
+from vae.registry import load_vae, split_source, vae_hash
 
 PRECISIONS = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -6,8 +6,8 @@ from typing import Literal
 
 import torch
 
-from engine.cli import main
-from engine.files import atomic_folder, atomic_path
+from common.cli import main
+from common.files import atomic_folder, atomic_path
 from vae import VAEConfig, VideoVAE, weights_hash
 from vae.convert import from_released, to_released
 from vae.released import is_released_architecture, read_checkpoint, released_config

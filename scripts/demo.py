@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 import yaml
 
-from data.demo import demo_records, fetch_clips
-from data.shards import ShardConfig, write_shards
-from engine.cli import main
-from engine.files import read_json, write_json
-from engine.launch import call
-from eval.demo import evaluate_demo
-from eval.demo_report import build_demo_report
+from common.cli import main
+from common.files import read_json, write_json
+from common.launch import call
+from data.importers.demo_clips import demo_records, fetch_clips
+from data.shards.write import ShardConfig, write_shards
+from eval.report.demo import evaluate_demo
+from eval.report.demo_report import build_demo_report
 
 SCRIPTS = Path(__file__).parent
 CONFIGS = Path(os.path.relpath(SCRIPTS.parent / "configs" / "demo"))

@@ -5,17 +5,17 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from engine.accelerator import make_accelerator
-from engine.cli import main
-from engine.files import write_json
-from eval.clips import ClipProtocol, ClipSource
+from common.accelerator import make_accelerator
+from common.cli import main
+from common.files import write_json
+from eval.clips.source import ClipProtocol, ClipSource
 from eval.features.extractors import (
     Extractor,
     FVDPreset,
     load_classifier,
     load_fvd_extractor,
 )
-from eval.fvd import evaluate_fvd
+from eval.protocols.fvd import evaluate_fvd
 
 
 @dataclass(frozen=True, kw_only=True)

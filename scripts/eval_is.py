@@ -5,12 +5,12 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from engine.accelerator import make_accelerator
-from engine.cli import main
-from engine.files import write_json
-from eval.clips import ClipProtocol, ClipSource
+from common.accelerator import make_accelerator
+from common.cli import main
+from common.files import write_json
+from eval.clips.source import ClipProtocol, ClipSource
 from eval.features.extractors import Extractor, load_c3d, load_classifier
-from eval.video_inception import PROTOCOLS, evaluate_is
+from eval.protocols.inception_protocol import PROTOCOLS, evaluate_is
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,17 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.accelerator import make_accelerator
-from engine.cli import main
-from engine.files import write_json
-from eval.autoencoding import Reconstruct, evaluate_autoencoders, notes_on
-from eval.autoencoding_tables import reconstruction_tables, write_clips, write_tables
-from eval.baselines import keyframe_reconstruction, trilinear_reconstruction
-from eval.clips import ClipProtocol, ClipSource
-from eval.cost import measure_cost
+from common.accelerator import make_accelerator
+from common.cli import main
+from common.files import write_json
+from eval.clips.source import ClipProtocol, ClipSource
 from eval.features.extractors import full_precision
-from eval.networks import NetworkConfig
-from eval.tables import to_text
+from eval.features.metric_networks import NetworkConfig
+from eval.metrics.baselines import keyframe_reconstruction, trilinear_reconstruction
+from eval.protocols.cost import measure_cost
+from eval.protocols.evaluate_reconstruction import Reconstruct, evaluate_autoencoders, notes_on
+from eval.report.reconstruction_tables import reconstruction_tables, write_clips, write_tables
+from eval.report.tables import to_text
 from vae import weights_hash
 from vae.comparators.base import Comparator
 from vae.comparators.complexity import count_macs as count_comparator_macs

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from data.export import export_latents
-from data.latents import LatentDataset
-from engine.cli import main
+from common.cli import main
+from data.latents.dataset import LatentDataset
+from data.latents.export import export_latents
 
 
 @dataclass(frozen=True, kw_only=True)

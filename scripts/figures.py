@@ -7,17 +7,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from data.decode import probe, read_frames
-from data.encode import from_uint8, to_uint8
-from engine.accelerator import make_accelerator
-from engine.cli import main
-from engine.compare import differences
-from engine.files import read_json
-from eval import plots
-from eval.clips import ClipProtocol, ClipSource
-from eval.published import POSITIONS, PUBLISHED
+from common.accelerator import make_accelerator
+from common.cli import main
+from common.differences import differences
+from common.files import read_json
+from data.video.decode import probe, read_frames
+from data.video.encode import from_uint8, to_uint8
+from eval.clips.source import ClipProtocol, ClipSource
+from eval.protocols.published import POSITIONS, PUBLISHED
+from eval.report import plots
 from vae import VideoVAE
-from vae.comparators.registry import load_vae
+from vae.registry import load_vae
 from vae.visual import latent_maps, unselected_frames
 
 

@@ -4,8 +4,8 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
-from data.foreign import index_foreign
-from engine.cli import main
+from common.cli import main
+from data.shards.external import index_foreign
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,15 +9,15 @@ import torch
 from matplotlib.image import imsave
 from torch import Tensor
 
-from data.dataset import ClipConfig, ClipDataset
-from data.encode import to_uint8, write_video
-from data.latents import LatentDataset
-from engine.accelerator import make_accelerator
-from engine.cli import main
-from engine.files import atomic_path
-from engine.seeding import fold
+from common.accelerator import make_accelerator
+from common.cli import main
+from common.files import atomic_path
+from common.seeding import fold
+from data.clips.dataset import ClipConfig, ClipDataset
+from data.latents.dataset import LatentDataset
+from data.video.encode import to_uint8, write_video
 from vae.comparators.protocol import clip_size
-from vae.comparators.registry import load_vae, vae_hash
+from vae.registry import load_vae, vae_hash
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 import yaml
 
-from engine.cli import main
-from engine.compare import differences
-from engine.files import atomic_path, read_json, write_json
-from engine.launch import call
-from eval.demo import DemoSet, demo_protocol, demo_scores, generated_set, packed_set
+from common.cli import main
+from common.differences import differences
+from common.files import atomic_path, read_json, write_json
+from common.launch import call
 from eval.features.classifier import ClipClassifier
+from eval.report.demo import DemoSet, demo_protocol, demo_scores, generated_set, packed_set
 from latte.samplers import SamplerConfig
 
 SCRIPTS = Path(__file__).parent

@@ -11,13 +11,13 @@ from typing import Any, Literal
 from accelerate import Accelerator, InitProcessGroupKwargs
 from tqdm import tqdm
 
-from data.decode import TIME_LIMIT
+from common.accelerator import make_accelerator
+from common.cli import main
 from data.importers import IMPORTERS, ImportResult
-from data.packing import Failed, ShardConfig, glance_at
-from data.shards import ShardReport, write_shards
-from data.workers import Packer
-from engine.accelerator import make_accelerator
-from engine.cli import main
+from data.shards.pack_video import Failed, ShardConfig, glance_at
+from data.shards.workers import Packer
+from data.shards.write import ShardReport, write_shards
+from data.video.decode import TIME_LIMIT
 
 SHOWN = 5
 """Names printed of each list; the report file has all."""

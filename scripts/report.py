@@ -10,14 +10,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data.decode import probe, read_frames
-from engine.cli import main
-from engine.compare import differences
-from engine.files import read_json
-from engine.run import read_log
-from eval.autoencoding_tables import reconstruction_tables
-from eval.published import published_rows
-from eval.report import Column, Comparison, Curve, Item, Report, Section, Table, build_report
+from common.cli import main
+from common.differences import differences
+from common.files import read_json
+from data.video.decode import probe, read_frames
+from engine.run_folder import read_log
+from eval.protocols.published import published_rows
+from eval.report.page import Column, Comparison, Curve, Item, Report, Section, Table, build_report
+from eval.report.reconstruction_tables import reconstruction_tables
 
 CLIPS = 8  # of a reconstruction run that are shown
 

@@ -14,21 +14,21 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
-from data.encode import to_uint8, write_video
-from data.latents import LatentDataset
-from engine.accelerator import make_accelerator
-from engine.cli import main
-from engine.compare import differences
-from engine.files import atomic_path, read_json, write_json
-from engine.lock import exclusive
-from engine.seeding import fold
+from common.accelerator import make_accelerator
+from common.cli import main
+from common.differences import differences
+from common.files import atomic_path, read_json, write_json
+from common.lock import exclusive
+from common.seeding import fold
+from data.latents.dataset import LatentDataset
+from data.video.encode import to_uint8, write_video
 from latte import Latte
-from latte.notes import LatentNotes
 from latte.samplers import SamplerConfig, check_sampler, sample
+from latte.training_metadata import LatentNotes
 from vae import VideoVAE
 from vae.comparators.base import Comparator
 from vae.comparators.protocol import clip_size
-from vae.comparators.registry import load_vae, vae_hash
+from vae.registry import load_vae, vae_hash
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from data.dataset import ClipConfig, ClipDataset
-from data.loader import training_batches
+from common.cli import main
+from common.files import write_json
+from common.seeding import fold
+from data.clips.dataset import ClipConfig, ClipDataset
+from data.clips.loader import training_batches
 from engine.accelerator import training_accelerator
-from engine.cli import main
 from engine.config import TrainConfig
-from engine.files import write_json
-from engine.player import Batch, StepInfo
-from engine.seeding import fold
+from engine.optimization import Batch, StepInfo
 from engine.train import Trainer
 from eval.features.classifier import ClassifierConfig, ClipClassifier
 

@@ -11,34 +11,34 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from data.encode import to_uint8, write_video
-from data.latent_checks import check_alike, check_labelled
-from data.latent_joint import JointLatents
-from data.latents import LatentDataset, Scaling
-from data.loader import training_batches
+from common.cli import main
+from data.clips.loader import training_batches
+from data.latents.checks import check_alike, check_labelled
+from data.latents.dataset import LatentDataset, Scaling
+from data.latents.joint import JointLatents
+from data.video.encode import to_uint8, write_video
 from engine.accelerator import training_accelerator
-from engine.cli import main
 from engine.config import TrainConfig
-from engine.plan import plan
-from engine.player import Batch
-from engine.run import RunFolder
+from engine.dry_run import plan
+from engine.optimization import Batch
+from engine.run_folder import RunFolder
 from engine.train import Evaluate, Preview, Trainer
-from eval.sampled import SampleScore, SampleScoreConfig
+from eval.protocols.sample_fvd import SampleScore, SampleScoreConfig
 from latte import Latte, LatteConfig
 from latte.diffusion import DiffusionConfig
+from latte.diffusion_process import make_process
 from latte.flow import FlowConfig
 from latte.joint import JointBatch
-from latte.notes import LatentNotes
 from latte.options import LatteOptions
-from latte.process import make_process
 from latte.samplers import SamplerConfig, check_sampler, sample
 from latte.start import check_cache, initial_model
 from latte.training import LatteLoss
+from latte.training_metadata import LatentNotes
 from vae import VideoVAE
 from vae.comparators.base import Comparator
 from vae.comparators.protocol import clip_size
-from vae.comparators.registry import load_vae, vae_hash
 from vae.memory import free_memory
+from vae.registry import load_vae, vae_hash
 
 Draw = Callable[[nn.Module, range], Tensor]
 """Samples of a model, by their numbers: `b 3 t h w` in [-1, 1]."""

@@ -10,31 +10,31 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from data.buckets import Bucket, BucketClips, BucketConfig
-from data.clips import ClipOptions
-from data.dataset import ClipConfig, ClipDataset
-from data.encode import write_video
-from data.loader import training_batches
-from data.stream import StreamConfig, training_stream
+from common.cli import main
+from common.perceptual import check_size
+from common.seeding import fold, noise
+from data.clips.buckets import Bucket, BucketClips, BucketConfig
+from data.clips.dataset import ClipConfig, ClipDataset
+from data.clips.loader import training_batches
+from data.clips.options import ClipOptions
+from data.clips.stream import StreamConfig, training_stream
+from data.video.encode import write_video
 from engine.accelerator import training_accelerator
-from engine.cli import main
 from engine.config import TrainConfig
-from engine.perceptual import check_size
-from engine.plan import measured, plan
-from engine.player import Batch, StepInfo
-from engine.seeding import fold, noise
+from engine.dry_run import measured, plan
+from engine.optimization import Batch, StepInfo
 from engine.train import BatchSource, Evaluate, Preview, Trainer
 from engine.watch import show_pictures
-from eval.held_out import HeldOut, side_by_side
-from eval.networks import NetworkConfig
+from eval.features.metric_networks import NetworkConfig
+from eval.protocols.held_out import HeldOut, side_by_side
 from vae import VAEConfig, VideoVAE
 from vae.adversarial import AdversarialConfig, AdversarialLoss
 from vae.comparators.base import Comparator, ComparatorConfig
-from vae.comparators.registry import OTHERS, comparator_config
 from vae.config import PRESETS
 from vae.discriminator import Discriminator
 from vae.losses import VAELoss, VAELossConfig
 from vae.memory import free_memory
+from vae.registry import OTHERS, comparator_config
 from vae.start import initial_model, prepare
 from vae.visual import compared
 

@@ -5,9 +5,9 @@ import sys
 from dataclasses import dataclass
 from typing import Literal
 
-from data.verify import verify
-from engine.cli import main
-from engine.files import write_json
+from common.cli import main
+from common.files import write_json
+from data.shards.verify import verify
 
 SHOWN = 20
 UNITS = {"shards": "videos", "latents": "latents"}

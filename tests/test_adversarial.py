@@ -8,8 +8,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from engine.config import OptimizerConfig, TrainConfig
-from engine.player import StepInfo
-from engine.run import read_log
+from engine.optimization import StepInfo
+from engine.run_folder import read_log
 from engine.train import Trainer
 from vae import DiagonalGaussian
 from vae.adversarial import AdversarialConfig, AdversarialLoss
@@ -321,7 +321,7 @@ def test_memory_that_does_not_suffice_is_said_before_the_run(tmp_path, monkeypat
     def fail(*_):
         raise torch.OutOfMemoryError("tried to allocate 1 TiB")
 
-    monkeypatch.setattr("engine.player.Players.gradients", fail)
+    monkeypatch.setattr("engine.optimization.Players.gradients", fail)
     with pytest.raises(ValueError, match="lower micro_batch"):
         toy_run(tmp_path, rehearse=True)
     assert not list(tmp_path.iterdir())

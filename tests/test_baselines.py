@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from eval.baselines import keyframe_reconstruction, trilinear_reconstruction
+from eval.metrics.baselines import keyframe_reconstruction, trilinear_reconstruction
 
 
 def test_keyframes_are_exact_and_stand_for_their_group():

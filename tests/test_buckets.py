@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from data.buckets import Bucket, BucketClips, BucketConfig, BucketPlan
-from data.dataset import ClipConfig
-from data.loader import batches, training_batches
-from data.plan import BatchPlan
-from tests.packed import pack
-from tests.videos import read_barcode
+from data.clips.batch_order import BatchPlan
+from data.clips.buckets import Bucket, BucketClips, BucketConfig, BucketPlan
+from data.clips.dataset import ClipConfig
+from data.clips.loader import batches, training_batches
+from tests.builders.packed import pack
+from tests.builders.videos import read_barcode
 
 IMAGES = Bucket(frames=1, height=32, width=48, weight=2, batch=4)
 CLIPS = Bucket(frames=5, height=64, width=96, batch=2)

@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from data.dataset import ClipConfig, ClipDataset
-from data.latents import LatentDataset
-from engine.cli import main, parse
-from engine.lock import exclusive
+from common.cli import main, parse
+from common.lock import exclusive
+from data.clips.dataset import ClipConfig, ClipDataset
+from data.latents.dataset import LatentDataset
 from scripts.cache_latents import Config, run
-from tests.packed import pack
-from tests.processes import begin, begin_ranks
+from tests.builders.packed import pack
+from tests.builders.processes import begin, begin_ranks
 from vae import VAEConfig, VideoVAE, weights_hash
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "cache_latents.py"

@@ -5,17 +5,17 @@ import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from data.dataset import ClipConfig
-from data.records import VideoRecord
-from data.shards import ShardConfig, write_shards
+from common.files import read_json
+from data.clips.dataset import ClipConfig
+from data.shards.write import ShardConfig, write_shards
+from data.video.video_record import VideoRecord
 from engine.config import TrainConfig
-from engine.files import read_json
-from engine.run import read_log
+from engine.run_folder import read_log
 from eval.features.classifier import ClassifierConfig, ClipClassifier
 from scripts import train_classifier
 from scripts.train_classifier import TrainClassifier
-from tests.packed import pack
-from tests.videos import write_barcode_video
+from tests.builders.packed import pack
+from tests.builders.videos import write_barcode_video
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from data.encode import from_uint8, to_uint8, write_video
-from eval.clips import ClipProtocol, ClipSource
-from tests.packed import pack
-from tests.videos import barcode_frame, read_barcode, write_barcode_video
+from data.video.encode import from_uint8, to_uint8, write_video
+from eval.clips.source import ClipProtocol, ClipSource
+from tests.builders.packed import pack
+from tests.builders.videos import barcode_frame, read_barcode, write_barcode_video
 
 
 def source(folder, generated=False, **protocol) -> ClipSource:

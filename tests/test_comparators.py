@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from benchmarks import comparators as benchmark
-from tests.vectors import load_case, uniform
+from tests.builders.vectors import load_case, uniform
 from vae import VAEConfig
 from vae.comparators.base import Comparator
 from vae.comparators.blocks import PaddedConv3d
@@ -20,9 +20,9 @@ from vae.comparators.cv_vae import CVVAE, CVVAEConfig
 from vae.comparators.gcconv import GroupCausalConv3d
 from vae.comparators.od_vae import ODVAE, ODVAEConfig, to_group_causal
 from vae.comparators.opensora_v12 import OpenSoraConfig, OpenSoraVAE, from_official_names
-from vae.comparators.registry import COMPARATORS, GCCONV, comparator_config, new_vae
 from vae.comparators.windows import Tiles, Windows
 from vae.convs import Chunk, TemporalConv
+from vae.registry import COMPARATORS, GCCONV, comparator_config, new_vae
 
 LIKE = VAEConfig(z_dim=4, dim=4, num_blocks=1)
 OWN = ("cv_vae", "od_vae", "opensora_v12")

@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.testing import assert_close
 
-from engine.pretrained import WeightsNotFound
+from common.pretrained import WeightsNotFound
+from tests.builders.vectors import load_case, uniform
 from tests.test_comparators import LIMIT, distance, tiny, video
-from tests.vectors import load_case, uniform
 from vae import VAEConfig, VideoVAE
 from vae.comparators.base import Comparator
 from vae.comparators.cogvideox import CogVideoXConfig, CogVideoXVAE
@@ -21,10 +21,10 @@ from vae.comparators.named import load_found, named_sources
 from vae.comparators.od_vae import ODVAE
 from vae.comparators.opensora_v12 import OpenSoraVAE
 from vae.comparators.protocol import ReconstructionVAE, native_window, valid_frames
-from vae.comparators.registry import COMPARATORS, GCCONV, load_vae, new_vae
 from vae.comparators.training import recompute_activations
 from vae.comparators.wan import WanConfig, WanVAE
 from vae.convert import from_wan
+from vae.registry import COMPARATORS, GCCONV, load_vae, new_vae
 
 Weights = dict[str, Tensor]
 

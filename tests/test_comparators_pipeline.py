@@ -8,23 +8,23 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from data.decode import read_frames
-from data.encode import to_uint8
-from data.latents import LatentDataset
-from engine.files import read_json
+from common.files import read_json
+from data.latents.dataset import LatentDataset
+from data.video.decode import read_frames
+from data.video.encode import to_uint8
 from eval.features.classifier import ClassifierConfig, ClipClassifier
 from latte import Latte
-from latte.notes import LatentNotes
 from latte.options import LatteOptions
 from latte.samplers import SamplerConfig, sample
+from latte.training_metadata import LatentNotes
 from scripts import cache_latents, eval_fvd, eval_reconstruction, inspect_cache, train_latte
 from scripts import sample as sampling
-from tests.packed import pack
+from tests.builders.packed import pack
 from tests.test_comparators import tiny
 from vae import weights_hash
 from vae.comparators.base import Comparator
 from vae.comparators.od_vae import ODVAE, to_group_causal
-from vae.comparators.registry import OTHERS, load_vae, vae_hash
+from vae.registry import OTHERS, load_vae, vae_hash
 
 FRAMES = dict.fromkeys(OTHERS, 9) | {"opensora_v12": 10}  # which latents alone do not tell
 SIZE = {"height": 16, "width": 16}

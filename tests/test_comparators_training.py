@@ -6,21 +6,21 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from engine.cli import parse
-from engine.run import read_log
+from common.cli import parse
+from engine.run_folder import read_log
 from scripts import train_vae
 from scripts.ablate import Ablate
 from scripts.train_vae import TrainVAE
-from tests.packed import pack
+from tests.builders.packed import pack
 from tests.test_comparators import LIKE, distance, tiny, video
 from vae import ImageVAE, VAEConfig, VideoVAE
 from vae.adversarial import AdversarialConfig
 from vae.comparators.base import Comparator
 from vae.comparators.od_vae import ODVAE, ODVAEConfig
-from vae.comparators.registry import GCCONV, OTHERS, comparator_config, load_vae, new_vae
 from vae.comparators.training import initial_comparator, recompute_activations
 from vae.discriminator import DiscriminatorConfig
 from vae.losses import VAELossConfig
+from vae.registry import GCCONV, OTHERS, comparator_config, load_vae, new_vae
 from vae.start import initial_model
 
 ROOT = Path(__file__).parents[1]

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from engine.cli import parse
-from engine.files import read_json
+from common.cli import parse
+from common.files import read_json
 from scripts.convert_checkpoint import ConvertCheckpoint, run
+from tests.builders.vectors import load_case, uniform
 from tests.test_vae import TINY
-from tests.vectors import load_case, uniform
 from vae import ImageVAE, VAEConfig, VideoVAE
 from vae.convert import to_released
 from vae.released import RELEASED, released_config

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from data.dataset import ClipConfig, ClipDataset
-from data.encode import to_uint8
-from data.transforms import covering_size, fit
-from tests.packed import SHADES, pack
-from tests.videos import barcode_frame, read_barcode
+from data.clips.dataset import ClipConfig, ClipDataset
+from data.video.encode import to_uint8
+from data.video.transforms import covering_size, fit
+from tests.builders.packed import SHADES, pack
+from tests.builders.videos import barcode_frame, read_barcode
 
 
 @pytest.fixture(scope="module")

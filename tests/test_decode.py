@@ -12,12 +12,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from data import decode, reading
-from data import torchcodec_frames as torchcodec_module
-from data.clips import ClipOptions
-from data.decode import DecodeError, frame_rate, glance, iterate_frames, probe, read_frames
-from data.torchcodec_frames import check_decoder, torchcodec_frames
-from tests.videos import (
+from data.clips.options import ClipOptions
+from data.video import decode
+from data.video import decode_errors as reading
+from data.video import torchcodec_frames as torchcodec_module
+from data.video.decode import DecodeError, frame_rate, glance, iterate_frames, probe, read_frames
+from data.video.torchcodec_frames import check_decoder, torchcodec_frames
+from tests.builders.videos import (
     read_barcode,
     turn_clockwise,
     write_audio,

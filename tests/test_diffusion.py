@@ -12,7 +12,7 @@ from latte.diffusion import (
     discretized_log_likelihood,
     gaussian_kl,
 )
-from tests.vectors import load_case, normal
+from tests.builders.vectors import load_case, normal
 
 
 def reference():

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from data.decode import probe, read_frames
-from data.encode import encode_video, from_uint8, to_uint8, write_video
-from tests.videos import barcode_frame, read_barcode
+from data.video.decode import probe, read_frames
+from data.video.encode import encode_video, from_uint8, to_uint8, write_video
+from tests.builders.videos import barcode_frame, read_barcode
 
 M_PERTURB = -6  # of malloc.h
 

@@ -14,14 +14,14 @@ from accelerate import Accelerator
 from torch import nn
 from torch.testing import assert_close
 
+from common.cli import _exit_code, parse
+from common.files import atomic_folder, atomic_path, read_json, sha256_file, write_json
+from common.seeding import fold, generator, noise
 from engine.accelerator import training_accelerator
-from engine.cli import _exit_code, parse
 from engine.config import FREE, TrainConfig
 from engine.ema import EMA
-from engine.files import atomic_folder, atomic_path, read_json, sha256_file, write_json
 from engine.guard import Guard
-from engine.run import RunFolder, kept, read_log
-from engine.seeding import fold, generator, noise
+from engine.run_folder import RunFolder, kept, read_log
 from engine.watch import Means, Stopwatch
 
 
@@ -84,7 +84,7 @@ def test_fold_is_stable_and_tells_its_parts_apart():
 
 
 def test_fold_does_not_depend_on_the_process():
-    code = "from engine.seeding import fold; print(fold(3, 'clip', 'v_a_b'))"
+    code = "from common.seeding import fold; print(fold(3, 'clip', 'v_a_b'))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(out.stdout) == fold(3, "clip", "v_a_b")
 

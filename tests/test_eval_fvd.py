@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 import torch
 
-from data.encode import write_video
-from engine.files import write_json
-from eval.clips import ClipProtocol, ClipSource
+from common.files import write_json
+from data.video.encode import write_video
+from eval.clips.source import ClipProtocol, ClipSource
 from eval.features.classifier import ClassifierConfig, ClipClassifier
 from eval.features.extractors import load_classifier
-from eval.frechet import frechet_from_features
-from eval.fvd import evaluate_fvd
-from eval.stats import extract_features
+from eval.features.feature_cache import extract_features
+from eval.metrics.frechet import frechet_from_features
+from eval.protocols.fvd import evaluate_fvd
 from scripts import report
-from tests.commands import ROOT, run_script
-from tests.packed import pack
-from tests.videos import barcode_frame, write_frames
+from tests.builders.commands import ROOT, run_script
+from tests.builders.packed import pack
+from tests.builders.videos import barcode_frame, write_frames
 
 
 def write_folder(folder: Path, shades: list[int], noise: float = 0, fps: float = 8) -> Path:

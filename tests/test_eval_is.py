@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from engine.files import write_json
-from eval.clips import ClipProtocol, ClipSource
+from common.files import write_json
+from eval.clips.source import ClipProtocol, ClipSource
 from eval.features import extractors
 from eval.features.extractors import load_c3d, load_classifier
-from eval.inception_score import ceiling, inception_score
-from eval.stats import extract_features
-from eval.video_inception import PROTOCOLS, ISProtocol, drawn_labels, evaluate_is
-from tests.commands import run_script
+from eval.features.feature_cache import extract_features
+from eval.metrics.inception_score import ceiling, inception_score
+from eval.protocols.inception_protocol import PROTOCOLS, ISProtocol, drawn_labels, evaluate_is
+from tests.builders.commands import run_script
 from tests.test_eval_fvd import folders as folders  # a fixture
 from tests.test_eval_fvd import write_folder
 

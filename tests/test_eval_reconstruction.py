@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from data.decode import read_frames
-from data.encode import write_video
-from engine.files import read_json, write_json
-from eval import plots
+from common.files import read_json, write_json
+from data.video.decode import read_frames
+from data.video.encode import write_video
 from eval.features.classifier import ClassifierConfig, ClipClassifier
-from eval.reconstruction import psnr
-from tests.browser import needs_browser, open_page
-from tests.commands import run_script
-from tests.videos import barcode_frame
+from eval.metrics.reconstruction import psnr
+from eval.report import plots
+from tests.builders.browser import needs_browser, open_page
+from tests.builders.commands import run_script
+from tests.builders.videos import barcode_frame
 from vae import ImageVAE, VAEConfig, VideoVAE
 
 SIDE = 32

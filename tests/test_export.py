@@ -7,16 +7,16 @@ import pytest
 import webdataset
 from matplotlib.image import imread
 
-from data.decode import probe
-from data.export import export_latents
-from data.latents import LatentDataset
-from engine.cli import parse
+from common.cli import parse
+from data.latents.dataset import LatentDataset
+from data.latents.export import export_latents
+from data.video.decode import probe
 from scripts.export_latents import ExportLatents
 from scripts.export_latents import run as export
 from scripts.inspect_cache import InspectCache
 from scripts.inspect_cache import run as inspect
 from tests import test_latents
-from tests.packed import pack
+from tests.builders.packed import pack
 from tests.test_cache_latents import cache, inputs  # noqa: F401
 
 

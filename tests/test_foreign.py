@@ -6,15 +6,15 @@ import tarfile
 import pytest
 import webdataset as wds
 
-import data.foreign
-from data.dataset import ClipConfig, ClipDataset
-from data.foreign import index_foreign
-from data.index import ShardIndex
-from data.tar_samples import find_label, split_name, video_extension
-from engine.cli import parse
+import data.shards.external
+from common.cli import parse
+from data.clips.dataset import ClipConfig, ClipDataset
+from data.shards.external import index_foreign
+from data.shards.index import ShardIndex
+from data.shards.tar_entries import find_label, split_name, video_extension
 from scripts.index_shards import IndexShards, run
-from tests.packed import pack
-from tests.videos import read_barcode, write_barcode_video
+from tests.builders.packed import pack
+from tests.builders.videos import read_barcode, write_barcode_video
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_the_index_may_lie_elsewhere(theirs, tmp_path, videos):
 
 def test_a_stopped_run_goes_on_and_a_later_one_looks_at_changes_only(theirs, videos, monkeypatch):
     scanned = []
-    scan = data.foreign._scan
+    scan = data.shards.external._scan
 
     def watched(tar, strict):
         if tar.name == "b.tar" and not scanned.count("b.tar"):
@@ -104,7 +104,7 @@ def test_a_stopped_run_goes_on_and_a_later_one_looks_at_changes_only(theirs, vid
         scanned.append(tar.name)
         return scan(tar, strict)
 
-    monkeypatch.setattr(data.foreign, "_scan", watched)
+    monkeypatch.setattr(data.shards.external, "_scan", watched)
     with pytest.raises(KeyboardInterrupt):
         index_foreign(theirs, progress=False)
     assert not (theirs / "index.json").exists()
@@ -227,11 +227,11 @@ def test_the_command_reports(theirs, capsys):
 
 
 def test_large_indices_are_kept_as_arrays_and_read_again_after_a_change(theirs, monkeypatch):
-    monkeypatch.setattr("data.index.LARGE", 2)
+    monkeypatch.setattr("data.shards.index.LARGE", 2)
     index_foreign(theirs, progress=False)
     first = ShardIndex.load(theirs)
     assert (theirs / ".index.safetensors").exists()
-    monkeypatch.setattr("data.index.read_json", lambda _: pytest.fail("parsed again"))
+    monkeypatch.setattr("data.shards.index.read_json", lambda _: pytest.fail("parsed again"))
     again = ShardIndex.load(theirs)
     assert list(again.samples) == list(first.samples)
     assert (again.hash, again.shards, again.config) == (first.hash, first.shards, first.config)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from eval.frechet import frechet_distance, frechet_error, frechet_from_features, moments
-from tests.vectors import FIXTURES
+from eval.metrics.frechet import frechet_distance, frechet_error, frechet_from_features, moments
+from tests.builders.vectors import FIXTURES
 
 CASES = json.loads((FIXTURES / "metrics.json").read_text())["frechet"]
 

@@ -11,19 +11,19 @@ from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
+from common.files import read_json
 from engine import accelerator as engine_accelerator
 from engine import fsdp
 from engine.accelerator import training_accelerator
-from engine.files import read_json
-from engine.run import read_log
+from engine.run_folder import read_log
 from latte import Latte
 from latte.samplers import SamplerConfig
 from scripts import cache_latents, train_latte, train_vae
-from tests import fsdp_ranks
-from tests.packed import pack
+from tests.builders import ranks as fsdp_ranks
+from tests.builders.packed import pack
+from tests.builders.tiny_latte import TINY, awake, inputs
 from tests.test_gan_training import gan_run
 from tests.test_training import MODEL, SIZE, latte_run, settings
-from tests.tiny_latte import TINY, awake, inputs
 from vae import VideoVAE
 
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}

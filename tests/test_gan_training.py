@@ -17,15 +17,15 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.testing import assert_close
 
-from data.buckets import Bucket, BucketConfig
-from data.dataset import ClipConfig
-from engine.cli import _exit_code, parse
+from common.cli import _exit_code, parse
+from common.files import read_json
+from data.clips.buckets import Bucket, BucketConfig
+from data.clips.dataset import ClipConfig
 from engine.config import OptimizerConfig
-from engine.files import read_json
-from engine.run import read_log
+from engine.run_folder import read_log
 from scripts import train_vae
 from scripts.train_vae import TrainVAE
-from tests.packed import pack
+from tests.builders.packed import pack
 from tests.test_training import MODEL, SIZE, as_command, settings, weights
 from vae import VAEConfig, VideoVAE
 from vae.adversarial import AdversarialConfig
@@ -200,7 +200,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(shards, tmp_path, capsys, 
         assert words in text
     assert not (tmp_path / "run").exists()
     train_vae.run(replace(config, train=replace(config.train, steps=3)))
-    monkeypatch.setattr("engine.plan.estimate_memory", lambda *_: (1e9, 0.0))
+    monkeypatch.setattr("engine.dry_run.estimate_memory", lambda *_: (1e9, 0.0))
     train_vae.run(replace(config, dry_run=True))
     text = capsys.readouterr().out
     assert "steps: 3 done, 7 to come" in text

@@ -7,14 +7,14 @@ import torch
 import torchvision
 from torch.testing import assert_close
 
-from data.dataset import ClipConfig, ClipDataset
-from engine.perceptual import PerceptualLoss
+from common.perceptual import PerceptualLoss
+from data.clips.dataset import ClipConfig, ClipDataset
 from eval.features.classifier import ClassifierConfig, ClipClassifier
 from eval.features.extractors import load_classifier
-from eval.frechet import frechet_from_features
-from eval.held_out import HeldOut
-from eval.networks import NetworkConfig
-from tests.packed import pack
+from eval.features.metric_networks import NetworkConfig
+from eval.metrics.frechet import frechet_from_features
+from eval.protocols.held_out import HeldOut
+from tests.builders.packed import pack
 
 SIZE = {"frames": 5, "height": 32, "width": 32}
 CPU = torch.device("cpu")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from eval.features.i3d import InceptionI3D, pad_same
-from tests.vectors import load_case, uniform
+from tests.builders.vectors import load_case, uniform
 
 
 def test_reference_output():

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from data.importers.folder import Folder
-from data.records import VideoRecord
+from data.video.video_record import VideoRecord
 
 
 def scan(root: Path, **options) -> tuple[list[VideoRecord], list[str]]:

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.decode import DecodeError, read_frames
 from data.importers.faceforensics import FaceForensics
 from data.importers.files import frame_number
 from data.importers.folder import Folder, FrameFolders
 from data.importers.sky_timelapse import SkyTimelapse
-from data.packing import ShardConfig
-from data.records import VideoRecord
-from data.shards import ShardIndex, write_shards
-from data.sources import open_record
-from tests.videos import read_barcode, write_barcode_video, write_frames
+from data.shards.pack_video import ShardConfig
+from data.shards.write import ShardIndex, write_shards
+from data.video.decode import DecodeError, read_frames
+from data.video.record_frames import open_record
+from data.video.video_record import VideoRecord
+from tests.builders.videos import read_barcode, write_barcode_video, write_frames
 
 CONFIG = ShardConfig(short_side=32, min_frames=5)
 

@@ -6,14 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from data.decode import read_frames
 from data.importers import IMPORTERS, ImportResult
 from data.importers.activitynet import ActivityNet
 from data.importers.kinetics import Kinetics400, Kinetics600
 from data.importers.openvid import OpenVid
 from data.importers.ucf101 import UCF101
-from data.shards import ShardConfig, ShardIndex, write_shards
-from tests.videos import read_barcode, turn_clockwise, write_barcode_video, write_packed_avi
+from data.shards.write import ShardConfig, ShardIndex, write_shards
+from data.video.decode import read_frames
+from tests.builders.videos import (
+    read_barcode,
+    turn_clockwise,
+    write_barcode_video,
+    write_packed_avi,
+)
 
 FRAMES = 21
 SIZE = {"height": 48, "width": 64}

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from eval.inception_score import ceiling, inception_score
-from tests.vectors import FIXTURES
+from eval.metrics.inception_score import ceiling, inception_score
+from tests.builders.vectors import FIXTURES
 
 CASES = json.loads((FIXTURES / "metrics.json").read_text())["inception_score"]
 

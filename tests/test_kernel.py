@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from eval import kernel
-from eval.frechet import frechet_from_features, frechet_infinity
-from eval.kernel import kernel_distance
+from eval.metrics import kvd as kernel
+from eval.metrics.frechet import frechet_from_features, frechet_infinity
+from eval.metrics.kvd import kernel_distance
 
 
 def naive(a: np.ndarray, b: np.ndarray) -> float:

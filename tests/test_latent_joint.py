@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from data.latent_joint import JointLatents
-from data.latents import LatentDataset
-from data.loader import batches
-from data.plan import BatchPlan
+from data.clips.batch_order import BatchPlan
+from data.clips.loader import batches
+from data.latents.dataset import LatentDataset
+from data.latents.joint import JointLatents
 from tests import test_latents
-from tests.packed import pack
+from tests.builders.packed import pack
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,13 @@ import torch
 from safetensors import safe_open
 from torch.testing import assert_close
 
-from data.dataset import ClipConfig, ClipDataset
-from data.latent_items import CacheConfig
-from data.latent_writer import LatentCache
-from data.latents import LatentDataset
-from data.loader import batches
-from data.plan import BatchPlan
-from tests.packed import pack
+from data.clips.batch_order import BatchPlan
+from data.clips.dataset import ClipConfig, ClipDataset
+from data.clips.loader import batches
+from data.latents.dataset import LatentDataset
+from data.latents.items import CacheConfig
+from data.latents.writer import LatentCache
+from tests.builders.packed import pack
 
 SHAPE = (2, 2, 8, 8)
 VAE = {"class": "Fake", "config": {"z_dim": 2}, "sha256": "0123456789abcdef"}

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from engine.seeding import generator
+from common.seeding import generator
 from latte import Latte, LatteConfig
 from latte.config import PRESETS
 from latte.embeddings import drop_labels, spatial_positions, temporal_positions
-from tests.tiny_latte import TINY, awake, inputs
-from tests.vectors import load_case, normal
+from tests.builders.tiny_latte import TINY, awake, inputs
+from tests.builders.vectors import load_case, normal
 
 
 @pytest.mark.parametrize("name", ["latte_uncond", "latte_class", "latte_image_joint"])

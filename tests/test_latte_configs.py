@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.cli import parse
-from eval.sampled import SampleScoreConfig
+from common.cli import parse
+from eval.protocols.sample_fvd import SampleScoreConfig
 from latte import Latte, LatteConfig
 from scripts.train_latte import ImageOptions, TrainLatte
 

@@ -11,8 +11,8 @@ from latte.diffusion import DiffusionConfig, GaussianDiffusion
 from latte.dpm_solver import dpm_solver
 from latte.flow import RectifiedFlow, integrate
 from latte.samplers import SamplerConfig, denoise, sample, spaced_timesteps
-from tests.tiny_latte import TINY, awake
-from tests.vectors import normal
+from tests.builders.tiny_latte import TINY, awake
+from tests.builders.vectors import normal
 
 SHAPE = (2, 3, 4, 2, 2)
 """Of the clips: two of four frames; one is known."""

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from latte import LatteConfig
 from latte.convert import from_released, to_released
-from tests.vectors import load_case, normal
+from tests.builders.vectors import load_case, normal
 
 CONFIG = LatteConfig(
     in_channels=4,

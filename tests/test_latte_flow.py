@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from engine.seeding import generator
+from common.seeding import generator
 from latte.diffusion import DiffusionConfig, GaussianDiffusion
+from latte.diffusion_process import make_process
 from latte.flow import FlowConfig, RectifiedFlow, integrate
-from latte.process import make_process
-from tests.vectors import normal
+from tests.builders.vectors import normal
 
 MEAN, STD = 2.0, 0.5
 

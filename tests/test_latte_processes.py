@@ -8,17 +8,17 @@ import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from data.decode import read_frames
-from engine.files import read_json
-from engine.run import read_log
+from common.files import read_json
+from data.video.decode import read_frames
+from engine.run_folder import read_log
 from eval.features.classifier import ClassifierConfig, ClipClassifier
-from eval.sampled import SampleScoreConfig
+from eval.protocols.sample_fvd import SampleScoreConfig
 from latte.samplers import SamplerConfig
 from scripts import cache_latents, sample, train_latte
 from scripts.sample import Sample
 from scripts.train_latte import ImageOptions, LatteOptions, TrainLatte
-from tests.fsdp_ranks import run_jobs
-from tests.packed import pack
+from tests.builders.packed import pack
+from tests.builders.ranks import run_jobs
 from vae import VAEConfig, VideoVAE
 
 FEW = SamplerConfig(method="ddim", steps=2)

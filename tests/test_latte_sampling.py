@@ -6,15 +6,15 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
-from data.decode import read_frames
-from data.encode import from_uint8
-from data.latents import LatentDataset
-from engine.files import read_json
+from common.files import read_json
+from data.latents.dataset import LatentDataset
+from data.video.decode import read_frames
+from data.video.encode import from_uint8
 from latte.samplers import SamplerConfig
 from scripts import cache_latents, sample, train_latte
 from scripts.sample import Sample
 from scripts.train_latte import LatteOptions, TrainLatte
-from tests.packed import pack
+from tests.builders.packed import pack
 from vae import VAEConfig, VideoVAE
 
 FEW = {"method": "ddim", "steps": 2}

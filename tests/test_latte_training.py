@@ -9,28 +9,28 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from data.decode import read_frames
-from engine.player import StepInfo
-from engine.run import read_log
-from engine.seeding import noise
-from eval.clips import ClipProtocol, ClipSource
+from common.seeding import noise
+from data.video.decode import read_frames
+from engine.optimization import StepInfo
+from engine.run_folder import read_log
+from eval.clips.source import ClipProtocol, ClipSource
 from eval.features.classifier import ClassifierConfig, ClipClassifier
 from eval.features.extractors import load_classifier
-from eval.frechet import frechet_from_features
-from eval.sampled import SampleScoreConfig
-from eval.stats import extract_features
+from eval.features.feature_cache import extract_features
+from eval.metrics.frechet import frechet_from_features
+from eval.protocols.sample_fvd import SampleScoreConfig
 from latte import Latte
 from latte.diffusion import DiffusionConfig, GaussianDiffusion
 from latte.flow import FlowConfig, RectifiedFlow
 from latte.joint import JointBatch
-from latte.notes import LatentNotes
 from latte.samplers import SamplerConfig
 from latte.training import LatteLoss
+from latte.training_metadata import LatentNotes
 from scripts import cache_latents, sample, train_latte
 from scripts.train_latte import ImageOptions, LatteOptions, TrainLatte
-from tests.packed import pack
-from tests.tiny_latte import TINY, awake
-from tests.vectors import normal
+from tests.builders.packed import pack
+from tests.builders.tiny_latte import TINY, awake
+from tests.builders.vectors import normal
 from vae import VAEConfig, VideoVAE
 
 SIZE = {"height": 16, "width": 16}

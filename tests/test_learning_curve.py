@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from engine.cli import parse
-from engine.files import read_json
-from engine.run import read_log
+from common.cli import parse
+from common.files import read_json
+from engine.run_folder import read_log
 from eval.features.classifier import ClassifierConfig, ClipClassifier
 from latte.samplers import SamplerConfig
 from scripts import cache_latents, learning_curve, sample, train_latte
 from scripts.learning_curve import LearningCurve
-from tests.packed import pack
+from tests.builders.packed import pack
 from vae import VAEConfig, VideoVAE
 
 TRAIN = """

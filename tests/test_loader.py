@@ -10,10 +10,10 @@ import torch
 from torch.testing import assert_close
 from torch.utils.data import Dataset
 
-from data.dataset import ClipConfig, ClipDataset
-from data.loader import RECEIVED, batches, received
-from data.plan import BatchPlan
-from tests.packed import pack
+from data.clips.batch_order import BatchPlan
+from data.clips.dataset import ClipConfig, ClipDataset
+from data.clips.loader import RECEIVED, batches, received
+from tests.builders.packed import pack
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import torch
 import torchvision
 from torch.testing import assert_close
 
-from engine.perceptual import PerceptualLoss, find_backbone
+from common.perceptual import PerceptualLoss, find_backbone
 from vae import DiagonalGaussian
 from vae.losses import VAELoss, VAELossConfig
 

@@ -14,19 +14,19 @@ import av
 import pytest
 from accelerate import InitProcessGroupKwargs
 
-import data.packing
-import data.shards
-import data.workers
+import data.shards.pack_video
+import data.shards.workers
+import data.shards.write
+from common.accelerator import make_accelerator
+from common.lock import exclusive
 from data.importers.folder import Folder
-from data.packing import ShardConfig
-from data.records import VideoRecord
-from data.shards import ShardIndex, write_shards
-from data.workers import Packer
-from engine.accelerator import make_accelerator
-from engine.lock import exclusive
-from tests.commands import SCRIPTS, run_script
-from tests.processes import FORK, begin, begin_ranks
-from tests.videos import write_barcode_video
+from data.shards.pack_video import ShardConfig
+from data.shards.workers import Packer
+from data.shards.write import ShardIndex, write_shards
+from data.video.video_record import VideoRecord
+from tests.builders.commands import SCRIPTS, run_script
+from tests.builders.processes import FORK, begin, begin_ranks
+from tests.builders.videos import write_barcode_video
 
 CONFIG = ShardConfig(short_side=32, samples_per_shard=2)
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -63,13 +63,13 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def pack_slowly(videos: Path, out: Path, delay: float = 0.02, **options) -> None:
     """In a process of its own: time for others to see it at work."""
-    work = data.shards.pack_record
+    work = data.shards.write.pack_record
 
     def slow(*arguments):
         time.sleep(delay)
         return work(*arguments)
 
-    data.shards.pack_record = slow
+    data.shards.write.pack_record = slow
     pack(videos, out, **options)
 
 
@@ -159,7 +159,7 @@ def test_processes_that_see_other_videos_are_refused(videos, tmp_path):
 def test_a_full_disk_names_the_file_and_the_next_run_goes_on(
     videos, straight, tmp_path, monkeypatch
 ):
-    add = data.shards.TarWriter.add
+    add = data.shards.write.TarWriter.add
 
     def full(writer, name, content):
         if name == "class1__01.mp4":
@@ -167,13 +167,15 @@ def test_a_full_disk_names_the_file_and_the_next_run_goes_on(
         return add(writer, name, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(data.shards.TarWriter, "add", full)
+        patch.setattr(data.shards.write.TarWriter, "add", full)
         with pytest.raises(OSError, match="No space left on device") as caught:
             pack(videos, tmp_path)
         assert caught.value.filename.endswith(".tar")
     assert not list(tmp_path.glob(".*.tmp*"))
     with monkeypatch.context() as patch:  # as PyAV says it, while encoding to a temporary file
-        patch.setattr(data.shards, "pack_record", lambda *_: av.error.err_check(-errno.ENOSPC))
+        patch.setattr(
+            data.shards.write, "pack_record", lambda *_: av.error.err_check(-errno.ENOSPC)
+        )
         with pytest.raises(OSError, match="No space left on device") as caught:
             pack(videos, tmp_path)
         assert caught.value.filename
@@ -191,15 +193,15 @@ def test_a_slow_video_is_bad(videos, tmp_path):
 def hang(record: VideoRecord, config: ShardConfig, limit: float):
     if record.id == "stuck":
         time.sleep(600)
-    return data.packing.Failed("fine")
+    return data.shards.pack_video.Failed("fine")
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_worker_that_never_returns_ends_itself(monkeypatch):
-    monkeypatch.setattr(data.workers, "GRACE", 0.5)
+    monkeypatch.setattr(data.shards.workers, "GRACE", 0.5)
     records = [VideoRecord(name, Path(name), None) for name in ("fine", "stuck")]
     with Packer(hang, records, [0, 1], CONFIG, workers=1, time_limit=1.0) as packer:
-        assert packer.get(0) == data.packing.Failed("fine")
+        assert packer.get(0) == data.shards.pack_video.Failed("fine")
         began = time.monotonic()
         with pytest.raises(ValueError, match=r"a worker process died at .* 'stuck'"):
             packer.get(1)

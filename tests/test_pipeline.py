@@ -6,13 +6,13 @@ import sys
 import pytest
 import yaml
 
-from engine.files import read_json
-from engine.lock import exclusive
+from common.files import read_json
+from common.lock import exclusive
 from scripts import demo
-from tests.browser import check_videos_play, needs_browser, open_page
-from tests.commands import ROOT, SCRIPTS, run_script
+from tests.builders.browser import check_videos_play, needs_browser, open_page
+from tests.builders.commands import ROOT, SCRIPTS, run_script
+from tests.builders.videos import write_barcode_video, write_demo_clips
 from tests.test_vae import make
-from tests.videos import write_barcode_video, write_demo_clips
 
 SMALL = {"height": 16, "width": 16}
 MODEL = {"z_dim": 4, "dim": 4, "channel_multipliers": [1, 1, 2, 2], "num_blocks": 1}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.plan import SHARDS_PER_GROUP, BatchPlan
+from data.clips.batch_order import SHARDS_PER_GROUP, BatchPlan
 
 sizes = st.lists(st.integers(0, 12), min_size=1, max_size=40).filter(lambda x: sum(x) > 0)
 seeds = st.integers(0, 2**31)

@@ -10,7 +10,7 @@ from einops import rearrange
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch.testing import assert_close
 
-from eval.reconstruction import (
+from eval.metrics.reconstruction import (
     ReconstructionMeter,
     flicker,
     information_preservation,

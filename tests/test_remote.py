@@ -15,13 +15,13 @@ from pathlib import Path
 import fsspec
 import pytest
 
-import data.remote
-from data.dataset import ClipConfig, ClipDataset
-from data.index import ShardIndex
-from data.loader import batches
-from data.plan import BatchPlan
-from data.remote import ShardCache
-from tests.packed import pack
+import data.shards.remote_cache
+from data.clips.batch_order import BatchPlan
+from data.clips.dataset import ClipConfig, ClipDataset
+from data.clips.loader import batches
+from data.shards.index import ShardIndex
+from data.shards.remote_cache import ShardCache
+from tests.builders.packed import pack
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
@@ -230,7 +230,7 @@ def test_a_small_cache_for_a_shuffled_order_is_warned_about(server, tmp_path, ca
 
 
 def test_few_files_are_open_at_once(packed, monkeypatch):
-    monkeypatch.setattr("data.index.OPEN_SHARDS", 2)
+    monkeypatch.setattr("data.shards.index.OPEN_SHARDS", 2)
     index = ShardIndex.load(packed)
     before = len(os.listdir("/proc/self/fd"))
     for i in (0, 2, 4, 0, 5):
@@ -241,5 +241,5 @@ def test_few_files_are_open_at_once(packed, monkeypatch):
 
 
 def test_the_default_folder_follows_the_variable(monkeypatch, tmp_path):
-    monkeypatch.setenv(data.remote.CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(data.shards.remote_cache.CACHE_VARIABLE, str(tmp_path))
     assert ShardCache().folder == tmp_path

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser
 
-from eval import figures
-from eval.report import (
+from eval.report import drawing as figures
+from eval.report.page import (
     Column,
     Comparison,
     Curve,
@@ -25,7 +25,7 @@ from eval.report import (
     build_report,
     render_report,
 )
-from tests.browser import (
+from tests.builders.browser import (
     check_videos_play,
     launched,
     needs_browser,
@@ -206,7 +206,7 @@ def test_equal_reports_give_equal_files_and_none_is_left_in_part(tmp_path, monke
     for name in ("a.html", "b.html"):
         build_report(report(comparison(), gallery()), tmp_path / name)
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
-    monkeypatch.setattr("eval.report_views.encode_video", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("eval.report.views.encode_video", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         build_report(report(gallery()), tmp_path / "c.html")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.html", "b.html"]

@@ -17,8 +17,8 @@ from latte.samplers import (
     sample,
     spaced_timesteps,
 )
-from tests.tiny_latte import TINY, awake, inputs
-from tests.vectors import load_case, normal
+from tests.builders.tiny_latte import TINY, awake, inputs
+from tests.builders.vectors import load_case, normal
 
 FEW = SamplerConfig(steps=4)
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import webdataset
 
-import data.shards
-from data.decode import iterate_frames, probe, read_frames
+import data.shards.write
 from data.importers.folder import Folder
-from data.packing import Failed, Packed, ShardConfig, pack_record, resize
-from data.records import VideoRecord, split_by_id
-from data.shards import ShardIndex, write_shards
-from tests.videos import barcode_frame, read_barcode, write_barcode_video
+from data.shards.pack_video import Failed, Packed, ShardConfig, pack_record, resize
+from data.shards.write import ShardIndex, write_shards
+from data.video.decode import iterate_frames, probe, read_frames
+from data.video.video_record import VideoRecord, split_by_id
+from tests.builders.videos import barcode_frame, read_barcode, write_barcode_video
 
 CONFIG = ShardConfig(short_side=48, samples_per_shard=2)
 
@@ -167,7 +167,7 @@ def test_a_picture_that_changes_its_size_is_bad(tmp_path):
 def test_shards_stay_below_their_size(videos, tmp_path, monkeypatch):
     sizes = [600_000, 300_000, 300_000, 1_200_000, 5_000]
     videos_of_sizes = iter([Packed(bytes(size), "mp4", 25, 64, 96, 25.0) for size in sizes])
-    monkeypatch.setattr(data.shards, "pack_record", lambda *_: next(videos_of_sizes))
+    monkeypatch.setattr(data.shards.write, "pack_record", lambda *_: next(videos_of_sizes))
     records = [VideoRecord(f"v{n}", videos / "run" / "c.avi", None) for n in range(5)]
     write_shards(records, tmp_path, ShardConfig(shard_mb=1), progress=False)
     index = ShardIndex.load(tmp_path)

@@ -8,15 +8,15 @@ import torch
 import webdataset
 from torch.testing import assert_close
 
-from data.buckets import Bucket, BucketConfig
-from data.dataset import ClipConfig, ClipDataset
-from data.encode import to_uint8
-from data.stream import StreamConfig, stream_batches, training_stream
-from engine.run import read_log
+from data.clips.buckets import Bucket, BucketConfig
+from data.clips.dataset import ClipConfig, ClipDataset
+from data.clips.stream import StreamConfig, stream_batches, training_stream
+from data.video.encode import to_uint8
+from engine.run_folder import read_log
 from scripts import train_vae
 from scripts.train_vae import TrainVAE
-from tests.packed import SHADES, pack
-from tests.videos import read_barcode, write_barcode_video
+from tests.builders.packed import SHADES, pack
+from tests.builders.videos import read_barcode, write_barcode_video
 from vae import VAEConfig
 from vae.losses import VAELossConfig
 
@@ -204,7 +204,7 @@ def test_a_resumed_stream_does_not_begin_with_the_first_clips_again(folder, tmp_
 
 
 def test_the_plan_of_a_run_on_a_stream_has_no_epochs(folder, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("engine.plan.estimate_memory", lambda *_: None)
+    monkeypatch.setattr("engine.dry_run.estimate_memory", lambda *_: None)
     train_vae.run(training(folder, tmp_path / "run", dry_run=True))
     (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("data: ")]
     assert line.endswith("4 to come, a stream")

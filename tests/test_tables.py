@@ -6,10 +6,10 @@ import io
 import pytest
 import torch
 
-from eval.published import POSITIONS, PUBLISHED, published_rows
-from eval.reconstruction import ssim_by_position
-from eval.report_items import Column, PublishedRow, Table
-from eval.tables import to_csv, to_latex, to_markdown, to_text
+from eval.metrics.reconstruction import ssim_by_position
+from eval.protocols.published import POSITIONS, PUBLISHED, published_rows
+from eval.report.items import Column, PublishedRow, Table
+from eval.report.tables import to_csv, to_latex, to_markdown, to_text
 
 TABLE = Table(
     title="Quality",

@@ -13,11 +13,11 @@ import yaml
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from engine.run import read_log
+from engine.run_folder import read_log
 from scripts import cache_latents, train_latte, train_vae
 from scripts.train_latte import LatteOptions, TrainLatte
 from scripts.train_vae import TrainVAE
-from tests.packed import pack
+from tests.builders.packed import pack
 from vae import VAEConfig, VideoVAE
 from vae.losses import VAELossConfig
 from vae.start import initial_model

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from tests.vectors import load_case
+from tests.builders.vectors import load_case
 from vae import DiagonalGaussian, ImageVAE, VAEConfig, VideoVAE, inflate, weights_hash
 from vae.blocks import NormSiLU, RMSNorm
 from vae.config import PRESETS

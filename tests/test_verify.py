@@ -6,13 +6,13 @@ import shutil
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from data.index import ShardIndex
-from data.verify import verify
-from engine.cli import parse
-from engine.files import sha256_file
+from common.cli import parse
+from common.files import sha256_file
+from data.shards.index import ShardIndex
+from data.shards.verify import verify
 from scripts.verify_data import VerifyData, run
 from tests import test_latents
-from tests.packed import pack
+from tests.builders.packed import pack
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 from eval.features.extractors import load_fvd_extractor
 from eval.features.videomae import VideoMAE, VideoMAEConfig, load_videomae
-from tests.vectors import load_case, uniform
+from tests.builders.vectors import load_case, uniform
 
 CASE = load_case("videomae")
 

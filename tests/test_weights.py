@@ -8,11 +8,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from engine.files import sha256_file
-from eval import weights
-from eval.features.extractors import load_c3d, load_i3d
-from eval.features.i3d import InceptionI3D
-from eval.weights import (
+from common import weights
+from common.files import sha256_file
+from common.weights import (
     C3D,
     C3D_MEAN,
     I3D,
@@ -21,7 +19,9 @@ from eval.weights import (
     find_weights,
     git_blob_hash,
 )
-from tests.vectors import load_case
+from eval.features.extractors import load_c3d, load_i3d
+from eval.features.i3d import InceptionI3D
+from tests.builders.vectors import load_case
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd import grad
 
 from engine.config import OptimizerConfig, check_settings
-from engine.player import Batch, Opponent, StepInfo
+from engine.optimization import Batch, Opponent, StepInfo
 from vae.discriminator import Discriminator, DiscriminatorConfig
 from vae.losses import REFERENCE_VALUES, VAELoss, wide
 from vae.posterior import DiagonalGaussian

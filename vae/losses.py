@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from engine.perceptual import PerceptualLoss, find_backbone
+from common.perceptual import PerceptualLoss, find_backbone
 from vae.posterior import DiagonalGaussian
 
 REFERENCE_PIXELS = 256 * 256

@@ -8,7 +8,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from engine.pretrained import Pretrained
+from common.pretrained import Pretrained
 from vae import inputs, padding
 from vae.blocks import Attention, ResidualBlock
 from vae.config import VAEConfig

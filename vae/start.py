@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from engine.compare import differences
-from engine.files import read_json
+from common.differences import differences
+from common.files import read_json
 from vae.checkpointing import enable_activation_checkpointing
 from vae.comparators.base import Comparator, ComparatorConfig
 from vae.comparators.training import initial_comparator, recompute_activations

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from common.files import read_json
 from data.importers.base import (
     SPLITS,
     Importer,
@@ -16,8 +17,7 @@ from data.importers.base import (
     some,
 )
 from data.importers.files import videos_below
-from data.records import VideoRecord
-from engine.files import read_json
+from data.video.video_record import VideoRecord
 
 NAME = re.compile(r"(?:v_)?([\w-]{11})")
 EXPECTED = "videos named v_<id>.mp4, .mkv or .webm, at any depth"

@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
-from data.records import VideoRecord
+from data.video.video_record import VideoRecord
 
 DEPTH = 2
 """Levels above and below the given root at which the right one is looked for."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from data.importers.base import ids_of, some
-from data.records import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, VideoRecord
+from data.video.video_record import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, VideoRecord
 
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # captions may be longer than the 131,072 allowed
 

@@ -13,7 +13,7 @@ from data.importers.files import (
     video_records,
     videos_below,
 )
-from data.records import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, VideoRecord, split_by_id
+from data.video.video_record import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, VideoRecord, split_by_id
 
 
 @dataclass(frozen=True, kw_only=True)

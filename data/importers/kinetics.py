@@ -19,7 +19,7 @@ from data.importers.base import (
     split_folders,
 )
 from data.importers.files import extension, read_lines, read_table, videos_below
-from data.records import VideoRecord
+from data.video.video_record import VideoRecord
 
 ID = re.compile(r"[\w-]{11}")
 """Ids contain `_` and `-`, so names are cut at the eleventh character, not at a `_`."""

@@ -6,7 +6,7 @@ from typing import Literal
 
 from data.importers.base import Importer, ImportResult, by_id, find_root, not_found, plain
 from data.importers.files import read_table, videos_below
-from data.records import VideoRecord
+from data.video.video_record import VideoRecord
 
 FILES = {"1M": "OpenVid-1M.csv", "HD": "OpenVidHD.csv"}
 FOLDERS = ("video", "videos")

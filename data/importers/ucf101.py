@@ -19,7 +19,7 @@ from data.importers.base import (
     subfolders,
 )
 from data.importers.files import read_lines, videos_below
-from data.records import VideoRecord
+from data.video.video_record import VideoRecord
 
 NAME = re.compile(r"v_.+_g\d+_c\d+\.\w+", re.IGNORECASE)
 LISTS = "ucfTrainTestlist"

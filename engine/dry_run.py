@@ -1,0 +1,99 @@
+"""What a run is about to do, for people: sizes, length, checkpoints, disk, memory."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch import nn
+
+from engine.memory import estimate_memory
+from engine.optimization import Batch, LossFunction
+from engine.run_folder import kept
+from engine.train import Trainer
+from engine.watch import MEGABYTE
+
+GIGABYTE = 1e9
+
+
+def plan(
+    trainer: Trainer,
+    batch: Batch,
+    loss_function: LossFunction,
+    *,
+    clips_in_data: int | None,
+    clips_per_step: float,
+    free: float,
+) -> Iterator[str]:
+    """One line per topic. The last one measures a step, and every process has to ask for it.
+
+    Args:
+        trainer: of the run; it may have been resumed.
+        batch: like the largest of this process's batches; its values do not matter.
+        clips_in_data: clips of one epoch; None where there are no epochs.
+        clips_per_step: over all processes, on average.
+        free: bytes that are free on the device. On a CPU, no step is measured that needs more.
+    """
+    config, world = trainer.config, trainer.accelerator.num_processes
+    steps = range(trainer.step + 1, config.steps + 1)
+    clips = round(len(steps) * clips_per_step)
+    epochs = (
+        f"{clips / clips_in_data:.1f} epochs of {clips_in_data}" if clips_in_data else "a stream"
+    )
+    at_once = "all at once" if config.micro_batch is None else f"{config.micro_batch} at once"
+    for player in trainer.players.all:
+        since = f", trained from step {player.start} on" if player.start else ""
+        yield f"{player.name or 'model'}: {_count(player.module) / 1e6:.2f} M parameters{since}"
+    yield f"steps: {trainer.step} done, {len(steps)} to come"
+    yield (
+        f"batch: {clips_per_step:g} clips = {world} processes x {clips_per_step / world:g}, "
+        f"{at_once}"
+    )
+    yield f"data: {trainer.clips} clips seen, {clips} to come, {epochs}"
+    yield from _checkpoints(trainer, steps)
+    needed = 0.0
+    if estimate := estimate_memory(trainer, batch, loss_function):
+        state, activations = estimate
+        needed = (state + activations) * MEGABYTE
+        yield (
+            f"memory, estimated: {needed / GIGABYTE:.3g} GB in one step of a process with all "
+            f"players active: {state / 1000:.3g} GB for weights, gradients, AdamW and the average, "
+            f"{activations / 1000:.3g} GB for activations; {free / GIGABYTE:.3g} GB are free here"
+        )
+    if trainer.accelerator.device.type == "cpu" and needed > free:
+        yield "memory, measured: not, because a step would not fit"
+    else:
+        yield measured(trainer, trainer.rehearse(batch, loss_function))
+
+
+def measured(trainer: Trainer, memory_mb: float) -> str:
+    """The line that says what `Trainer.rehearse` has found."""
+    device = trainer.accelerator.device
+    whole = " (whole process)" if device.type == "cpu" else ""
+    return (
+        f"memory, measured: {memory_mb / 1000:.3g} GB at most in one step with all players active, "
+        f"on {device}{whole}"
+    )
+
+
+def _checkpoints(trainer: Trainer, steps: range) -> list[str]:
+    config = trainer.config
+    saved = [s for s in steps if s % config.save_every == 0 or s == config.steps]
+    stay, _ = kept(saved, config.keep, config.keep_every)
+    sizes = [_count(player.module) for player in trainer.players.all]
+    each = 4 * (3 * sum(sizes) + sizes[0]) / GIGABYTE  # weights and AdamW's two moments; the EMA
+    most = (len(stay) + 1) * each  # one more while the newest is written
+    root = trainer.folder.path.absolute()
+    free = shutil.disk_usage(_existing(root)).free / GIGABYTE
+    lines = [
+        f"checkpoints: {len(saved)} to come, {len(stay)} of them stay, {each:.3g} GB each, "
+        f"{most:.3g} GB at most; {free:.3g} GB are free"
+    ]
+    return lines + (["warning: the disk is too small for the checkpoints"] if most > free else [])
+
+
+def _existing(path: Path) -> Path:
+    return next(parent for parent in (path, *path.parents) if parent.exists())
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,0 +1,182 @@
+"""A run's folder: its config, log, tracker, checkpoints and samples.
+
+runs/name/config.yaml            the whole config; a rerun must agree with it
+          log.jsonl              one line per logged step
+          tensorboard/
+          checkpoints/step-N/    all that a rerun needs; its ema/ is ready for from_pretrained
+          samples/
+          export/                the averaged weights, ready for from_pretrained
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import yaml
+from accelerate import Accelerator
+from accelerate.tracking import WandBTracker
+from torch import nn
+
+from common.differences import differences
+from common.files import atomic_path, full_disk_is_oserror, read_json, write_json
+from engine.fsdp import load_weights
+
+
+class RunFolder:
+    """The folder of one run; the main process writes what is shared."""
+
+    def __init__(self, folder: str | Path, accelerator: Accelerator):
+        self.path = Path(folder)
+        self.accelerator = accelerator
+        self.config: dict[str, Any] = {}
+        _keep_names(accelerator)
+
+    def check(self, config: Any, free: frozenset[str]) -> None:
+        """Check that the folder is new or holds a run of the same config; nothing is written.
+
+        Args:
+            config: a dataclass.
+            free: names of fields, at any depth, that a continuation may change.
+        Raises:
+            ValueError: the run was started with another config; the differences are shown.
+        """
+        # through JSON, so that tuples compare as the lists that a file gives back
+        wanted = self.config = {
+            "command": type(config).__name__,
+            **json.loads(json.dumps(asdict(config))),
+        }
+        file = self.path / "config.yaml"
+        if file.exists():
+            found = yaml.safe_load(file.read_text())
+            if changes := differences(found, wanted, free):
+                raise ValueError(
+                    f"{self.path}: was started with another config: {'; '.join(changes)}. "
+                    "Use the same values to resume it, or another folder."
+                )
+
+    def claim(self) -> None:
+        """Record the config that `check` was given."""
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            with atomic_path(self.path / "config.yaml") as temporary:
+                temporary.write_text(yaml.safe_dump(self.config, sort_keys=False))
+        self.accelerator.wait_for_everyone()
+
+    def latest(self) -> Path | None:
+        """The checkpoint with the most steps, if any."""
+        states = (self.path / "checkpoints").glob("step-*/state.json")
+        return max(
+            (s.parent for s in states),
+            key=lambda c: read_json(c / "state.json")["step"],
+            default=None,
+        )
+
+    def save(
+        self, state: dict[str, Any], export: Callable[[Path], None], keep: int, every: int | None
+    ) -> None:
+        """Write a checkpoint and rename it when it is complete; delete old ones.
+
+        Args:
+            state: of the run, for JSON, with its `step`.
+            export: writes the averaged weights into a folder.
+            keep, every: the last `keep` stay, and those at multiples of `every`.
+        """
+        final = self.path / "checkpoints" / f"step-{state['step']:08d}"
+        temporary = final.with_name(f".{final.name}.tmp")
+        main = self.accelerator.is_main_process
+        if main:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+        self.accelerator.wait_for_everyone()
+        try:
+            with full_disk_is_oserror(temporary):
+                self.accelerator.save_state(str(temporary))
+                if main:
+                    (temporary / "ema").mkdir()
+                    export(temporary / "ema")
+                    write_json(temporary / "state.json", {**state, "config": self.config})
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        self.accelerator.wait_for_everyone()
+        if main:
+            shutil.rmtree(final, ignore_errors=True)
+            temporary.rename(final)
+            saved = {read_json(f)["step"]: f.parent for f in final.parent.glob("step-*/state.json")}
+            for step in kept(sorted(saved), keep, every)[1]:
+                shutil.rmtree(saved[step])
+        self.accelerator.wait_for_everyone()
+
+    def load(self, checkpoint: Path, ema: nn.Module) -> dict[str, Any]:
+        """Restore what is prepared (modules, optimisers) and the EMA; return the saved state."""
+        self.accelerator.load_state(str(checkpoint))
+        load_weights(ema, checkpoint / "ema" / "model.safetensors")
+        return read_json(checkpoint / "state.json")
+
+    def start_log(self, step: int, wandb: str | None = None) -> None:
+        """Open the trackers; forget log lines past `step`, which a resumed run will write again."""
+        if not self.accelerator.is_main_process:
+            return
+        _forget_after(self.path / "log.jsonl", step)
+        options = {"tensorboard": {"purge_step": step}}
+        self.accelerator.init_trackers("tensorboard", init_kwargs=options)
+        if wandb is not None:
+            name = self.path / "wandb-run"  # a resumed run goes on in the same curves
+            if not name.exists():
+                with atomic_path(name) as temporary:
+                    temporary.write_text(uuid4().hex[:12])
+            tracker = WandBTracker(
+                wandb, id=name.read_text(), name=self.path.name, dir=self.path, resume="allow"
+            )
+            tracker.start()
+            tracker.store_init_configuration(self.config)
+            self.accelerator.trackers.append(tracker)
+
+    def write_log(self, step: int, values: dict[str, float]) -> None:
+        """Append one line to log.jsonl and to the trackers."""
+        if not self.accelerator.is_main_process:
+            return
+        with open(self.path / "log.jsonl", "a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        self.accelerator.log(values, step=step)
+
+
+def kept(steps: list[int], keep: int, every: int | None) -> tuple[list[int], list[int]]:
+    """Of checkpoints at ascending `steps`: those that stay, and those to delete."""
+    stay = [s for s in steps if s in steps[-keep:] or (every is not None and s % every == 0)]
+    return stay, [s for s in steps if s not in stay]
+
+
+def read_log(folder: str | Path) -> list[dict[str, float]]:
+    """The lines of a run's log.jsonl."""
+    lines = (Path(folder) / "log.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def _keep_names(accelerator: Accelerator) -> None:
+    """Let checkpoints name weights as the models do, not as what wraps these for several processes.
+
+    So any number of processes can resume them.
+    """
+    unwrap = accelerator.unwrap_model
+
+    def save(models: list[nn.Module], weights: list[dict[str, Any]], folder: str) -> None:
+        weights[:] = [unwrap(model).state_dict() for model in models]
+
+    def load(models: list[nn.Module], folder: str) -> None:
+        models[:] = [unwrap(model) for model in models]
+
+    accelerator.register_save_state_pre_hook(save)
+    accelerator.register_load_state_pre_hook(load)
+
+
+def _forget_after(file: Path, step: int) -> None:
+    if not file.exists():
+        return
+    lines = [line for line in file.read_text().splitlines() if json.loads(line)["step"] <= step]
+    with atomic_path(file) as temporary:
+        temporary.write_text("".join(f"{line}\n" for line in lines))

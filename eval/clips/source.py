@@ -1,0 +1,267 @@
+"""Clips to evaluate: which frames of which videos, one clip per video, chosen by a seed."""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from common.seeding import fold
+from data.clips.loader import one_thread
+from data.video.encode import from_uint8
+from data.video.transforms import fit
+from data.video.video_record import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
+from eval.clips.video_stores import Video, open_store
+
+LOSSLESS = {
+    *("bmp", "ffv1", "ffvhuff", "huffyuv", "magicyuv", "png", "qtrle", "rawvideo", "utvideo"),
+}
+"""FFmpeg's names of codecs, and file name extensions of images, that keep every pixel."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipProtocol:
+    """Which frames of which videos are evaluated."""
+
+    frames: int = 16
+    """Frames per clip."""
+    stride: int = 1
+    """Video frames from one clip frame to the next."""
+    start: Literal["random", "first", "center"] = "random"
+    """First frame: drawn from the seed and the video's id; the first one; or the clip centred."""
+    skip: int = 0
+    """Frames left out at the start of every video: 1 drops a video VAE's image frame."""
+    count: int | None = 2048
+    """Most clips, one per video; None takes every video."""
+    seed: int = 0
+    """Chooses videos and random starts."""
+    height: int | None = None
+    """Pixels; with `width`, frames are resized to cover this size (bicubic, antialiased, aspect
+    kept) and cropped at the centre, as training data are. None keeps the videos' own size."""
+    width: int | None = None
+    """Pixels; see `height`."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("frames", 1), ("stride", 1), ("skip", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least {least}")
+        if self.count is not None and self.count < 1:
+            raise ValueError(f"count={self.count} must be at least 1, or null for every video")
+        if (self.height is None) != (self.width is None):
+            raise ValueError("height and width are given together or not at all")
+        if min(self.height or 1, self.width or 1) < 1:
+            raise ValueError(f"size {self.height}x{self.width} must be at least 1x1")
+
+    @property
+    def span(self) -> int:
+        """Frames a video needs."""
+        return self.skip + (self.frames - 1) * self.stride + 1
+
+
+class ClipSource(Dataset):
+    """One clip from each of up to `count` videos of a folder, the same in every process.
+
+    Videos too short for the protocol are passed over and counted; generated ones must all be long
+    enough. Only one batch is held at a time, whatever the number of clips.
+
+    Args:
+        folder: packed shards (with `index.json`), video files at any depth, or folders of images
+            at any depth, each the frames of one video.
+        protocol: what is cut out.
+        generated: videos are samples of a model: they must share size, length and frame rate, and
+            lossy files bring a warning, because compression alone moves the score.
+        progress: show a bar while videos are probed.
+
+    Attributes:
+        ids, starts: the clips, in the order they are read.
+        codecs: how the videos are stored; of packed ones, only the first is looked at.
+        too_short: videos passed over.
+
+    Raises:
+        ValueError: no such folder, no videos, none long enough, or sizes that differ where the
+            protocol names none. `DecodeError`, a `ValueError`, for an unreadable video.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        protocol: ClipProtocol,
+        *,
+        generated: bool = False,
+        progress: bool = True,
+    ):
+        self.folder = Path(folder)
+        self.protocol = protocol
+        self.generated = generated
+        self.too_short = 0
+        self._store = open_store(self.folder)
+        self._videos = self._choose(progress)
+        self.ids = [video.id for video in self._videos]
+        self.starts = [self._start(video) for video in self._videos]
+        known = {video.codec for video in self._videos if video.codec}
+        self.codecs = sorted(known or {self._store.codec(self.ids[0])})
+        self._content: str | None = None
+        self._check_sizes()
+        if generated:
+            self._check_generated()
+
+    def __len__(self) -> int:
+        return len(self._videos)
+
+    def __getitem__(self, index: int) -> tuple[str, Float[Tensor, "c t h w"]]:
+        """Id and clip, float32 in [-1, 1]."""
+        video, protocol = self._videos[index], self.protocol
+        wanted = self.starts[index] + protocol.stride * np.arange(protocol.frames)
+        frames = self._store.read(video.id, wanted.tolist())
+        if protocol.height is None or protocol.width is None:
+            return video.id, from_uint8(frames)
+        return video.id, fit(torch.from_numpy(frames), protocol.height, protocol.width)
+
+    def batches(
+        self, batch_size: int, workers: int = 0, rank: int = 0, processes: int = 1
+    ) -> Iterator[tuple[int, list[str], Float[Tensor, "b c t h w"]]]:
+        """Number of the first clip, ids and clips, in order; the last batch may be smaller.
+
+        Of several processes, each gets every `processes`-th batch from the `rank`-th on.
+        """
+        firsts = range(0, len(self), batch_size)[rank::processes]
+        loader = DataLoader(
+            self,
+            batch_sampler=[list(range(i, min(i + batch_size, len(self)))) for i in firsts],
+            num_workers=workers,
+            worker_init_fn=one_thread,
+            generator=torch.Generator(),
+        )
+        for first, (ids, clips) in zip(firsts, loader, strict=True):
+            yield first, list(ids), clips
+
+    @property
+    def lossy(self) -> list[str]:
+        """Those of `codecs` that do not keep every pixel."""
+        return [codec for codec in self.codecs if codec not in LOSSLESS]
+
+    @property
+    def rate(self) -> float | None:
+        """Clip frames per second: the median over the videos of frame rate / stride, Hz.
+
+        None for folders of frames: images have no rate.
+        """
+        rates = [video.fps for video in self._videos if video.fps is not None]
+        return median(rates) / self.protocol.stride if rates else None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the first clip, pixels."""
+        protocol, first = self.protocol, self._videos[0]
+        return protocol.height or first.height, protocol.width or first.width
+
+    def content(self) -> str:
+        """Hash of the protocol and of every clip's id, start and bytes; these are read once."""
+        if self._content is None:
+            self._content = self._hash()
+        return self._content
+
+    def _hash(self) -> str:
+        digest = hashlib.sha256(json.dumps(asdict(self.protocol), sort_keys=True).encode())
+        for video, start in zip(self._videos, self.starts, strict=True):
+            digest.update(f"\0{video.id}\0{start}\0{self._store.digest(video.id)}".encode())
+        return digest.hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """What a result has to record about this side."""
+        return {
+            "folder": str(self.folder),
+            "kind": self._store.kind,
+            "clips": len(self),
+            "videos": len(self._store.ids()),
+            "too_short": self.too_short,
+            "clip_fps": self.rate,
+            "codecs": self.codecs,
+            "content": self.content(),
+            **asdict(self.protocol),
+        }
+
+    def _choose(self, progress: bool) -> list[Video]:
+        """Videos in an order drawn from the seed, which adding other videos does not change."""
+        protocol = self.protocol
+        ids = sorted(self._store.ids(), key=lambda id: fold(protocol.seed, "clip order", id))
+        if not ids:
+            raise ValueError(
+                f"{self.folder}: no videos there ({', '.join(VIDEO_EXTENSIONS)}), and no folders "
+                f"of images ({', '.join(IMAGE_EXTENSIONS)})"
+            )
+        wanted = len(ids) if protocol.count is None else min(protocol.count, len(ids))
+        chosen: list[Video] = []
+        with tqdm(total=wanted, desc=f"probe {self.folder.name}", disable=not progress) as bar:
+            for id in ids:
+                video = self._store.video(id)
+                if video.frames >= protocol.span:
+                    chosen.append(video)
+                    bar.update()
+                elif self.generated:
+                    self._refuse_short(video)
+                else:
+                    self.too_short += 1
+                if len(chosen) == wanted:
+                    break
+        if not chosen:
+            raise ValueError(
+                f"{self.folder}: none of {len(ids)} videos has {protocol.span} frames "
+                f"({protocol.frames} at stride {protocol.stride} after {protocol.skip}). "
+                "Lower frames or stride."
+            )
+        return chosen
+
+    def _start(self, video: Video) -> int:
+        slack = video.frames - self.protocol.span
+        match self.protocol.start:
+            case "first":
+                offset = 0
+            case "center":
+                offset = slack // 2
+            case "random":
+                offset = fold(self.protocol.seed, "clip start", video.id) % (slack + 1)
+        return self.protocol.skip + offset
+
+    def _refuse_short(self, video: Video) -> None:
+        raise ValueError(
+            f"{self.folder}: generated video {video.id} has {video.frames} frames, but the "
+            f"protocol needs {self.protocol.span}. Lower frames, stride or skip."
+        )
+
+    def _check_sizes(self) -> None:
+        if self.protocol.height is None or self.generated:
+            self._check_equal("size", lambda video: (video.height, video.width))
+
+    def _check_generated(self) -> None:
+        self._check_equal("length", lambda video: video.frames)
+        self._check_equal("frame rate", lambda video: video.fps and round(video.fps, 3))
+        if lossy := self.lossy:
+            warnings.warn(
+                f"{self.folder}: generated videos are stored lossily ({', '.join(lossy)}). "
+                "Compression alone moves the score; write them with a lossless codec such as ffv1.",
+                stacklevel=4,
+            )
+
+    def _check_equal(self, what: str, value: Callable[[Video], Any]) -> None:
+        if self.generated:
+            advice = "Generated videos must be alike: one folder per model and setting."
+        else:
+            advice = "Give the height and width to resize to: those of the generated videos."
+        first = self._videos[0]
+        for video in self._videos:
+            if value(video) != value(first):
+                raise ValueError(
+                    f"{self.folder}: {what} differs: {first.id} has {value(first)}, "
+                    f"{video.id} has {value(video)}. {advice}"
+                )

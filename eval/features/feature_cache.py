@@ -1,0 +1,152 @@
+"""Features of every clip of a source, kept with the clips' ids, so that no network runs twice.
+
+Several processes share the work by whole batches, the same ones that a single process would form,
+so that every feature is computed in the same company and comes out equal to the last bit.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
+from jaxtyping import Float, Float32
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from common.files import atomic_path
+from eval.clips.source import ClipSource
+from eval.features.extractors import Extractor
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """One feature vector per clip."""
+
+    values: Float32[np.ndarray, "n d"]
+    """In the order of `ids`."""
+    ids: list[str]
+    """Which video each clip came from."""
+
+
+def extract_features(
+    source: ClipSource,
+    extractor: Extractor,
+    *,
+    batch_size: int = 8,
+    device: str | torch.device = "cpu",
+    workers: int = 0,
+    cache: str | Path | None = None,
+    progress: bool = True,
+) -> FeatureSet:
+    """Run the network over every clip, or read what an earlier, equal run has kept.
+
+    Args:
+        source: the clips.
+        extractor: moved to `device`.
+        batch_size: clips per forward pass; no effect on the features beyond rounding.
+        device: where the network runs, in this process.
+        workers: processes that decode ahead.
+        cache: folder for features under a name that hashes the weights, the preset, the protocol
+            and every clip's bytes; anything else than an exact repetition computes anew.
+        progress: show a bar.
+
+    Raises:
+        ValueError: features that are not finite (naming the clip), or a damaged cache file.
+    """
+    state = PartialState() if processes() > 1 else None
+    main = state is None or state.is_main_process
+    path = Path(cache) / f"{feature_key(source, extractor)}.safetensors" if cache else None
+    if _decided_by_main(path is not None and path.exists()):
+        assert path is not None
+        return _read(path, source.ids)
+    extractor.to(device)
+    show = progress and main
+    numbers: list[int] = []  # of the clips that this process has seen
+    values = np.empty((0, 0), np.float32)
+    with tqdm(total=len(source), desc=extractor.name, unit="clip", disable=not show) as bar:
+        for first, ids, clips in source.batches(
+            batch_size, workers, *(state.process_index, state.num_processes) if state else ()
+        ):
+            batch = finite_features(extractor, clips.to(device), ids, source.folder)
+            if not numbers:  # room for all: small arrays kept between large ones split the heap
+                values = np.empty((len(source), batch.shape[1]), np.float32)
+            values[first : first + len(ids)] = batch
+            numbers += range(first, first + len(ids))
+            bar.update(len(ids) * processes())
+    if state:
+        values = _joined(gather_object([(numbers, values[numbers])]), len(source))
+    features = FeatureSet(values, source.ids)
+    if path and main:
+        with atomic_path(path) as temporary:
+            ids_text = json.dumps(features.ids)
+            save_file({"features": features.values}, temporary, metadata={"ids": ids_text})
+    return features
+
+
+def _joined(parts: list[tuple[list[int], np.ndarray]], count: int) -> np.ndarray:
+    """One array (count, d) of what the processes have: clips' numbers and their features."""
+    parts = [(numbers, rows) for numbers, rows in parts if numbers]
+    values = np.empty((count, parts[0][1].shape[1]), np.float32)
+    for numbers, rows in parts:
+        values[numbers] = rows
+    return values
+
+
+def finite_features(
+    extractor: Extractor, clips: Float[Tensor, "b c t h w"], ids: list[str], where: str | Path
+) -> Float32[np.ndarray, "b d"]:
+    """Features of a batch on the CPU; a `ValueError` names the first clip without finite ones."""
+    values = extractor.features(clips).float().cpu().numpy()
+    finite = np.isfinite(values).all(axis=1)
+    if not finite.all():
+        raise ValueError(f"{where}: features of {ids[int(np.argmin(finite))]} are not finite")
+    return values
+
+
+def copies_note(values: Float32[np.ndarray, "n d"], which: str) -> list[str]:
+    """A note if several clips have the very same features, as copies of one clip do."""
+    copies = len(values) - len(np.unique(values, axis=0))
+    if not copies:
+        return []
+    return [
+        f"{copies} of {len(values)} {which} clips have the features of another: copies? Processes "
+        "that draw the same noise or the same videos leave them."
+    ]
+
+
+def processes() -> int:
+    """How many processes share the work: 1 unless Accelerate has met several."""
+    return PartialState().num_processes if PartialState._shared_state else 1
+
+
+def _decided_by_main(value: bool) -> bool:
+    """The main process's answer, so that all go the same way."""
+    if processes() == 1:
+        return value
+    return bool(broadcast_object_list([value])[0])
+
+
+def feature_key(source: ClipSource, extractor: Extractor) -> str:
+    """Hash of everything that features depend on; reads every video's bytes once."""
+    parts = {"schema": SCHEMA, "extractor": extractor.describe(), "clips": source.content()}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _read(path: Path, ids: list[str]) -> FeatureSet:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            values = file.get_tensor("features")
+            stored = json.loads((file.metadata() or {}).get("ids", "null"))
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: damaged ({error}). Delete it and run again.") from None
+    if stored != ids or len(values) != len(ids):
+        raise ValueError(f"{path}: holds other clips than its name says. Delete it and run again.")
+    return FeatureSet(values, ids)

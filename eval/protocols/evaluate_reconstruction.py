@@ -1,0 +1,151 @@
+"""Reconstructions of one set of clips by several methods, all measured on the same frames."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from common.perceptual import Backbone, PerceptualLoss
+from common.weights import LPIPS_ALEX, LPIPS_VGG, find_weights
+from data.video.encode import to_uint8, write_video
+from eval.clips.source import ClipSource
+from eval.features.extractors import Extractor, full_precision
+from eval.features.feature_cache import finite_features
+from eval.metrics.reconstruction import ReconstructionMeter
+from eval.protocols.fvd import USUAL_CLIPS, distances, score_name
+
+Reconstruct = Callable[[Float[Tensor, "b 3 t h w"]], Float[Tensor, "b 3 t h w"]]
+
+
+@dataclass(frozen=True)
+class Perceptual:
+    """LPIPS with its backbone's weights."""
+
+    name: str
+    """`lpips_alex` or `lpips_vgg`; with other weights than torchvision's, `..._unverified`."""
+    network: PerceptualLoss
+    sha256: str
+    """Of the backbone's weights file."""
+
+
+def load_lpips(
+    backbone: Backbone, path: str | None = None, *, download: bool = False
+) -> Perceptual:
+    """LPIPS, with the backbone's weights from where `find_weights` looks.
+
+    Raises:
+        ValueError: no weights there, or not a torchvision backbone.
+    """
+    weights = {"alex": LPIPS_ALEX, "vgg": LPIPS_VGG}[backbone]
+    file = find_weights(weights, path, allow_unknown=True, download=download)
+    name = f"lpips_{backbone}" if file.verified else f"lpips_{backbone}_unverified"
+    return Perceptual(name, PerceptualLoss(backbone, file.path), file.sha256)
+
+
+def evaluate_autoencoders(
+    source: ClipSource,
+    methods: Mapping[str, Reconstruct],
+    *,
+    group: int = 4,
+    lpips: list[Perceptual] | None = None,
+    extractor: Extractor | None = None,
+    batch_size: int = 4,
+    workers: int = 0,
+    device: str | torch.device = "cpu",
+    save: int = 0,
+    folder: str | Path = ".",
+    frame_rate: float = 8,
+    progress: bool = True,
+) -> dict[str, dict[str, Any]]:
+    """Every metric of every method over the clips, in float32 without TF32.
+
+    Args:
+        source: the clips, `1 + group * n` frames each.
+        methods: name to a function that returns the reconstruction, on any device.
+        group: frames per group, for SSIM by position and flicker.
+        lpips: networks of LPIPS.
+        extractor: network of rFVD, the distance between features of clips and reconstructions,
+            pooled over the whole set.
+        batch_size: clips at once.
+        workers: processes that decode ahead.
+        device: where clips, LPIPS and the extractor are.
+        save: how many clips to write losslessly into `folder/<method>` and `folder/source`.
+        folder: see `save`.
+        frame_rate: of written clips, Hz, where the source's is not known.
+        progress: show a bar.
+
+    Returns:
+        Method to what `ReconstructionMeter.compute` gives, and with the networks LPIPS under its
+        name (mean over frames, then videos) and `rfvd` (`name`, and what `distances` gives); and
+        `by_clip`, `psnr` and `ssim` of each clip in order.
+
+    Raises:
+        ValueError: clips, reconstructions or features that cannot be measured.
+    """
+    lpips = lpips or []
+    for network in (*(p.network for p in lpips), *([extractor] if extractor else [])):
+        network.to(device)
+    meters = {name: ReconstructionMeter(group) for name in methods}
+    perceived = {name: dict.fromkeys((p.name for p in lpips), 0.0) for name in methods}
+    by_clip: dict[str, list[dict[str, float]]] = {name: [] for name in methods}
+    features: dict[str, list[np.ndarray]] = {name: [] for name in ("source", *methods)}
+    rate = source.rate or frame_rate
+    show = tqdm(total=len(source), desc="reconstruct", unit="clip", disable=not progress)
+    with show as bar, torch.inference_mode(), full_precision(torch.device(device)):
+        for first, ids, clips in source.batches(batch_size, workers):
+            x = clips.to(device)
+            results = {"source": x}
+            for name, method in methods.items():
+                y = method(x).to(device).clamp(-1, 1)
+                batch = meters[name].update(x, y)
+                rows = zip(*batch.values(), strict=True)
+                by_clip[name] += [dict(zip(batch, row, strict=True)) for row in rows]
+                for p in lpips:
+                    perceived[name][p.name] += p.network(x, y).double().mean(1).sum().item()
+                results[name] = y
+            for name, video in results.items() if extractor else ():
+                assert extractor is not None
+                features[name].append(finite_features(extractor, video, ids, name))
+            _save(
+                Path(folder),
+                first,
+                {k: v[: max(0, save - first)] for k, v in results.items()},
+                rate,
+            )
+            bar.update(len(ids))
+    scores = {
+        name: meters[name].compute()
+        | {k: v / len(source) for k, v in perceived[name].items()}
+        | {"by_clip": by_clip[name]}
+        for name in methods
+    }
+    if extractor:
+        inputs = np.concatenate(features["source"])
+        for name, score in scores.items():
+            score["rfvd"] = {
+                "name": "r" + score_name(extractor, len(source), source.protocol.frames),
+                **distances(inputs, np.concatenate(features[name])),
+            }
+    return scores
+
+
+def notes_on(source: ClipSource, extractor: Extractor | None) -> list[str]:
+    """What a reader of the scores has to know."""
+    if extractor is None or len(source) >= USUAL_CLIPS:
+        return []
+    return [
+        f"rFVD of {len(source)} clips is biased upwards and only compares with scores of as many "
+        "clips."
+    ]
+
+
+def _save(folder: Path, first: int, results: Mapping[str, Tensor], rate: float) -> None:
+    for name, videos in results.items():
+        for i, video in enumerate(videos, first):
+            write_video(folder / name / f"{i:06d}.mkv", to_uint8(video.cpu()), rate, codec="ffv1")

@@ -1,0 +1,114 @@
+"""Held-out clips while a video VAE trains: scores of its reconstructions, and pictures of them."""
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from data.clips.dataset import ClipDataset
+from data.video.encode import to_uint8
+from eval.features.extractors import full_precision
+from eval.features.feature_cache import finite_features
+from eval.features.metric_networks import NetworkConfig
+from eval.metrics.frechet import frechet_from_features
+from eval.metrics.reconstruction import psnr, ssim, ssim_by_position
+from eval.protocols.evaluate_reconstruction import Reconstruct
+from eval.protocols.fvd import score_name
+
+log = logging.getLogger(__name__)
+
+
+class HeldOut:
+    """The first clips of a packed data set, always the same ones, and what scores them."""
+
+    def __init__(self, clips: ClipDataset, count: int, group: int, networks: NetworkConfig):
+        """Loads the networks, and logs in one line which are left out and why.
+
+        Args:
+            clips: without random choices.
+            count: at most so many.
+            group: frames per group of the VAE; 1 for an image VAE.
+        Raises:
+            ValueError: a network that is asked for by name has no weights or takes no such clips.
+        """
+        size = clips.config
+        self.clips = clips
+        self.count = min(count, len(clips))
+        self.group = group
+        self.networks = networks.load(self.count, size.frames, size.height, size.width)
+        self._features: np.ndarray | None = None  # of the clips themselves
+        if self.networks.missing:
+            log.info(
+                "held-out clips are scored without %s; asking for one by name tells more",
+                ", ".join(f"{name} ({why})" for name, why in self.networks.missing.items()),
+            )
+
+    def clip(self, index: int, device: torch.device) -> Float[Tensor, "1 3 t h w"]:
+        """One of the clips."""
+        return self.clips[(0, index)]["video"][None].to(device).clamp(-1, 1)
+
+    def scores(self, reconstruct: Reconstruct, device: torch.device) -> dict[str, float]:
+        """Means over frames and clips of everything that can be measured, in float32 without TF32.
+
+        Returns: "psnr" (dB) and "ssim"; "ssim_1" to "ssim_t" (at each position of a frame group)
+            and "ssim_margin" (their largest difference; supplement, Table 5) where a clip has
+            groups; "lpips_alex" and "lpips_vgg", and rFVD under its name with clips and frames,
+            such as "rfvd16_17f", as far as there are networks.
+        Raises:
+            ValueError: a reconstruction without finite values.
+        """
+        frames: dict[str, list[Tensor]] = defaultdict(list)
+        features = []
+        with full_precision(device):
+            for i in range(self.count):
+                video = self.clip(i, device)
+                reconstruction = reconstruct(video)
+                frames["psnr"].append(psnr(video, reconstruction))
+                frames["ssim"].append(ssim(video, reconstruction))
+                reconstruction = reconstruction.clamp(-1, 1)
+                for p in self.networks.lpips:
+                    frames[p.name].append(p.network.to(device)(video, reconstruction))
+                features += self._extract(reconstruction, i)
+        rows = {name: torch.cat(parts).double() for name, parts in frames.items()}  # clips t
+        return {
+            **{name: row.mean().item() for name, row in rows.items()},
+            **self._by_position(rows["ssim"]),
+            **self._rfvd(features, device),
+        }
+
+    def _by_position(self, similarity: Tensor) -> dict[str, float]:
+        if self.group == 1 or similarity.shape[1] == 1:
+            return {}
+        positions, margin = ssim_by_position(similarity, self.group)
+        values = {f"ssim_{i}": value for i, value in enumerate(positions, start=1)}
+        return {**values, "ssim_margin": margin}
+
+    def _extract(self, video: Tensor, index: int) -> list[np.ndarray]:
+        extractor = self.networks.extractor
+        if extractor is None:
+            return []
+        extractor.to(video.device)
+        key = self.clips.key(index)
+        return [finite_features(extractor, video, [key], self.clips.config.folder)]
+
+    def _rfvd(self, features: Sequence[np.ndarray], device: torch.device) -> dict[str, float]:
+        extractor = self.networks.extractor
+        if extractor is None:
+            return {}
+        if self._features is None:
+            parts = [self._extract(self.clip(i, device), i) for i in range(self.count)]
+            self._features = np.concatenate([row for part in parts for row in part])
+        name = "r" + score_name(extractor, self.count, self.clips.config.frames)
+        return {name: frechet_from_features(self._features, np.concatenate(features))}
+
+
+def side_by_side(
+    clips: Iterable[Sequence[Float[Tensor, "1 3 t h w"]]],
+) -> UInt8[np.ndarray, "t rows_h clips_w 3"]:
+    """Frames that show each clip as a column: versions of it, of one size, from top to bottom."""
+    columns = [torch.cat(list(rows), dim=3)[0].clamp(-1, 1).cpu() for rows in clips]
+    return to_uint8(torch.cat(columns, dim=3))

@@ -1,0 +1,114 @@
+"""A `Table` as text for the terminal, CSV, Markdown and LaTeX; published rows stand apart in grey.
+
+Every form says in a column of its own whether a row was measured or where it was published.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+
+from eval.report.drawing import column_decimals, format_number
+from eval.report.items import Cell, Column, Table
+
+MEASURED = "measured here"
+GREY, PLAIN = "\033[90m", "\033[0m"
+
+
+def to_text(table: Table, *, colour: bool = False) -> str:
+    """Aligned columns under a title; published rows come last, grey if `colour`."""
+    head, measured, published = _texts(table)
+    widths = [max(map(len, column)) for column in zip(head, *measured, *published, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        first, *numbers, source = cells
+        fields = [first.ljust(widths[0])]
+        fields += [cell.rjust(width) for cell, width in zip(numbers, widths[1:-1], strict=True)]
+        return "  ".join([*fields, source]).rstrip()
+
+    grey, plain = (GREY, PLAIN) if colour else ("", "")
+    lines = [table.title, line(head), *map(line, measured)]
+    lines += [f"{grey}{line(row)}{plain}" for row in published]
+    return "\n".join([*lines, *table.notes])
+
+
+def to_csv(table: Table) -> str:
+    """One line per row with all digits of the numbers; missing ones are empty."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow([*(_heading(column) for column in _columns(table)), "source"])
+    for row in table.rows:
+        writer.writerow([*("" if cell is None else cell for cell in row), MEASURED])
+    for row in table.reference_rows:
+        writer.writerow([*("" if cell is None else cell for cell in row.labelled), row.source])
+    return stream.getvalue()
+
+
+def to_markdown(table: Table) -> str:
+    """A pipe table; published rows are in grey where HTML is shown, in italics everywhere."""
+    head, measured, published = _texts(table)
+    align = ["---", *("---:" for _ in head[1:-1]), "---"]
+    grey = [[f'<span style="color:gray">*{cell}*</span>' for cell in row] for row in published]
+    escaped = ([cell.replace("|", "\\|") for cell in row] for row in (head, *measured, *grey))
+    first, *others = escaped
+    lines = [f"| {' | '.join(row)} |" for row in (first, align, *others)]
+    parts = [f"**{table.title}**", table.caption, "\n".join(lines), *table.notes]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def to_latex(table: Table) -> str:
+    """A `table` with `tabular` inside; needs the packages booktabs and xcolor."""
+    head, measured, published = _texts(table)
+
+    def line(cells: Sequence[str], colour: str = "") -> str:
+        return " & ".join(f"{colour}{_escape(cell)}" for cell in cells) + r" \\"
+
+    caption = " ".join(part for part in (f"{table.title}.", table.caption, *table.notes) if part)
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{_escape(caption)}}}",
+        rf"\begin{{tabular}}{{l{'r' * (len(head) - 2)}l}}",
+        r"\toprule",
+        line(head),
+        r"\midrule",
+        *(line(row) for row in measured),
+        *([r"\midrule"] if measured and published else []),
+        *(line(row, r"\color{gray}") for row in published),
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _texts(table: Table) -> tuple[list[str], list[list[str]], list[list[str]]]:
+    """Heading, measured and published rows as text; each column has its own number of digits."""
+    columns = _columns(table)
+    rows = [*table.rows, *(row.cells for row in table.reference_rows)]
+    digits = [
+        column.decimals if column.decimals is not None else column_decimals(values)
+        for column, values in zip(columns, zip(*rows, strict=True), strict=True)
+    ]
+
+    def texts(cells: Sequence[Cell], source: str) -> list[str]:
+        return [*map(format_number, cells, digits), source]
+
+    return (
+        [*map(_heading, columns), "source"],
+        [texts(row, MEASURED) for row in table.rows],
+        [texts(row.labelled, row.source) for row in table.reference_rows],
+    )
+
+
+def _columns(table: Table) -> list[Column]:
+    return [Column(name=c) if isinstance(c, str) else c for c in table.columns]
+
+
+def _heading(column: Column) -> str:
+    return f"{column.name}, {column.unit}" if column.unit else column.name
+
+
+def _escape(text: str) -> str:
+    text = re.sub(r"([&%$#_{}])", r"\\\1", text)
+    return text.replace("−", "$-$").replace("–", "--").replace("±", r"$\pm$")
