@@ -10,6 +10,7 @@ from einops import rearrange
 from torch import Tensor
 
 from common.cli import main
+from common.psnr import psnr_from_mse
 from vae import VideoVAE
 from vae.tiling import Tiling
 
@@ -66,7 +67,7 @@ def read(config: TilingBenchmark) -> Tensor:
 
 def psnr(a: Tensor, b: Tensor) -> float:
     """In dB, of values clamped to [-1, 1]."""
-    return float(10 * torch.log10(4 / (a.clamp(-1, 1) - b.clamp(-1, 1)).square().mean()))
+    return psnr_from_mse((a.clamp(-1, 1) - b.clamp(-1, 1)).square().mean(), peak=2).item()
 
 
 if __name__ == "__main__":

@@ -1,18 +1,19 @@
-"""LPIPS on video frames, with backbone weights from a file: nothing is downloaded."""
+"""LPIPS on video frames, with backbone weights from a file."""
 
 import warnings
 from pathlib import Path
 from typing import Literal
 
-import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from common.weights import LPIPS_ALEX, LPIPS_VGG, WeightsFile, find_weights, read_state_dict
+
 Backbone = Literal["vgg", "alex"]
 
-FILES = {"vgg": "vgg16-397923af.pth", "alex": "alexnet-owt-7be5be79.pth"}
-"""torchvision's ImageNet weights, under the names that torch hub gives them."""
+WEIGHTS = {"vgg": LPIPS_VGG, "alex": LPIPS_ALEX}
+"""torchvision's ImageNet weights of each backbone."""
 
 SMALLEST = {"vgg": 16, "alex": 31}
 """Least height and width of a frame, pixels."""
@@ -27,39 +28,54 @@ def check_size(backbone: Backbone, height: int, width: int) -> None:
         )
 
 
-def find_backbone(backbone: Backbone, path: str | None = None) -> Path:
-    """The weights file: `path`, or the torch hub cache (`$TORCH_HOME/hub/checkpoints`).
+def load_lpips(
+    backbone: Backbone, path: str | Path | None = None, *, download: bool = False
+) -> "PerceptualLoss":
+    """LPIPS, with the backbone's weights from where `find_weights` looks.
 
     Raises:
-        ValueError: there is none; says what to get and where to put it.
+        ValueError: no weights there, or not a torchvision backbone.
     """
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / FILES[backbone]
-    file = Path(path) if path else cached
-    if file.is_file():
-        return file
-    raise ValueError(
-        f"{file}: no weights for LPIPS. Get torchvision's ImageNet weights {FILES[backbone]}, put "
-        f"them at {cached}. In training, you can also name the file in perceptual_weights, or set "
-        "perceptual to none."
-    )
+    file = find_weights(WEIGHTS[backbone], path, allow_unknown=True, download=download)
+    return PerceptualLoss(backbone, file)
 
 
 class PerceptualLoss(nn.Module):
-    """LPIPS (Zhang et al. 2018, version 0.1) of each frame; frozen."""
+    """LPIPS (Zhang et al. 2018, version 0.1) of each frame; frozen.
 
-    def __init__(self, backbone: Backbone, weights: Path):
-        """`weights`: torchvision's state dict of the backbone.
+    Args:
+        backbone: whose features are compared.
+        weights: torchvision's state dict of the backbone.
 
-        Raises:
-            ValueError: the file is no such state dict.
-        """
+    Attributes:
+        name: `lpips_alex` or `lpips_vgg`; with other weights than torchvision's, `..._unverified`.
+        sha256: of the weights file.
+
+    Raises:
+        ValueError: the file is no such state dict.
+    """
+
+    def __init__(self, backbone: Backbone, weights: WeightsFile):
         super().__init__()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # lpips calls torchvision in a deprecated way
             from lpips import LPIPS
 
             self.lpips = LPIPS(net=backbone, pnet_rand=True, verbose=False)
-        self._load_backbone(weights)
+        self.name = f"lpips_{backbone}" if weights.verified else f"lpips_{backbone}_unverified"
+        self.sha256 = weights.sha256
+        state = read_state_dict(weights.path)
+        own = self.lpips.net.state_dict()  # slice1.0.weight is features.0.weight of torchvision
+        wanted = {key: f"features.{key.partition('.')[2]}" for key in own}
+        for key, name in wanted.items():
+            shape = getattr(state.get(name), "shape", None)
+            if shape != own[key].shape:
+                found = f"is {tuple(shape)}" if shape is not None else "is missing"
+                raise ValueError(
+                    f"{weights.path}: not torchvision's {backbone}, {name} {found}, not "
+                    f"{tuple(own[key].shape)}"
+                )
+        self.lpips.net.load_state_dict({key: state[name] for key, name in wanted.items()})
         self.requires_grad_(False).eval()
 
     def forward(
@@ -68,12 +84,3 @@ class PerceptualLoss(nn.Module):
         """Distance of each frame of `x` from the same frame of `y`, both in [-1, 1]."""
         frames = [rearrange(video, "b c t h w -> (b t) c h w") for video in (x, y)]
         return rearrange(self.lpips(*frames), "(b t) 1 1 1 -> b t", b=x.shape[0])
-
-    def _load_backbone(self, weights: Path) -> None:
-        state = torch.load(weights, map_location="cpu", weights_only=True)
-        own = self.lpips.net.state_dict()  # slice1.0.weight is features.0.weight of torchvision
-        wanted = {key: f"features.{key.partition('.')[2]}" for key in own}
-        missing = [name for name in wanted.values() if name not in state]
-        if missing:
-            raise ValueError(f"{weights}: no torchvision backbone, {missing[0]} is missing")
-        self.lpips.net.load_state_dict({key: state[name] for key, name in wanted.items()})

@@ -6,6 +6,8 @@ import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -28,8 +30,8 @@ class PublishedWeights:
     """Environment variable that may hold its path."""
     source: str
     """Where it is published, in words."""
-    url: str
-    """Where `download` fetches it."""
+    url: str | None = None
+    """Where `download` fetches it; None where users have to agree to a license first."""
     without: str
     """What can be done without it."""
     blob: str | None = None
@@ -108,7 +110,10 @@ C3D_MEAN = PublishedWeights(
     url=f"{TGAN2_URL}/mean2.npz",
     without=C3D_WITHOUT,
 )
-LPIPS_WITHOUT = "Without it, --lpips none measures everything else"
+LPIPS_WITHOUT = (
+    "Without it, evaluation with --lpips none measures everything else. In training, name the file "
+    "in loss.perceptual_weights, or set loss.perceptual to none"
+)
 LPIPS_ALEX = PublishedWeights(
     name="AlexNet for LPIPS",
     file="alexnet-owt-7be5be79.pth",
@@ -126,6 +131,14 @@ LPIPS_VGG = PublishedWeights(
     url="https://download.pytorch.org/models/vgg16-397923af.pth",
     without=LPIPS_WITHOUT,
     sha256="397923af",
+)
+
+VIDEOMAE = PublishedWeights(
+    name="VideoMAE v2 for content-debiased FVD",
+    file="vit_g_hybrid_pt_1200e_ssv2_ft.pth",
+    variable="IVVAE_VIDEOMAE",
+    source="VideoMAE v2's model zoo on GitHub (OpenGVLab/VideoMAEv2), after its form",
+    without="The i3d presets work without it",
 )
 
 
@@ -162,14 +175,15 @@ def find_weights(
     folders = cache_folders()
     candidates = [Path(given)] if given else [folder / weights.file for folder in folders]
     found = next((candidate for candidate in candidates if candidate.is_file()), None)
-    if found is None and download and not given:
+    if found is None and download and weights.url and not given:
         found = download_weights(weights, folders[1])
     if found is None:
         missing = f"{given}: no such file" if given else f"no {weights.file} found"
         raise ValueError(
             f"{weights.name}: {missing}. Get {weights.file} from {weights.source}, then put it "
-            f"into {folders[0]}/ or {folders[1]}/, or set {weights.variable} to its path; "
-            f"--download fetches it. {weights.without}."
+            f"into {folders[0]}/ or {folders[1]}/, or set {weights.variable} to its path"
+            f"{'; --download of the eval commands fetches it' if weights.url else ''}. "
+            f"{weights.without}."
         )
     verified = weights.verify(found)
     if verified is False and not allow_unknown:
@@ -187,6 +201,7 @@ def download_weights(weights: PublishedWeights, folder: Path) -> Path:
     Raises:
         ValueError: it cannot be fetched, or what came is not the published file.
     """
+    assert weights.url is not None
     target = folder / weights.file
     with atomic_path(target) as temporary:
         try:
@@ -202,6 +217,22 @@ def download_weights(weights: PublishedWeights, folder: Path) -> Path:
                 f"({_hashes(weights, temporary)}). Get it by hand from {weights.source}."
             )
     return target
+
+
+def read_state_dict(path: str | Path) -> dict[str, Any]:
+    """What `torch.save` wrote of a model: names to tensors, on the CPU; nothing in it is executed.
+
+    Raises:
+        ValueError: not such a file.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, UnpicklingError, KeyError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path}: not a readable checkpoint ({reason})") from None
+    if not isinstance(state, dict):
+        raise ValueError(f"{path}: not a state dict, but {type(state).__name__}")
+    return state
 
 
 def _fetch(url: str, target: Path, name: str) -> None:

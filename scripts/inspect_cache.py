@@ -12,6 +12,7 @@ from torch import Tensor
 from common.accelerator import make_accelerator
 from common.cli import main
 from common.files import atomic_path
+from common.psnr import psnr_from_mse
 from common.seeding import fold
 from data.clips.dataset import ClipConfig, ClipDataset
 from data.latents.dataset import LatentDataset
@@ -119,8 +120,8 @@ def _source(clips: ClipDataset, latents: LatentDataset, index: int) -> Tensor:
 def _psnr(*videos: Tensor) -> str:
     if len(videos) < 2:
         return ""
-    error = (videos[0] - videos[1]).square().mean() / 4
-    return f", {-10 * error.log10().item():.2f} dB"
+    mse = (videos[0] - videos[1]).square().mean()
+    return f", {psnr_from_mse(mse, peak=2).item():.2f} dB"
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch.testing import assert_close
 
-from common.perceptual import PerceptualLoss
+from common.perceptual import load_lpips
 from data.clips.dataset import ClipConfig, ClipDataset
 from eval.features.classifier import ClassifierConfig, ClipClassifier
 from eval.features.extractors import load_classifier
@@ -53,7 +53,7 @@ def test_lpips_and_rfvd_are_those_of_the_whole_set(files, no_weights):
     found = clips.scores(lambda x: 0.5 * x, CPU)
     assert list(found)[-2:] == ["ssim_margin", "rfvd3_5f_small"]
     video = torch.cat([clips.clip(i, CPU) for i in range(3)])
-    lpips = PerceptualLoss("alex", files / "alex.pth")(video, 0.5 * video)
+    lpips = load_lpips("alex", files / "alex.pth")(video, 0.5 * video)
     assert_close(found["lpips_alex_unverified"], lpips.mean().item(), rtol=1e-5, atol=0)
     features = [load_classifier(files / "small").features(x).numpy() for x in (video, 0.5 * video)]
     assert_close(found["rfvd3_5f_small"], frechet_from_features(*features), rtol=1e-5, atol=0)

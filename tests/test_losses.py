@@ -6,7 +6,8 @@ import torch
 import torchvision
 from torch.testing import assert_close
 
-from common.perceptual import PerceptualLoss, find_backbone
+from common.perceptual import load_lpips
+from common.weights import LPIPS_VGG, find_weights
 from vae import DiagonalGaussian
 from vae.losses import VAELoss, VAELossConfig
 
@@ -46,7 +47,7 @@ def backbone(tmp_path_factory):
 
 
 def test_lpips_takes_its_backbone_from_the_file(backbone):
-    loss = PerceptualLoss("alex", backbone)
+    loss = load_lpips("alex", backbone)
     state = torch.load(backbone, weights_only=True)
     assert_close(loss.lpips.net.slice1[0].weight, state["features.0.weight"], rtol=0, atol=0)
     x, y = (torch.rand(2, 3, 3, 64, 64) * 2 - 1 for _ in range(2))
@@ -74,11 +75,20 @@ def test_lpips_counts_once_per_value_of_the_image_and_reaches_the_reconstruction
 
 def test_missing_and_wrong_backbones_say_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(ValueError, match=r"vgg16-397923af\.pth.*set perceptual to none"):
-        find_backbone("vgg")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"vgg16-397923af\.pth.*set loss.perceptual to none"):
+        find_weights(LPIPS_VGG, environment={})
     wrong = tmp_path / "wrong.pth"
     torch.save({"a": torch.zeros(1)}, wrong)
     with pytest.raises(ValueError, match=r"features\.0\.weight is missing"):
-        PerceptualLoss("alex", wrong)
+        load_lpips("alex", wrong)
+    page = tmp_path / "page.pth"
+    page.write_bytes(b"<html>")
+    with pytest.raises(ValueError, match=r"page\.pth: not a readable checkpoint"):
+        load_lpips("alex", page)
+    torch.save(torchvision.models.alexnet().state_dict(), wrong)
+    with pytest.raises(ValueError, match=r"wrong\.pth: not torchvision's vgg"):
+        load_lpips("vgg", wrong)
     with pytest.raises(ValueError, match="kl_weight"):
         VAELossConfig(kl_weight=-1)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from common.perceptual import PerceptualLoss, find_backbone
+from common.perceptual import load_lpips
 from vae.posterior import DiagonalGaussian
 
 REFERENCE_PIXELS = 256 * 256
@@ -29,7 +29,8 @@ class VAELossConfig:
     perceptual_weight: float = 1.0
     """Weight of LPIPS per pixel and colour, relative to MAE."""
     perceptual_weights: str | None = None
-    """File of the backbone's ImageNet weights; default: the torch hub cache."""
+    """File of the backbone's ImageNet weights; null looks at IVVAE_VGG16 (or IVVAE_ALEXNET),
+    weights/, ~/.cache/ivvae/ and torch hub's cache."""
 
     def __post_init__(self) -> None:
         for name in ("kl_weight", "perceptual_weight"):
@@ -51,8 +52,7 @@ class VAELoss(nn.Module):
         self.config = config
         self.perceptual = None
         if config.perceptual != "none":
-            weights = find_backbone(config.perceptual, config.perceptual_weights)
-            self.perceptual = PerceptualLoss(config.perceptual, weights)
+            self.perceptual = load_lpips(config.perceptual, config.perceptual_weights)
 
     def forward(
         self,

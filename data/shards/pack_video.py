@@ -1,7 +1,6 @@
 """One record to one sample: decode, resize, encode; and tars whose bytes their content decides."""
 
 import json
-import math
 import tarfile
 import time
 from collections import deque
@@ -18,6 +17,7 @@ from einops import rearrange
 from jaxtyping import UInt8
 from torch.nn import functional as F
 
+from common.psnr import psnr_from_mse
 from data.video.decode import TIME_LIMIT, DecodeError, read_frames
 from data.video.encode import encode_video
 from data.video.record_frames import glance_record, open_record
@@ -25,8 +25,6 @@ from data.video.video_record import VideoRecord
 
 COMPARED = 16
 """At most so many frames of a video are compared with what was packed."""
-EXACT_DB = 100.0
-"""PSNR given to frames that are equal, in dB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,5 +237,4 @@ def _psnr(images: Mapping[int, np.ndarray], video: bytes) -> float:
         np.mean((packed[i].astype(np.float64) - image) ** 2)
         for i, image in enumerate(images.values())
     ]
-    error = float(np.mean(errors))
-    return min(EXACT_DB, 10 * math.log10(255**2 / error)) if error else EXACT_DB
+    return psnr_from_mse(torch.tensor(errors, dtype=torch.float64).mean(), peak=255).item()

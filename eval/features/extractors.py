@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Literal
 
 import torch
@@ -18,8 +17,10 @@ from common.weights import (
     C3D_TORCHSCRIPT,
     I3D,
     I3D_TORCHSCRIPT,
+    VIDEOMAE,
     WeightsFile,
     find_weights,
+    read_state_dict,
 )
 from eval.features.c3d import FRAMES, ScriptedC3D, load_chainer, load_script
 from eval.features.classifier import ClipClassifier
@@ -97,26 +98,20 @@ def load_fvd_extractor(
     allow_unknown: bool = False,
     download: bool = False,
 ) -> Extractor:
-    """The network of a preset: see `load_i3d`, and for `videomae` its path is needed.
+    """The network of a preset: see `load_i3d`; for `videomae`, the encoder of content-debiased FVD.
 
     Raises:
         ValueError: weights not found, not the published ones, or not loadable.
     """
     if preset != "videomae":
         return load_i3d(preset, path, allow_unknown=allow_unknown, download=download)
-    if path is None or not Path(path).is_file():
-        missing = "no weights given" if path is None else f"{path}: no such file"
-        raise ValueError(
-            f"videomae: {missing}. Give the path of a fine-tuned VideoMAE, for content-debiased "
-            "FVD vit_g_hybrid_pt_1200e_ssv2_ft.pth of VideoMAE v2 (its authors' model zoo on "
-            "GitHub). The i3d presets work without it."
-        )
-    network = load_videomae(path)
+    file = find_weights(VIDEOMAE, path)
+    network = load_videomae(file.path)
     return Extractor(
         name=preset,
         network=network,
         run=network,
-        weights_sha256=sha256_file(Path(path)),
+        weights_sha256=file.sha256,
         published=False,
         score="fvd_videomae",
         resize="stretch",
@@ -266,8 +261,8 @@ def full_precision(device: torch.device) -> Iterator[None]:
 def _load_port(path: Path, eps: float) -> InceptionI3D:
     model = InceptionI3D(eps)
     try:
-        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (RuntimeError, TypeError, AttributeError, EOFError, UnpicklingError) as error:
+        model.load_state_dict(read_state_dict(path))
+    except (RuntimeError, AttributeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: not the state dict of I3D ({reason})") from None
     return model

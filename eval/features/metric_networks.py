@@ -4,10 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
-from common.perceptual import Backbone, check_size
+from common.perceptual import Backbone, PerceptualLoss, check_size, load_lpips
 from eval.features.extractors import Extractor, load_classifier, load_i3d
 from eval.features.i3d import MIN_FRAMES
-from eval.protocols.evaluate_reconstruction import Perceptual, load_lpips
 
 Network = TypeVar("Network")
 
@@ -58,7 +57,7 @@ class NetworkConfig:
     def _path(self, backbone: Backbone) -> str | None:
         return self.lpips_alex if backbone == "alex" else self.lpips_vgg
 
-    def _lpips(self, backbone: Backbone, height: int, width: int) -> Perceptual:
+    def _lpips(self, backbone: Backbone, height: int, width: int) -> PerceptualLoss:
         check_size(backbone, height, width)
         return load_lpips(backbone, self._path(backbone), download=self.download)
 
@@ -76,7 +75,7 @@ class NetworkConfig:
 class Networks:
     """What was found."""
 
-    lpips: list[Perceptual] = field(default_factory=list)
+    lpips: list[PerceptualLoss] = field(default_factory=list)
     """Networks of LPIPS."""
     extractor: Extractor | None = None
     """Network of rFVD."""

@@ -7,13 +7,14 @@ content-debiased FVD of Ge et al. 2024.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from common.weights import read_state_dict
 
 SIZE, FRAMES = 224, 16
 EPS = 1e-6
@@ -128,10 +129,7 @@ def load_videomae(path: str | Path) -> VideoMAE:
     Raises:
         ValueError: not a readable checkpoint, or of another model.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
-        raise ValueError(f"{path}: not a readable checkpoint ({_line(error)})") from None
+    state = read_state_dict(path)
     for outer in ("module", "model"):
         state = state.get(outer, state) if isinstance(state, Mapping) else {}
     state = {key: value for key, value in state.items() if not key.startswith("head.")}
@@ -140,7 +138,8 @@ def load_videomae(path: str | Path) -> VideoMAE:
             model = VideoMAE(_config_of(state))
         model.load_state_dict(state, assign=True)
     except (KeyError, RuntimeError) as error:
-        raise ValueError(f"{path}: not a fine-tuned VideoMAE ({_line(error)})") from None
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: not a fine-tuned VideoMAE ({reason})") from None
     model.positions = _sinusoids(*model.positions.shape)  # was without values, on meta
     return model.float().eval()
 
@@ -165,7 +164,3 @@ def _sinusoids(count: int, dim: int) -> Float[Tensor, "n d"]:
     rates = 10_000.0 ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)
     angles = places * rates
     return rearrange([angles.sin(), angles.cos()], "k n d -> n (d k)").float()
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -13,12 +13,12 @@ from einops import rearrange, reduce
 from jaxtyping import Float
 from torch import Tensor
 
+from common.psnr import psnr_from_mse
 from eval.features.preprocess import check_range
 
 Video = Float[Tensor, "b c t h w"]
 PerFrame = Float[Tensor, "b t"]
 
-PSNR_CAP = 100.0  # dB: what a frame without any error counts, instead of infinity
 WINDOW, SIGMA = 11, 1.5  # pixels; Wang et al. 2004
 RADIUS = WINDOW // 2
 GAUSSIAN = [math.exp(-0.5 * ((i - RADIUS) / SIGMA) ** 2) for i in range(WINDOW)]
@@ -29,7 +29,7 @@ C1, C2 = 0.01**2, 0.03**2  # of images in [0, 1]; Wang et al. 2004
 def psnr(video: Video, reconstruction: Video) -> PerFrame:
     """Peak signal-to-noise ratio of each frame, dB.
 
-    A frame is capped at `PSNR_CAP` by itself, so a perfect one leaves all others as they are.
+    A frame is capped at 100 dB by itself, so a perfect one leaves all others as they are.
 
     Args:
         video: in [-1, 1].
@@ -41,7 +41,7 @@ def psnr(video: Video, reconstruction: Video) -> PerFrame:
     Raises:
         ValueError: shapes differ, a value is not finite, or the video leaves [-1, 1].
     """
-    return _decibel(_frame_mse(*_unit_range(video, reconstruction)))
+    return psnr_from_mse(_frame_mse(*_unit_range(video, reconstruction)))
 
 
 def psnr_pooled(video: Video, reconstruction: Video) -> float:
@@ -50,7 +50,7 @@ def psnr_pooled(video: Video, reconstruction: Video) -> float:
     At most the mean of `psnr`, and often some dB below it. Same arguments and errors.
     """
     mse = _frame_mse(*_unit_range(video, reconstruction))
-    return _decibel(mse.mean()).item()
+    return psnr_from_mse(mse.mean()).item()
 
 
 def ssim(video: Video, reconstruction: Video) -> PerFrame:
@@ -164,7 +164,7 @@ class ReconstructionMeter:
             raise ValueError(f"a batch of {t} frames after batches of {self._frames}. Use one.")
         x, y = _unit_range(video, reconstruction)
         mse, similarity = _frame_mse(x, y), _frame_ssim(x, y)
-        ratio = _decibel(mse)
+        ratio = psnr_from_mse(mse)
         batch = {
             "psnr": ratio.mean(1).sum(),
             "ssim": similarity.mean(1).sum(),
@@ -197,7 +197,7 @@ class ReconstructionMeter:
         by_position = ssim_by_position(means["frame_ssim"][None], self.group)
         return {
             "psnr": means["psnr"].item(),
-            "psnr_pooled": _decibel(means["mse"]).item(),
+            "psnr_pooled": psnr_from_mse(means["mse"]).item(),
             "ssim": means["ssim"].item(),
             "information_preservation": _preservation(self._sums),
             "ssim_by_position": by_position._asdict(),
@@ -232,10 +232,6 @@ def _unit_range(video: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
 
 def _frame_mse(x: Tensor, y: Tensor) -> Tensor:
     return reduce((x - y).square(), "b c t h w -> b t", "mean")
-
-
-def _decibel(mse: Tensor) -> Tensor:
-    return -10 * mse.clamp(min=10 ** (-PSNR_CAP / 10)).log10()
 
 
 def _frame_ssim(x: Tensor, y: Tensor) -> Tensor:

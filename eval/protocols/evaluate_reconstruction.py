@@ -1,7 +1,6 @@
 """Reconstructions of one set of clips by several methods, all measured on the same frames."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from common.perceptual import Backbone, PerceptualLoss
-from common.weights import LPIPS_ALEX, LPIPS_VGG, find_weights
+from common.perceptual import PerceptualLoss
 from data.video.encode import to_uint8, write_video
 from eval.clips.source import ClipSource
 from eval.features.extractors import Extractor, full_precision
@@ -23,37 +21,12 @@ from eval.protocols.fvd import USUAL_CLIPS, distances, score_name
 Reconstruct = Callable[[Float[Tensor, "b 3 t h w"]], Float[Tensor, "b 3 t h w"]]
 
 
-@dataclass(frozen=True)
-class Perceptual:
-    """LPIPS with its backbone's weights."""
-
-    name: str
-    """`lpips_alex` or `lpips_vgg`; with other weights than torchvision's, `..._unverified`."""
-    network: PerceptualLoss
-    sha256: str
-    """Of the backbone's weights file."""
-
-
-def load_lpips(
-    backbone: Backbone, path: str | None = None, *, download: bool = False
-) -> Perceptual:
-    """LPIPS, with the backbone's weights from where `find_weights` looks.
-
-    Raises:
-        ValueError: no weights there, or not a torchvision backbone.
-    """
-    weights = {"alex": LPIPS_ALEX, "vgg": LPIPS_VGG}[backbone]
-    file = find_weights(weights, path, allow_unknown=True, download=download)
-    name = f"lpips_{backbone}" if file.verified else f"lpips_{backbone}_unverified"
-    return Perceptual(name, PerceptualLoss(backbone, file.path), file.sha256)
-
-
 def evaluate_autoencoders(
     source: ClipSource,
     methods: Mapping[str, Reconstruct],
     *,
     group: int = 4,
-    lpips: list[Perceptual] | None = None,
+    lpips: Sequence[PerceptualLoss] = (),
     extractor: Extractor | None = None,
     batch_size: int = 4,
     workers: int = 0,
@@ -88,8 +61,7 @@ def evaluate_autoencoders(
     Raises:
         ValueError: clips, reconstructions or features that cannot be measured.
     """
-    lpips = lpips or []
-    for network in (*(p.network for p in lpips), *([extractor] if extractor else [])):
+    for network in (*lpips, *([extractor] if extractor else [])):
         network.to(device)
     meters = {name: ReconstructionMeter(group) for name in methods}
     perceived = {name: dict.fromkeys((p.name for p in lpips), 0.0) for name in methods}
@@ -107,7 +79,7 @@ def evaluate_autoencoders(
                 rows = zip(*batch.values(), strict=True)
                 by_clip[name] += [dict(zip(batch, row, strict=True)) for row in rows]
                 for p in lpips:
-                    perceived[name][p.name] += p.network(x, y).double().mean(1).sum().item()
+                    perceived[name][p.name] += p(x, y).double().mean(1).sum().item()
                 results[name] = y
             for name, video in results.items() if extractor else ():
                 assert extractor is not None

@@ -71,7 +71,7 @@ class HeldOut:
                 frames["ssim"].append(ssim(video, reconstruction))
                 reconstruction = reconstruction.clamp(-1, 1)
                 for p in self.networks.lpips:
-                    frames[p.name].append(p.network.to(device)(video, reconstruction))
+                    frames[p.name].append(p.to(device)(video, reconstruction))
                 features += self._extract(reconstruction, i)
         rows = {name: torch.cat(parts).double() for name, parts in frames.items()}  # clips t
         return {

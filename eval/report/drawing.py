@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, UInt8
 from matplotlib import colormaps
 from matplotlib.ticker import LogLocator, MaxNLocator
+
+from common.psnr import psnr_from_mse
 
 MISSING = "–"
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -268,9 +271,6 @@ def paint_error(error: Float[np.ndarray, "t h w"], gain: float) -> UInt8[np.ndar
 def psnr_per_frame(
     clip: UInt8[np.ndarray, "t h w 3"], reference: UInt8[np.ndarray, "t h w 3"]
 ) -> list[float]:
-    """10 log10(255^2 / mean squared error) of each frame, dB; infinite for equal frames."""
-    difference = clip.astype(np.float64) - reference
-    return [
-        10 * math.log10(255**2 / error) if error else math.inf
-        for error in (difference**2).mean(axis=(1, 2, 3)).tolist()
-    ]
+    """PSNR of each frame, dB; infinite for equal frames."""
+    errors = ((clip.astype(np.float64) - reference) ** 2).mean(axis=(1, 2, 3))
+    return psnr_from_mse(torch.from_numpy(errors), peak=255, cap=math.inf).tolist()
