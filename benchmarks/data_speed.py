@@ -20,6 +20,7 @@ from webdataset.compat import WebDataset
 
 from benchmarks.data_stand_ins import BlankVideos, link_many, moving_noise, packed
 from common.cli import main
+from common.pixels import to_float
 from data.clips.batch_order import BatchPlan
 from data.clips.dataset import ClipConfig, ClipDataset
 from data.clips.loader import batches
@@ -219,7 +220,7 @@ def _caching(folder: Path, _: Config) -> None:
     cache.begin(cache.shards)
     with torch.inference_mode():
         timing = cache.write(
-            lambda x: model.encode(x).moments, cache.pending(), batch_size=4, workers=1
+            lambda x: model.encode(to_float(x)).moments, cache.pending(), batch_size=4, workers=1
         )
     shares = ", ".join(f"{name} {share:.1%}" for name, share in timing.shares.items())
     print(f"\ncaching {len(cache.items)} clips with one worker: {shares}")

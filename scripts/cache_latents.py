@@ -14,6 +14,7 @@ from common.accelerator import make_accelerator
 from common.cli import main
 from common.files import read_json
 from common.lock import exclusive
+from common.pixels import to_float
 from data.clips.dataset import ClipConfig, ClipDataset
 from data.latents.items import CacheConfig
 from data.latents.writer import LatentCache
@@ -112,7 +113,8 @@ def _fill(
     def encode(video: Tensor) -> Tensor:
         device, dtype = accelerator.device.type, PRECISIONS[config.precision]
         with torch.autocast(device, dtype, enabled=config.precision != "no"):
-            return model.encode(video.to(accelerator.device)).moments
+            clips = to_float(video.to(accelerator.device, non_blocking=True))
+            return model.encode(clips).moments
 
     timing = cache.write(
         encode,

@@ -12,6 +12,7 @@ from torch import Tensor
 from common.accelerator import make_accelerator
 from common.cli import main
 from common.files import atomic_path
+from common.pixels import to_float
 from common.psnr import psnr_from_mse
 from common.seeding import fold
 from data.clips.dataset import ClipConfig, ClipDataset
@@ -114,7 +115,7 @@ def _source(clips: ClipDataset, latents: LatentDataset, index: int) -> Tensor:
     item = latents.raw(index)
     name = item["key"].removesuffix(":flip").rsplit(":", 1)[0]
     number = next(i for i in range(len(clips)) if clips.key(i) == name)
-    return clips.clip(number, item["start"], flip=item["flip"])
+    return to_float(clips.clip(number, item["start"], flip=item["flip"]))
 
 
 def _psnr(*videos: Tensor) -> str:

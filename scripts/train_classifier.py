@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from common.cli import main
 from common.files import write_json
+from common.pixels import to_float
 from common.seeding import fold
 from data.clips.dataset import ClipConfig, ClipDataset
 from data.clips.loader import training_batches
@@ -61,7 +62,7 @@ def run(config: TrainClassifier) -> dict[str, Any]:
     def step_loss(model: nn.Module, batch: Batch, info: StepInfo) -> dict[str, Tensor]:
         labels = batch["label"].to(accelerator.device)
         with accelerator.autocast():
-            logits = model(batch["video"].to(accelerator.device)).float()
+            logits = model(to_float(batch["video"].to(accelerator.device))).float()
         hits = (logits.argmax(1) == labels).float()
         return {"loss": F.cross_entropy(logits, labels), "accuracy": hits.mean()}
 
@@ -95,7 +96,10 @@ def _accuracy(model: ClipClassifier, dataset: ClipDataset) -> dict[str, Any]:
     """Share of clips recognised, beside that of always saying the most frequent class."""
     device = model.head.weight.device
     items = (dataset[(0, i)] for i in tqdm(range(len(dataset)), desc="held out", unit="clip"))
-    pairs = [(int(model(x["video"][None].to(device)).argmax()), x["label"]) for x in items]
+    pairs = []
+    for item in items:
+        logits = model(to_float(item["video"][None].to(device)))
+        pairs.append((int(logits.argmax()), item["label"]))
     labels = torch.tensor([label for _, label in pairs])
     return {
         "accuracy": sum(predicted == label for predicted, label in pairs) / len(pairs),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from common.cli import main
 from common.perceptual import check_size
+from common.pixels import to_float
 from common.seeding import fold, noise
 from data.clips.buckets import Bucket, BucketClips, BucketConfig
 from data.clips.dataset import ClipConfig, ClipDataset
@@ -208,7 +209,7 @@ def run(config: TrainVAE) -> Path | None:
     )
 
     def step_loss(module: nn.Module, batch: Batch, info: StepInfo) -> dict[str, Tensor]:
-        video = batch["video"] = batch["video"].to(accelerator.device, non_blocking=True)
+        video = batch["video"] = to_float(batch["video"].to(accelerator.device, non_blocking=True))
         latent = config.vae_config.latent_shape(*video.shape[2:])
         draw = noise(latent, info.seed, "posterior", info.step, info.positions)
         with accelerator.autocast():
@@ -265,7 +266,7 @@ def _blank(config: TrainVAE, processes: int) -> Batch:
         at_once = min(local, micro or local)
         shapes.append((at_once * prod(size), min(local, 2 * at_once), *size))
     _, clips, frames, height, width = max(shapes)
-    return {"video": torch.zeros(clips, 3, frames, height, width)}
+    return {"video": torch.zeros(clips, 3, frames, height, width, dtype=torch.uint8)}
 
 
 def _fixed_clips(config: ClipConfig) -> ClipDataset:
@@ -294,7 +295,7 @@ def _preview(count: int, dataset: ClipDataset, accelerator: Accelerator) -> Prev
     def write(model: nn.Module, raw: nn.Module, step: int, folder: Path) -> None:
         assert isinstance(model, VideoVAE | Comparator)
         device = next(model.parameters()).device
-        clips = (dataset[(0, i)]["video"][None].to(device) for i in range(count))
+        clips = (to_float(dataset[(0, i)]["video"][None].to(device)) for i in range(count))
         frames = side_by_side(compared(model, clip) for clip in clips)
         write_video(folder / f"step-{step:08d}.mp4", frames, dataset.frame_rate)
         show_pictures(accelerator, "preview", frames[:: max(1, len(frames) - 1)], step)

@@ -14,6 +14,7 @@ from torch.testing import assert_close
 
 from common.cli import main, parse
 from common.lock import exclusive
+from common.pixels import to_float
 from data.clips.dataset import ClipConfig, ClipDataset
 from data.latents.dataset import LatentDataset
 from scripts.cache_latents import Config, run
@@ -93,7 +94,7 @@ def test_the_cache_holds_the_moments_of_the_clips(inputs, out):
         item = latents.raw(index)
         video = clips.clip(index // 4, item["start"], flip=item["flip"])
         with torch.inference_mode():
-            expected = vae.encode(video[None]).moments[0]
+            expected = vae.encode(to_float(video[None])).moments[0]
         assert_close(item["moments"].float(), expected, rtol=1e-3, atol=1e-3)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from common.pixels import to_float
 from data.video.decode import probe, read_frames
 from data.video.encode import encode_video, from_uint8, to_uint8, write_video
 from tests.builders.videos import barcode_frame, read_barcode
@@ -118,6 +119,8 @@ def test_all_256_levels_survive_the_round_trip():
     assert video.shape == (3, 4, 8, 8)
     assert (video.min().item(), video.max().item()) == (-1, 1)
     np.testing.assert_array_equal(to_uint8(video), levels)
+    divided = torch.arange(256, dtype=torch.float32) / 127.5 - 1
+    assert_close(to_float(torch.arange(256, dtype=torch.uint8)), divided, rtol=0, atol=0)
 
 
 def test_pixels_are_rounded_and_clamped_not_truncated_or_wrapped():

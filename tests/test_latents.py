@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from torch.testing import assert_close
 
+from common.pixels import to_float
 from data.clips.batch_order import BatchPlan
 from data.clips.dataset import ClipConfig, ClipDataset
 from data.clips.loader import batches
@@ -24,7 +25,7 @@ VAE = {"class": "Fake", "config": {"z_dim": 2}, "sha256": "0123456789abcdef"}
 
 def encode(video):
     """Moments of a made-up VAE; both depend on the pixels and the channels differ in scale."""
-    small = video[:, :2, ::4, ::4, ::4]
+    small = to_float(video)[:, :2, ::4, ::4, ::4]
     scale = torch.tensor([1.0, 30.0])[:, None, None, None]
     return torch.cat(
         [small * scale + scale, small - torch.tensor([1.0, 5.0])[:, None, None, None]], 1

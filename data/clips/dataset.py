@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
@@ -112,9 +112,10 @@ class ClipDataset(Dataset):
         """The clip of sample `index` in `epoch`, `item = (epoch, index)`.
 
         Returns:
-            `video` float32 `c t h w` in [-1, 1]; `label`, -1 without one; `key`; `start`, its first
-            source frame; `flip`; and `bad`, `(key, reason)` of each unreadable sample that it
-            replaces. The replacement depends only on the seed, the epoch and the replaced key.
+            `video` uint8 `c t h w`, for `common.pixels.to_float`; `label`, -1 without one; `key`;
+            `start`, its first source frame; `flip`; and `bad`, `(key, reason)` of each unreadable
+            sample that it replaces. The replacement depends only on the seed, the epoch and the
+            replaced key.
 
         Raises:
             ValueError: more samples are unreadable than `max_bad_fraction` allows.
@@ -152,7 +153,7 @@ class ClipDataset(Dataset):
 
     def clip(
         self, index: int, start: int, crop: tuple[float, float] = (0.5, 0.5), flip: bool = False
-    ) -> Float[Tensor, "c t h w"]:
+    ) -> UInt8[Tensor, "c t h w"]:
         """The clip of sample `index` from source frame `start`; see `fit` for crop and flip.
 
         Only the clip's frames are kept and resized.

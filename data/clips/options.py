@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from data.video.decode import Decoder, Source, read_frames
@@ -82,7 +82,7 @@ class ClipOptions:
         start: int,
         crop: tuple[float, float] = (0.5, 0.5),
         flip: bool = False,
-    ) -> Float[Tensor, "c t h w"]:
+    ) -> UInt8[Tensor, "c t h w"]:
         """The clip of a video of `frames` frames from frame `start` on; crop, flip as in `fit`.
 
         Only the clip's frames are kept and resized. Past its end a video starts again.

@@ -73,8 +73,8 @@ def stream_batches(
         workers: processes that load ahead; 0 loads in this process.
 
     Returns:
-        `video` float32 `b c t h w` in [-1, 1]; `label`, -1 without one; `key`, a list of strings;
-        `bad_samples`, int64 (b,): how many were passed over since the clip before.
+        `video` uint8 `b c t h w`, for `common.pixels.to_float`; `label`, -1 without one; `key`, a
+        list of strings; `bad_samples`, int64 (b,): how many were passed over since the clip before.
         Labels are found as `data.shards.tar_entries.find_label` does; they must be numbers here.
 
     Raises:

@@ -64,7 +64,7 @@ class CacheItems(Dataset):
         return len(self.clips) * self.per_video
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        """`item`; `video` float32 `c t h w` in [-1, 1], or None; `reason`, why it is unreadable."""
+        """`item`; `video` uint8 `c t h w`, or None; `reason`, why it is unreadable."""
         item = self.item(number)
         try:
             video = self.clips.clip(item.index, item.start, flip=item.flip)

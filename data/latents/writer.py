@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -34,7 +34,7 @@ from engine.watch import Timing
 LARGEST = 6e4  # float16 ends at 65504
 PACKAGES = ("ivvae", "torch", "av", "numpy", "safetensors")
 
-Encode = Callable[[Float[Tensor, "b 3 t h w"]], Float[Tensor, "b c2 t h w"]]
+Encode = Callable[[UInt8[Tensor, "b 3 t h w"]], Float[Tensor, "b c2 t h w"]]
 
 
 class LatentCache:
@@ -115,7 +115,7 @@ class LatentCache:
         A shard is written while the next one is encoded. Returns where the time went.
 
         Args:
-            encode: clips in [-1, 1] to moments, [mean | log-variance] along the channels.
+            encode: uint8 clips to moments, [mean | log-variance] along the channels.
             batch_size: clips per call of `encode`; batches do not cross shards.
             workers: decoding processes; 0 decodes in this one.
             progress: show a bar.

@@ -20,6 +20,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from common.files import atomic_path
+from common.pixels import to_float
 from data.video.decode import EXACT
 
 BT709 = 1
@@ -121,7 +122,7 @@ def to_uint8(video: Float[Tensor, "c t h w"]) -> UInt8[np.ndarray, "t h w c"]:
 def from_uint8(frames: UInt8[np.ndarray, "t h w c"]) -> Float[Tensor, "c t h w"]:
     """Pixels from 0..255 to float32 in -1..1; `to_uint8` gives back every level."""
     video = rearrange(torch.from_numpy(np.ascontiguousarray(frames)), "t h w c -> c t h w")
-    return video.float() / 127.5 - 1
+    return to_float(video)
 
 
 def _write(

@@ -1,10 +1,10 @@
-"""From stored frames to model input: resize to cover, crop, flip, scale to [-1, 1]."""
+"""From stored frames to the pixels of a clip: resize to cover, crop, flip."""
 
 from typing import Literal
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,8 +19,8 @@ def fit(
     crop: tuple[float, float] = (0.5, 0.5),
     flip: bool = False,
     filter: Filter = "bicubic",
-) -> Float[Tensor, "c t height width"]:
-    """Resize to the smallest size that covers `height x width`, crop to it, flip, scale.
+) -> UInt8[Tensor, "c t height width"]:
+    """Resize to the smallest size that covers `height x width`, crop to it, flip.
 
     The aspect ratio is kept to the rounding of one pixel; smaller sources are enlarged. Resizing
     is antialiased and rounds to uint8, so equal pixels stay equal pixels. Frames that already have
@@ -35,7 +35,7 @@ def fit(
         filter: kernel of the resize.
 
     Returns:
-        float32 in [-1, 1].
+        uint8; `common.pixels.to_float` makes model input of it.
     """
     video = rearrange(torch.as_tensor(frames), "t h w c -> t c h w")
     h, w = covering_size(video.shape[-2], video.shape[-1], height, width)
@@ -45,7 +45,7 @@ def fit(
     video = video[:, :, top : top + height, left : left + width]
     if flip:
         video = video.flip(-1)
-    return rearrange(video, "t c h w -> c t h w").float().div_(127.5).sub_(1)
+    return rearrange(video, "t c h w -> c t h w").contiguous()
 
 
 def covering_size(h: int, w: int, height: int, width: int) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from common.pixels import to_float
 from common.seeding import fold
 from data.clips.loader import one_thread
 from data.video.encode import from_uint8
@@ -125,7 +126,8 @@ class ClipSource(Dataset):
         frames = self._store.read(video.id, wanted.tolist())
         if protocol.height is None or protocol.width is None:
             return video.id, from_uint8(frames)
-        return video.id, fit(torch.from_numpy(frames), protocol.height, protocol.width)
+        fitted = fit(torch.from_numpy(frames), protocol.height, protocol.width)
+        return video.id, to_float(fitted)
 
     def batches(
         self, batch_size: int, workers: int = 0, rank: int = 0, processes: int = 1

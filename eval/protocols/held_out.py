@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from common.pixels import to_float
 from data.clips.dataset import ClipDataset
 from data.video.encode import to_uint8
 from eval.features.extractors import full_precision
@@ -49,7 +50,7 @@ class HeldOut:
 
     def clip(self, index: int, device: torch.device) -> Float[Tensor, "1 3 t h w"]:
         """One of the clips."""
-        return self.clips[(0, index)]["video"][None].to(device).clamp(-1, 1)
+        return to_float(self.clips[(0, index)]["video"][None].to(device))
 
     def scores(self, reconstruct: Reconstruct, device: torch.device) -> dict[str, float]:
         """Means over frames and clips of everything that can be measured, in float32 without TF32.
