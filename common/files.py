@@ -27,7 +27,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
         yield temporary
-        _sync(temporary)
+        sync(temporary)
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
@@ -59,12 +59,11 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     try:
         with full_disk_is_oserror(temporary):
             yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                _sync(file)
+        sync_folder(temporary)
         if path.exists():
             shutil.rmtree(path)
         os.replace(temporary, path)
+        sync(path.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -82,9 +81,11 @@ def read_json(path: str | Path) -> Any:
     path = Path(path)
     try:
         return json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{path}: no such file") from None
-    except json.JSONDecodeError as error:
+    except IsADirectoryError:
+        raise ValueError(f"{path}: is a folder, not a JSON file") from None
+    except ValueError as error:  # of JSON, or bytes that are no text
         raise ValueError(
             f"{path}: not valid JSON ({error}). Delete it and make it again."
         ) from None
@@ -96,6 +97,16 @@ def sha256_file(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
+def sync_folder(folder: Path) -> None:
+    """Make all that is in a folder safe against a loss of power."""
+    for path in (*folder.rglob("*"), folder):
+        sync(path)
+
+
+def sync(path: Path) -> None:
+    """Make a file's content, or a folder's list of names, safe against a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

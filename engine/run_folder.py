@@ -9,9 +9,11 @@ runs/name/config.yaml            the whole config; a rerun must agree with it
 """
 
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -22,8 +24,19 @@ from accelerate.tracking import WandBTracker
 from torch import nn
 
 from common.differences import differences
-from common.files import atomic_path, full_disk_is_oserror, read_json, write_json
+from common.files import (
+    atomic_path,
+    full_disk_is_oserror,
+    read_json,
+    sync,
+    sync_folder,
+    write_json,
+)
+from common.output_folder import in_main_process, remove_temporary
+from engine.checkpoints import STATE, kept, list_files, newest_whole
 from engine.fsdp import load_weights
+
+log = logging.getLogger(__name__)
 
 
 class RunFolder:
@@ -33,6 +46,7 @@ class RunFolder:
         self.path = Path(folder)
         self.accelerator = accelerator
         self.config: dict[str, Any] = {}
+        self._latest: tuple[Path | None, list[Path]] | None = None
         _keep_names(accelerator)
 
     def check(self, config: Any, free: frozenset[str]) -> None:
@@ -59,21 +73,26 @@ class RunFolder:
                 )
 
     def claim(self) -> None:
-        """Record the config that `check` was given."""
+        """Record the config that `check` was given; remove what is damaged or half-written."""
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
+            for damaged in self._latest[1] if self._latest else ():
+                shutil.rmtree(damaged)
+            remove_temporary(self.path / "checkpoints")
             with atomic_path(self.path / "config.yaml") as temporary:
                 temporary.write_text(yaml.safe_dump(self.config, sort_keys=False))
         self.accelerator.wait_for_everyone()
 
     def latest(self) -> Path | None:
-        """The checkpoint with the most steps, if any."""
-        states = (self.path / "checkpoints").glob("step-*/state.json")
-        return max(
-            (s.parent for s in states),
-            key=lambda c: read_json(c / "state.json")["step"],
-            default=None,
-        )
+        """The checkpoint to go on from: the whole one with the most steps, if any.
+
+        Raises:
+            ValueError: there are checkpoints, and all are damaged.
+        """
+        if self._latest is None:
+            find = partial(newest_whole, self.path / "checkpoints")
+            self._latest = in_main_process(find, self.accelerator)
+        return self._latest[0]
 
     def save(
         self, state: dict[str, Any], export: Callable[[Path], None], keep: int, every: int | None
@@ -98,15 +117,19 @@ class RunFolder:
                 if main:
                     (temporary / "ema").mkdir()
                     export(temporary / "ema")
-                    write_json(temporary / "state.json", {**state, "config": self.config})
+                self.accelerator.wait_for_everyone()
+                if main:
+                    state = {**state, "config": self.config, "files": list_files(temporary)}
+                    write_json(temporary / STATE, state)
+                    sync_folder(temporary)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-        self.accelerator.wait_for_everyone()
         if main:
             shutil.rmtree(final, ignore_errors=True)
             temporary.rename(final)
-            saved = {read_json(f)["step"]: f.parent for f in final.parent.glob("step-*/state.json")}
+            sync(final.parent)  # before older ones go
+            saved = {read_json(f)["step"]: f.parent for f in final.parent.glob(f"step-*/{STATE}")}
             for step in kept(sorted(saved), keep, every)[1]:
                 shutil.rmtree(saved[step])
         self.accelerator.wait_for_everyone()
@@ -115,7 +138,7 @@ class RunFolder:
         """Restore what is prepared (modules, optimisers) and the EMA; return the saved state."""
         self.accelerator.load_state(str(checkpoint))
         load_weights(ema, checkpoint / "ema" / "model.safetensors")
-        return read_json(checkpoint / "state.json")
+        return read_json(checkpoint / STATE)
 
     def start_log(self, step: int, wandb: str | None = None) -> None:
         """Open the trackers; forget log lines past `step`, which a resumed run will write again."""
@@ -145,16 +168,22 @@ class RunFolder:
         self.accelerator.log(values, step=step)
 
 
-def kept(steps: list[int], keep: int, every: int | None) -> tuple[list[int], list[int]]:
-    """Of checkpoints at ascending `steps`: those that stay, and those to delete."""
-    stay = [s for s in steps if s in steps[-keep:] or (every is not None and s % every == 0)]
-    return stay, [s for s in steps if s not in stay]
-
-
 def read_log(folder: str | Path) -> list[dict[str, float]]:
-    """The lines of a run's log.jsonl."""
-    lines = (Path(folder) / "log.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
+    """The lines of a run's log.jsonl; a last one that was cut off by a crash is left out.
+
+    Raises:
+        ValueError: another line is damaged.
+    """
+    file = Path(folder) / "log.jsonl"
+    lines, entries = file.read_text(errors="replace").splitlines(), []
+    for number, line in enumerate(lines, 1):
+        try:
+            entries.append(json.loads(line))
+        except json.JSONDecodeError:
+            if number < len(lines):
+                raise ValueError(f"{file}: line {number} is not valid JSON. Mend it.") from None
+            log.warning("%s: the last line was cut off in writing; it is left out", file)
+    return entries
 
 
 def _keep_names(accelerator: Accelerator) -> None:
@@ -177,6 +206,6 @@ def _keep_names(accelerator: Accelerator) -> None:
 def _forget_after(file: Path, step: int) -> None:
     if not file.exists():
         return
-    lines = [line for line in file.read_text().splitlines() if json.loads(line)["step"] <= step]
+    lines = [json.dumps(entry) for entry in read_log(file.parent) if entry["step"] <= step]
     with atomic_path(file) as temporary:
         temporary.write_text("".join(f"{line}\n" for line in lines))

@@ -1,6 +1,5 @@
 """Encode packed videos with a trained VAE once, so that Latte trains on latents."""
 
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +12,7 @@ from torch import Tensor
 from common.accelerator import make_accelerator
 from common.cli import main
 from common.files import read_json
-from common.lock import exclusive
+from common.output_folder import lock_folder
 from common.pixels import to_float
 from data.clips.dataset import ClipConfig, ClipDataset
 from data.latents.items import CacheConfig
@@ -82,7 +81,7 @@ def run(config: Config) -> None:
     cache = LatentCache(
         config.out, clips, _describe(model, config), shape, _pick(config, CacheConfig)
     )
-    with exclusive(config.out) if accelerator.is_main_process else nullcontext():
+    with lock_folder(config.out, accelerator):
         todo = cache.pending(accelerator.process_index, accelerator.num_processes)
         pending = len(gather_object(todo))
         if done := cache.shards - pending:

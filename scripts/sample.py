@@ -1,7 +1,6 @@
 """Generate clips with a trained Latte."""
 
 import json
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +17,7 @@ from common.accelerator import make_accelerator
 from common.cli import main
 from common.differences import differences
 from common.files import atomic_path, read_json, write_json
-from common.lock import exclusive
+from common.output_folder import lock_folder
 from common.seeding import fold
 from data.latents.dataset import LatentDataset
 from data.video.encode import to_uint8, write_video
@@ -102,7 +101,7 @@ def run(config: Sample) -> None:
         latte = Latte(latte.config).eval()
     latte.to(accelerator.device)
     out = Path(config.out)
-    with exclusive(out) if accelerator.is_main_process else nullcontext():
+    with lock_folder(out, accelerator):
         if accelerator.is_main_process:
             _claim(out, config, notes, labels, known)
         accelerator.wait_for_everyone()

@@ -13,7 +13,7 @@ import torch
 from torch.testing import assert_close
 
 from common.cli import main, parse
-from common.lock import exclusive
+from common.output_folder import lock_folder
 from common.pixels import to_float
 from data.clips.dataset import ClipConfig, ClipDataset
 from data.latents.dataset import LatentDataset
@@ -187,8 +187,8 @@ def test_a_disk_that_fills_up_is_one_line_and_a_rerun_goes_on(
 
 def test_two_commands_cannot_write_the_same_cache(inputs, out):
     with (
-        exclusive(out),
-        pytest.raises(ValueError, match="another process is writing there"),
+        lock_folder(out),
+        pytest.raises(ValueError, match="is writing there"),
     ):
         cache(inputs, out)
 

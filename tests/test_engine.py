@@ -18,10 +18,11 @@ from common.cli import _exit_code, parse
 from common.files import atomic_folder, atomic_path, read_json, sha256_file, write_json
 from common.seeding import fold, generator, noise
 from engine.accelerator import training_accelerator
+from engine.checkpoints import kept
 from engine.config import FREE, TrainConfig
 from engine.ema import EMA
 from engine.guard import Guard
-from engine.run_folder import RunFolder, kept, read_log
+from engine.run_folder import RunFolder, read_log
 from engine.watch import Means, Stopwatch
 
 

@@ -18,7 +18,7 @@ import data.shards.pack_video
 import data.shards.workers
 import data.shards.write
 from common.accelerator import make_accelerator
-from common.lock import exclusive
+from common.output_folder import lock_folder
 from data.importers.folder import Folder
 from data.shards.pack_video import ShardConfig
 from data.shards.workers import Packer
@@ -125,7 +125,7 @@ def test_the_number_of_processes_may_change_between_runs(videos, straight, tmp_p
 
 
 def hold(folder: Path, held) -> None:
-    with exclusive(folder):
+    with lock_folder(folder):
         held.set()
         time.sleep(600)
 
@@ -134,7 +134,7 @@ def test_a_folder_that_another_run_writes_to_is_refused_until_that_one_is_dead(v
     held = FORK.Event()
     other = begin(hold, tmp_path, held)
     assert held.wait(60)
-    with pytest.raises(ValueError, match=f"{tmp_path}: another process is writing there"):
+    with pytest.raises(ValueError, match=rf"process {other.pid} on .* \(since .*\) is writing"):
         pack(videos, tmp_path)
     assert not list(tmp_path.glob("*.tar"))
     other.kill()

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from common.files import read_json
-from common.lock import exclusive
+from common.output_folder import lock_folder
 from scripts import demo
 from tests.builders.browser import check_videos_play, needs_browser, open_page
 from tests.builders.commands import ROOT, SCRIPTS, run_script
@@ -184,9 +184,9 @@ def test_samples_do_not_depend_on_the_batch_and_go_on_where_they_stopped(
     for i in range(4):
         pair = [(tmp_path / n / f"clip-00000{i}.mkv").read_bytes() for n in "ab"]
         assert pair[0] == pair[1]
-    with exclusive(tmp_path / "b"):
+    with lock_folder(tmp_path / "b"):
         assert run_script(*common, "--out", tmp_path / "b") == 2
-    check_complaint(capsys.readouterr().err, "another process is writing there")
+    check_complaint(capsys.readouterr().err, "is writing there")
     assert run_script(*common, "--out", tmp_path / "b", "--seed", 1) == 2
     check_complaint(capsys.readouterr().err, "seed was 0, now 1")
 

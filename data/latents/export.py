@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common.files import atomic_path, read_json, write_json
-from common.lock import exclusive
+from common.output_folder import lock_folder
 from data.latents.dataset import MANIFEST, LatentDataset
 from data.shards.pack_video import TarWriter
 
@@ -27,7 +27,7 @@ def export_latents(latents: LatentDataset, out: str | Path, *, progress: bool = 
         ValueError: the folder holds the export of another cache, or is being written.
     """
     out = Path(out)
-    with exclusive(out):
+    with lock_folder(out):
         made = out / EXPORT
         if made.exists() and read_json(made)["cache"] != latents.hash:
             raise ValueError(

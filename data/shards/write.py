@@ -11,7 +11,6 @@ not matter. The first process writes `index.json` last.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tqdm import tqdm
 
 from common.files import atomic_path, read_json, sha256_file, write_json
-from common.lock import exclusive
+from common.output_folder import lock_folder
 from data.importers import ImportResult
 from data.shards.identity import agree, check_records, claim, identify
 from data.shards.index import Sample, Shard, ShardIndex, write_index
@@ -78,7 +77,7 @@ def write_shards(
         wait = accelerator.wait_for_everyone
     check_records(records, config, class_names)
     identity, source_bytes = identify(records, config, class_names)
-    with exclusive(folder) if rank == 0 else nullcontext():
+    with lock_folder(folder, accelerator):
         if rank == 0:
             claim(folder, identity)
         wait()
