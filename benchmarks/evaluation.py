@@ -22,13 +22,13 @@ from einops import rearrange
 from skimage.metrics import structural_similarity
 
 from common.cli import main
+from common.measure import peak_memory_bytes
 from data.video.encode import write_video
 from eval.clips.source import ClipProtocol, ClipSource
 from eval.features.extractors import Extractor
 from eval.features.feature_cache import extract_features
 from eval.metrics.frechet import frechet_distance, moments
 from eval.metrics.reconstruction import ssim
-from eval.protocols.cost import peak_memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,12 +101,11 @@ def _memory(config: Config) -> None:
             source = ClipSource(folder, ClipProtocol(count=count), progress=False)
             started = time.perf_counter()
             extract_features(source, extractor, progress=False)
-            peaks.append((count, peak_memory(torch.device("cpu")), time.perf_counter() - started))
+            peaks.append((count, peak_memory_bytes(), time.perf_counter() - started))
     for count, peak, seconds in peaks:
-        memory = "unknown" if peak is None else f"{peak / 1e6:.0f} MB"
         print(
             f"features of {count} clips of 16x{config.size}x{config.size}, apart from the network: "
-            f"{memory} at most, {count / seconds:.0f} clips/s"
+            f"{peak / 1e6:.0f} MB at most, {count / seconds:.0f} clips/s"
         )
 
 

@@ -24,7 +24,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from benchmarks import vae_speed
-from benchmarks.vae_speed import count_flop, matmul_rate, peak_memory
+from benchmarks.vae_speed import count_flop, matmul_rate, peak_bytes
 from common.cli import main
 from engine.ema import EMA
 from latte import Latte, LatteConfig
@@ -240,7 +240,7 @@ def report(config: Config, name: str, tasks: list[Task]) -> None:
     cuda = torch.device(config.device).type == "cuda"
     clock = time.perf_counter if cuda else time.process_time
     flop = tasks[0].operations(), tasks[1].operations()  # ours differ in precision alone
-    memory = [peak_memory(task.run, cuda) for task in tasks]  # also warms up
+    memory = [peak_bytes(task.run, cuda) for task in tasks]  # also warms up
     seconds: list[list[float]] = [[] for _ in tasks]
     for _ in range(config.repeats):
         for task, times in zip(tasks, seconds, strict=True):

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from benchmarks.live_memory import LiveMemory
 from benchmarks.vae_plain import Plain
 from common.cli import main
+from common.measure import LiveMemory, peak_memory_bytes, reset_peak_memory
 from vae import DiagonalGaussian, VAEConfig, VideoVAE
 
 
@@ -157,7 +157,7 @@ def report(config: Config, task: Task, peak: float) -> None:
     clock = time.perf_counter if cuda else time.process_time
     seconds: dict[str, list[float]] = {name: [] for name in forms}
     with autocast(config), torch.set_grad_enabled(task.learns):
-        memory = {name: peak_memory(call, cuda) for name, call in forms.items()}  # also warms up
+        memory = {name: peak_bytes(call, cuda) for name, call in forms.items()}  # also warms up
         for _ in range(config.repeats):
             for name, call in forms.items():
                 start = clock()
@@ -189,13 +189,13 @@ def count_flop(call: Call, learns: bool) -> int:
     return (3 if learns else 1) * counter.get_total_flops()
 
 
-def peak_memory(call: Call, cuda: bool) -> float:
+def peak_bytes(call: Call, cuda: bool) -> int:
     """Bytes of all tensors at most while it runs; on a GPU with the weights."""
     if cuda:
-        torch.cuda.reset_peak_memory_stats()
+        reset_peak_memory("cuda")
         call()
         torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated()
+        return peak_memory_bytes("cuda")
     with LiveMemory() as memory:
         call()
     return memory.peak

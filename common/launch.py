@@ -7,15 +7,16 @@ import subprocess
 from collections.abc import Sequence
 
 from common.cli import Stopped
+from common.measure import max_rss_bytes
 
 
-def call(command: Sequence[str]) -> float:
+def call(command: Sequence[str]) -> int:
     """Run a command in a process of its own, on the same terminal, and wait for it.
 
     SIGTERM is passed on, so that the command saves first.
 
     Returns:
-        Its peak memory, MB.
+        Its peak memory, bytes.
     Raises:
         ValueError: it failed; its own message is above.
         Stopped: it was stopped by a signal.
@@ -36,4 +37,4 @@ def call(command: Sequence[str]) -> float:
         raise Stopped(f"{shown} was stopped. Run the same command to go on.", number)
     if code:
         raise ValueError(f"{shown} ended with exit code {code}; its message is above")
-    return usage.ru_maxrss / 1000
+    return max_rss_bytes(usage)

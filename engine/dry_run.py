@@ -6,13 +6,11 @@ from pathlib import Path
 
 from torch import nn
 
+from common.measure import GIGABYTE
 from engine.memory import estimate_memory
 from engine.optimization import Batch, LossFunction
 from engine.run_folder import kept
 from engine.train import Trainer
-from engine.watch import MEGABYTE
-
-GIGABYTE = 1e9
 
 
 def plan(
@@ -50,14 +48,15 @@ def plan(
     )
     yield f"data: {trainer.clips} clips seen, {clips} to come, {epochs}"
     yield from _checkpoints(trainer, steps)
-    needed = 0.0
+    needed = 0
     if estimate := estimate_memory(trainer, batch, loss_function):
         state, activations = estimate
-        needed = (state + activations) * MEGABYTE
+        needed = state + activations
         yield (
             f"memory, estimated: {needed / GIGABYTE:.3g} GB in one step of a process with all "
-            f"players active: {state / 1000:.3g} GB for weights, gradients, AdamW and the average, "
-            f"{activations / 1000:.3g} GB for activations; {free / GIGABYTE:.3g} GB are free here"
+            f"players active: {state / GIGABYTE:.3g} GB for weights, gradients, AdamW and the "
+            f"average, {activations / GIGABYTE:.3g} GB for activations; {free / GIGABYTE:.3g} GB "
+            "are free here"
         )
     if trainer.accelerator.device.type == "cpu" and needed > free:
         yield "memory, measured: not, because a step would not fit"
@@ -65,13 +64,13 @@ def plan(
         yield measured(trainer, trainer.rehearse(batch, loss_function))
 
 
-def measured(trainer: Trainer, memory_mb: float) -> str:
+def measured(trainer: Trainer, memory: int) -> str:
     """The line that says what `Trainer.rehearse` has found."""
     device = trainer.accelerator.device
     whole = " (whole process)" if device.type == "cpu" else ""
     return (
-        f"memory, measured: {memory_mb / 1000:.3g} GB at most in one step with all players active, "
-        f"on {device}{whole}"
+        f"memory, measured: {memory / GIGABYTE:.3g} GB at most in one step with all players "
+        f"active, on {device}{whole}"
     )
 
 

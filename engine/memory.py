@@ -1,58 +1,17 @@
 """The memory of a training step, worked out on tensors without data: nothing is computed."""
 
-import weakref
-from typing import Any
-
 import torch
-from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.distributed.tensor import DTensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from common.measure import LiveMemory
 from engine.optimization import Batch, LossFunction, StepInfo, count_clips
 from engine.train import Trainer
-from engine.watch import MEGABYTE
-
-
-class LiveMemory(TorchDispatchMode):
-    """Within, counts the bytes of new tensors while they are in use, and the most at any time.
-
-    What existed before does not count, and a view does not count again.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self._known: set[int] = set()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if all(returned.alias_info is None for returned in func._schema.returns):
-            for tensor in tree_leaves(result):
-                if isinstance(tensor, Tensor):
-                    self._add(tensor.untyped_storage())
-        return result
-
-    def _add(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key in self._known:
-            return
-        self._known.add(key)
-        self.now += size
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._forget, key, size)
-
-    def _forget(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.now -= size
 
 
 def estimate_memory(
     trainer: Trainer, batch: Batch, loss_function: LossFunction
-) -> tuple[float, float] | None:
+) -> tuple[int, int] | None:
     """Memory of a step of this process with all players active, without running it.
 
     The forward and backward passes run on tensors that have a shape and no data: in seconds, on any
@@ -61,9 +20,9 @@ def estimate_memory(
 
     Args:
         batch: like the largest of this process's batches; its values do not matter.
-    Returns: MB that stay from step to step (weights, gradients, AdamW's moments, the average, and
-        with several processes the buffers in which they exchange gradients), and what activations
-        add to them at most. None if a loss depends on values that are not there, or
+    Returns: bytes that stay from step to step (weights, gradients, AdamW's moments, the average,
+        and with several processes the buffers in which they exchange gradients), and what
+        activations add to them at most. None if a loss depends on values that are not there, or
         weights are shared out (FSDP).
     """
     kept = {name: stateful.state_dict() for name, stateful in trainer.states.items()}
@@ -93,7 +52,7 @@ def estimate_memory(
     # they come as activations go
     whole = info.share == 1
     activations = max(0, memory.peak - weights) if whole else memory.peak
-    return (copies * weights + average) / MEGABYTE, activations / MEGABYTE
+    return copies * weights + average, activations
 
 
 def _micro_batch(trainer: Trainer, batch: Batch) -> tuple[Batch, StepInfo]:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from common.cli import Stopped
 from common.files import atomic_folder, write_json
+from common.measure import GIGABYTE, peak_memory_bytes
 from engine import fsdp
 from engine.config import FREE, TrainConfig
 from engine.ema import EMA
@@ -24,7 +25,7 @@ from engine.guard import Guard
 from engine.optimization import Batch, LossFunction, Opponent, Players, count_clips
 from engine.run_folder import RunFolder
 from engine.stop import StopSignal
-from engine.watch import Means, Stopwatch, peak_memory
+from engine.watch import Means, Stopwatch
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +140,7 @@ class Trainer:
                 self.watch.restart()
         return self._finish()
 
-    def rehearse(self, batch: Batch, loss_function: LossFunction) -> float:
+    def rehearse(self, batch: Batch, loss_function: LossFunction) -> int:
         """Run a step's forward and backward passes, of all players, and change nothing.
 
         Shows before the run what memory a step takes, the discriminator and AdamW's state included.
@@ -147,7 +148,7 @@ class Trainer:
         Args:
             batch: like the largest of this process's batches; its values do not matter.
         Returns:
-            Highest memory so far, MB: of the accelerator, on a CPU of the whole process.
+            Highest memory so far, bytes: of the accelerator, on a CPU of the whole process.
         Raises:
             ValueError: the memory does not suffice.
         """
@@ -155,7 +156,7 @@ class Trainer:
         try:
             reserved = self.players.reserve()
             self.players.gradients(batch, loss_function, max(self.step, self.players.all_from))
-            memory = peak_memory(self.accelerator.device)
+            memory = peak_memory_bytes(self.accelerator.device)
         except torch.OutOfMemoryError as error:
             raise ValueError(
                 "one step takes more memory than there is: lower micro_batch or the clips' size. "
@@ -231,7 +232,7 @@ class Trainer:
             "clips_seen": self.clips,
             "skipped_steps": self.guard.skipped,
             "bad_samples": self.bad_samples,
-            "memory_mb": peak_memory(self.accelerator.device),
+            "memory_gb": peak_memory_bytes(self.accelerator.device) / GIGABYTE,
         }
         self.folder.write_log(self.step, values | scores)
         if "loss" in values:

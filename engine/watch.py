@@ -1,18 +1,13 @@
-"""What people watch of a run: time and memory of a step, means between log lines, pictures."""
+"""What people watch of a run: time of a step, means between log lines, pictures."""
 
-import resource
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from jaxtyping import UInt8
-
-MEGABYTE = 1e6
 
 
 class Stopwatch:
@@ -56,26 +51,6 @@ class Stopwatch:
         return event
 
 
-class Timing:
-    """Seconds by part of long work, on the clock of the wall."""
-
-    def __init__(self, *parts: str):
-        self.seconds = dict.fromkeys(parts, 0.0)
-
-    @contextmanager
-    def of(self, part: str) -> Iterator[None]:
-        """Count the time in the context as `part`."""
-        since = time.perf_counter()
-        yield
-        self.seconds[part] += time.perf_counter() - since
-
-    @property
-    def shares(self) -> dict[str, float]:
-        """Each part's fraction of the whole; 0 where nothing was done."""
-        total = sum(self.seconds.values()) or 1.0
-        return {part: seconds / total for part, seconds in self.seconds.items()}
-
-
 def show_pictures(
     accelerator: Accelerator, name: str, pictures: UInt8[np.ndarray, "n h w 3"], step: int
 ) -> None:
@@ -83,13 +58,6 @@ def show_pictures(
     for tracker in accelerator.trackers:
         layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
         tracker.log_images({name: pictures}, step=step, **layout)  # type: ignore[attr-defined]
-
-
-def peak_memory(device: torch.device) -> float:
-    """Highest memory so far, MB: of tensors on an accelerator, of the whole process on a CPU."""
-    if device.type == "cpu":
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MEGABYTE
-    return torch.accelerator.max_memory_allocated(device) / MEGABYTE
 
 
 class Means:

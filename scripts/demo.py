@@ -1,7 +1,6 @@
 """From raw videos to a measured generator: every stage of the pipeline on a few real clips."""
 
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import yaml
 from common.cli import main
 from common.files import read_json, write_json
 from common.launch import call
+from common.measure import GIGABYTE, peak_memory_bytes
 from data.importers.demo_clips import demo_records, fetch_clips
 from data.shards.write import ShardConfig, write_shards
 from eval.report.demo import evaluate_demo
@@ -69,8 +69,7 @@ def run(config: Demo) -> None:
     metrics = read_json(RUN / "scores.json") | {
         "reconstruction": read_json(RUN / "reconstruction" / "metrics.json")["metrics"],
         "stages": {
-            name: {k: stamp[k] for k in ("seconds", "peak_memory_mb")}
-            for name, stamp in stages.items()
+            name: {k: stamp[k] for k in ("seconds", "memory_gb")} for name, stamp in stages.items()
         },
     }
     write_json(RUN / "metrics.json", metrics)
@@ -78,7 +77,7 @@ def run(config: Demo) -> None:
     print(f"\n{RUN}/report.html shows the result, {RUN}/metrics.json holds the figures")
 
 
-def _stage(name: str, config: Path, work: Callable[[], float]) -> None:
+def _stage(name: str, config: Path, work: Callable[[], int]) -> None:
     """Do a stage unless its stamp says that it was done with this config."""
     stamp, text = _stamp(name), config.read_text()
     if stamp.exists():
@@ -93,16 +92,17 @@ def _stage(name: str, config: Path, work: Callable[[], float]) -> None:
     memory = work()
     seconds = time.perf_counter() - start
     write_json(
-        stamp, {"config": text, "seconds": round(seconds, 1), "peak_memory_mb": round(memory)}
+        stamp,
+        {"config": text, "seconds": round(seconds, 1), "memory_gb": round(memory / GIGABYTE, 3)},
     )
-    print(f"[{name}] took {seconds:.0f} s, {memory / 1000:.2f} GB at most", flush=True)
+    print(f"[{name}] took {seconds:.0f} s, {memory / GIGABYTE:.2f} GB at most", flush=True)
 
 
 def _stamp(name: str) -> Path:
     return RUN / "stages" / f"{name}.json"
 
 
-def _pack(config: Path) -> float:
+def _pack(config: Path) -> int:
     fetch_clips(CLIPS)
     options = ShardConfig(**(yaml.safe_load(config.read_text()) or {}))
 
@@ -115,20 +115,20 @@ def _pack(config: Path) -> float:
     return _measured(pack)
 
 
-def _untrained(config: Path) -> float:
+def _untrained(config: Path) -> int:
     """Samples of fresh weights, in a folder of their own."""
     out = str(RUN / "samples_untrained")
     return _command("sample.py", "--config", str(config), "--untrained=true", f"--out={out}")
 
 
-def _command(script: str, *arguments: str) -> float:
-    """Run a command of the user; returns its peak memory in MB."""
+def _command(script: str, *arguments: str) -> int:
+    """Run a command of the user; returns its peak memory in bytes."""
     return call([sys.executable, str(SCRIPTS / script), *arguments])
 
 
-def _measured(work: Callable[[], object]) -> float:
+def _measured(work: Callable[[], object]) -> int:
     work()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    return peak_memory_bytes()
 
 
 if __name__ == "__main__":

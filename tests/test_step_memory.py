@@ -3,7 +3,8 @@
 import torch
 from torch.testing import assert_close
 
-from engine.memory import LiveMemory, estimate_memory
+from common.measure import LiveMemory
+from engine.memory import estimate_memory
 from tests.test_adversarial import toy_trainer
 
 
@@ -41,10 +42,10 @@ def test_the_estimate_is_what_a_step_takes_and_changes_nothing(tmp_path):
     with LiveMemory() as memory:
         trainer.rehearse(video(), loss)
     # gradients, AdamW's two moments and activations
-    expected = 3 * bytes_of(trainer) / 1e6 + activations
-    assert_close(memory.peak / 1e6, expected, rtol=0.05, atol=0)
+    expected = 3 * bytes_of(trainer) + activations
+    assert_close(float(memory.peak), float(expected), rtol=0.05, atol=0)
     average = sum(p.nbytes for p in trainer.ema.model.parameters())
-    assert_close(state, (4 * bytes_of(trainer) + average) / 1e6)
+    assert state == 4 * bytes_of(trainer) + average
     after = [p for player in trainer.players.all for p in player.module.parameters()]
     assert_close(before, after, rtol=0, atol=0)
 

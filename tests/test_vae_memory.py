@@ -6,7 +6,7 @@ import psutil
 import pytest
 import torch
 
-from benchmarks.live_memory import LiveMemory
+from common.measure import LiveMemory
 from tests.test_vae import TINY, make, video
 from tests.test_vae_streaming import LONG
 from vae import VAEConfig, VideoVAE, memory

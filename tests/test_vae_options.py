@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from benchmarks.live_memory import LiveMemory
+from common.measure import LiveMemory
 from tests.builders.vectors import load_case, uniform
 from tests.test_vae import TINY, make, scramble, video
 from vae import VAEConfig, VideoVAE, weights_hash

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from benchmarks.live_memory import LiveMemory
+from common.measure import LiveMemory
 from tests.test_vae import TINY, make, video
 from vae import ImageVAE, VAEConfig, VideoVAE, padding
 
@@ -87,7 +87,7 @@ def test_streams_hold_the_same_tensors_however_long_they_are(config):
             for _ in model.stream_decode(
                 torch.zeros(1, config.z_dim, 1, 2, 2) for _ in range(groups)
             ):
-                held.append(live.live)
+                held.append(live.now)
         peaks.append(live.peak)
     assert peaks[0] == peaks[1]
     assert held[3] == held[-1]

@@ -23,13 +23,13 @@ from tqdm import tqdm
 
 from common.differences import differences
 from common.files import write_json
+from common.measure import Timing
 from data.clips.dataset import ClipDataset
 from data.clips.loader import one_thread, start
 from data.latents.dataset import MANIFEST, SCHEMA, read_manifest
 from data.latents.items import CacheConfig, CacheItems
 from data.latents.shards import LatentShards, ShardContent
 from data.latents.statistics import merge_sums
-from engine.watch import Timing
 
 LARGEST = 6e4  # float16 ends at 65504
 PACKAGES = ("ivvae", "torch", "av", "numpy", "safetensors")
@@ -141,17 +141,17 @@ class LatentCache:
             for shard, batches in zip(shards, plan, strict=True):
                 content = ShardContent()
                 for batch in batches:
-                    with timing.of("decode"):
+                    with timing.measure("decode"):
                         rows = next(stream)
-                    with timing.of("encode"):
+                    with timing.measure("encode"):
                         self._encode(encode, rows, content)
                     bar.update(len(batch))
-                with timing.of("write"):
+                with timing.measure("write"):
                     if written:
                         written.result()
                 labels = [self.clips.sample(item.index).label for item in content.items]
                 written = writer.submit(self._files.write, shard, content, labels)
-            with timing.of("write"):
+            with timing.measure("write"):
                 if written:
                     written.result()
         return timing

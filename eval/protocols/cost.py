@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+from common.measure import peak_memory_bytes, reset_peak_memory
 
 
 @torch.inference_mode()
@@ -33,8 +33,7 @@ def measure_cost(
 
     Returns:
         `encode` and `decode` (median seconds), `encode_memory` and `decode_memory` (bytes at the
-        peak: what PyTorch had allocated on a GPU, weights included; the whole process on a CPU,
-        None where the system does not tell), `device`, `threads` (of a CPU), `repeats`, `warmup`.
+        peak: what PyTorch had allocated on a GPU, weights included; the whole process on a CPU), `device`, `threads` (of a CPU), `repeats`, `warmup`.
     """
     if repeats < 1 or warmup < 0:
         raise ValueError(f"repeats={repeats} must be at least 1 and warmup={warmup} at least 0")
@@ -50,7 +49,7 @@ def measure_cost(
             call(x)
             seconds.append(_now(video.device) - started)
         result[name] = statistics.median(seconds)
-        result[f"{name}_memory"] = peak_memory(video.device)
+        result[f"{name}_memory"] = peak_memory_bytes(video.device)
     return {**result, **describe_device(video.device), "repeats": repeats, "warmup": warmup}
 
 
@@ -65,27 +64,6 @@ def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
-
-
-def reset_peak_memory(device: torch.device) -> None:
-    """Forget the peak so far."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    elif CLEAR.exists():
-        try:
-            CLEAR.write_text("5")  # the process's high-water mark, see man 5 proc
-        except OSError:
-            return  # some sandboxes forbid it; the mark then is that of the whole run
-
-
-def peak_memory(device: torch.device) -> int | None:
-    """Bytes at the peak since `reset_peak_memory`, or of the whole run where that is forbidden."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if not STATUS.exists():
-        return None
-    marks = [line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM")]
-    return int(marks[0].split()[1]) * 1024 if marks else None
 
 
 def _cpu_name() -> str:

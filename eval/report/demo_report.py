@@ -242,10 +242,10 @@ def _cost(metrics: dict[str, Any]) -> Section:
         columns=[
             "stage",
             Column(name="time", unit="s", decimals=0),
-            Column(name="peak memory", unit="MB", decimals=0),
+            Column(name="peak memory", unit="GB", decimals=2),
         ],
         rows=[
-            [name, stage["seconds"], stage["peak_memory_mb"]]
+            [name, stage["seconds"], stage["memory_gb"]]
             for name, stage in metrics["stages"].items()
         ],
         notes=["Memory is that of the process; GPU memory is not included."],
