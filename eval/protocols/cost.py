@@ -33,7 +33,8 @@ def measure_cost(
 
     Returns:
         `encode` and `decode` (median seconds), `encode_memory` and `decode_memory` (bytes at the
-        peak: what PyTorch had allocated on a GPU, weights included; the whole process on a CPU), `device`, `threads` (of a CPU), `repeats`, `warmup`.
+        peak: what PyTorch had allocated on a GPU, weights included; the whole process on a CPU),
+        `device`, `threads` (of a CPU), `repeats`, `warmup`.
     """
     if repeats < 1 or warmup < 0:
         raise ValueError(f"repeats={repeats} must be at least 1 and warmup={warmup} at least 0")
