@@ -21,7 +21,7 @@ from webdataset.compat import WebDataset
 from benchmarks.data_stand_ins import BlankVideos, link_many, moving_noise, packed
 from common.cli import main
 from common.pixels import to_float
-from data.clips.batch_order import BatchPlan
+from data.clips.batch_order import BatchOrder
 from data.clips.dataset import ClipConfig, ClipDataset
 from data.clips.loader import batches
 from data.latents.dataset import LatentDataset
@@ -132,7 +132,7 @@ def _reading(folder: Path, config: Config) -> None:
     latents = _latents(folder, config)
     mean = LatentDataset(folder / "latents", posterior="mean")
     tars = [str(tar) for tar in export_latents(latents, folder / "tars", progress=False)]
-    order = BatchPlan(latents.shard_sizes, 1, seed=0).order(0).tolist()
+    order = BatchOrder(latents.shard_sizes, 1, seed=0).epoch_order(0).tolist()
     for item, sample in zip(range(8), _tars(tars), strict=False):
         assert_close(latents.raw(item)["moments"], sample, rtol=0, atol=0)
 
@@ -156,8 +156,8 @@ def _tars(tars: list[str]) -> Iterator[Tensor]:
 
 def _waiting(folder: Path, config: Config) -> None:
     latents = _latents(folder, config)
-    plan = BatchPlan(latents.shard_sizes, 8, seed=0)
-    stream = batches(latents, plan, 0, config.consumer_batches + 1, workers=2)
+    order = BatchOrder(latents.shard_sizes, 8, seed=0)
+    stream = batches(latents, order, 0, config.consumer_batches + 1, workers=2)
     start = time.perf_counter()
     next(stream)  # starts the workers
     print(f"\nloader of latents, 2 workers: first batch after {time.perf_counter() - start:.2f} s")
@@ -181,9 +181,9 @@ def _resuming(folder: Path, config: Config) -> None:
         begin = time.perf_counter()
         dataset = ClipDataset(options, seed=0)
         loaded = time.perf_counter()
-        plan = BatchPlan(dataset.shard_sizes, 8, seed=0)
-        step = 3 * plan.steps_per_epoch + 777
-        batch = next(batches(dataset, plan, step, step + 1))
+        order = BatchOrder(dataset.shard_sizes, 8, seed=0)
+        step = 3 * order.steps_per_epoch + 777
+        batch = next(batches(dataset, order, step, step + 1))
         assert len(batch["key"]) == 8
         end = time.perf_counter()
         print(f"  {name:32} load {loaded - begin:6.2f} s, first batch {end - loaded:5.2f} s")

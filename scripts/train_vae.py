@@ -142,7 +142,7 @@ class TrainVAE:
         """Clips per step over all processes, of each size."""
         if self.buckets is None:
             return [self.train.global_batch]
-        return [self.buckets.batch(bucket) for bucket in self.buckets.buckets]
+        return [self.buckets.batch_size(bucket) for bucket in self.buckets.buckets]
 
     @property
     def clips_per_step(self) -> float:

@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from data.clips.batch_order import BatchPlan
-from data.clips.buckets import Bucket, BucketClips, BucketConfig, BucketPlan
+from data.clips.batch_order import BatchOrder
+from data.clips.buckets import Bucket, BucketClips, BucketConfig, BucketOrder
 from data.clips.dataset import ClipConfig
 from data.clips.loader import batches, training_batches
 from tests.builders.packed import pack
 from tests.builders.videos import read_barcode
 
-IMAGES = Bucket(frames=1, height=32, width=48, weight=2, batch=4)
-CLIPS = Bucket(frames=5, height=64, width=96, batch=2)
-LONG = Bucket(frames=9, height=32, width=32, batch=2)
+IMAGES = Bucket(frames=1, height=32, width=48, weight=2, batch_size=4)
+CLIPS = Bucket(frames=5, height=64, width=96, batch_size=2)
+LONG = Bucket(frames=9, height=32, width=32, batch_size=2)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,9 @@ def clips(folder, *buckets, **options):
 
 
 def load(dataset, start, stop, rank=0, world_size=1, workers=0):
-    return list(batches(dataset, dataset.plan(seed=2), start, stop, rank, world_size, workers))
+    return list(
+        batches(dataset, dataset.batch_order(seed=2), start, stop, rank, world_size, workers)
+    )
 
 
 def assert_same(a, b):
@@ -66,37 +68,37 @@ def test_batches_do_not_depend_on_workers_earlier_steps_or_ranks(folder):
         assert_close(torch.cat([a["video"], b["video"]]), whole["video"], rtol=0, atol=0)
 
 
-def plan(weights, seed=0, samples=50):
-    return BucketPlan([BatchPlan([samples], 4, i) for i in range(len(weights))], weights, seed)
+def mixed_order(weights, seed=0, samples=50):
+    return BucketOrder([BatchOrder([samples], 4, i) for i in range(len(weights))], weights, seed)
 
 
 def test_a_cycle_holds_each_bucket_by_its_weight():
-    mixed = plan([6, 3, 1])
+    mixed = mixed_order([6, 3, 1])
     for cycle in (0, 5):
         buckets = [mixed.visit(100 * cycle + step)[0] for step in range(100)]
         assert Counter(buckets) == {0: 60, 1: 30, 2: 10}
     assert [mixed.visit(i)[0] for i in range(100)] != [mixed.visit(100 + i)[0] for i in range(100)]
     assert [mixed.visit(i)[0] for i in range(50)] != [
-        plan([6, 3, 1], 1).visit(i)[0] for i in range(50)
+        mixed_order([6, 3, 1], 1).visit(i)[0] for i in range(50)
     ]
-    assert np.bincount(plan([1, 1, 1]).cycle).tolist() == [34, 33, 33]
-    assert np.bincount(plan([1e6, 1, 1]).cycle).tolist() == [98, 1, 1]
-    assert np.bincount(plan([1] * 150).cycle).tolist() == [1] * 150
+    assert np.bincount(mixed_order([1, 1, 1]).cycle).tolist() == [34, 33, 33]
+    assert np.bincount(mixed_order([1e6, 1, 1]).cycle).tolist() == [98, 1, 1]
+    assert np.bincount(mixed_order([1] * 150).cycle).tolist() == [1] * 150
 
 
 def test_each_bucket_goes_through_its_samples_epoch_by_epoch():
-    mixed, alone = plan([2, 1]), [BatchPlan([50], 4, i) for i in range(2)]
+    mixed, alone = mixed_order([2, 1]), [BatchOrder([50], 4, i) for i in range(2)]
     visits = Counter()
     for step in range(250):
         bucket, *_ = {item[0] for item in mixed.batch(step)}
         expected = alone[bucket].batch(visits[bucket])
         assert [item[1:] for item in mixed.batch(step)] == expected
-        assert plan([2, 1]).batch(step) == mixed.batch(step)
+        assert mixed_order([2, 1]).batch(step) == mixed.batch(step)
         visits[bucket] += 1
 
 
 def test_the_smaller_videos_go_to_the_smaller_buckets(folder):
-    large = Bucket(frames=1, height=128, width=64, batch=2)
+    large = Bucket(frames=1, height=128, width=64, batch_size=2)
     with pytest.raises(
         ValueError, match=r"bucket 1x128x64: .*no video .* is 128 pixels high and 64"
     ):
@@ -107,24 +109,24 @@ def test_the_smaller_videos_go_to_the_smaller_buckets(folder):
 
 def test_a_bucket_without_enough_videos_is_refused_when_it_is_built(folder):
     with pytest.raises(ValueError, match=r"bucket 21x32x32: .*none of 6 videos has the 21 frames"):
-        clips(folder, IMAGES, Bucket(frames=21, height=32, width=32, batch=2))
+        clips(folder, IMAGES, Bucket(frames=21, height=32, width=32, batch_size=2))
     with pytest.raises(ValueError, match=r"bucket 9x32x32: the data set has 3 samples, fewer than"):
-        clips(folder, Bucket(frames=9, height=32, width=32, batch=4)).plan(0)
+        clips(folder, Bucket(frames=9, height=32, width=32, batch_size=4)).batch_order(0)
 
 
 def test_batches_follow_from_a_budget_of_pixels():
     config = BucketConfig(buckets=(IMAGES, Bucket(frames=17, height=64, width=64)), pixels=500_000)
-    assert [config.batch(bucket) for bucket in config.buckets] == [4, 4]  # 7.2 clips would fit
+    assert [config.batch_size(bucket) for bucket in config.buckets] == [4, 4]  # 7.2 clips would fit
     with pytest.raises(ValueError, match="bucket 17x64x64: one clip is more than pixels=1000"):
         BucketConfig(buckets=(Bucket(frames=17, height=64, width=64),), pixels=1000)
-    with pytest.raises(ValueError, match="bucket 17x64x64: give its batch, or pixels"):
+    with pytest.raises(ValueError, match="bucket 17x64x64: give its batch_size, or pixels"):
         BucketConfig(buckets=(Bucket(frames=17, height=64, width=64),))
 
 
 def test_every_bucket_must_be_divided_by_the_processes(folder):
     dataset = clips(folder, IMAGES, CLIPS)
     with pytest.raises(ValueError, match="4 processes do not divide the global batch of 2"):
-        batches(dataset, dataset.plan(0), 0, 1, world_size=4)
+        batches(dataset, dataset.batch_order(0), 0, 1, world_size=4)
 
 
 def test_the_trainers_batches_take_buckets(folder):
@@ -153,7 +155,7 @@ def test_clips_have_the_right_frames(folder):
     ("options", "message"),
     [
         ({"frames": 0}, "bucket 0x8x8: frames=0"),
-        ({"batch": 0}, "bucket 1x8x8: batch=0"),
+        ({"batch_size": 0}, "bucket 1x8x8: batch_size=0"),
         ({"weight": 0.0}, "weight=0.0 must be above 0"),
     ],
 )

@@ -117,7 +117,7 @@ def test_a_killed_stage_goes_on_as_if_nothing_had_happened(stage, shards, tmp_pa
 
 
 def test_two_processes_learn_in_the_gan_stage_what_one_does(shards, tmp_path):
-    sizes = (Bucket(frames=1, batch=4, **SIZE), Bucket(frames=5, batch=2, **SIZE))
+    sizes = (Bucket(frames=1, batch_size=4, **SIZE), Bucket(frames=5, batch_size=2, **SIZE))
     mixed = {"buckets": BucketConfig(buckets=sizes, enlarge=True)}  # image-only steps too
     # Adam makes much of rounding where a gradient is nearly zero, the more the higher the rate
     mild = {"learning_rate": 1e-4, "discriminator_rate": 1e-4}

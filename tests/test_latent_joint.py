@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from data.clips.batch_order import BatchPlan
+from data.clips.batch_order import BatchOrder
 from data.clips.loader import batches
 from data.latents.dataset import LatentDataset
 from data.latents.joint import JointLatents
@@ -69,9 +69,9 @@ def test_the_choice_follows_from_seed_epoch_and_clip(caches):
 def test_posteriors_are_sampled_and_batches_load(caches):
     joint = JointLatents(LatentDataset(caches[0]), LatentDataset(caches[1]), 2)
     assert not torch.equal(joint[0, 0]["latent"][:, :2], joint[1, 0]["latent"][:, :2])
-    plan = BatchPlan(joint.shard_sizes, 4, seed=0)
+    order = BatchOrder(joint.shard_sizes, 4, seed=0)
     for workers in (0, 1):
-        batch = next(iter(batches(joint, plan, 3, 4, workers=workers)))
+        batch = next(iter(batches(joint, order, 3, 4, workers=workers)))
         assert batch["latent"].shape == (4, 2, 4, 8, 8)
         assert batch["image_labels"].shape == (4, 2)
 

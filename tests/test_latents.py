@@ -11,7 +11,7 @@ from safetensors import safe_open
 from torch.testing import assert_close
 
 from common.pixels import to_float
-from data.clips.batch_order import BatchPlan
+from data.clips.batch_order import BatchOrder
 from data.clips.dataset import ClipConfig, ClipDataset
 from data.clips.loader import batches
 from data.latents.dataset import LatentDataset
@@ -333,9 +333,9 @@ def test_latents_load_through_workers_and_pickle(cached):
     dataset = LatentDataset(cached)
     dataset.raw(0)
     dataset = pickle.loads(pickle.dumps(dataset))
-    plan = BatchPlan(dataset.shard_sizes, 4, seed=0)
-    straight = list(batches(dataset, plan, 0, 8))
-    parallel = list(batches(dataset, plan, 0, 8, workers=2))
+    order = BatchOrder(dataset.shard_sizes, 4, seed=0)
+    straight = list(batches(dataset, order, 0, 8))
+    parallel = list(batches(dataset, order, 0, 8, workers=2))
     assert straight[0]["latent"].shape == (4, *SHAPE)
     for a, b in zip(straight, parallel, strict=True):
         assert a["key"] == b["key"]

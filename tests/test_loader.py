@@ -10,7 +10,7 @@ import torch
 from torch.testing import assert_close
 from torch.utils.data import Dataset
 
-from data.clips.batch_order import BatchPlan
+from data.clips.batch_order import BatchOrder
 from data.clips.dataset import ClipConfig, ClipDataset
 from data.clips.loader import RECEIVED, batches, received
 from tests.builders.packed import pack
@@ -27,8 +27,8 @@ def clips(folder, **options):
 
 
 def load(dataset, start, stop, rank=0, world_size=1, workers=0, global_batch=2):
-    plan = BatchPlan(dataset.shard_sizes, global_batch, seed=5)
-    return list(batches(dataset, plan, start, stop, rank, world_size, workers))
+    order = BatchOrder(dataset.shard_sizes, global_batch, seed=5)
+    return list(batches(dataset, order, start, stop, rank, world_size, workers))
 
 
 def assert_same(a, b):
@@ -157,10 +157,10 @@ def test_unreadable_samples_of_workers_are_counted_here(tmp_path, workers):
 
 def test_mistakes_are_refused_before_anything_is_read(folder):
     dataset = clips(folder)
-    plan = BatchPlan(dataset.shard_sizes, 4, seed=0)
+    order = BatchOrder(dataset.shard_sizes, 4, seed=0)
     with pytest.raises(ValueError, match="3 processes do not divide"):
-        batches(dataset, plan, 0, 1, world_size=3)
+        batches(dataset, order, 0, 1, world_size=3)
     with pytest.raises(ValueError, match=r"rank 2 must be in \[0, 2\)"):
-        batches(dataset, plan, 0, 1, rank=2, world_size=2)
+        batches(dataset, order, 0, 1, rank=2, world_size=2)
     with pytest.raises(ValueError, match="workers=-1"):
-        batches(dataset, plan, 0, 1, workers=-1)
+        batches(dataset, order, 0, 1, workers=-1)

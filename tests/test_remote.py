@@ -16,7 +16,7 @@ import fsspec
 import pytest
 
 import data.shards.remote_cache
-from data.clips.batch_order import BatchPlan
+from data.clips.batch_order import BatchOrder
 from data.clips.dataset import ClipConfig, ClipDataset
 from data.clips.loader import batches
 from data.shards.index import ShardIndex
@@ -94,8 +94,8 @@ def test_clips_load_from_an_address_through_workers(server, packed, tmp_path):
     def load(folder, workers, **options):
         config = ClipConfig(folder=str(folder), frames=3, height=32, width=32, **options)
         dataset = ClipDataset(config, seed=0)
-        plan = BatchPlan(dataset.shard_sizes, 2, seed=0)
-        return [b["video"].sum().item() for b in batches(dataset, plan, 0, 3, workers=workers)]
+        order = BatchOrder(dataset.shard_sizes, 2, seed=0)
+        return [b["video"].sum().item() for b in batches(dataset, order, 0, 3, workers=workers)]
 
     remote = load(server.url, 2, cache=str(tmp_path / "cache"))
     assert remote == load(packed, 0)

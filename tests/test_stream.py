@@ -212,7 +212,7 @@ def test_the_plan_of_a_run_on_a_stream_has_no_epochs(folder, tmp_path, capsys, m
 
 def test_a_stream_with_settings_of_indexed_data_is_refused(folder, tmp_path):
     data = ClipConfig(folder=str(folder), frames=5, height=16, width=16)
-    sizes = BucketConfig(buckets=(Bucket(frames=5, height=16, width=16, batch=2),))
+    sizes = BucketConfig(buckets=(Bucket(frames=5, height=16, width=16, batch_size=2),))
     for changes in ({"data": data}, {"stream": None}):
         with pytest.raises(ValueError, match="set either data or stream"):
             training(folder, tmp_path, **changes)

@@ -9,7 +9,7 @@ from common.seeding import fold
 SHARDS_PER_GROUP = 8
 
 
-class BatchPlan:
+class BatchOrder:
     """The order of a training run over a sharded data set.
 
     Each epoch permutes the shards, puts 8 to 15 of them into a group (fewer only if there are
@@ -21,7 +21,7 @@ class BatchPlan:
 
     Args:
         shard_sizes: samples in each shard; sample indices count through the shards in this order.
-        global_batch: samples per step over all processes.
+        batch_size: samples per step over all processes.
         seed: changes the order of every epoch.
         shuffle: False keeps the stored order in every epoch, for evaluation.
 
@@ -30,24 +30,24 @@ class BatchPlan:
     """
 
     def __init__(
-        self, shard_sizes: Sequence[int], global_batch: int, seed: int, shuffle: bool = True
+        self, shard_sizes: Sequence[int], batch_size: int, seed: int, shuffle: bool = True
     ):
-        if global_batch < 1:
-            raise ValueError(f"global batch {global_batch} must be at least 1 sample")
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size} must be at least 1 sample")
         self.shard_sizes = np.asarray(shard_sizes, dtype=np.int64)
         self.samples = int(self.shard_sizes.sum())
-        if self.samples < global_batch:
+        if self.samples < batch_size:
             raise ValueError(
                 f"the data set has {self.samples} samples, fewer than one global batch of "
-                f"{global_batch}. Lower the batch size or the number of processes, or add data."
+                f"{batch_size}. Lower the batch size or the number of processes, or add data."
             )
-        self.global_batch = global_batch
+        self.batch_size = batch_size
         self.seed = seed
         self.shuffle = shuffle
-        self.steps_per_epoch = self.samples // global_batch
+        self.steps_per_epoch = self.samples // batch_size
         self._cached: tuple[int, np.ndarray] | None = None
 
-    def order(self, epoch: int) -> np.ndarray:
+    def epoch_order(self, epoch: int) -> np.ndarray:
         """All sample indices in the order of `epoch`, int64, each exactly once."""
         if not self.shuffle:
             return np.arange(self.samples)
@@ -67,9 +67,9 @@ class BatchPlan:
         epoch, position = divmod(step, self.steps_per_epoch)
         cached = self._cached  # a copy: loaders of several streams may ask from their own threads
         if cached is None or cached[0] != epoch:
-            cached = self._cached = (epoch, self.order(epoch))
-        start = position * self.global_batch
-        indices = cached[1][start : start + self.global_batch]
+            cached = self._cached = (epoch, self.epoch_order(epoch))
+        start = position * self.batch_size
+        indices = cached[1][start : start + self.batch_size]
         return [(epoch, index) for index in indices.tolist()]
 
     def local_batch(self, step: int, rank: int, world_size: int) -> list[tuple[int, int]]:
@@ -79,15 +79,15 @@ class BatchPlan:
             ValueError: `world_size` does not divide the global batch.
         """
         self.check_world_size(world_size)
-        size = self.global_batch // world_size
+        size = self.batch_size // world_size
         return self.batch(step)[rank * size : (rank + 1) * size]
 
     def check_world_size(self, world_size: int) -> None:
         """Refuse (`ValueError`) a number of processes that does not divide the global batch."""
-        if self.global_batch % world_size:
-            fitting = [n for n in range(1, world_size + 1) if self.global_batch % n == 0]
+        if self.batch_size % world_size:
+            fitting = [n for n in range(1, world_size + 1) if self.batch_size % n == 0]
             raise ValueError(
-                f"{world_size} processes do not divide the global batch of {self.global_batch}. "
+                f"{world_size} processes do not divide the global batch of {self.batch_size}. "
                 f"Start {fitting[-1]} processes or use a global batch of "
-                f"{-(-self.global_batch // world_size) * world_size}."
+                f"{-(-self.batch_size // world_size) * world_size}."
             )

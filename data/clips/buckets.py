@@ -12,7 +12,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from common.seeding import fold
-from data.clips.batch_order import BatchPlan
+from data.clips.batch_order import BatchOrder
 from data.clips.dataset import ClipConfig, ClipDataset
 from data.clips.options import Quarantine
 
@@ -32,11 +32,11 @@ class Bucket:
     """Pixels."""
     weight: float = 1.0
     """Share of the steps, relative to the other buckets'."""
-    batch: int | None = None
+    batch_size: int | None = None
     """Clips per step over all processes; default: as many as `pixels` allows."""
 
     def __post_init__(self) -> None:
-        for name in ("frames", "height", "width", "batch"):
+        for name in ("frames", "height", "width", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"bucket {self}: {name}={value} must be at least 1")
@@ -66,18 +66,18 @@ class BucketConfig:
         if len(set(names)) < len(names):
             raise ValueError(f"buckets {', '.join(names)}: each size may occur once")
         for bucket in self.buckets:
-            self.batch(bucket)
+            self.batch_size(bucket)
 
-    def batch(self, bucket: Bucket) -> int:
+    def batch_size(self, bucket: Bucket) -> int:
         """Clips per step of a bucket, over all processes.
 
         Raises:
             ValueError: it has no batch, and no clip of it fits into `pixels`.
         """
-        if bucket.batch is not None:
-            return bucket.batch
+        if bucket.batch_size is not None:
+            return bucket.batch_size
         if self.pixels is None:
-            raise ValueError(f"bucket {bucket}: give its batch, or pixels for all buckets")
+            raise ValueError(f"bucket {bucket}: give its batch_size, or pixels for all buckets")
         fitting = self.pixels // (bucket.frames * bucket.height * bucket.width)
         if fitting < 1:
             raise ValueError(f"bucket {bucket}: one clip is more than pixels={self.pixels}")
@@ -127,39 +127,39 @@ class BucketClips(Dataset):
         bucket, epoch, index = item
         return self.sets[bucket][epoch, index]
 
-    def plan(self, seed: int) -> "BucketPlan":
-        """The order of a training run over these clips.
+    def batch_order(self, seed: int) -> "BucketOrder":
+        """The order of batches of a training run over these clips.
 
         Raises:
             ValueError: a bucket has fewer clips than one of its batches.
         """
-        plans = []
+        orders = []
         for bucket, part in zip(self.config.buckets, self.sets, strict=True):
-            name, size = str(bucket), self.config.batch(bucket)
+            name, size = str(bucket), self.config.batch_size(bucket)
             try:
-                plans.append(BatchPlan(part.shard_sizes, size, fold(seed, "bucket", name)))
+                orders.append(BatchOrder(part.shard_sizes, size, fold(seed, "bucket", name)))
             except ValueError as error:
                 raise ValueError(f"bucket {bucket}: {error}") from None
-        return BucketPlan(plans, [bucket.weight for bucket in self.config.buckets], seed)
+        return BucketOrder(orders, [bucket.weight for bucket in self.config.buckets], seed)
 
 
-class BucketPlan:
+class BucketOrder:
     """Which bucket and which of its samples make up which global batch, by (seed, step) alone.
 
     Steps come in cycles of 100 (or as many as there are buckets, if that is more), in which every
     bucket has its share of the steps, to the rounding of one step and at least one, in an order
     drawn anew for each cycle. The n-th step of a bucket takes the n-th batch of the bucket's own
-    plan, so each bucket goes through its samples epoch by epoch. Global batches of different
+    order, so each bucket goes through its samples epoch by epoch. Global batches of different
     buckets may differ in size.
 
     Args:
-        plans: of each bucket.
+        orders: of each bucket.
         weights: share of the steps of each, relative to the others'.
         seed: changes the order of the buckets.
     """
 
-    def __init__(self, plans: Sequence[BatchPlan], weights: Sequence[float], seed: int):
-        self.plans = list(plans)
+    def __init__(self, orders: Sequence[BatchOrder], weights: Sequence[float], seed: int):
+        self.orders = list(orders)
         self.seed = seed
         self.cycle = _shares(weights, max(CYCLE, len(weights)))  # the bucket of each of its steps
         self._counts = np.bincount(self.cycle, minlength=len(weights))
@@ -176,7 +176,7 @@ class BucketPlan:
     def batch(self, step: int) -> list[tuple[int, int, int]]:
         """The `(bucket, epoch, index)` of each sample of global batch `step`."""
         bucket, visit = self.visit(step)
-        return [(bucket, epoch, index) for epoch, index in self.plans[bucket].batch(visit)]
+        return [(bucket, epoch, index) for epoch, index in self.orders[bucket].batch(visit)]
 
     def local_batch(self, step: int, rank: int, world_size: int) -> list[tuple[int, int, int]]:
         """Rank `rank`'s contiguous part of `batch(step)`.
@@ -185,13 +185,13 @@ class BucketPlan:
             ValueError: `world_size` does not divide the bucket's batch.
         """
         bucket, visit = self.visit(step)
-        part = self.plans[bucket].local_batch(visit, rank, world_size)
+        part = self.orders[bucket].local_batch(visit, rank, world_size)
         return [(bucket, epoch, index) for epoch, index in part]
 
     def check_world_size(self, world_size: int) -> None:
         """Refuse (`ValueError`) a number of processes that does not divide every bucket's batch."""
-        for plan in self.plans:
-            plan.check_world_size(world_size)
+        for order in self.orders:
+            order.check_world_size(world_size)
 
 
 def _shares(weights: Sequence[float], steps: int) -> np.ndarray:

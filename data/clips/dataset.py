@@ -52,7 +52,7 @@ class ClipDataset(Dataset):
         smallest: (height, width) in pixels that a stored video must have.
 
     Attributes:
-        shard_sizes: usable samples per shard, for `BatchPlan`.
+        shard_sizes: usable samples per shard, for `BatchOrder`.
         class_names, hash: of the packed data set.
         left_out: number of samples that are too short or small.
         quarantine: samples found unreadable so far (in this process; `batches` adds the workers').

@@ -1,4 +1,4 @@
-"""Batches of one process, in the order of the plan, for any data set of `(epoch, index)` items."""
+"""The batches of one process, in their order, for any data set of `(epoch, index)` items."""
 
 import warnings
 from collections import deque
@@ -11,8 +11,8 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from data.clips.batch_order import BatchPlan
-from data.clips.buckets import BucketClips, BucketPlan
+from data.clips.batch_order import BatchOrder
+from data.clips.buckets import BucketClips, BucketOrder
 from engine.config import TrainConfig
 
 AHEAD = 4  # batches that each worker loads ahead
@@ -21,7 +21,7 @@ RECEIVED = 2  # batches that are taken over from the workers before they are ask
 
 def batches(
     dataset: Dataset,
-    plan: BatchPlan | BucketPlan,
+    order: BatchOrder | BucketOrder,
     start_step: int,
     stop_step: int,
     rank: int = 0,
@@ -30,13 +30,13 @@ def batches(
 ) -> Iterator[dict[str, Any]]:
     """Rank `rank`'s part of each global batch in `[start_step, stop_step)`, in order.
 
-    What is yielded depends on nothing but the data set, the plan and the arguments: not on
+    What is yielded depends on nothing but the data set, the order and the arguments: not on
     `workers`, not on earlier steps, not on any global random state; the ranks together yield the
     global batch. Do not pass the result to `Accelerator.prepare`, which would split it again.
     One set of workers serves all steps, epochs included. Memory is pinned where CUDA is available.
 
     Args:
-        dataset: `ClipDataset`, `LatentDataset` or the like; `BucketClips` with a `BucketPlan`.
+        dataset: `ClipDataset`, `LatentDataset` or the like; `BucketClips` with a `BucketOrder`.
         workers: processes that load ahead, with one torch thread each; 0 loads in this process.
 
     Returns:
@@ -47,14 +47,14 @@ def batches(
         ValueError: at once, if `world_size` does not divide the global batch or a number is
             negative; later, if a `ClipDataset` meets more unreadable samples than it allows.
     """
-    plan.check_world_size(world_size)
+    order.check_world_size(world_size)
     if not 0 <= rank < world_size:
         raise ValueError(f"rank {rank} must be in [0, {world_size})")
     if start_step < 0 or workers < 0:
         raise ValueError(f"start_step={start_step} and workers={workers} must not be negative")
     loader = DataLoader(
         dataset,
-        batch_sampler=_Steps(plan, range(start_step, stop_step), rank, world_size),
+        batch_sampler=_Steps(order, range(start_step, stop_step), rank, world_size),
         num_workers=workers,
         prefetch_factor=AHEAD if workers else None,
         collate_fn=collate,
@@ -115,12 +115,12 @@ def training_batches(
         ValueError: the processes do not divide the global batch, or it exceeds the data set.
     """
     if isinstance(dataset, BucketClips):
-        plan = dataset.plan(config.seed)
+        order = dataset.batch_order(config.seed)
     else:
-        plan = BatchPlan(dataset.shard_sizes, config.global_batch, config.seed)
+        order = BatchOrder(dataset.shard_sizes, config.global_batch, config.seed)
     rank, world = accelerator.process_index, accelerator.num_processes
-    plan.check_world_size(world)
-    return lambda step: batches(dataset, plan, step, config.steps, rank, world, config.workers)
+    order.check_world_size(world)
+    return lambda step: batches(dataset, order, step, config.steps, rank, world, config.workers)
 
 
 def one_thread(_: int) -> None:
@@ -131,8 +131,8 @@ def one_thread(_: int) -> None:
 class _Steps:
     """A batch sampler: one list of items per step."""
 
-    def __init__(self, plan: BatchPlan | BucketPlan, steps: range, rank: int, world_size: int):
-        self.plan = plan
+    def __init__(self, order: BatchOrder | BucketOrder, steps: range, rank: int, world_size: int):
+        self.order = order
         self.steps = steps
         self.part = (rank, world_size)
 
@@ -141,7 +141,7 @@ class _Steps:
 
     def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
         for step in self.steps:
-            yield list(self.plan.local_batch(step, *self.part))
+            yield list(self.order.local_batch(step, *self.part))
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class LatentDataset(Dataset):
 
     Attributes:
         manifest: everything known about the cache.
-        shard_sizes: items per shard, for `BatchPlan`.
+        shard_sizes: items per shard, for `BatchOrder`.
         mean, std: that `normalize` uses, per channel, float32 of shape (c,): of raw sampled
             latents, or documented.
         latent_shape: (c, t, h, w).

@@ -21,7 +21,7 @@ class JointLatents(Dataset):
         count: images per clip.
 
     Attributes:
-        shard_sizes: those of the clips, for `BatchPlan`.
+        shard_sizes: those of the clips, for `BatchOrder`.
         latent_shape: (c, t, h, w) of the clips, without the images.
 
     Raises:
