@@ -92,7 +92,9 @@ def remove_temporary(folder: Path) -> None:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of `folder`; one that was made for it and got nothing by failing goes again."""
     check_no_file(folder)
+    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     _held.add(descriptor)
@@ -106,12 +108,19 @@ def _locked(folder: Path) -> Iterator[None]:
                 f"{folder}: {_holder(descriptor)} is writing there. Wait until it ends, or write "
                 "to another folder."
             ) from None
+        if not os.fstat(descriptor).st_nlink:
+            raise ValueError(f"{folder}: another process has just given it up. Start again.")
         since = datetime.now().astimezone().isoformat(timespec="seconds")
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(holder).encode(), 0)
         try:
             yield
+        except BaseException:
+            if made and descriptor in _held and [p.name for p in folder.iterdir()] == [LOCK]:
+                (folder / LOCK).unlink()
+                folder.rmdir()
+            raise
         finally:
             if descriptor in _held:
                 os.ftruncate(descriptor, 0)

@@ -6,11 +6,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from common.cli import main
 from common.files import write_json
+from common.output_folder import lock_folder
 from common.pixels import to_float
 from common.seeding import fold
 from data.clips.dataset import ClipConfig, ClipDataset
@@ -41,6 +43,12 @@ class TrainClassifier:
 
 def run(config: TrainClassifier) -> dict[str, Any]:
     """Train, measure on the held-out clips; writes metrics.json into the run folder."""
+    accelerator = training_accelerator(config.train)
+    with lock_folder(config.train.folder, accelerator):
+        return _train(config, accelerator)
+
+
+def _train(config: TrainClassifier, accelerator: Accelerator) -> dict[str, Any]:
     train = _labelled(config.data, config.train.seed)
     test = None
     if config.test is not None:
@@ -53,7 +61,6 @@ def run(config: TrainClassifier) -> dict[str, Any]:
                 f"{config.test}: its classes are not those of {config.data.folder}. "
                 "Pack both alike."
             )
-    accelerator = training_accelerator(config.train)
     batches = training_batches(train, config.train, accelerator)
     torch.manual_seed(fold(config.train.seed, "weights"))
     shape = ClassifierConfig(num_classes=len(train.class_names), width=config.channels)

@@ -1,6 +1,7 @@
 """Train Latte on cached latents."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from common.cli import main
+from common.output_folder import lock_folder
 from data.clips.loader import training_batches
 from data.latents.checks import check_alike, check_labelled
 from data.latents.dataset import LatentDataset, Scaling
@@ -124,6 +126,12 @@ class TrainLatte:
 
 def run(config: TrainLatte) -> Path | None:
     """Train to the end, resuming what the run folder holds; returns the folder of the weights."""
+    accelerator = training_accelerator(config.train)
+    with nullcontext() if config.dry_run else lock_folder(config.train.folder, accelerator):
+        return _train(config, accelerator)
+
+
+def _train(config: TrainLatte, accelerator: Accelerator) -> Path | None:
     train = config.train
     latents = LatentDataset(
         config.latents, config.posterior, seed=train.seed, scaling=config.scaling
@@ -136,7 +144,6 @@ def run(config: TrainLatte) -> Path | None:
     held_out = _held_out(config, latents)
     clips = _joint(config, latents)
     fvd = None if config.fvd is None else SampleScore(config.fvd, _clip(latents))
-    accelerator = training_accelerator(train)
     batches = training_batches(clips, train, accelerator)
     notes = _notes(config, latents)
     check_cache(RunFolder(train.folder, accelerator).latest(), notes)

@@ -1,6 +1,7 @@
 """Train an image VAE, a video VAE inflated from one, or either with a discriminator."""
 
 import logging
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
@@ -11,6 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from common.cli import main
+from common.output_folder import lock_folder
 from common.perceptual import check_size
 from common.pixels import to_float
 from common.seeding import fold, noise
@@ -178,8 +180,13 @@ class TrainVAE:
 def run(config: TrainVAE) -> Path | None:
     """Train to the end, resuming what the run folder holds; returns the folder of the weights."""
     config = config.named()
+    accelerator = training_accelerator(config.train)
+    with nullcontext() if config.dry_run else lock_folder(config.train.folder, accelerator):
+        return _train(config, accelerator)
+
+
+def _train(config: TrainVAE, accelerator: Accelerator) -> Path | None:
     train = config.train
-    accelerator = training_accelerator(train)
     batches, clips = _training_data(config, accelerator)
     held_out = None if config.held_out is None else _fixed_clips(config.held_out)
     evaluate = None if held_out is None else _evaluate(config, held_out)
