@@ -2,6 +2,7 @@
 
 import json
 
+import mpmath
 import numpy as np
 import pytest
 import scipy.linalg
@@ -54,6 +55,38 @@ def test_agrees_with_the_matrix_root_of_scipy():
 def test_equal_sets_are_at_zero_even_with_singular_covariances(n):
     features = np.random.default_rng(2).normal(size=(n, 64)).astype(np.float32)
     assert 0 <= frechet_from_features(features, features) < 1e-5
+
+
+def exact_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """The defining formula with 50 digits: the root of the product of the covariances."""
+    with mpmath.workdps(50):
+        moments = []
+        for values in (a, b):
+            x = mpmath.matrix(values.tolist())
+            n, d = x.rows, x.cols
+            mean = mpmath.matrix([mpmath.fsum(x[:, j]) / n for j in range(d)])
+            centered = mpmath.matrix(n, d)
+            for i in range(n):
+                centered[i, :] = x[i, :] - mean.T
+            moments.append((mean, centered.T * centered / n))
+        (mean_a, cov_a), (mean_b, cov_b) = moments
+        values, vectors = mpmath.eigsy(cov_a)
+        root = vectors * mpmath.diag([mpmath.sqrt(max(v, 0)) for v in values]) * vectors.T
+        product = mpmath.eigsy(root * cov_b * root, eigvals_only=True)
+        traces = mpmath.fsum(cov_a[i, i] + cov_b[i, i] for i in range(cov_a.rows))
+        squared = mpmath.norm(mean_a - mean_b) ** 2
+        return float(squared + traces - 2 * mpmath.fsum(mpmath.sqrt(max(v, 0)) for v in product))
+
+
+@pytest.mark.parametrize(("n", "m"), [(6, 7), (6, 40), (40, 30)])
+def test_exact_with_fewer_clips_than_dimensions(n, m):
+    rng = np.random.default_rng(4)
+    scale = np.geomspace(100, 1e-4, 16)  # as features have: a few strong directions
+    a = rng.normal(size=(n, 16)) * scale
+    b = np.concatenate([a] * (1 + m // n))[:m] + 1e-2 * rng.normal(size=(m, 16))
+    expected = exact_distance(a, b)
+    assert frechet_from_features(a, b) == pytest.approx(expected, rel=1e-9, abs=1e-10)
+    assert frechet_distance(*moments(a), *moments(b)) == pytest.approx(expected, abs=1e-4)
 
 
 def test_symmetric():

@@ -25,18 +25,8 @@ def moments(
     Source:
         Division by N, not N - 1: the StyleGAN-V protocol (Skorokhodov et al. 2022).
     """
-    if features.ndim != 2:
-        raise ValueError(f"features have shape {features.shape}, but one row per clip is needed")
-    count = len(features)
-    if count < 2:
-        raise ValueError(f"{count} feature vectors, but a covariance needs at least 2. Add clips.")
-    values = features.astype(np.float64)
-    if not np.isfinite(values).all():
-        bad = int((~np.isfinite(values).all(axis=1)).sum())
-        raise ValueError(f"{bad} of {count} feature vectors are not finite. Check those clips.")
-    mean = values.mean(axis=0)
-    values -= mean
-    return mean, values.T @ values / count
+    mean, centered = _centered(features)
+    return mean, centered.T @ centered / len(features)
 
 
 def frechet_distance(
@@ -47,9 +37,10 @@ def frechet_distance(
 ) -> float:
     """Squared Fréchet distance between two Gaussians.
 
-    `|mean_a - mean_b|^2 + tr(cov_a + cov_b - 2 (cov_a cov_b)^(1/2))`. The trace of the root is the
-    sum of the roots of the eigenvalues of `R cov_b R` with `R = cov_a^(1/2)`, which is symmetric:
-    nothing complex can appear, and singular covariances need no offset.
+    `|mean_a - mean_b|^2 + tr(cov_a + cov_b - 2 (cov_a cov_b)^(1/2))`. With `cov = R^T R`, the trace
+    of the root is the sum of the singular values of `R_a R_b^T`: nothing complex can appear, and
+    singular covariances need no offset. Eigenvalues that rounding alone can make count as 0.
+    `frechet_from_features` has no such eigenvalues and is exact to rounding for any covariance.
 
     Args:
         mean_a, mean_b: means `(d,)`.
@@ -67,16 +58,14 @@ def frechet_distance(
     mean_a, cov_a = _checked("first", mean_a, cov_a)
     mean_b, cov_b = _checked("second", mean_b, cov_b)
     if mean_a.shape != mean_b.shape:
-        raise ValueError(
-            f"features of {len(mean_a)} and of {len(mean_b)} dimensions cannot be compared. "
-            "Use the same network for both sets."
-        )
-    eigenvalues, vectors = scipy.linalg.eigh(cov_a)
-    root = (vectors * np.sqrt(eigenvalues.clip(min=0))) @ vectors.T
-    product = scipy.linalg.eigvalsh(root @ cov_b @ root).clip(min=0)
-    squared = np.sum((mean_a - mean_b) ** 2)
-    distance = squared + np.trace(cov_a) + np.trace(cov_b) - 2 * np.sqrt(product).sum()
-    return max(float(distance), 0.0)
+        raise ValueError(_other_dimensions(len(mean_a), len(mean_b)))
+    roots = []
+    for cov in (cov_a, cov_b):
+        eigenvalues, vectors = scipy.linalg.eigh(cov)
+        rounding = len(cov) * np.finfo(np.float64).eps * abs(eigenvalues[-1])
+        kept = eigenvalues > rounding
+        roots.append((vectors[:, kept] * np.sqrt(eigenvalues[kept])).T)  # R: rank d
+    return _distance(mean_a, mean_b, *roots)
 
 
 def frechet_from_features(
@@ -84,9 +73,21 @@ def frechet_from_features(
 ) -> float:
     """Fréchet distance between two feature sets, each pooled whole: see `moments`.
 
-    There is no per-batch variant: averaging the distances of batches measures the batch size.
+    Centered features over the root of their number are roots of the covariances, so that these are
+    never formed: the distance is exact to rounding with fewer clips than dimensions, too. There is
+    no per-batch variant: averaging the distances of batches measures the batch size.
     """
-    return frechet_distance(*moments(features_a), *moments(features_b))
+    if features_a.shape[1:] != features_b.shape[1:]:
+        raise ValueError(_other_dimensions(features_a.shape[-1], features_b.shape[-1]))
+    (mean_a, a), (mean_b, b) = _centered(features_a), _centered(features_b)
+    # The triangular factor of a QR decomposition is as good a root, with at most d rows.
+    roots = [
+        scipy.linalg.qr(x, mode="r")[0][: x.shape[1]] / np.sqrt(len(x))
+        if len(x) > x.shape[1]
+        else x / np.sqrt(len(x))
+        for x in (a, b)
+    ]
+    return _distance(mean_a, mean_b, *roots)
 
 
 def frechet_error(
@@ -168,6 +169,35 @@ def frechet_infinity(
         distances.append(frechet_from_features(a, b))
     (_, intercept), covariance = np.polyfit(1 / np.array(sizes), distances, 1, cov=True)
     return Extrapolated(float(intercept), float(np.sqrt(covariance[1, 1])), sizes)
+
+
+def _centered(features: Float[ndarray, "n d"]) -> tuple[ndarray, ndarray]:
+    """Mean and what is left without it, float64, once the features are known to be sound."""
+    if features.ndim != 2:
+        raise ValueError(f"features have shape {features.shape}, but one row per clip is needed")
+    count = len(features)
+    if count < 2:
+        raise ValueError(f"{count} feature vectors, but a covariance needs at least 2. Add clips.")
+    values = features.astype(np.float64)
+    if not np.isfinite(values).all():
+        bad = int((~np.isfinite(values).all(axis=1)).sum())
+        raise ValueError(f"{bad} of {count} feature vectors are not finite. Check those clips.")
+    mean = values.mean(axis=0)
+    return mean, values - mean
+
+
+def _distance(mean_a: ndarray, mean_b: ndarray, root_a: ndarray, root_b: ndarray) -> float:
+    """Distance of Gaussians with covariances `root^T root`."""
+    squared = np.sum((mean_a - mean_b) ** 2)
+    traces = np.sum(root_a**2) + np.sum(root_b**2)
+    return max(float(squared + traces - 2 * scipy.linalg.svdvals(root_a @ root_b.T).sum()), 0.0)
+
+
+def _other_dimensions(a: int, b: int) -> str:
+    return (
+        f"features of {a} and of {b} dimensions cannot be compared. Use the same network for both "
+        "sets."
+    )
 
 
 def _checked(name: str, mean: ndarray, cov: ndarray) -> tuple[ndarray, ndarray]:
