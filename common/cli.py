@@ -3,17 +3,41 @@
 import errno
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 from itertools import pairwise
-from typing import Any, TypeVar, get_origin
+from typing import Any, TypeVar
 
 import jsonargparse
 
-Config = TypeVar("Config")
+from common.config import (
+    check_value,
+    field_types,
+    is_kind,
+    item_types,
+    nested_configs,
+    walk_fields,
+)
+
+Command = TypeVar("Command")
 
 PACKAGES = ("common", "data", "engine", "eval", "latte", "vae", "__main__")
+
+_INSIDE = r"((?:[^\[\]]|\[[^\[\]]*\])*)"
+ANNOTATED = re.compile(rf"Optional\[Annotated\[{_INSIDE}\]\]|Annotated\[{_INSIDE}\]")
+"""An annotation with bounds in the help text."""
+WORDS = {
+    r"Ge\(ge=([^)]*)\)": r"at least \1",
+    r"Gt\(gt=([^)]*)\)": r"above \1",
+    r"Le\(le=([^)]*)\)": r"at most \1",
+    r"Lt\(lt=([^)]*)\)": r"below \1",
+    r"MultipleOf\(multiple_of=([^)]*)\)": r"multiple of \1",
+    r"MinLen\(min_length=1\)": "not empty",
+    r", <[^>]*>": "",
+    r"MAY_CHANGE": "may change in a continued run",
+}
+"""Bounds as the help text says them."""
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -27,78 +51,106 @@ class Stopped(Exception):
 
 
 def parse(
-    config_class: type[Config] | Mapping[str, type[Config]],
+    command: type[Command] | Mapping[str, type[Command]],
     arguments: Sequence[str] | None = None,
-) -> Config:
-    """Build `config_class` from `--config file.yaml` and from flags named after its fields.
+) -> Command:
+    """Build `command` from `--config file.yaml` and from flags named after its fields.
 
     `--help` and `--print_config` print and exit, as usual. `--flag` alone means `--flag true`. The
     flag of a list may be repeated, once per value: `--vae A --vae B`.
 
     Args:
-        config_class: a dataclass; or several by name, one of which the first argument names.
+        command: a dataclass; or several by name, one of which the first argument names.
         arguments: by default those of the command line.
 
     Raises:
         ValueError: an unknown key, a value of the wrong type, or one the dataclass refuses.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    if isinstance(config_class, Mapping):
-        parser = jsonargparse.ArgumentParser(exit_on_error=False)
-        choices = parser.add_subcommands(dest="name")
-        for name, choice in config_class.items():
-            summary = (choice.__doc__ or "").partition("\n")[0]
-            subparser = _parser(choice)
-            choices.add_subcommand(name, subparser, help=summary)
-            if arguments[:1] == [name]:
-                arguments = _repeatable(subparser, arguments)
-    else:
-        parser = _parser(config_class)
-        arguments = _repeatable(parser, arguments)
+    chosen = None
     try:
-        values = parser.instantiate(parser.parse_args(arguments))
+        if isinstance(command, Mapping):
+            parser = Parser(exit_on_error=False)
+            choices = parser.add_subcommands(dest="name")
+            for name, choice in command.items():
+                summary = (choice.__doc__ or "").partition("\n")[0]
+                choices.add_subcommand(name, _parser(choice), help=summary)
+            chosen = arguments[0] if arguments else ""
+            if chosen in command:
+                arguments = [chosen, *_spelled_out(command[chosen], arguments[1:])]
+            values = parser.parse_args(arguments)
+            return _build(command[values.name], values[values.name], "")
+        return _build(command, _parser(command).parse_args(_spelled_out(command, arguments)), "")
     except jsonargparse.ArgumentError as error:
         raise ValueError(f"{error}. See --help for the options.") from None
-    if isinstance(config_class, Mapping):
-        config_class, values = config_class[values.name], values[values.name]
-    return config_class(**{field.name: values[field.name] for field in fields(config_class)})  # type: ignore[arg-type]
 
 
 def main(
-    config_class: type[Config] | Mapping[str, type[Config]], run: Callable[[Config], Any]
+    command: type[Command] | Mapping[str, type[Command]], run: Callable[[Command], Any]
 ) -> None:
     """Parse and run. Exit codes: 0 done; 2 the user's mistake; 128 + n stopped by signal n."""
-    sys.exit(_exit_code(config_class, run))
+    sys.exit(_exit_code(command, run))
 
 
-def _parser(config_class: type) -> jsonargparse.ArgumentParser:
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+class Parser(jsonargparse.ArgumentParser):
+    """Shows the bounds of a field in words: `int at least 1` for `Annotated[int, Ge(ge=1)]`."""
+
+    def format_help(self, formatter: Any = None) -> str:
+        """The text of `--help`."""
+        return ANNOTATED.sub(_in_words, super().format_help(formatter))
+
+
+def _in_words(found: re.Match) -> str:
+    text = " ".join((found[1] or found[2]).split())
+    for rule, words in WORDS.items():
+        text = re.sub(rule, words, text)
+    return text
+
+
+def _parser(command: type) -> Parser:
+    parser = Parser(exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action=jsonargparse.ActionConfigFile, help="YAML file")
-    parser.add_class_arguments(config_class)
-    for action in parser._actions:
-        if getattr(action, "_typehint", None) is bool:
-            action.nargs, action.const = "?", "true"
+    parser.add_class_arguments(command)
     return parser
 
 
-def _repeatable(parser: jsonargparse.ArgumentParser, arguments: list[str]) -> list[str]:
-    """`--list A` as `--list+ A`, which appends; `--list "[A, B]"` stays as it is."""
-    lists = {
-        option
-        for action in parser._actions
-        if get_origin(getattr(action, "_typehint", None)) is list
-        for option in action.option_strings
-    }
+def _spelled_out(command: type, arguments: Sequence[str]) -> list[str]:
+    """`--flag` alone as `--flag=true`; `--list A` as `--list+=A`, which appends."""
+    kinds = {f"--{field.name}": field.hint for field in walk_fields(command)}
     changed = list(arguments)
-    for i, (flag, value) in enumerate(pairwise([*arguments, ""])):
-        name, equals, given = flag.partition("=")
-        if name in lists and not (given if equals else value).startswith("["):
+    for i, (argument, following) in enumerate(pairwise([*arguments, "--"])):
+        name, equals, given = argument.partition("=")
+        hint = kinds.get(name)
+        if is_kind(hint, bool) and not equals and following.startswith("--"):
+            changed[i] = f"{name}=true"
+        if is_kind(hint, list) and not (given if equals else following).startswith("["):
             changed[i] = f"{name}+{equals}{given}"
     return changed
 
 
+def _build(hint: Any, value: Any, name: str) -> Any:
+    """Nested dataclasses from what was parsed; what they refuse is named by its dotted path."""
+    if isinstance(value, list | tuple):
+        hints = item_types(hint, len(value))
+        items = [_build(hints[i], item, f"{name}[{i}]") for i, item in enumerate(value)]
+        return type(value)(items)
+    if not isinstance(value, jsonargparse.Namespace):
+        return value
+    value = value.get("init_args", value)  # how the parser gives the items of a list
+    config_class = nested_configs(hint)[0]
+    values = {}
+    for field, kind in field_types(config_class).items():
+        path = f"{name}.{field}".strip(".")
+        values[field] = _build(kind, value[field], path)
+        check_value(values[field], kind, path)
+    try:
+        return config_class(**values)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}" if name else str(error)) from None
+
+
 def _exit_code(
-    config_class: type[Config] | Mapping[str, type[Config]], run: Callable[[Config], Any]
+    command: type[Command] | Mapping[str, type[Command]], run: Callable[[Command], Any]
 ) -> int:
     logging.basicConfig(
         level=logging.WARNING if _is_main() else logging.ERROR, format="%(message)s"
@@ -106,7 +158,7 @@ def _exit_code(
     for package in PACKAGES if _is_main() else ():
         logging.getLogger(package).setLevel(logging.INFO)
     try:
-        run(parse(config_class))
+        run(parse(command))
     except ValueError as error:
         if os.environ.get("IVVAE_TRACEBACK"):
             raise

@@ -23,7 +23,7 @@ from accelerate import Accelerator
 from accelerate.tracking import WandBTracker
 from torch import nn
 
-from common.differences import differences
+from common.config import Config, differences, fixed_differences
 from common.files import (
     atomic_path,
     full_disk_is_oserror,
@@ -49,12 +49,12 @@ class RunFolder:
         self._latest: tuple[Path | None, list[Path]] | None = None
         _keep_names(accelerator)
 
-    def check(self, config: Any, free: frozenset[str]) -> None:
+    def check(self, config: Config) -> None:
         """Check that the folder is new or holds a run of the same config; nothing is written.
 
         Args:
-            config: a dataclass.
-            free: names of fields, at any depth, that a continuation may change.
+            config: what was asked for; fields marked MAY_CHANGE may differ.
+
         Raises:
             ValueError: the run was started with another config; the differences are shown.
         """
@@ -66,7 +66,8 @@ class RunFolder:
         file = self.path / "config.yaml"
         if file.exists():
             found = yaml.safe_load(file.read_text())
-            if changes := differences(found, wanted, free):
+            changes = differences(found.pop("command"), wanted["command"], "command")
+            if changes := changes + fixed_differences(found, config):
                 raise ValueError(
                     f"{self.path}: was started with another config: {'; '.join(changes)}. "
                     "Use the same values to resume it, or another folder."

@@ -19,7 +19,7 @@ from common.cli import Stopped
 from common.files import atomic_folder, write_json
 from common.measure import GIGABYTE, peak_memory_bytes
 from engine import fsdp
-from engine.config import FREE, TrainConfig
+from engine.config import TrainConfig
 from engine.ema import EMA
 from engine.guard import Guard
 from engine.optimization import Batch, LossFunction, Opponent, Players, count_clips
@@ -82,7 +82,7 @@ class Trainer:
         self.notes = notes
         self.local_batch = config.local_batch(accelerator.num_processes)
         self.folder = RunFolder(config.folder, accelerator)
-        self.folder.check(command, FREE - {"steps"} if config.schedule == "cosine" else FREE)
+        self.folder.check(command)
         self.ema = EMA(model.to(accelerator.device), config.ema_decay)
         self.shell: fsdp.Shell | None = None
         if fsdp.is_active(accelerator):

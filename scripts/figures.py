@@ -9,7 +9,7 @@ from torch import Tensor
 
 from common.accelerator import make_accelerator
 from common.cli import main
-from common.differences import differences
+from common.config import differences
 from common.files import read_json
 from data.video.decode import probe, read_frames
 from data.video.encode import from_uint8, to_uint8

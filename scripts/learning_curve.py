@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from common.cli import main
-from common.differences import differences
+from common.config import differences
 from common.files import atomic_path, read_json, write_json
 from common.launch import call
 from eval.features.classifier import ClipClassifier

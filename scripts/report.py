@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from common.cli import main
-from common.differences import differences
+from common.config import differences
 from common.files import read_json
 from data.video.decode import probe, read_frames
 from engine.run_folder import read_log

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from common.accelerator import make_accelerator
 from common.cli import main
-from common.differences import differences
+from common.config import differences
 from common.files import atomic_path, read_json, write_json
 from common.output_folder import lock_folder
 from common.seeding import fold

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from common.cli import main
+from common.config import Config
 from common.files import write_json
 from common.output_folder import lock_folder
 from common.pixels import to_float
@@ -25,7 +26,7 @@ from eval.features.classifier import ClassifierConfig, ClipClassifier
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainClassifier:
+class TrainClassifier(Config):
     """Train a classifier whose features and probabilities score clips of your own classes."""
 
     train: TrainConfig
@@ -38,6 +39,7 @@ class TrainClassifier:
     """Channels of the first stage, a multiple of 8; the features have 4 times as many."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         ClassifierConfig(num_classes=2, width=self.channels)  # refuses a bad width now
 
 

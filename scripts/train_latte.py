@@ -4,15 +4,17 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from accelerate import Accelerator
+from annotated_types import Ge
 from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from common.cli import main
+from common.config import MAY_CHANGE, Config
 from common.output_folder import lock_folder
 from data.clips.loader import training_batches
 from data.latents.checks import check_alike, check_labelled
@@ -47,21 +49,17 @@ Draw = Callable[[nn.Module, range], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageOptions:
+class ImageOptions(Config):
     """Images of joint training."""
 
     latents: str
     """Folder of their latent cache, made with frames=1 by the same VAE."""
-    per_step: int
+    per_step: Annotated[int, Ge(1)]
     """Images per step over all processes, spread evenly over the clips."""
-
-    def __post_init__(self) -> None:
-        if self.per_step < 1:
-            raise ValueError(f"images.per_step={self.per_step} must be at least 1; null: no images")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainLatte:
+class TrainLatte(Config):
     """Train Latte, unconditional or class-conditional, on the latents that cache_latents wrote."""
 
     train: TrainConfig
@@ -87,30 +85,26 @@ class TrainLatte:
     """The VAE that made the latents: decodes samples at every checkpoint. Default: no samples."""
     preview: SamplerConfig | None = None
     """How those samples are drawn. Default: 20 steps of DDIM, in a flow of Heun."""
-    previews: int = 4
+    previews: Annotated[int, Ge(1), MAY_CHANGE] = 4
     """Their number."""
-    held_out: str | None = None
+    held_out: Annotated[str | None, MAY_CHANGE] = None
     """Folder of the latents, by the same VAE, whose loss by quarter of the way to noise is measured
     every train.evaluate_every steps. Default: the training latents."""
-    held_out_clips: int = 16
+    held_out_clips: Annotated[int, Ge(1), MAY_CHANGE] = 16
     """Their number, the first of the cache."""
-    fvd: SampleScoreConfig | None = None
+    fvd: Annotated[SampleScoreConfig | None, MAY_CHANGE] = None
     """Also measure then how far a few samples, drawn like previews, are from real clips; needs the
     VAE. null: not."""
-    activation_checkpointing: bool = False
+    activation_checkpointing: Annotated[bool, MAY_CHANGE] = False
     """Recompute blocks in the backward pass: less memory, about a third more time."""
-    compile: bool = False
+    compile: Annotated[bool, MAY_CHANGE] = False
     """Compile the blocks with torch.compile."""
-    dry_run: bool = False
+    dry_run: Annotated[bool, MAY_CHANGE] = False
     """Measure one step, print the plan and end; nothing is written."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         make_process(self.diffusion, self.flow)
-        if self.previews < 1 or self.held_out_clips < 1:
-            raise ValueError(
-                f"previews={self.previews} and held_out_clips={self.held_out_clips} must be at "
-                "least 1"
-            )
         if self.fvd is not None and (self.vae is None or self.train.evaluate_every is None):
             raise ValueError(
                 "fvd: give vae too, which decodes the samples, and train.evaluate_every, the steps "

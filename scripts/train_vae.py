@@ -5,13 +5,15 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from accelerate import Accelerator
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from common.cli import main
+from common.config import MAY_CHANGE, Config
 from common.output_folder import lock_folder
 from common.perceptual import check_size
 from common.pixels import to_float
@@ -48,7 +50,7 @@ Size = tuple[int, int, int]  # frames, height, width
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainVAE:
+class TrainVAE(Config):
     """Train IV-VAE on packed videos: the image VAE, the video VAE inflated from it, the GAN stage.
 
     `{model}` in train.folder and init_from stands for the row and z_dim, such as ivvae_z16.
@@ -80,24 +82,25 @@ class TrainVAE:
     """Weights of Eq. 5."""
     adversarial: AdversarialConfig | None = None
     """The GAN term of Eq. 5 and its discriminator; null: none."""
-    held_out: ClipConfig | None = None
+    held_out: Annotated[ClipConfig | None, MAY_CHANGE] = None
     """Held-out clips, scored every train.evaluate_every steps; the middle of each video is taken.
     """
-    held_out_clips: int = 16
+    held_out_clips: Annotated[int, Ge(1), MAY_CHANGE] = 16
     """Their number, the first of the data set."""
-    scores: NetworkConfig = field(default_factory=NetworkConfig)
+    scores: Annotated[NetworkConfig, MAY_CHANGE] = NetworkConfig()  # noqa: RUF009 (frozen)
     """Networks for LPIPS and rFVD of held-out clips, besides PSNR and SSIM."""
-    previews: int = 4
+    previews: Annotated[int, Ge(0), MAY_CHANGE] = 4
     """Clips shown side by side at every checkpoint, held-out ones if there are any; 0 for none. A
     stream has none to show."""
-    activation_checkpointing: bool = False
+    activation_checkpointing: Annotated[bool, MAY_CHANGE] = False
     """Recompute activations in the backward pass: much less memory, about a third more time."""
-    compile: bool = False
+    compile: Annotated[bool, MAY_CHANGE] = False
     """Compile residual and attention blocks with torch.compile."""
-    dry_run: bool = False
+    dry_run: Annotated[bool, MAY_CHANGE] = False
     """Measure one step, print the plan and end; nothing is written."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.row not in (*PRESETS, *OTHERS):
             raise ValueError(f"row={self.row!r}: use one of {', '.join((*PRESETS, *OTHERS))}")
         if self.row in OTHERS and self.stage == "image":
@@ -131,6 +134,12 @@ class TrainVAE:
                 raise ValueError("precision=fp16 has one loss scale, a GAN two losses: use bf16")
         if self.train.evaluate_every is not None and self.held_out is None:
             raise ValueError("train.evaluate_every is set, but there is no data in held_out")
+
+    def fixed_fields(self) -> frozenset[str]:
+        """The course of the discriminator's cosine schedule depends on the steps, too."""
+        gan = self.adversarial
+        cosine = gan is not None and gan.optimizer.schedule == "cosine"
+        return frozenset({"train.steps"} if cosine else ())
 
     @property
     def sizes(self) -> list[Size]:

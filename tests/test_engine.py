@@ -19,7 +19,7 @@ from common.files import atomic_folder, atomic_path, read_json, sha256_file, wri
 from common.seeding import fold, generator, noise
 from engine.accelerator import training_accelerator
 from engine.checkpoints import kept
-from engine.config import FREE, TrainConfig
+from engine.config import TrainConfig
 from engine.ema import EMA
 from engine.guard import Guard
 from engine.run_folder import RunFolder, read_log
@@ -229,11 +229,11 @@ def test_the_average_follows_in_closed_form():
 
 def test_a_changed_config_is_refused_with_the_difference(tmp_path):
     folder = RunFolder(tmp_path, Accelerator())
-    folder.check(config(folder=str(tmp_path)), FREE)
+    folder.check(config(folder=str(tmp_path)))
     folder.claim()
-    folder.check(config(folder=str(tmp_path), steps=200, workers=3), FREE)
+    folder.check(config(folder=str(tmp_path), steps=200, workers=3))
     with pytest.raises(ValueError, match=r"learning_rate was 0\.0001, now 0\.1") as error:
-        folder.check(config(learning_rate=0.1, steps=7), FREE)
+        folder.check(config(learning_rate=0.1, steps=7))
     assert "steps" not in str(error.value)
 
 

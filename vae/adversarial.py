@@ -3,16 +3,18 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from annotated_types import Ge, Gt, Lt
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd import grad
 
-from engine.config import OptimizerConfig, check_settings
+from common.config import Config
+from engine.config import OptimizerConfig
 from engine.optimization import Batch, Opponent, StepInfo
 from vae.discriminator import Discriminator, DiscriminatorConfig
 from vae.losses import REFERENCE_VALUES, VAELoss, wide
@@ -26,39 +28,30 @@ def _optimizer() -> OptimizerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdversarialConfig:
+class AdversarialConfig(Config):
     """The GAN term of Eq. 5: when it starts, how much it counts, and the discriminator."""
 
-    start_step: int = 0
+    start_step: Annotated[int, Ge(0)] = 0
     """Finished steps after which the discriminator is trained and used."""
-    warmup_steps: int = 0
+    warmup_steps: Annotated[int, Ge(0)] = 0
     """Steps from there over which the term's weight rises linearly, so that the discriminator
     learns before it teaches."""
-    weight: float = 0.8
+    weight: Annotated[float, Ge(0)] = 0.8
     """Weight of the term (beta)."""
     weighting: Literal["adaptive", "fixed"] = "adaptive"
     """adaptive: the weight is multiplied by the ratio of the gradient norms of the reconstruction
     terms and of this term at the decoder's last layer; fixed: by 1."""
-    max_ratio: float = 1e4
+    max_ratio: Annotated[float, Gt(0)] = 1e4
     """Largest such ratio."""
-    smoothing: float = 0.9
+    smoothing: Annotated[float, Ge(0), Lt(1)] = 0.9
     """Share of the old norms in the running means that the ratio is made of; 0: the last step's."""
-    r1_weight: float = 0.0
+    r1_weight: Annotated[float, Ge(0)] = 0.0
     """Weight of the R1 penalty, half the squared gradient of the mean logit per real clip; 0: none.
     """
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     """Its size."""
     optimizer: OptimizerConfig = field(default_factory=_optimizer)
     """Its learning rate, counted from start_step, and clipping."""
-
-    def __post_init__(self) -> None:
-        check_settings(
-            self,
-            positive=("max_ratio",),
-            not_negative=("start_step", "warmup_steps", "weight", "r1_weight"),
-        )
-        if not 0 <= self.smoothing < 1:
-            raise ValueError(f"smoothing={self.smoothing} must be in [0, 1)")
 
     def ramp_at(self, step: int) -> float:
         """Share of the weight that counts after `step` finished steps, in [0, 1]."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from common.differences import differences
+from common.config import differences
 from common.files import read_json
 from vae.checkpointing import enable_activation_checkpointing
 from vae.comparators.base import Comparator, ComparatorConfig

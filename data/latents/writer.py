@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from common.differences import differences
+from common.config import differences
 from common.files import write_json
 from common.measure import Timing
 from data.clips.dataset import ClipDataset

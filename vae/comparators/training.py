@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from common.differences import differences
+from common.config import differences
 from common.files import read_json
 from vae.comparators.base import Comparator, ComparatorConfig
 from vae.comparators.od_vae import ODVAE, ODVAEConfig, to_group_causal
