@@ -239,7 +239,7 @@ def command(shards, tmp_path, monkeypatch, capsys):
     return give
 
 
-BUCKET = '{"buckets": [{"frames": %s, "height": 16, "width": 16, "batch": %s}]}'
+BUCKET = '{"buckets": [{"frames": %s, "height": 16, "width": 16, "batch_size": %s}]}'
 
 
 @pytest.mark.parametrize(
