@@ -11,8 +11,9 @@ from common.accelerator import make_accelerator
 from common.cli import main
 from common.config import differences
 from common.files import read_json
-from data.video.decode import probe, read_frames
+from data.video.decode import read_frames
 from data.video.encode import from_uint8, to_uint8
+from data.video.probe import probe
 from eval.clips.source import ClipProtocol, ClipSource
 from eval.protocols.published import POSITIONS, PUBLISHED
 from eval.report import plots

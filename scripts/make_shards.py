@@ -14,7 +14,7 @@ from tqdm import tqdm
 from common.accelerator import make_accelerator
 from common.cli import main
 from data.importers import IMPORTERS, ImportResult
-from data.shards.pack_video import Failed, ShardConfig, glance_at
+from data.shards.pack_video import Failed, ShardConfig, probe_one
 from data.shards.workers import Packer
 from data.shards.write import ShardReport, write_shards
 from data.video.decode import TIME_LIMIT
@@ -76,7 +76,7 @@ def run(config: Any) -> None:
         raise ValueError(f"{config.root}: no video to pack")
     if config.dry_run:
         if is_main:
-            _glance(config, found)
+            _dry_run(config, found)
         return
     report = write_shards(
         found.records,
@@ -123,11 +123,11 @@ def _describe(root: Path, found: ImportResult) -> None:
     _list("there but not annotated", found.unlabeled)
 
 
-def _glance(config: Any, found: ImportResult) -> None:
+def _dry_run(config: Any, found: ImportResult) -> None:
     """What packing would probably report, by the headers of the files."""
     hours, short, bad = 0.0, [], []
     numbers, shards = range(len(found.records)), _shard_config(config)
-    with Packer(glance_at, found.records, numbers, shards, workers=_workers(config)) as packer:
+    with Packer(probe_one, found.records, numbers, shards, workers=_workers(config)) as packer:
         for number in tqdm(numbers, unit="video"):
             seen, record = packer.get(number), found.records[number]
             if isinstance(seen, Failed):

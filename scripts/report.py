@@ -13,7 +13,8 @@ from typing import Any
 from common.cli import main
 from common.config import differences
 from common.files import read_json
-from data.video.decode import probe, read_frames
+from data.video.decode import read_frames
+from data.video.probe import probe
 from engine.run_folder import read_log
 from eval.protocols.published import published_rows
 from eval.report.page import Column, Comparison, Curve, Item, Report, Section, Table, build_report

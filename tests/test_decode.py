@@ -16,7 +16,8 @@ from data.clips.options import ClipOptions
 from data.video import decode
 from data.video import decode_errors as reading
 from data.video import torchcodec_frames as torchcodec_module
-from data.video.decode import DecodeError, frame_rate, glance, iterate_frames, probe, read_frames
+from data.video.decode import DecodeError, iterate_frames, read_frames
+from data.video.probe import frame_rate, probe, probe_header
 from data.video.torchcodec_frames import check_decoder, torchcodec_frames
 from tests.builders.videos import (
     read_barcode,
@@ -239,7 +240,7 @@ def test_the_rotation_a_phone_stores_is_applied(tmp_path):
 
 def test_a_pipe_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "a.mp4")
-    for read in (probe, glance, lambda source: read_frames(source, [0])):
+    for read in (probe, probe_header, lambda source: read_frames(source, [0])):
         with pytest.raises(DecodeError, match=r"a\.mp4: a pipe or device, not a file"):
             read(tmp_path / "a.mp4")
 
@@ -268,9 +269,9 @@ def test_the_callers_own_time_does_not_count(tmp_path):
 def test_the_header_tells_nearly_as_much(tmp_path):
     for file, encoder in (("a.mp4", "libx264"), ("a.avi", "mpeg4"), ("a.mkv", "libx264")):
         path = write_barcode_video(tmp_path / file, encoder=encoder)
-        assert glance(path) == probe(path)
+        assert probe_header(path) == probe(path)
     with pytest.raises(DecodeError, match="no video stream"):
-        glance(write_audio(tmp_path / "sound.mp4"))
+        probe_header(write_audio(tmp_path / "sound.mp4"))
 
 
 def test_frame_numbers_outside_the_video_are_refused(tmp_path):

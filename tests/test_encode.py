@@ -9,8 +9,9 @@ import torch
 from torch.testing import assert_close
 
 from common.pixels import to_float
-from data.video.decode import probe, read_frames
+from data.video.decode import read_frames
 from data.video.encode import encode_video, from_uint8, to_uint8, write_video
+from data.video.probe import probe
 from tests.builders.videos import barcode_frame, read_barcode
 
 M_PERTURB = -6  # of malloc.h

@@ -10,7 +10,7 @@ from matplotlib.image import imread
 from common.cli import parse
 from data.latents.dataset import LatentDataset
 from data.latents.export import export_latents
-from data.video.decode import probe
+from data.video.probe import probe
 from scripts.export_latents import ExportLatents
 from scripts.export_latents import run as export
 from scripts.inspect_cache import InspectCache

@@ -26,7 +26,8 @@ from common.seeding import fold, generator
 from data.clips.loader import collate, one_thread, start
 from data.clips.options import ClipOptions, Quarantine
 from data.shards.tar_entries import find_label, video_extension
-from data.video.decode import DecodeError, probe
+from data.video.decode import DecodeError
+from data.video.probe import probe
 from engine.config import TrainConfig
 
 log = logging.getLogger(__name__)

@@ -21,7 +21,8 @@ from common.files import read_json, sha256_file, write_json
 from data.shards.index import Shard, write_index
 from data.shards.parallel import parallel
 from data.shards.tar_entries import find_label, plain_extension, tar_samples, video_extension
-from data.video.decode import DecodeError, probe
+from data.video.decode import DecodeError
+from data.video.probe import probe
 
 PARTS = "index.parts"
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from common.psnr import psnr_from_mse
 from data.video.decode import TIME_LIMIT, DecodeError, read_frames
 from data.video.encode import encode_video
-from data.video.record_frames import glance_record, open_record
+from data.video.record_frames import open_record, probe_record
 from data.video.video_record import VideoRecord
 
 COMPARED = 16
@@ -115,10 +115,10 @@ def pack_record(
     return Packed(video, extension, counted.frames, counted.height, counted.width, float(fps), psnr)
 
 
-def glance_at(record: VideoRecord, config: ShardConfig, _: float) -> Packed | Failed:
+def probe_one(record: VideoRecord, config: ShardConfig, _: float) -> Packed | Failed:
     """What `pack_record` would probably give, without decoding: `video` is never there."""
     try:
-        frames, fps = glance_record(record)
+        frames, fps = probe_record(record)
     except DecodeError as error:
         return Failed(str(error))
     return Packed(b"", "", min(frames, config.max_frames or frames), 0, 0, fps)

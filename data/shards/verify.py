@@ -21,7 +21,8 @@ from data.latents.statistics import merge_sums, shard_sums
 from data.shards.index import INDEX, ShardIndex
 from data.shards.parallel import parallel
 from data.shards.tar_entries import tar_members
-from data.video.decode import DecodeError, probe, read_frames
+from data.video.decode import DecodeError, read_frames
+from data.video.probe import probe
 
 Depth = Literal["none", "ends", "all"]
 VIDEOS_PER_TASK = 16

@@ -20,7 +20,7 @@ GRACE = 60.0
 """Seconds beyond the time limit after which a worker that is stuck ends itself."""
 
 Work = Callable[[VideoRecord, ShardConfig, float], Packed | Failed]
-"""What workers do with a record: `pack_record`, or only `glance_at` it."""
+"""What workers do with a record: `pack_record`, or only `probe_one` it."""
 
 
 class Packer:

@@ -1,11 +1,12 @@
 """Exact frames out of video files: by packet timestamps where these can be trusted, else by count.
 
-Seeking by time returns wrong frames on variable frame rates and on AVI with packed B-frames. Here
-one pass over the packets (nothing is decoded) gives the sorted presentation timestamps (pts), which
-number the frames. Reading seeks to the keyframe at or before the first wanted frame and takes
-frames whose pts equals the expected one. Where timestamps are missing, repeated or known to be made
-up by the demuxer, or where a seek lands wrongly, frames are counted from the start of the file.
-Reading a file takes no longer than a limit.
+Seeking by time returns wrong frames on variable frame rates and on AVI with packed B-frames, and
+gray ones where a container calls frames sync frames that are none. Here one pass over the packets
+(nothing is decoded) gives the sorted presentation timestamps (pts), which number the frames.
+Reading seeks to the sync frame at or before the first wanted frame, checks that the decoder found
+an intact intra-coded key frame there, and takes frames whose pts equals the expected one. Where
+timestamps are missing, repeated or known to be made up by the demuxer, or where a check fails,
+frames are counted from the start of the file. Reading a file takes no longer than a limit.
 """
 
 from bisect import bisect_right
@@ -17,13 +18,23 @@ from fractions import Fraction
 import av
 import numpy as np
 from av.container import InputContainer
-from av.video.frame import VideoFrame
+from av.sidedata.sidedata import Type
+from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import Interpolation
 from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
 from data.video.decode_errors import TIME_LIMIT, Clock, DecodeError, Source, name_of, reporting
-from data.video.timeline import Timeline, codec_name, opened, read_timeline
+from data.video.timeline import (
+    COUNTED_CONTAINERS,
+    Timeline,
+    no_frame,
+    opened,
+    packets_of,
+    pixel_aspect,
+    read_numbering,
+    read_timeline,
+)
 from data.video.torchcodec_frames import Decoder, check_decoder, torchcodec_frames
 
 __all__ = [
@@ -31,11 +42,9 @@ __all__ = [
     "DecodeError",
     "Decoder",
     "Source",
-    "VideoInfo",
-    "frame_rate",
-    "glance",
+    "TimedFrame",
     "iterate_frames",
-    "probe",
+    "iterate_timed_frames",
     "read_frames",
 ]
 
@@ -45,67 +54,19 @@ EXACT = (
     | Interpolation.FULL_CHR_H_INT
     | Interpolation.BITEXACT
 )
-"""Colours by the formula, equal on every CPU; FFmpeg's default is faster, but a level darker."""
+"""Colors by the formula, equal on every CPU; FFmpeg's default is faster, but a level darker."""
 
 
 @dataclass(frozen=True)
-class VideoInfo:
-    """What `probe` finds out."""
+class TimedFrame:
+    """A decoded frame."""
 
-    frames: int
-    """Frames that decoding gives."""
-    height: int
-    """Pixels, after the rotation the file asks for."""
-    width: int
-    """Pixels, after the rotation the file asks for."""
-    fps: float
-    """Mean frame rate in Hz."""
-    codec: str
-    """FFmpeg's name of the codec, such as `h264`."""
-
-
-def probe(source: Source, *, strict: bool = True, time_limit: float = TIME_LIMIT) -> VideoInfo:
-    """Count a video's frames and measure them; decodes one frame, or all where packets mislead.
-
-    Args:
-        source: a file or its bytes.
-        strict, time_limit: see `read_frames`.
-
-    Raises:
-        DecodeError: the source is missing, empty, damaged or holds no video.
-    """
-    clock = Clock(source, time_limit)
-    with reporting(source):
-        timeline = read_timeline(source, strict, clock)
-        with opened(source, strict) as (container, stream):
-            frames = _decoded(container, stream, clock)
-            first = next(frames, None)
-            if first is None:
-                raise DecodeError(f"{name_of(source)}: no frame can be decoded")
-            height, width = _rgb(first).shape[:2]
-            count = len(timeline.pts) if timeline else 1 + sum(1 for _ in frames)
-            return VideoInfo(count, height, width, float(_rate(source, stream)), codec_name(stream))
-
-
-def glance(source: Source) -> VideoInfo:
-    """What a file's header says, without decoding: quick, but `frames` may be off by some.
-
-    Raises:
-        DecodeError: the source cannot be opened, holds no video or tells no frame rate.
-    """
-    with reporting(source), opened(source, strict=False) as (container, stream):
-        rate, context = _rate(source, stream), stream.codec_context
-        seconds = Fraction(container.duration or 0, av.time_base)
-        if stream.duration and stream.time_base:
-            seconds = stream.duration * stream.time_base
-        frames = stream.frames or round(seconds * rate)
-        return VideoInfo(frames, context.height, context.width, float(rate), codec_name(stream))
-
-
-def frame_rate(source: Source) -> Fraction:
-    """Mean frames per second, from the file's header; raises `DecodeError` like `probe`."""
-    with reporting(source), opened(source, strict=False) as (_, stream):
-        return _rate(source, stream)
+    image: UInt8[np.ndarray, "h w 3"]
+    """RGB in 0..255, the right way up."""
+    seconds: float | None
+    """When it is shown, by the file's own clock; None where the file does not tell."""
+    pixel_aspect: Fraction
+    """Width of a pixel by its height."""
 
 
 def read_frames(
@@ -115,6 +76,7 @@ def read_frames(
     strict: bool = True,
     time_limit: float = TIME_LIMIT,
     decoder: Decoder = "pyav",
+    frames: int | None = None,
 ) -> UInt8[np.ndarray, "t h w 3"]:
     """Decode the frames numbered `indices`, in that order; repeats are allowed.
 
@@ -122,11 +84,14 @@ def read_frames(
         source: a file or its bytes.
         indices: frame numbers from 0; at least one.
         strict: stop at damaged data, as far as decoders notice it (FFmpeg's `err_detect=explode`).
-            Otherwise they hide it and return grey or smeared frames without a word. Turn it off
-            for a file that plays well but is refused.
+            Otherwise frames that cannot be decoded are left out, so that numbers count those that
+            can, and decoders return gray or smeared frames without a word. Turn it off for a
+            file that plays well but is refused.
         time_limit: seconds that reading may take; more is an error.
-        decoder: `torchcodec` gives the same frames with less work, their colours converted more
+        decoder: `torchcodec` gives the same frames with less work, their colors converted more
             roughly; PyAV still reads the packets, and whatever torchcodec does not read rightly.
+        frames: how many there are, by `probe`. Without `strict` it takes this to seek: only where
+            every packet gives a frame do packets number the frames.
 
     Returns:
         RGB in 0..255.
@@ -143,20 +108,22 @@ def read_frames(
     check_decoder(decoder, strict)
     if decoder == "torchcodec":
         with reporting(source):
-            timeline = read_timeline(source, strict, clock)
-            frames = torchcodec_frames(source, indices, timeline) if timeline else None
-            clock.check()
-        if frames is not None:
-            return frames
+            timeline = read_numbering(source, strict, clock)
+            trusted = timeline is not None and frames in (None, len(timeline.pts))
+            if trusted and _can_seek(source, timeline, indices, clock):
+                images = torchcodec_frames(source, indices, timeline)
+                clock.check()
+                if images is not None:
+                    return images
     wanted = set(indices)
     first, last = min(wanted), max(wanted)
     found: dict[int, np.ndarray] = {}
     number = first - 1
-    numbered = _numbered(source, first, strict, clock)
-    with reporting(source), closing(numbered) as frames:
-        for number, frame in frames:
+    numbered = _numbered(source, first, strict, clock, [], frames)
+    with reporting(source), closing(numbered) as decoded:
+        for number, frame, _ in decoded:
             if number in wanted:
-                found[number] = _rgb(frame)
+                found[number] = to_rgb(frame)
             if number == last:
                 return np.stack([found[index] for index in indices])
         raise DecodeError(f"{name_of(source)}: no frame {last}; it ends before frame {number + 1}")
@@ -176,77 +143,176 @@ def iterate_frames(
     arguments and errors as in `read_frames`; what the caller does with a frame does not count as
     reading.
     """
+    timed = iterate_timed_frames(source, start, end, strict=strict, time_limit=time_limit)
+    with closing(timed):
+        for frame in timed:
+            yield frame.image
+
+
+def iterate_timed_frames(
+    source: Source,
+    start: int = 0,
+    end: int | None = None,
+    *,
+    strict: bool = True,
+    time_limit: float = TIME_LIMIT,
+    gaps: list[int] | None = None,
+) -> Generator[TimedFrame, None, None]:
+    """Like `iterate_frames`, with each frame's time and the shape of its pixels.
+
+    Args:
+        gaps: gets, without `strict`, for each packet that gave no frame because it is damaged, the
+            number of frames before it.
+    """
     clock = Clock(source, time_limit)
-    numbered = _numbered(source, start, strict, clock)
+    numbered = _numbered(source, start, strict, clock, [] if gaps is None else gaps)
     with reporting(source), closing(numbered) as frames:
         if end is not None and start >= end:
             return
         number = None
-        for number, frame in frames:
-            image = _rgb(frame)
+        for number, frame, aspect in frames:
+            timed = TimedFrame(to_rgb(frame), frame.time, aspect)
             with clock.paused():
-                yield image
+                yield timed
             if number + 1 == end:
                 return
         if number is None:
-            raise DecodeError(f"{name_of(source)}: no frame {start}; the video is shorter")
+            count = read_timeline(source, False, clock).packets
+            what = f"no frame {start}; it has {count} packets" if start else no_frame(count)
+            raise DecodeError(f"{name_of(source)}: {what}")
 
 
 def _numbered(
-    source: Source, first: int, strict: bool, clock: Clock
-) -> Generator[tuple[int, VideoFrame], None, None]:
-    """Yield (number, frame) from `first` on: by pts after a seek, else counted from the start."""
+    source: Source,
+    first: int,
+    strict: bool,
+    clock: Clock,
+    gaps: list[int],
+    frames: int | None = None,
+) -> Generator[tuple[int, VideoFrame, Fraction], None, None]:
+    """Yield (number, frame, pixel aspect) from `first` on: by pts after a seek, else counted."""
     position = first
-    timeline = read_timeline(source, strict, clock) if first else None
-    if timeline and first < len(timeline.pts):
+    timeline = read_numbering(source, strict, clock) if first and (strict or frames) else None
+    if timeline and first < len(timeline.pts) and (strict or frames == len(timeline.pts)):
         with opened(source, strict) as (container, stream):
             try:
-                for frame in _from_keyframe(container, stream, timeline, first, clock):
+                for frame in _from_keyframe(source, container, stream, timeline, first, clock):
                     if frame.pts != timeline.pts[position]:
                         break
-                    yield position, frame
+                    yield position, frame, _shown_aspect(stream, frame)
                     position += 1
                     if position == len(timeline.pts):
                         return
-            except av.FFmpegError:
+            except (av.FFmpegError, DecodeError):
                 pass  # a damaged stream fails again, and is reported, when counted from the start
     with opened(source, strict) as (container, stream):
-        for number, frame in enumerate(_decoded(container, stream, clock)):
+        decoded = decoded_frames(source, container, stream, strict, clock, gaps)
+        for number, frame in enumerate(decoded):
             if number >= position:
-                yield number, frame
+                yield number, frame, _shown_aspect(stream, frame)
 
 
 def _from_keyframe(
+    source: Source,
     container: InputContainer,
     stream: VideoStream,
     timeline: Timeline,
     first: int,
     clock: Clock,
 ) -> Iterator[VideoFrame]:
-    """Seek to the last keyframe not after frame `first`; yield the frames from that pts on."""
+    """Seek to the last sync frame not after frame `first`; yield the frames from that pts on.
+
+    Yields nothing where the decoder finds no key frame there: then what follows it refers to frames
+    that were not decoded.
+    """
     target = timeline.pts[first]
-    key = bisect_right(timeline.keys, target) - 1
-    if key > 0:
-        container.seek(timeline.keys[key], stream=stream, backward=True)
-    for frame in _decoded(container, stream, clock):
+    place = bisect_right(timeline.keys, target) - 1
+    key = timeline.keys[place] if place > 0 else None
+    if key is not None:
+        container.seek(key, stream=stream, backward=True)
+    for frame in decoded_frames(source, container, stream, True, clock, []):
+        if frame.pts is not None and key is not None:
+            if frame.pts < key:
+                continue  # of an open group of pictures, shown before its key frame
+            intra = frame.key_frame and frame.pict_type == PictureType.I
+            if frame.pts != key or not intra:
+                return
+            key = None
+        if frame.is_corrupt:
+            return
         if frame.pts is None or frame.pts >= target:
             yield frame
 
 
-def _decoded(container: InputContainer, stream: VideoStream, clock: Clock) -> Iterator[VideoFrame]:
+def _can_seek(source: Source, timeline: Timeline, indices: Sequence[int], clock: Clock) -> bool:
+    """Whether torchcodec can serve: the sync frames are true ones, and no picture is mirrored."""
+    keys = [bisect_right(timeline.keys, timeline.pts[n]) for n in indices if n < len(timeline.pts)]
+    for key in {max(0, key - 1) for key in keys}:
+        first = timeline.pts.index(timeline.keys[key]) if timeline.keys else 0
+        with opened(source, strict=False) as (container, stream):
+            try:
+                decoded = _from_keyframe(source, container, stream, timeline, first, clock)
+                frame = next(decoded, None)
+            except (av.FFmpegError, DecodeError):
+                return False
+            if frame is None or frame.pts != timeline.pts[first]:
+                return False
+            a, b, c, d = _orientation(frame)
+            if a * d - b * c < 0:
+                return False
+    return True
+
+
+def decoded_frames(
+    source: Source,
+    container: InputContainer,
+    stream: VideoStream,
+    strict: bool,
+    clock: Clock,
+    gaps: list[int],
+) -> Iterator[VideoFrame]:
     """Frames from where the container stands; the time is checked at every packet."""
-    for packet in container.demux(stream):
+    number = 0
+    counted = bool(COUNTED_CONTAINERS & set(container.format.name.split(",")))
+    for packet in packets_of(container, stream, strict):
         clock.check()
-        yield from packet.decode()
+        try:
+            frames = stream.decode(packet)
+        except av.FFmpegError:
+            if strict:
+                raise
+            gaps.append(number)
+            continue
+        for frame in frames:
+            if strict and frame.is_corrupt and not counted:
+                raise DecodeError(f"{name_of(source)}: frame {number} is damaged")
+            yield frame
+            number += 1
 
 
-def _rate(source: Source, stream: VideoStream) -> Fraction:
-    rate = stream.average_rate or stream.guessed_rate
-    if not rate:
-        raise DecodeError(f"{name_of(source)}: the frame rate is unknown")
-    return rate
+def _orientation(frame: VideoFrame) -> tuple[int, int, int, int]:
+    """The signs a, b, c, d of the display matrix: x is shown at ax + cy, y at bx + dy."""
+    for data in frame.side_data:
+        if data.type == Type.DISPLAYMATRIX:
+            a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
+            if abs(b) + abs(c) > abs(a) + abs(d):
+                return 0, -1 if b < 0 else 1, -1 if c < 0 else 1, 0
+            return -1 if a < 0 else 1, 0, 0, -1 if d < 0 else 1
+    return 1, 0, 0, 1
 
 
-def _rgb(frame: VideoFrame) -> UInt8[np.ndarray, "h w 3"]:
+def _shown_aspect(stream: VideoStream, frame: VideoFrame) -> Fraction:
+    aspect = pixel_aspect(stream)
+    return aspect if aspect == 1 or _orientation(frame)[0] else 1 / aspect
+
+
+def to_rgb(frame: VideoFrame) -> UInt8[np.ndarray, "h w 3"]:
     image = frame.to_ndarray(format="rgb24", interpolation=EXACT, threads=1)
-    return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90)))
+    a, b, c, d = _orientation(frame)
+    if not a:
+        image = image.transpose(1, 0, 2)
+    if a < 0 or c < 0:
+        image = image[:, ::-1]
+    if d < 0 or b < 0:
+        image = image[::-1]
+    return np.ascontiguousarray(image)

@@ -1,6 +1,7 @@
 """What can go wrong in reading a video file: one error for all of it, and a limit on the time."""
 
 import io
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,10 +65,25 @@ def _cause(source: Source, error: Exception) -> str:
         return "the file is empty"
     if head.lstrip().lower().startswith((b"<!doctype", b"<html")):
         return "an HTML page, not a video; a download probably failed"
+    if isinstance(error, EOFError):
+        return "ends before its first frame"
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return f"cannot be decoded ({reason})"
 
 
 def name_of(source: Source) -> str:
     """The source, for messages."""
-    return f"video of {len(source)} bytes" if isinstance(source, bytes) else str(source)
+    return f"video of {len(source)} bytes" if isinstance(source, bytes) else printable(source)
+
+
+def printable(name: Path | str) -> str:
+    r"""A file name as text: bytes that are not UTF-8 become `\xe9`, and then `\` becomes `\\`.
+
+    So the name can be printed and stored, and be found again.
+    """
+    text = str(name)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(text.replace("\\", "\\\\")).decode("utf-8", "backslashreplace")
+    return text

@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from data.video.decode import TIME_LIMIT, DecodeError, frame_rate, glance, iterate_frames
+from data.video.decode import TIME_LIMIT, DecodeError, iterate_frames
+from data.video.probe import frame_rate, probe_header
 from data.video.video_record import VideoRecord
 
 DEEP_MODES = ("I", "F")
@@ -41,7 +42,7 @@ def open_record(
     return rate, frames
 
 
-def glance_record(record: VideoRecord) -> tuple[int, float]:
+def probe_record(record: VideoRecord) -> tuple[int, float]:
     """Frames and frame rate in Hz, without decoding: what the file says of itself.
 
     Headers may be wrong by some frames. Of images nothing is opened.
@@ -51,7 +52,7 @@ def glance_record(record: VideoRecord) -> tuple[int, float]:
     """
     if record.images:
         return len(record.images[record.start : record.end]), record.fps or 0.0
-    info = glance(record.path)
+    info = probe_header(record.path)
     start, end = _stretch(record, Fraction(info.fps))
     return max(0, min(info.frames, info.frames if end is None else end) - start), info.fps
 

@@ -11,7 +11,8 @@ import torch
 
 from common.files import read_json
 from data.shards.index import ShardIndex
-from data.video.decode import probe, read_frames
+from data.video.decode import read_frames
+from data.video.probe import probe
 from engine.run_folder import read_log
 from eval.protocols.published import POSITIONS, published_rows
 from eval.report.page import (

@@ -121,12 +121,7 @@ def write_packed_avi(path: Path, frames: int = 41) -> Path:
 
 def turn_clockwise(path: Path) -> Path:
     """Store in an mp4 that players must turn it by a quarter, as phones do."""
-    data = bytearray(path.read_bytes())
-    matrix = data.index(b"tkhd") + 4 + 40  # 40 bytes of version, times, layer and volume before it
-    clockwise = [0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30]
-    data[matrix : matrix + 36] = struct.pack(">9i", *clockwise)
-    path.write_bytes(data)
-    return path
+    return set_display_matrix(path, 0, 1, -1, 0)
 
 
 def write_frames(
@@ -140,8 +135,10 @@ def write_frames(
     return folder
 
 
-def write_audio(path: Path, seconds: float = 1.0, cover: bool = False) -> Path:
-    """Write a file with a tone and no picture, or at most one for its cover."""
+def write_audio(
+    path: Path, seconds: float = 1.0, cover: bool = False, empty_video: bool = False
+) -> Path:
+    """Write a file with a tone and no picture but a cover, or a video stream without frames."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", 48000)
         if cover:
@@ -151,6 +148,10 @@ def write_audio(path: Path, seconds: float = 1.0, cover: bool = False) -> Path:
             frame = av.VideoFrame.from_ndarray(barcode_frame(0), format="rgb24")
             container.mux(picture.encode(frame))
             container.mux(picture.encode(None))
+        if empty_video:
+            video = container.add_stream("mpeg4", rate=25)
+            video.width, video.height, video.pix_fmt = 96, 64, "yuv420p"
+            video.codec_context.open()
         container.mux(stream.encode(_tone(seconds)))
         container.mux(stream.encode(None))
     return path
@@ -170,3 +171,21 @@ def write_demo_clips(folder: Path) -> None:
         frames = max(shot.end for shot in SHOTS if shot.clip == clip.name)
         encoder = "mpeg2video" if clip.name.endswith("mpg") else "libx264"
         write_barcode_video(folder / clip.name, frames, 32, 80, encoder=encoder)
+
+
+def drop_sync_table(path: Path) -> Path:
+    """Rename an mp4's table of sync frames, so that it says that all frames are."""
+    path.write_bytes(path.read_bytes().replace(b"stss", b"free"))
+    return path
+
+
+def set_display_matrix(path: Path, a: int, b: int, c: int, d: int) -> Path:
+    """Store in an mp4 that x is shown at ax + cy, and y at bx + dy."""
+    data = bytearray(path.read_bytes())
+    start = data.index(b"tkhd") + 4 + 40  # 40 bytes of version, times, layer and volume before it
+    one = 1 << 16
+    data[start : start + 36] = struct.pack(
+        ">9i", a * one, b * one, 0, c * one, d * one, 0, 0, 0, 1 << 30
+    )
+    path.write_bytes(data)
+    return path

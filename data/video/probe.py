@@ -1,0 +1,138 @@
+"""What a video file is: its frames, size, rate, and what is unusual about it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+
+import av
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from data.video.decode import decoded_frames, to_rgb
+from data.video.decode_errors import TIME_LIMIT, Clock, DecodeError, Source, name_of, reporting
+from data.video.timeline import (
+    Timeline,
+    codec_name,
+    is_variable,
+    mean_rate,
+    no_frame,
+    opened,
+    pixel_aspect,
+    read_timeline,
+    video_streams,
+)
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What `probe` finds out."""
+
+    frames: int
+    """Frames that decoding gives."""
+    height: int
+    """Pixels, after the rotation the file asks for."""
+    width: int
+    """Pixels, after the rotation the file asks for."""
+    fps: float
+    """Mean frame rate in Hz."""
+    codec: str
+    """FFmpeg's name of the codec, such as `h264`."""
+    notes: tuple[str, ...] = ()
+    """What is unusual, and how it is read."""
+
+
+def probe(source: Source, *, strict: bool = True, time_limit: float = TIME_LIMIT) -> VideoInfo:
+    """Count a video's frames and measure them.
+
+    Decodes one frame; or all where packets mislead, or where damage is allowed and only decoding
+    tells which frames there are.
+
+    Args:
+        source: a file or its bytes.
+        strict, time_limit: see `read_frames`.
+
+    Raises:
+        DecodeError: the source is missing, empty, damaged or holds no video.
+    """
+    clock = Clock(source, time_limit)
+    with reporting(source):
+        timeline = read_timeline(source, strict, clock)
+        with opened(source, strict) as (container, stream):
+            gaps: list[int] = []
+            frames = decoded_frames(source, container, stream, strict, clock, gaps)
+            first = next(frames, None)
+            if first is None:
+                raise DecodeError(f"{name_of(source)}: {no_frame(timeline.packets)}")
+            height, width = to_rgb(first).shape[:2]
+            exact = strict and timeline.numbers_frames
+            count = len(timeline.pts) if exact else 1 + sum(1 for _ in frames)
+            rate = mean_rate(source, stream, timeline)
+            notes = (*stream_notes(container, stream, rate, timeline), *gap_notes(gaps))
+            return VideoInfo(count, height, width, float(rate), codec_name(stream), notes)
+
+
+def probe_header(source: Source) -> VideoInfo:
+    """What a file's header says, without decoding: quick, but `frames` may be off by some.
+
+    Where the header tells no length, or two frame rates, the packets are counted instead.
+
+    Raises:
+        DecodeError: the source cannot be opened, holds no video or tells no frame rate.
+    """
+    with reporting(source), opened(source, strict=False) as (container, stream):
+        timeline = None
+        stated = {rate for rate in (stream.average_rate, stream.guessed_rate) if rate}
+        if stream.duration and stream.time_base:
+            seconds = stream.duration * stream.time_base
+        else:
+            seconds = Fraction(container.duration or 0, av.time_base)
+        doubtful = len(stated) > 1 and max(stated) > 1.01 * min(stated)
+        if not stream.frames and (doubtful or not seconds):
+            timeline = read_timeline(source, False, Clock(source, TIME_LIMIT))
+        rate, context = mean_rate(source, stream, timeline), stream.codec_context
+        frames = timeline.packets if timeline else stream.frames or round(seconds * rate)
+        notes = stream_notes(container, stream, rate, timeline)
+        return VideoInfo(
+            frames, context.height, context.width, float(rate), codec_name(stream), notes
+        )
+
+
+def frame_rate(source: Source, *, time_limit: float = TIME_LIMIT) -> Fraction:
+    """Mean frames per second, by the timestamps and the header; raises `DecodeError`."""
+    with reporting(source), opened(source, strict=False) as (_, stream):
+        timeline = read_timeline(source, False, Clock(source, time_limit))
+        return mean_rate(source, stream, timeline)
+
+
+def stream_notes(
+    container: InputContainer, stream: VideoStream, rate: Fraction, timeline: Timeline | None
+) -> tuple[str, ...]:
+    """What is unusual about a file, and how it is read."""
+    notes = []
+    if (count := len(video_streams(container))) > 1:
+        which = "the default one" if stream.disposition & 1 else "the first one"
+        notes.append(f"{count} video streams; stream {stream.index} is read, {which}")
+    stated = stream.average_rate
+    if stated and abs(stated / rate - 1) > 0.01:
+        notes.append(
+            f"the header says {float(stated):g} frames per second, timestamps {float(rate):.4g}"
+        )
+    if timeline is not None and is_variable(times := timeline.seconds):
+        steps = [after - before for before, after in pairwise(times)]
+        notes.append(
+            f"variable frame rate: frames last {min(steps):.3g} to {max(steps):.3g} s, "
+            f"{float(rate):.4g} per second on average"
+        )
+    if (aspect := pixel_aspect(stream)) != 1:
+        notes.append(f"pixels are {float(aspect):.4g} times as wide as high")
+    return tuple(notes)
+
+
+def gap_notes(gaps: Sequence[int]) -> tuple[str, ...]:
+    """Says after which frames others are missing that cannot be decoded."""
+    if not gaps:
+        return ()
+    places = ", ".join(str(gap) for gap in sorted(set(gaps))[:8])
+    more = ", ..." if len(set(gaps)) > 8 else ""
+    return (f"{len(gaps)} damaged packets give no frame: gaps before frame {places}{more}",)
