@@ -93,6 +93,12 @@ def fixed_differences(old: Mapping[str, Any], new: Config) -> list[str]:
     return _changes(old, values, new, "", frozenset())
 
 
+def fixed_values(config: Config) -> dict[str, Any]:
+    """What `fixed_differences` compares: all fields that a rerun must not change, for JSON."""
+    values = _without_free(config, "", frozenset())
+    return json.loads(json.dumps(values, default=str))
+
+
 def differences(old: Any, new: Any, name: str = "") -> list[str]:
     """One line per value that differs in nested dictionaries: `train.steps was 1, now 2`."""
     return _changes(old, new, None, name, frozenset())
@@ -111,6 +117,19 @@ def _changes(old: Any, new: Any, config: Any, name: str, fixed: frozenset[str]) 
         if MAY_CHANGE not in _metadata(hints.get(key)) or path in fixed:
             lines += _changes(old.get(key), new.get(key), getattr(config, key, None), path, fixed)
     return lines
+
+
+def _without_free(config: Any, name: str, fixed: frozenset[str]) -> Any:
+    if not is_dataclass(config) or isinstance(config, type):
+        return config
+    hints = field_types(type(config))
+    if isinstance(config, Config):
+        fixed |= {f"{name}.{each}".strip(".") for each in config.fixed_fields()}
+    return {
+        key: _without_free(getattr(config, key), path, fixed)
+        for key, hint in hints.items()
+        if (path := f"{name}.{key}".strip(".")) in fixed or MAY_CHANGE not in _metadata(hint)
+    }
 
 
 def check_value(value: Any, hint: Any, name: str) -> None:

@@ -1,4 +1,12 @@
-"""Folders that commands write: one run at a time."""
+"""Folders that commands write: one run at a time, which goes on only with what it was begun with.
+
+    with lock_folder(out, accelerator):
+        write_identity(out, config, {"latte": Input.of(export, weights)}, accelerator)
+        ...  # every file by common.files, under its final name only when it is complete
+
+`identity.json` in the folder holds what decides its content: the config's fields that are not
+marked MAY_CHANGE, and the sha256 of all that it is made from. A run that differs is refused.
+"""
 
 import errno
 import fcntl
@@ -6,22 +14,45 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from common.config import Config, differences, fixed_differences, fixed_values
+from common.files import read_json, sha256_file, write_json
 
 if TYPE_CHECKING:  # takes seconds to import, and whoever has an Accelerator has imported it
     from accelerate import Accelerator
 
 Result = TypeVar("Result")
 
+IDENTITY = "identity.json"
 LOCK = ".lock"
 """Names the process that writes to the folder; it stays, empty, and means nothing then."""
 
 _held: set[int] = set()
 """Descriptors of the locks that this process holds."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """Something that the content of an output folder depends on."""
+
+    path: str
+    """Where it is, for people: it may move."""
+    sha256: str
+    """Hash of what matters of it."""
+
+    @classmethod
+    def file(cls, path: str | Path) -> "Input":
+        """A file, by all its bytes."""
+        return cls(str(path), sha256_file(path))
+
+    def __str__(self) -> str:
+        return f"{self.path} (sha256 {self.sha256[:12]})"
 
 
 @contextmanager
@@ -47,6 +78,74 @@ def lock_folder(folder: str | Path, accelerator: "Accelerator | None" = None) ->
     with ExitStack() as held:
         in_main_process(begin, accelerator)
         yield
+
+
+def check_identity(
+    folder: str | Path,
+    config: Config | Mapping[str, Any],
+    inputs: Mapping[str, Input] | None = None,
+    *,
+    products: Sequence[str] = (),
+) -> None:
+    """Make sure that a folder is new or was begun with the same; nothing is written.
+
+    Args:
+        config: of the command; fields marked MAY_CHANGE do not count. Or any values for JSON.
+        inputs: what the content is made from, by name.
+        products: patterns of files that are never there without an identity.
+
+    Raises:
+        ValueError: another config or other inputs; says which, and what they were.
+    """
+    folder = Path(folder)
+    check_no_file(folder)
+    file = folder / IDENTITY
+    if not file.exists():
+        foreign = (path for pattern in products for path in folder.glob(pattern))
+        if (first := next(foreign, None)) is not None:
+            raise ValueError(
+                f"{folder}: holds {first.name} without {IDENTITY}, made by something else. "
+                "Choose another folder."
+            )
+        return
+    found, wanted = read_json(file), _identity(config, inputs)
+    changes = differences(found.get("command"), wanted["command"], "command")
+    if isinstance(config, Config) and not changes:
+        changes = fixed_differences(found["config"], config)
+    elif not changes:
+        changes = differences(found["config"], wanted["config"])
+    before = {name: Input(**values) for name, values in found.get("inputs", {}).items()}
+    now = inputs or {}
+    changes += [
+        f"{name} was {before.get(name, 'none')}, now {now.get(name, 'none')}"
+        for name in {**before, **now}
+        if (name in before and before[name].sha256) != (name in now and now[name].sha256)
+    ]
+    if changes:
+        raise ValueError(
+            f"{folder}: was made with other settings or inputs: {'; '.join(changes)}. Use the same "
+            "to go on, choose another folder, or delete this one."
+        )
+
+
+def write_identity(
+    folder: str | Path,
+    config: Config | Mapping[str, Any],
+    inputs: Mapping[str, Input] | None = None,
+    accelerator: "Accelerator | None" = None,
+    *,
+    products: Sequence[str] = (),
+) -> None:
+    """Check the identity of a folder and record it, in the main process; all learn a refusal.
+
+    Arguments and errors are those of `check_identity`.
+    """
+
+    def write() -> None:
+        check_identity(folder, config, inputs, products=products)
+        write_json(Path(folder) / IDENTITY, _identity(config, inputs))
+
+    in_main_process(write, accelerator)
 
 
 def in_main_process(work: Callable[[], Result], accelerator: "Accelerator | None" = None) -> Result:
@@ -90,9 +189,22 @@ def remove_temporary(folder: Path) -> None:
             path.unlink()
 
 
+def _identity(
+    config: Config | Mapping[str, Any], inputs: Mapping[str, Input] | None
+) -> dict[str, Any]:
+    is_config = isinstance(config, Config)
+    identity = {
+        "command": type(config).__name__ if is_config else None,
+        "config": fixed_values(config) if is_config else dict(config),
+        "inputs": {name: asdict(each) for name, each in (inputs or {}).items()},
+    }
+    # through JSON, so that tuples compare as the lists that a file gives back
+    return json.loads(json.dumps(identity, default=str))
+
+
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of `folder`; one that was made for it and got nothing by failing goes again."""
+    """Hold the lock of `folder`; if nothing came of it, what was made for it goes again."""
     check_no_file(folder)
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
@@ -117,9 +229,10 @@ def _locked(folder: Path) -> Iterator[None]:
         try:
             yield
         except BaseException:
-            if made and descriptor in _held and [p.name for p in folder.iterdir()] == [LOCK]:
+            if descriptor in _held and [path.name for path in folder.iterdir()] == [LOCK]:
                 (folder / LOCK).unlink()
-                folder.rmdir()
+                if made:
+                    folder.rmdir()
             raise
         finally:
             if descriptor in _held:

@@ -1,6 +1,7 @@
 """A run's folder: its config, log, tracker, checkpoints and samples.
 
-runs/name/config.yaml            the whole config; a rerun must agree with it
+runs/name/identity.json          what a rerun must agree with: config, hashes of data and weights
+          config.yaml            the whole config, for --config
           log.jsonl              one line per logged step
           tensorboard/
           checkpoints/step-N/    all that a rerun needs; its ema/ is ready for from_pretrained
@@ -11,7 +12,7 @@ runs/name/config.yaml            the whole config; a rerun must agree with it
 import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from accelerate import Accelerator
 from accelerate.tracking import WandBTracker
 from torch import nn
 
-from common.config import Config, differences, fixed_differences
+from common.config import Config
 from common.files import (
     atomic_path,
     full_disk_is_oserror,
@@ -32,7 +33,13 @@ from common.files import (
     sync_folder,
     write_json,
 )
-from common.output_folder import in_main_process, remove_temporary
+from common.output_folder import (
+    Input,
+    check_identity,
+    in_main_process,
+    remove_temporary,
+    write_identity,
+)
 from engine.checkpoints import STATE, kept, list_files, newest_whole
 from engine.fsdp import load_weights
 
@@ -46,36 +53,31 @@ class RunFolder:
         self.path = Path(folder)
         self.accelerator = accelerator
         self.config: dict[str, Any] = {}
+        self._identity: Callable[[], None] = _nothing
         self._latest: tuple[Path | None, list[Path]] | None = None
         _keep_names(accelerator)
 
-    def check(self, config: Config) -> None:
-        """Check that the folder is new or holds a run of the same config; nothing is written.
+    def check(self, config: Config, inputs: Mapping[str, Input] | None = None) -> None:
+        """Check that the folder is new or holds a run of the same; nothing is written.
 
         Args:
             config: what was asked for; fields marked MAY_CHANGE may differ.
+            inputs: what the weights come from, by name.
 
         Raises:
-            ValueError: the run was started with another config; the differences are shown.
+            ValueError: the run was begun with something else; the differences are shown.
         """
-        # through JSON, so that tuples compare as the lists that a file gives back
-        wanted = self.config = {
-            "command": type(config).__name__,
-            **json.loads(json.dumps(asdict(config))),
-        }
-        file = self.path / "config.yaml"
-        if file.exists():
-            found = yaml.safe_load(file.read_text())
-            changes = differences(found.pop("command"), wanted["command"], "command")
-            if changes := changes + fixed_differences(found, config):
-                raise ValueError(
-                    f"{self.path}: was started with another config: {'; '.join(changes)}. "
-                    "Use the same values to resume it, or another folder."
-                )
+        self._identity = partial(
+            write_identity, self.path, config, inputs, self.accelerator, products=("checkpoints",)
+        )
+        check_identity(self.path, config, inputs, products=("checkpoints",))
+        # through JSON, so that tuples are lists in YAML
+        self.config = json.loads(json.dumps(asdict(config), default=str))
 
     def claim(self) -> None:
-        """Record the config that `check` was given; remove what is damaged or half-written."""
+        """Record what `check` was given; remove what is damaged or half-written."""
         self.accelerator.wait_for_everyone()
+        self._identity()
         if self.accelerator.is_main_process:
             for damaged in self._latest[1] if self._latest else ():
                 shutil.rmtree(damaged)
@@ -185,6 +187,10 @@ def read_log(folder: str | Path) -> list[dict[str, float]]:
                 raise ValueError(f"{file}: line {number} is not valid JSON. Mend it.") from None
             log.warning("%s: the last line was cut off in writing; it is left out", file)
     return entries
+
+
+def _nothing() -> None:
+    """A folder without a config, in tests of checkpoints, has no identity."""
 
 
 def _keep_names(accelerator: Accelerator) -> None:

@@ -5,7 +5,7 @@ are pure functions of it and the seed, so a resumed run equals a straight one bi
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +18,7 @@ from tqdm import tqdm
 from common.cli import Stopped
 from common.files import atomic_folder, write_json
 from common.measure import GIGABYTE, peak_memory_bytes
+from common.output_folder import Input
 from engine import fsdp
 from engine.config import TrainConfig
 from engine.ema import EMA
@@ -65,6 +66,7 @@ class Trainer:
         notes: dict[str, Any] | None = None,
         opponent: Opponent | None = None,
         states: dict[str, Stateful] | None = None,
+        inputs: Mapping[str, Input] | None = None,
     ):
         """Build or resume the run.
 
@@ -74,15 +76,17 @@ class Trainer:
             notes: kept with the exported weights, in their `training.json`.
             opponent: trained beside the model.
             states: what else checkpoints hold, by name.
+            inputs: data and weights that the run is made from, by name.
         Raises:
-            ValueError: the folder holds a run with another config, or the batch cannot be shared.
+            ValueError: the folder holds a run with another config or other inputs, or the batch
+                cannot be shared.
         """
         self.config = config
         self.accelerator = accelerator
         self.notes = notes
         self.local_batch = config.local_batch(accelerator.num_processes)
         self.folder = RunFolder(config.folder, accelerator)
-        self.folder.check(command)
+        self.folder.check(command, inputs)
         self.ema = EMA(model.to(accelerator.device), config.ema_decay)
         self.shell: fsdp.Shell | None = None
         if fsdp.is_active(accelerator):

@@ -1,15 +1,13 @@
-"""What a run starts from: new weights, another model's, or its own checkpoint."""
+"""What a run starts from: new weights, or another model's."""
 
 import logging
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
 from common.seeding import fold
 from latte.config import LatteConfig
 from latte.model import Latte
-from latte.training_metadata import LatentNotes
 
 log = logging.getLogger(__name__)
 
@@ -36,16 +34,3 @@ def initial_model(config: LatteConfig, seed: int, source: str | None = None) -> 
     model.load_state_dict(given.state_dict())
     log.info("%s: all weights loaded", source)
     return model.train()
-
-
-def check_cache(checkpoint: Path | None, notes: LatentNotes) -> None:
-    """Refuse (`ValueError`) to go on with other latents than a checkpoint's, or cached anew."""
-    if checkpoint is None:
-        return
-    before = LatentNotes.load(checkpoint / "ema")
-    if before.cache_hash != notes.cache_hash:
-        raise ValueError(
-            f"{checkpoint}: was trained on latents of the manifest {before.cache_hash[:12]}, but "
-            f"these are of {notes.cache_hash[:12]}: others, or cached anew since. Restore them, or "
-            "train in another folder."
-        )

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from common.cli import main
 from common.config import Config
 from common.files import write_json
-from common.output_folder import lock_folder
+from common.output_folder import Input, lock_folder
 from common.pixels import to_float
 from common.seeding import fold
 from data.clips.dataset import ClipConfig, ClipDataset
@@ -66,7 +66,8 @@ def _train(config: TrainClassifier, accelerator: Accelerator) -> dict[str, Any]:
     batches = training_batches(train, config.train, accelerator)
     torch.manual_seed(fold(config.train.seed, "weights"))
     shape = ClassifierConfig(num_classes=len(train.class_names), width=config.channels)
-    trainer = Trainer(config, config.train, accelerator, ClipClassifier(shape))
+    inputs = {"data": Input(config.data.folder, train.hash)}
+    trainer = Trainer(config, config.train, accelerator, ClipClassifier(shape), inputs=inputs)
 
     def step_loss(model: nn.Module, batch: Batch, info: StepInfo) -> dict[str, Tensor]:
         labels = batch["label"].to(accelerator.device)

@@ -15,7 +15,7 @@ from torch.utils.data import default_collate
 
 from common.cli import main
 from common.config import MAY_CHANGE, Config
-from common.output_folder import lock_folder
+from common.output_folder import Input, lock_folder
 from data.clips.loader import training_batches
 from data.latents.checks import check_alike, check_labelled
 from data.latents.dataset import LatentDataset, Scaling
@@ -25,7 +25,6 @@ from engine.accelerator import training_accelerator
 from engine.config import TrainConfig
 from engine.dry_run import plan
 from engine.optimization import Batch
-from engine.run_folder import RunFolder
 from engine.train import Evaluate, Preview, Trainer
 from eval.protocols.sample_fvd import SampleScore, SampleScoreConfig
 from latte import Latte, LatteConfig
@@ -35,10 +34,10 @@ from latte.flow import FlowConfig
 from latte.joint import JointBatch
 from latte.options import LatteOptions
 from latte.samplers import SamplerConfig, check_sampler, sample
-from latte.start import check_cache, initial_model
+from latte.start import initial_model
 from latte.training import LatteLoss
 from latte.training_metadata import LatentNotes
-from vae import VideoVAE
+from vae import VideoVAE, weights_hash
 from vae.comparators.base import Comparator
 from vae.comparators.protocol import clip_size
 from vae.memory import free_memory
@@ -140,9 +139,13 @@ def _train(config: TrainLatte, accelerator: Accelerator) -> Path | None:
     fvd = None if config.fvd is None else SampleScore(config.fvd, _clip(latents))
     batches = training_batches(clips, train, accelerator)
     notes = _notes(config, latents)
-    check_cache(RunFolder(train.folder, accelerator).latest(), notes)
     model = initial_model(model_config, train.seed, config.init_from)
-    trainer = Trainer(config, train, accelerator, model, notes.to_json())
+    inputs = {"latents": Input(config.latents, latents.hash)}
+    if isinstance(clips, JointLatents):
+        inputs["images"] = Input(str(clips.images.folder), clips.images.hash)
+    if config.init_from is not None:
+        inputs["init_from"] = Input(config.init_from, weights_hash(model))
+    trainer = Trainer(config, train, accelerator, model, notes.to_json(), inputs=inputs)
     _prepare(config, trainer.players.model)
     images = 0 if config.images is None else config.images.per_step
     joint = JointBatch(train.global_batch, images, model_config.num_frames)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from common.cli import main
 from common.config import MAY_CHANGE, Config
-from common.output_folder import lock_folder
+from common.output_folder import Input, lock_folder
 from common.perceptual import check_size
 from common.pixels import to_float
 from common.seeding import fold, noise
@@ -32,7 +32,7 @@ from engine.train import BatchSource, Evaluate, Preview, Trainer
 from engine.watch import show_pictures
 from eval.features.metric_networks import NetworkConfig
 from eval.protocols.held_out import HeldOut, side_by_side
-from vae import VAEConfig, VideoVAE
+from vae import VAEConfig, VideoVAE, weights_hash
 from vae.adversarial import AdversarialConfig, AdversarialLoss
 from vae.comparators.base import Comparator, ComparatorConfig
 from vae.config import PRESETS
@@ -217,6 +217,7 @@ def _train(config: TrainVAE, accelerator: Accelerator) -> Path | None:
         model,
         opponent=None if gan is None else gan.opponent,
         states={} if gan is None else {"adversarial": gan},
+        inputs=_inputs(config, clips, model),
     )
     prepare(
         trainer.players.model,
@@ -268,6 +269,18 @@ def _training_data(
         else BucketClips(config.data, config.buckets, seed=train.seed)
     )
     return training_batches(clips, train, accelerator), clips
+
+
+def _inputs(
+    config: TrainVAE, clips: ClipDataset | BucketClips | None, model: nn.Module
+) -> dict[str, Input]:
+    """What the weights come from; a stream's shards are not known before they are read."""
+    inputs = {}
+    if config.data is not None and clips is not None:
+        inputs["data"] = Input(config.data.folder, clips.hash)
+    if config.init_from is not None:
+        inputs["init_from"] = Input(config.init_from, weights_hash(model))
+    return inputs
 
 
 def _size(clips: ClipOptions | Bucket) -> Size:
