@@ -1,12 +1,13 @@
 """Generate clips with a trained Latte."""
 
-import json
-from dataclasses import asdict, dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from annotated_types import Ge
 from jaxtyping import UInt8
 from PIL import Image
 from safetensors.torch import load_file
@@ -15,53 +16,55 @@ from tqdm import tqdm
 
 from common.accelerator import make_accelerator
 from common.cli import main
-from common.config import differences
-from common.files import atomic_path, read_json, write_json
-from common.output_folder import lock_folder
+from common.config import MAY_CHANGE, Config
+from common.files import atomic_path, write_json
+from common.output_folder import Input, lock_folder, write_identity
 from common.seeding import fold
 from data.latents.dataset import LatentDataset
+from data.video.decode import read_frames
 from data.video.encode import to_uint8, write_video
+from data.video.probe import probe
 from latte import Latte
 from latte.samplers import SamplerConfig, check_sampler, sample
 from latte.training_metadata import LatentNotes
-from vae import VideoVAE
+from vae import VideoVAE, weights_hash
 from vae.comparators.base import Comparator
 from vae.comparators.protocol import clip_size
 from vae.registry import load_vae, vae_hash
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample:
+class Sample(Config):
     """Sample clips, lossless, for evaluation; run it again to go on where it stopped."""
 
-    latte: str
+    latte: Annotated[str, MAY_CHANGE]
     """Export folder of train_latte, or one of its checkpoints."""
-    vae: str
+    vae: Annotated[str, MAY_CHANGE]
     """The VAE that made its latents, as cache_latents.py took it."""
-    out: str
+    out: Annotated[str, MAY_CHANGE]
     """Folder for clip-000000.mkv (lossless), ... and samples.json with each clip's label."""
-    num_clips: int
+    num_clips: Annotated[int, Ge(1), MAY_CHANGE]
     """Clips in all."""
     labels: tuple[int, ...] | None = None
     """Labels to take in turn; default: all classes in turn."""
     random_labels: bool = False
     """Draw each clip's label uniformly from them instead, by the clip's number."""
-    first_frames: str | None = None
+    first_frames: Annotated[str | None, MAY_CHANGE] = None
     """Folder of latents by the same VAE: clip i starts with the first frames of latent i and goes
     on by replacement guidance (not in the paper). Default: clips from noise alone."""
-    known_frames: int = 1
+    known_frames: Annotated[int, Ge(1)] = 1
     """Their number, latent frames; 1 is the first image of the clip."""
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     """Sampler, steps and guidance."""
     seed: int = 0
     """With the clip's number, gives its noise."""
-    batch_size: int = 8
+    batch_size: Annotated[int, Ge(1), MAY_CHANGE] = 8
     """Clips per forward pass and process; does not change them."""
     precision: Literal["no", "bf16", "fp16"] = "no"
     """Mixed precision of Latte; "no" is float32. The VAE decodes in float32."""
-    mp4: str | None = None
+    mp4: Annotated[str | None, MAY_CHANGE] = None
     """Folder for MP4 copies, for people; evaluate the lossless files."""
-    gif: str | None = None
+    gif: Annotated[str | None, MAY_CHANGE] = None
     """Folder for GIF copies (256 colours), likewise."""
     weights: Literal["ema", "raw"] = "ema"
     """The averaged weights, or a checkpoint's raw ones."""
@@ -69,12 +72,7 @@ class Sample:
     """Use fresh weights of the same model: the score of having learned nothing, for comparison."""
 
     def __post_init__(self) -> None:
-        if self.num_clips < 1 or self.batch_size < 1:
-            raise ValueError(
-                f"num_clips={self.num_clips} and batch_size={self.batch_size} must be at least 1"
-            )
-        if self.known_frames < 1:
-            raise ValueError(f"known_frames={self.known_frames} must be at least 1")
+        super().__post_init__()
         if self.untrained and self.weights == "raw":
             raise ValueError("weights=raw has no effect on untrained=true; leave one out")
         if self.known_frames > 1 and self.first_frames is None:
@@ -100,10 +98,20 @@ def run(config: Sample) -> None:
         torch.manual_seed(fold(config.seed, "untrained"))
         latte = Latte(latte.config).eval()
     latte.to(accelerator.device)
+    inputs = {
+        "latte": Input(config.latte, weights_hash(latte)),
+        "vae": Input(config.vae, vae_hash(vae)),
+    }
+    if known is not None:
+        inputs["first_frames"] = Input(str(known.folder), known.hash)
     out = Path(config.out)
-    with lock_folder(out, accelerator):
+    folders = {Path(folder).resolve(): folder for folder in (out, config.mp4, config.gif) if folder}
+    with ExitStack() as locks:
+        for folder in folders.values():
+            locks.enter_context(lock_folder(folder, accelerator))
+            write_identity(folder, config, inputs, accelerator, products=("clip-*",))
         if accelerator.is_main_process:
-            _claim(out, config, notes, labels, known)
+            _list_clips(out, config, notes, labels, known)
         accelerator.wait_for_everyone()
         rank, world = accelerator.process_index, accelerator.num_processes
         mine = range(config.num_clips)[rank::world]
@@ -128,6 +136,8 @@ def run(config: Sample) -> None:
                 for i, latent in zip(indices, notes.denormalize(z).split(1), strict=True):
                     _write(config, i, _decode(vae, latent, notes.frames), notes.frame_rate)
                     bar.update()
+        for i in sorted({*mine} - {*todo}):
+            _copy(config, i, notes.frame_rate)
         accelerator.wait_for_everyone()
     accelerator.end_training()
 
@@ -194,25 +204,14 @@ def _labels(config: Sample, latte: Latte) -> list[int] | None:
     return [chosen[place % len(chosen)] for place in places]
 
 
-def _claim(
+def _list_clips(
     out: Path,
     config: Sample,
     notes: LatentNotes,
     labels: list[int] | None,
     known: LatentDataset | None,
 ) -> None:
-    """Record what the folder's clips are, or refuse to mix them with others."""
-    made = {
-        k: v
-        for k, v in asdict(config).items()
-        if k not in ("out", "batch_size", "mp4", "gif", "num_clips")
-    }
-    made = json.loads(json.dumps(made))  # tuples compare as the lists that a file gives back
-    file = out / "samples.json"
-    if file.exists() and (changes := differences(read_json(file)["config"], made)):
-        raise ValueError(
-            f"{out}: holds other samples: {'; '.join(changes)}. Choose another folder."
-        )
+    """Write samples.json: what each clip was asked to show."""
     names = notes.class_names
     clips: list[dict[str, Any]] = [
         {
@@ -223,7 +222,7 @@ def _claim(
         }
         for i in range(config.num_clips)
     ]
-    write_json(file, {"config": made, "class_names": list(names), "clips": clips})
+    write_json(out / "samples.json", {"class_names": list(names), "clips": clips})
 
 
 def _clip(out: Path, index: int) -> Path:
@@ -233,12 +232,31 @@ def _clip(out: Path, index: int) -> Path:
 def _write(
     config: Sample, index: int, frames: UInt8[np.ndarray, "t h w c"], frame_rate: float
 ) -> None:
-    """The lossless file last: where it is, all are."""
-    if config.mp4 is not None:
-        write_video(Path(config.mp4) / f"clip-{index:06d}.mp4", frames, frame_rate)
-    if config.gif is not None:
+    write_video(_clip(Path(config.out), index), frames, frame_rate, codec="ffv1")
+    _copy(config, index, frame_rate, frames)
+
+
+def _copy(
+    config: Sample,
+    index: int,
+    frame_rate: float,
+    frames: UInt8[np.ndarray, "t h w c"] | None = None,
+) -> None:
+    """Write the copies for people that are missing, of the lossless file or its `frames`."""
+    wanted = {"mp4": config.mp4, "gif": config.gif}
+    paths = {
+        kind: path
+        for kind, folder in wanted.items()
+        if folder is not None and not (path := Path(folder) / f"clip-{index:06d}.{kind}").exists()
+    }
+    if paths and frames is None:
+        lossless = _clip(Path(config.out), index)
+        frames = read_frames(lossless, range(probe(lossless).frames))
+    if "mp4" in paths:
+        write_video(paths["mp4"], frames, frame_rate)
+    if "gif" in paths:
         first, *others = (Image.fromarray(frame) for frame in frames)
-        with atomic_path(Path(config.gif) / f"clip-{index:06d}.gif") as temporary:
+        with atomic_path(paths["gif"]) as temporary:
             first.save(
                 temporary,
                 format="GIF",
@@ -247,7 +265,6 @@ def _write(
                 duration=1000 / frame_rate,
                 loop=0,
             )
-    write_video(_clip(Path(config.out), index), frames, frame_rate, codec="ffv1")
 
 
 @torch.no_grad()

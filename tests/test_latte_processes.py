@@ -109,7 +109,7 @@ def test_clips_are_the_same(made):
     folders = [made / name / "clips" for name in ("one", "two")]
     names = [sorted(path.name for path in folder.iterdir()) for folder in folders]
     clips = [f"clip-{i:06d}.mkv" for i in range(3)]
-    assert names[0] == names[1] == [".lock", *clips, "samples.json"]
+    assert names[0] == names[1] == [".lock", *clips, "identity.json", "samples.json"]
     labels = [[c["label"] for c in read_json(f / "samples.json")["clips"]] for f in folders]
     assert labels[0] == labels[1] == [0, 1, 0]
     frames = [[read_frames(f / clip, range(9)).astype(int) for clip in clips] for f in folders]

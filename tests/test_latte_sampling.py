@@ -1,9 +1,13 @@
 """The sampling script: processes, labels, continuation, copies for people."""
 
+import shutil
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from common.files import read_json
@@ -90,6 +94,46 @@ def test_copies_for_people(made, tmp_path):
         first = np.asarray(gif.convert("RGB")).astype(float)
     assert abs(first - lossless[0]).mean() < 16  # 256 colours
     assert (tmp_path / "mp4" / "clip-000000.mp4").stat().st_size > 0
+
+
+def test_copies_asked_for_later_are_those_asked_for_at_once(made, tmp_path):
+    at_once = {kind: tmp_path / f"{kind}_at_once" for kind in ("mp4", "gif")}
+    later = {kind: tmp_path / f"{kind}_later" for kind in ("mp4", "gif")}
+    sample.run(config(made, tmp_path / "a", **{k: str(v) for k, v in at_once.items()}))
+    sample.run(config(made, tmp_path / "b", num_clips=2))
+    sample.run(config(made, tmp_path / "b", **{k: str(v) for k, v in later.items()}))
+    for kind in ("mp4", "gif"):
+        for i in range(3):
+            name = f"clip-{i:06d}.{kind}"
+            assert (later[kind] / name).read_bytes() == (at_once[kind] / name).read_bytes()
+
+
+def test_clips_of_other_weights_are_not_kept_nor_mixed(made, tmp_path):
+    """The same path may hold weights that were trained on since."""
+    run = shutil.copytree(made / "run_True", tmp_path / "run")
+    out, copies = tmp_path / "out", {"mp4": str(tmp_path / "mp4")}
+
+    def draw(folder=out, **values):
+        sample.run(replace(config(made, folder, num_clips=2), latte=str(run / "export"), **values))
+
+    draw(**copies)
+    before = (out / "clip-000000.mkv").read_bytes()
+    weights = run / "export" / "model.safetensors"
+    state = load_file(weights)
+    save_file({name: value * 1.5 for name, value in state.items()}, weights)
+    told = rf"latte was {run}/export \(sha256 \w{{12}}\), now {run}/export \(sha256 \w{{12}}\)"
+    for count in (2, 3):
+        with pytest.raises(ValueError, match=told):
+            draw(num_clips=count)
+    assert (out / "clip-000000.mkv").read_bytes() == before
+    assert not (out / "clip-000002.mkv").exists()
+    with pytest.raises(ValueError, match=f"{tmp_path}/mp4: .*{told}"):  # nor copies of both
+        draw(tmp_path / "new", **copies)
+    save_file(state, weights)
+    run.rename(tmp_path / "moved")  # where weights lie does not matter
+    run = tmp_path / "moved"
+    draw(num_clips=3)
+    assert (out / "clip-000002.mkv").exists()
 
 
 def test_clips_go_on_from_given_first_frames(made, tmp_path):

@@ -84,7 +84,7 @@ def test_the_curve_of_two_seeds(curve, calls):
     assert result["protocol"]["steps"] == {"0": 0, "50": 2, "100": 4}
 
     def made(seed, name):
-        return read_json(curve.folder / f"seed-{seed}" / name / "samples.json")["config"]
+        return read_json(curve.folder / f"seed-{seed}" / name / "identity.json")["config"]
 
     assert made(1, "50-raw")["latte"].endswith("seed-1/run/checkpoints/step-00000002")
     assert [made(0, name)["weights"] for name in ("50-raw", "50-ema")] == ["raw", "ema"]
