@@ -18,6 +18,7 @@ from data.shards.pack_video import Failed, ShardConfig, probe_one
 from data.shards.workers import Packer
 from data.shards.write import ShardReport, write_shards
 from data.video.decode import TIME_LIMIT
+from data.video.decode_errors import printable
 
 SHOWN = 5
 """Names printed of each list; the report file has all."""
@@ -90,7 +91,7 @@ def run(config: Any) -> None:
         accelerator=accelerator,
     )
     if is_main:
-        _conclude(config.out, report)
+        _conclude(config.out, found, report)
     if accelerator is not None:
         accelerator.end_training()
 
@@ -104,7 +105,10 @@ def _accelerator() -> Accelerator | None:
 
 
 def _shard_config(config: Any) -> ShardConfig:
-    return ShardConfig(**{field.name: getattr(config, field.name) for field in fields(ShardConfig)})
+    values = {field.name: getattr(config, field.name) for field in fields(ShardConfig)}
+    if hasattr(type(config).__bases__[0], "fps"):  # of images: the rate that they have
+        values["fps"] = None
+    return ShardConfig(**values)
 
 
 def _workers(config: Any) -> int:
@@ -116,7 +120,7 @@ def _workers(config: Any) -> int:
 
 
 def _describe(root: Path, found: ImportResult) -> None:
-    print(f"{root}: {len(found.records)} videos, {len(found.class_names)} classes")
+    print(f"{printable(root)}: {len(found.records)} videos, {len(found.class_names)} classes")
     for note in found.notes:
         print(f"  note: {note}")
     _list("annotated but not there", found.missing)
@@ -133,7 +137,7 @@ def _dry_run(config: Any, found: ImportResult) -> None:
             if isinstance(seen, Failed):
                 bad.append(seen.reason)
             elif seen.frames < config.min_frames:
-                short.append(f"{record.path}: {seen.frames} frames")
+                short.append(f"{printable(record.path)}: {seen.frames} frames")
             else:
                 hours += seen.frames / seen.fps / 3600
     print(f"by the headers: {hours:.2f} hours, {len(short)} too short, {len(bad)} bad")
@@ -144,7 +148,7 @@ def _dry_run(config: Any, found: ImportResult) -> None:
     print("Nothing was written.")
 
 
-def _conclude(out: Path, report: ShardReport) -> None:
+def _conclude(out: Path, found: ImportResult, report: ShardReport) -> None:
     print(
         f"{out}: {report.written} of {report.found} videos written ({report.hours:.2f} hours); "
         f"{report.short} too short, {report.bad} bad, {len(report.missing)} missing, "
@@ -161,6 +165,10 @@ def _conclude(out: Path, report: ShardReport) -> None:
     )
     _list("too short", [f"{each['path']}: {each['frames']} frames" for each in report.too_short])
     _list("bad", [each["reason"] for each in report.failures])
+    unusual = [f"{each['path']}: {'; '.join(each['notes'])}" for each in report.unusual]
+    _list("unusual", unusual)
+    for note in report.notes[len(found.notes) :]:
+        print(f"  note: {note}")
     _histogram(report.classes)
     print(f"Report: {out / 'report.json'}")
 

@@ -17,7 +17,7 @@ from data.video import decode
 from data.video import decode_errors as reading
 from data.video import torchcodec_frames as torchcodec_module
 from data.video.decode import DecodeError, iterate_frames, read_frames
-from data.video.probe import frame_rate, probe, probe_header
+from data.video.probe import probe, probe_header, read_timing
 from data.video.torchcodec_frames import check_decoder, torchcodec_frames
 from tests.builders.videos import (
     read_barcode,
@@ -219,7 +219,7 @@ def test_frames_are_counted_where_a_seek_goes_astray(tmp_path, monkeypatch):
 def test_probe_reports_rate_and_codec(tmp_path):
     info = probe(write_barcode_video(tmp_path / "a.avi", fps=30, encoder="mpeg4"))
     assert (info.fps, info.codec) == (30, "mpeg4")
-    assert frame_rate(write_barcode_video(tmp_path / "b.mp4", fps=24)) == 24
+    assert read_timing(write_barcode_video(tmp_path / "b.mp4", fps=24)).fps == 24
 
 
 def test_frames_come_in_the_order_of_the_indices_with_repeats(tmp_path):

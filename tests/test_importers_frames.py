@@ -15,8 +15,7 @@ from data.importers.sky_timelapse import SkyTimelapse
 from data.shards.pack_video import ShardConfig
 from data.shards.write import ShardIndex, write_shards
 from data.video.decode import DecodeError, read_frames
-from data.video.record_frames import open_record
-from data.video.video_record import VideoRecord
+from data.video.video_record import VideoRecord, open_record
 from tests.builders.videos import read_barcode, write_barcode_video, write_frames
 
 CONFIG = ShardConfig(short_side=32, min_frames=5)
@@ -166,7 +165,7 @@ def test_images_are_read_exactly_and_faults_are_named(tmp_path):
 
     def read(**change) -> list[np.ndarray]:
         record = VideoRecord("clip", folder, None, images=names, fps=25, **change)
-        return list(open_record(record)[1])
+        return [frame.image for frame in open_record(record).frames]
 
     assert [read_barcode(image) for image in read()] == [0, 1, 2, 3, 4]
     assert [read_barcode(image) for image in read(start=1, end=3)] == [1, 2]

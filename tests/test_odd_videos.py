@@ -7,7 +7,7 @@ from av.stream import Disposition
 
 from data.video import decode
 from data.video.decode import DecodeError, iterate_frames, iterate_timed_frames, read_frames
-from data.video.probe import frame_rate, probe, probe_header
+from data.video.probe import probe, probe_header, read_timing
 from tests.builders.videos import (
     barcode_frame,
     drop_sync_table,
@@ -78,7 +78,7 @@ def test_a_rate_of_1000_in_the_header_gives_way_to_timestamps(tmp_path):
         "c.flv": {"encoder": "flv1"},
     }.items():
         path = write_barcode_video(tmp_path / file, fps=1000, pts=thirty, **how)
-        assert probe(path).fps == probe_header(path).fps == frame_rate(path) == 30
+        assert probe(path).fps == probe_header(path).fps == read_timing(path).fps == 30
         assert probe_header(path).frames == 40
         assert "the header says 1000 frames per second, timestamps 30" in probe(path).notes
 

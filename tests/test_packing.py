@@ -235,7 +235,7 @@ def test_the_script_explains_wrong_options(videos, tmp_path, capsys):
     common = ("--root", videos, "--out", tmp_path / "out")
     for arguments, message in {
         ("folder", *common, "--split_index", 2): "unrecognized arguments: --split_index 2",
-        ("ucf101", *common, "--fps", 25): "unrecognized arguments: --fps 25",
+        ("ucf101", *common, "--holdout", 0.1): "unrecognized arguments: --holdout 0.1",
         ("ucf101", *common, "--split_index", 4): "split_index",
         ("ucf102", *common): "invalid choice: 'ucf102' (choose from 'ucf101'",
         ("frames", *common, "--fps", -1): "fps=-1.0 must be above 0",

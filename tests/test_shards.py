@@ -10,10 +10,11 @@ import webdataset
 
 import data.shards.write
 from data.importers.folder import Folder
-from data.shards.pack_video import Failed, Packed, ShardConfig, pack_record, resize
+from data.shards.pack_video import Failed, Packed, ShardConfig, pack_record
 from data.shards.write import ShardIndex, write_shards
 from data.video.decode import iterate_frames, read_frames
 from data.video.probe import probe
+from data.video.transforms import resize
 from data.video.video_record import VideoRecord, split_by_id
 from tests.builders.videos import barcode_frame, read_barcode, write_barcode_video
 

@@ -11,8 +11,8 @@ from typing import Any
 from common.files import read_json, write_json
 from data.shards.index import INDEX, SCHEMA
 from data.shards.pack_video import ShardConfig
-from data.video.record_frames import source_sizes
-from data.video.video_record import VideoRecord
+from data.video.decode_errors import printable
+from data.video.video_record import VideoRecord, source_sizes
 
 IDENTITY = "packing.json"
 
@@ -25,7 +25,7 @@ def check_records(
         raise ValueError("no videos to pack")
     repeated = [key for key, count in Counter(r.id for r in records).items() if count > 1]
     if repeated:
-        first, second, *_ = (str(r.path) for r in records if r.id == repeated[0])
+        first, second, *_ = (printable(r.path) for r in records if r.id == repeated[0])
         raise ValueError(
             f"{len(repeated)} ids occur more than once, the first is {repeated[0]!r}: "
             f"{first} and {second}"
@@ -33,15 +33,17 @@ def check_records(
     for record in records:
         if record.label is not None and not 0 <= record.label < len(class_names):
             raise ValueError(
-                f"{record.path}: label {record.label}, but there are {len(class_names)} class names"
+                f"{printable(record.path)}: label {record.label}, "
+                f"but there are {len(class_names)} class names"
             )
         if record.images and not config.reencode:
             raise ValueError(
-                f"{record.path}: frames that are images must be encoded. Use reencode=true."
+                f"{printable(record.path)}: frames that are images must be encoded. "
+                "Use reencode=true."
             )
         if not (config.reencode or record.is_whole):
             raise ValueError(
-                f"{record.path}: {record.id} is a part of the file, "
+                f"{printable(record.path)}: {record.id} is a part of the file, "
                 "which cannot be stored as it is. Use reencode=true."
             )
 
@@ -56,7 +58,7 @@ def identify(
         files = source_sizes(record)
         sizes.update(files)
         line = [record.id, list(files.values()), record.label, record.start, record.end]
-        line += [record.seconds, record.images, record.fps]
+        line += [record.seconds, [printable(name) for name in record.images], record.fps]
         digest.update(json.dumps(line).encode())
     identity = {
         "schema": SCHEMA,

@@ -11,18 +11,20 @@ from itertools import islice
 from pathlib import Path
 from typing import IO
 
+import av
 import numpy as np
 import torch
-from einops import rearrange
-from jaxtyping import UInt8
-from torch.nn import functional as F
 
 from common.psnr import psnr_from_mse
-from data.video.decode import TIME_LIMIT, DecodeError, read_frames
+from data.video.decode import TIME_LIMIT, DecodeError, TimedFrame, read_frames
+from data.video.decode_errors import printable
 from data.video.encode import encode_video
-from data.video.record_frames import open_record, probe_record
-from data.video.video_record import VideoRecord
+from data.video.timeline import is_variable
+from data.video.transforms import resize
+from data.video.video_record import VideoRecord, open_record, probe_record
 
+ODD_FILE = (ValueError, ArithmeticError, LookupError, RuntimeError, av.FFmpegError)
+"""What a file that is odd, and not damaged, can make scaling and encoding raise."""
 COMPARED = 16
 """At most so many frames of a video are compared with what was packed."""
 
@@ -43,6 +45,9 @@ class ShardConfig:
     """Videos with fewer frames are left out and counted."""
     max_frames: int | None = None
     """Of longer videos only this many frames are packed, the first ones; by default all."""
+    fps: float | None = None
+    """Frames per second, Hz, of the packed videos: of each, for every time at this rate, the frame
+    nearest to it. By default all frames are packed, at their mean rate."""
     samples_per_shard: int = 1024
     """A shard is made of this many videos, less those left out."""
     shard_mb: int = 512
@@ -65,6 +70,10 @@ class ShardConfig:
             )
         if self.max_frames is not None and not self.reencode:
             raise ValueError("max_frames cuts videos, which reencode=false stores whole. Use one.")
+        if self.fps is not None and not 0 < self.fps <= 1000:
+            raise ValueError(f"fps={self.fps} must be above 0, at most 1000")
+        if self.fps is not None and not self.reencode:
+            raise ValueError("fps takes other frames, which reencode=false stores whole. Use one.")
 
 
 @dataclass(frozen=True)
@@ -80,11 +89,15 @@ class Packed:
     fps: float
     psnr: float | None = None
     """Packed against decoded and resized frames, in dB; None where nothing was encoded."""
+    times: tuple[float, ...] | None = None
+    """Seconds from the first frame to each, where they are not evenly spaced."""
+    notes: tuple[str, ...] = ()
+    """What is unusual about the file, and how it was read."""
 
 
 @dataclass(frozen=True)
 class Failed:
-    """A record that cannot be decoded."""
+    """A record that cannot be decoded or packed."""
 
     reason: str
 
@@ -94,25 +107,39 @@ def pack_record(
 ) -> Packed | Failed:
     """Decode a record once, from its first frame to its last, and encode it as `config` says.
 
-    Frames of a variable rate are packed at their mean rate.
+    Frames of a variable rate are packed at their mean rate, with their times beside them, unless
+    `config.fps` asks for another. Pixels that are not square are made so. Whatever a file makes
+    fail, in decoding, scaling or encoding, is that file's failure.
     """
+    path = printable(record.path)
     try:
-        fps, images = open_record(record, strict=config.strict, time_limit=time_limit)
+        opened = open_record(record, strict=config.strict, time_limit=time_limit, fps=config.fps)
+        counted = _Counted(record, opened.frames, config)
         if config.reencode:
-            images = (resize(image, config.short_side) for image in images)
-            counted = _Counted(record, images, config.max_frames)
-            video, extension = encode_video(counted, fps, quality=config.crf), "mp4"
+            video, extension = encode_video(counted, opened.fps, quality=config.crf), "mp4"
             psnr = _psnr(counted.samples, video)
         else:
-            counted = _Counted(record, images)
             deque(counted, maxlen=0)
             video, extension = record.path.read_bytes(), record.path.suffix[1:].lower()
             psnr = None
     except DecodeError as error:
         return Failed(str(error))
-    if counted.frames < config.min_frames:
-        video = b""
-    return Packed(video, extension, counted.frames, counted.height, counted.width, float(fps), psnr)
+    except (OSError, MemoryError):
+        raise  # of the machine, not of the file
+    except ODD_FILE as error:
+        return Failed(f"{path}: cannot be packed ({str(error) or type(error).__name__})")
+    times = counted.times if len(counted.times) == counted.frames else []
+    return Packed(
+        video if counted.frames >= config.min_frames else b"",
+        extension,
+        counted.frames,
+        counted.height,
+        counted.width,
+        float(opened.fps),
+        psnr,
+        tuple(round(time - times[0], 6) for time in times) if is_variable(times) else None,
+        tuple(opened.notes),
+    )
 
 
 def probe_one(record: VideoRecord, config: ShardConfig, _: float) -> Packed | Failed:
@@ -121,23 +148,9 @@ def probe_one(record: VideoRecord, config: ShardConfig, _: float) -> Packed | Fa
         frames, fps = probe_record(record)
     except DecodeError as error:
         return Failed(str(error))
+    if config.fps is not None:
+        frames, fps = round(frames * config.fps / fps), config.fps
     return Packed(b"", "", min(frames, config.max_frames or frames), 0, 0, fps)
-
-
-def resize(image: UInt8[np.ndarray, "h w 3"], short_side: int) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """Scale an image down to `short_side`, antialiased; never up. Both sides come out even.
-
-    The aspect is kept to the rounding of the longer side to an even number. An image that is not
-    scaled loses its last row or column if it is odd.
-    """
-    height, width = image.shape[:2]
-    scale = short_side / min(height, width)
-    if scale >= 1:
-        return image[: height - height % 2, : width - width % 2]
-    size = [2 * round(side * scale / 2) for side in (height, width)]
-    pixels = rearrange(torch.from_numpy(image), "h w c -> 1 c h w")
-    scaled = F.interpolate(pixels, size, mode="bicubic", antialias=True)
-    return rearrange(scaled, "1 c h w -> h w c").numpy()
 
 
 class TarWriter:
@@ -180,9 +193,13 @@ def member_json(record: VideoRecord, packed: Packed, class_name: str | None) -> 
         "fps": packed.fps,
         "height": packed.height,
         "width": packed.width,
-        "source": record.path.name,
+        "source": printable(record.path.name),
         "start": record.start,
     }
+    if packed.times is not None:
+        facts["times"] = packed.times
+    if packed.notes:
+        facts["notes"] = packed.notes
     return json.dumps(facts).encode()
 
 
@@ -194,29 +211,40 @@ class Progress:
 
 
 class _Counted:
-    """Passes a record's images on; knows afterwards their number, size, and some of them."""
+    """A record's images as they are packed; knows afterwards their number, size, times, and some.
+
+    Iterating decodes and scales them.
+    """
 
     def __init__(
-        self, record: VideoRecord, images: Iterator[np.ndarray], limit: int | None = None
+        self, record: VideoRecord, frames: Iterator[TimedFrame], config: ShardConfig
     ) -> None:
-        self._record = record
-        self._images = islice(images, limit)
+        self._path = printable(record.path)
+        self._frames = islice(frames, config.max_frames)
+        self._short_side = config.short_side if config.reencode else None
         self._every = 1
         self.frames = self.height = self.width = 0
+        self.times: list[float] = []
+        """Seconds; fewer than frames where the file does not tell them."""
         self.samples: dict[int, np.ndarray] = {}
         """At most `COMPARED` images by number, evenly spread."""
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        for image in self._images:
+        for frame in self._frames:
+            image = frame.image
+            if self._short_side is not None:
+                image = resize(image, self._short_side, frame.pixel_aspect)
             height, width = image.shape[:2]
             if self.frames and (height, width) != (self.height, self.width):
                 raise DecodeError(
-                    f"{self._record.path}: frame {self.frames} has {height}x{width} pixels, those "
+                    f"{self._path}: frame {self.frames} has {height}x{width} pixels, those "
                     f"before it {self.height}x{self.width}; all must be of one size"
                 )
             self.height, self.width = height, width
             self._sample(image)
             self.frames += 1
+            if frame.seconds is not None:
+                self.times.append(frame.seconds)
             Progress.since = time.monotonic()
             yield image
 

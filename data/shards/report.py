@@ -47,7 +47,9 @@ class ShardReport:
     unlabeled: Sequence[str] = ()
     """Files that the annotations do not name."""
     notes: Sequence[str] = ()
-    """What the importer found unusual and how it read it."""
+    """What the importer found unusual and how it read it, and several frame rates in one set."""
+    unusual: Sequence[Mapping[str, Any]] = ()
+    """Id, file and notes of each packed video that is unusual, such as by a variable frame rate."""
 
 
 def make_report(
@@ -65,6 +67,11 @@ def make_report(
     failures = [failure for entry in entries for failure in entry["failures"]]
     too_short = [video for entry in entries for video in entry["too_short"]]
     counts = Counter(sample["label"] for sample in samples)
+    notes, rates = list(scan.notes), Counter(f"{sample['fps']:.4g}" for sample in samples)
+    if len(rates) > 1:
+        usual = ", ".join(f"{rate} ({count} videos)" for rate, count in rates.most_common(5))
+        more = f" and {len(rates) - 5} more" if len(rates) > 5 else ""
+        notes.append(f"{len(rates)} frame rates in one set: {usual}{more}; fps packs all at one")
     return ShardReport(
         found=len(samples) + len(failures) + len(too_short),
         written=len(samples),
@@ -82,5 +89,6 @@ def make_report(
         failures=failures,
         missing=scan.missing,
         unlabeled=scan.unlabeled,
-        notes=scan.notes,
+        notes=notes,
+        unusual=[video for entry in entries for video in entry["notes"]],
     )

@@ -26,6 +26,7 @@ from data.shards.pack_video import Failed, Packed, ShardConfig, TarWriter, membe
 from data.shards.report import ShardReport, make_report
 from data.shards.workers import Packer
 from data.video.decode import TIME_LIMIT
+from data.video.decode_errors import printable
 from data.video.video_record import VideoRecord
 
 if TYPE_CHECKING:  # takes seconds to import, and whoever has an Accelerator has imported it
@@ -176,7 +177,7 @@ class _Writer:
 
     def _fill(self, tar: TarWriter, name: str, numbers: range, packer: Packer) -> dict[str, Any]:
         """Add the records with these numbers until the shard is full or they end."""
-        samples, psnr, too_short, failures = [], [], [], []
+        samples, psnr, too_short, failures, notes = [], [], [], [], []
         stop = numbers.start
         for number in numbers:
             record, packed = self.records[number], packer.get(number)
@@ -185,13 +186,16 @@ class _Writer:
                 failures.append({"id": record.id, "reason": packed.reason})
             elif not packed.video:
                 too_short.append(
-                    {"id": record.id, "path": str(record.path), "frames": packed.frames}
+                    {"id": record.id, "path": printable(record.path), "frames": packed.frames}
                 )
             elif samples and tar.size + len(packed.video) > self.config.shard_mb * 1_000_000:
                 break
             else:
                 samples.append(self._add(tar, record, packed))
                 psnr.append(packed.psnr)
+                if packed.notes:
+                    path = printable(record.path)
+                    notes.append({"id": record.id, "path": path, "notes": packed.notes})
             stop = number + 1
             self.bar.update()
         shard = Shard(name, tar.close(), tar.size, len(samples))
@@ -203,6 +207,7 @@ class _Writer:
             "psnr": psnr,
             "too_short": too_short,
             "failures": failures,
+            "notes": notes,
         }
 
     def _add(self, tar: TarWriter, record: VideoRecord, packed: Packed) -> dict[str, Any]:

@@ -22,9 +22,12 @@ from torch import Tensor
 from common.files import atomic_path
 from common.pixels import to_float
 from data.video.decode import EXACT
+from data.video.timeline import round_rate
 
 BT709 = 1
-"""The number of this colour matrix in H.264's and FFmpeg's tables."""
+"""The number of this color matrix in H.264's and FFmpeg's tables."""
+MAX_SIDE = 16_384
+"""Pixels; the largest side that H.264 can have."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +73,13 @@ def write_video(
         path: `.mp4` for h264, which plays in browsers; `.mkv` for ffv1, which is lossless.
         frames: RGB in 0..255, all of one size, at least one; may be an iterator.
         fps: frames per second, above 0.
-        codec: `h264` stores colour at half resolution and pads odd sizes to even ones by repeating
+        codec: `h264` stores color at half resolution and pads odd sizes to even ones by repeating
             the last row or column; `ffv1` gives back every pixel.
         quality: h264's constant rate factor, 0 (best) to 51; ffv1 takes no notice.
 
     Raises:
-        ValueError: no frames, frames of another type or of several sizes, or a bad option.
+        ValueError: no frames, frames of another type or of several sizes, or of a size that the
+            codec does not take, or a bad option.
     """
     path = Path(path)
     if codec not in CODECS:
@@ -88,7 +92,7 @@ def write_video(
     if not (math.isfinite(fps) and fps > 0):
         raise ValueError(f"{path}: fps={fps} must be above 0")
     with atomic_path(path) as temporary:
-        _write(temporary, path, frames, Fraction(fps).limit_denominator(1001), codec, quality)
+        _write(temporary, path, frames, round_rate(fps), codec, quality)
 
 
 def encode_video(
@@ -133,6 +137,11 @@ def _write(
     first = next(images, None)
     if first is None:
         raise ValueError(f"{path}: no frames to write")
+    if codec == "h264" and max(first.shape[:2]) > MAX_SIDE:
+        height, width = first.shape[:2]
+        raise ValueError(
+            f"{path}: frames of {height}x{width} pixels; H.264 takes at most {MAX_SIDE} a side"
+        )
     options = {"fflags": "+bitexact", **CODECS[codec].container}  # no dates, no random identifiers
     with av.open(str(target), "w", options=options) as container:
         stream: VideoStream | None = None

@@ -42,6 +42,18 @@ class VideoInfo:
     """What is unusual, and how it is read."""
 
 
+@dataclass(frozen=True)
+class Timing:
+    """What `read_timing` finds out."""
+
+    timeline: Timeline
+    """The time of every packet."""
+    fps: Fraction
+    """Mean frame rate in Hz, by the timestamps and the header."""
+    notes: tuple[str, ...]
+    """What is unusual, and how it is read."""
+
+
 def probe(source: Source, *, strict: bool = True, time_limit: float = TIME_LIMIT) -> VideoInfo:
     """Count a video's frames and measure them.
 
@@ -98,11 +110,13 @@ def probe_header(source: Source) -> VideoInfo:
         )
 
 
-def frame_rate(source: Source, *, time_limit: float = TIME_LIMIT) -> Fraction:
-    """Mean frames per second, by the timestamps and the header; raises `DecodeError`."""
-    with reporting(source), opened(source, strict=False) as (_, stream):
-        timeline = read_timeline(source, False, Clock(source, time_limit))
-        return mean_rate(source, stream, timeline)
+def read_timing(source: Source, *, strict: bool = True, time_limit: float = TIME_LIMIT) -> Timing:
+    """When the frames of a video are shown, by its packets; errors as in `probe`."""
+    with reporting(source):
+        timeline = read_timeline(source, strict, Clock(source, time_limit))
+        with opened(source, strict) as (container, stream):
+            rate = mean_rate(source, stream, timeline)
+            return Timing(timeline, rate, stream_notes(container, stream, rate, timeline))
 
 
 def stream_notes(

@@ -1,7 +1,9 @@
-"""From stored frames to the pixels of a clip: resize to cover, crop, flip."""
+"""Sizes of frames: those that are packed, and from stored frames to the pixels of a clip."""
 
+from fractions import Fraction
 from typing import Literal
 
+import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import UInt8
@@ -9,6 +11,34 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Filter = Literal["bilinear", "bicubic"]
+
+
+def resize(
+    image: UInt8[np.ndarray, "h w 3"], short_side: int, pixel_aspect: Fraction | int = 1
+) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """Scale an image down to `short_side`, antialiased; never up. Both sides come out even.
+
+    The aspect is kept to the rounding of the longer side to an even number. An image that is not
+    scaled loses its last row or column if it is odd.
+
+    Args:
+        pixel_aspect: width of a stored pixel by its height; other than square ones become so by a
+            change of the width.
+
+    Raises:
+        ValueError: a side has one pixel.
+    """
+    height, width = image.shape[:2]
+    square = round(width * pixel_aspect)  # the width, in square pixels
+    if min(height, square) < 2:
+        raise ValueError(f"frames of {height}x{width} pixels; each side needs at least 2")
+    scale = short_side / min(height, square)
+    if scale >= 1 and square == width:
+        return image[: height - height % 2, : width - width % 2]
+    size = [2 * max(1, round(side * min(scale, 1) / 2)) for side in (height, square)]
+    pixels = rearrange(torch.from_numpy(image), "h w c -> 1 c h w")
+    scaled = F.interpolate(pixels, size, mode="bicubic", antialias=True)
+    return rearrange(scaled, "1 c h w -> h w c").numpy()
 
 
 def fit(

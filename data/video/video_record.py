@@ -1,16 +1,39 @@
-"""What an importer hands on: one video, or one stretch of one, with its label."""
+"""What an importer hands on: one video, or one stretch of one, with its label; and its frames.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+The frames of a record lie in a video file, in a folder of images or in a zip of them.
+"""
+
+import io
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
-from common.seeding import fold
+import numpy as np
+from PIL import Image
 
-VIDEO_EXTENSIONS = ("mp4", "mkv", "avi", "mov", "webm", "mpg", "mpeg", "m4v", "wmv", "flv", "ts")
+from common.seeding import fold
+from data.video.decode import TIME_LIMIT, DecodeError, TimedFrame, iterate_timed_frames
+from data.video.decode_errors import printable
+from data.video.probe import gap_notes, probe_header, read_timing
+from data.video.timeline import Timeline, is_variable
+
+VIDEO_EXTENSIONS = (
+    *("mp4", "mkv", "avi", "mov", "webm", "mpg", "mpeg", "m4v", "wmv", "flv", "ts", "3gp", "3g2"),
+    *("asf", "ps", "ogv", "ogm", "mts", "m2ts", "m2t", "vob", "mjpeg", "mjpg", "m1v", "m2v", "mpe"),
+    *("mpv", "f4v", "divx", "rm", "rmvb", "qt", "dv", "mxf", "y4m", "ivf", "nut", "amv"),
+    *("h263", "h264", "264", "h265", "265", "hevc"),
+)
 """File name extensions taken for videos, in lower case and without the dot."""
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp")
 """File name extensions taken for frames stored as images, likewise."""
+DEEP_MODES = ("I", "F")
+"""Pillow's modes of more than 8 bits per channel begin so; converting them clips their values."""
+MAX_GAP = 3600.0
+"""Seconds without a frame beyond which timestamps are taken for damaged."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +51,7 @@ class VideoRecord:
     end: int | None = None
     """One past the last frame."""
     seconds: tuple[float, float] | None = None
-    """Instead of frames: the stretch from one time to another, at the video's mean frame rate."""
+    """Instead of frames: the stretch from one time to another."""
     images: tuple[str, ...] = ()
     """Where the frames are images: their names in `path`, in order."""
     fps: float | None = None
@@ -37,24 +60,94 @@ class VideoRecord:
     def __post_init__(self) -> None:
         if not self.id or set(self.id) & set("./\\"):
             raise ValueError(
-                f"{self.path}: id {self.id!r} must be non-empty, without dots or slashes"
+                f"{printable(self.path)}: id {self.id!r} must be non-empty, without dots or slashes"
             )
         if self.start < 0 or (self.end is not None and self.end <= self.start):
             raise ValueError(
-                f"{self.path}: frames [{self.start}, {self.end}) are empty or negative; "
+                f"{printable(self.path)}: frames [{self.start}, {self.end}) are empty or negative; "
                 "start must be >= 0 and end past it"
             )
         if self.seconds is not None and not 0 <= self.seconds[0] < self.seconds[1]:
             raise ValueError(
-                f"{self.path}: seconds {self.seconds} must not be negative, the end past the start"
+                f"{printable(self.path)}: seconds {self.seconds} must not be negative, "
+                "the end past the start"
             )
         if self.images and not (self.fps is not None and self.fps > 0):
-            raise ValueError(f"{self.path}: images need fps, frames per second above 0")
+            raise ValueError(f"{printable(self.path)}: images need fps, frames per second above 0")
 
     @property
     def is_whole(self) -> bool:
         """Whether the record is its whole file."""
         return self.start == 0 and self.end is None and self.seconds is None
+
+
+@dataclass
+class RecordFrames:
+    """A record open for reading."""
+
+    fps: Fraction
+    """Mean frames per second, Hz; with a rate asked for, this one."""
+    frames: Iterator[TimedFrame]
+    """One at a time; images of a folder or zip have no times."""
+    notes: list[str]
+    """What is unusual about the file and how it is read; complete when the frames end."""
+
+
+def open_record(
+    record: VideoRecord,
+    *,
+    strict: bool = True,
+    time_limit: float = TIME_LIMIT,
+    fps: float | None = None,
+) -> RecordFrames:
+    """The record's frames, as they are or at a rate.
+
+    Args:
+        record: what to read.
+        strict, time_limit: see `data.video.decode.read_frames`; images are always read strictly.
+        fps: take, for every time at this rate, the frame nearest to it; by default every frame.
+
+    Raises:
+        DecodeError: the source cannot be read; also while iterating.
+    """
+    if record.images:
+        names = record.images[record.start : record.end]
+        if not names:
+            raise DecodeError(
+                f"{printable(record.path)}: no frame {record.start}; it has fewer images"
+            )
+        rate, notes = Fraction(record.fps or 0).limit_denominator(1001), []
+        frames = _images(record.path, names)
+    else:
+        timing = read_timing(record.path, strict=strict, time_limit=time_limit)
+        rate, notes = timing.fps, list(timing.notes)
+        start, end = _stretch(record, rate, timing.timeline)
+        frames = _video(record, start, end, strict, time_limit, notes)
+    if fps is None:
+        return RecordFrames(rate, frames, notes)
+    return RecordFrames(Fraction(fps), _at_rate(record, frames, rate, fps), notes)
+
+
+def probe_record(record: VideoRecord) -> tuple[int, float]:
+    """Frames and frame rate in Hz, without decoding: what the file says of itself.
+
+    Headers may be wrong by some frames. Of images nothing is opened.
+
+    Raises:
+        DecodeError: the file cannot be opened as a video.
+    """
+    if record.images:
+        return len(record.images[record.start : record.end]), record.fps or 0.0
+    info = probe_header(record.path)
+    start, end = _stretch(record, Fraction(info.fps), None)
+    return max(0, min(info.frames, info.frames if end is None else end) - start), info.fps
+
+
+def source_sizes(record: VideoRecord) -> dict[str, int | None]:
+    """Bytes of each file that the record is read from, None for one that is missing."""
+    path = record.path
+    files = [path / name for name in record.images] if record.images and path.is_dir() else [path]
+    return {str(file): file.stat().st_size if file.exists() else None for file in files}
 
 
 def split_by_id(
@@ -75,3 +168,104 @@ def split_by_id(
         for record in records
         if (fold("holdout", record.id) < holdout * 2**63) == (part == "test")
     ]
+
+
+def _stretch(
+    record: VideoRecord, rate: Fraction, timeline: Timeline | None
+) -> tuple[int, int | None]:
+    """The frames `[start, end)` of a record: those whose times are nearest to its seconds."""
+    if record.seconds is None:
+        return record.start, record.end
+    times = timeline.seconds if timeline is not None and timeline.pts else []
+    length = times[-1] + 1 / float(rate) if times else None
+    if length is not None and record.seconds[0] >= length:
+        raise DecodeError(
+            f"{printable(record.path)}: {record.id}, the stretch from {record.seconds[0]:g} to "
+            f"{record.seconds[1]:g} s, begins past the video's end at {length:.1f} s"
+        )
+    if times and is_variable(times):
+        start, end = (
+            int(np.abs(np.array(times) - time).argmin()) if time <= times[-1] else len(times)
+            for time in record.seconds
+        )
+        start = min(start, len(times) - 1)
+    else:
+        start, end = (round(time * rate) for time in record.seconds)
+    return start, max(end, start + 1)
+
+
+def _video(
+    record: VideoRecord,
+    start: int,
+    end: int | None,
+    strict: bool,
+    time_limit: float,
+    notes: list[str],
+) -> Iterator[TimedFrame]:
+    gaps: list[int] = []
+    try:
+        yield from iterate_timed_frames(
+            record.path, start, end, strict=strict, time_limit=time_limit, gaps=gaps
+        )
+    finally:
+        notes.extend(gap_notes(gaps))
+
+
+def _at_rate(
+    record: VideoRecord, frames: Iterator[TimedFrame], rate: Fraction, fps: float
+) -> Iterator[TimedFrame]:
+    """For k = 0, 1, ... the frame nearest in time to k / fps; the last lasts a mean step."""
+    held, held_time, origin, count = None, 0.0, 0.0, 0
+    for number, frame in enumerate(frames):
+        time = float(number / rate) if frame.seconds is None else frame.seconds
+        if held is None:
+            origin = time
+        elif time - origin - held_time > MAX_GAP:
+            raise DecodeError(
+                f"{printable(record.path)}: no frame for {time - origin - held_time:.0f} s after "
+                f"frame {number - 1}; the timestamps are damaged"
+            )
+        else:
+            while count / fps <= (held_time + time - origin) / 2 + 1e-9:
+                yield replace(held, seconds=count / fps)
+                count += 1
+        held, held_time = frame, time - origin
+    while held is not None and count / fps < held_time + 1 / rate - 1e-9:
+        yield replace(held, seconds=count / fps)
+        count += 1
+
+
+def _images(path: Path, names: tuple[str, ...]) -> Iterator[TimedFrame]:
+    """Decode images in a folder or a zip one at a time; all must be of one size."""
+    size = None
+    with ExitStack() as stack:
+        try:
+            archive = None if path.is_dir() else stack.enter_context(zipfile.ZipFile(path))
+        except (OSError, zipfile.BadZipFile) as error:
+            raise DecodeError(f"{printable(path)}: cannot be opened as a zip ({error})") from error
+        for name in names:
+            image = _decode(path, name, archive)
+            if size not in (None, image.shape[:2]):
+                raise DecodeError(
+                    f"{printable(path / name)}: {image.shape[:2]} pixels, "
+                    f"but earlier frames have {size}"
+                )
+            size = image.shape[:2]
+            yield TimedFrame(image, None, Fraction(1))
+
+
+def _decode(path: Path, name: str, archive: zipfile.ZipFile | None) -> np.ndarray:
+    try:
+        data = (path / name).read_bytes() if archive is None else archive.read(name)
+        if not data:
+            raise DecodeError(f"{printable(path / name)}: the file is empty")
+        with Image.open(io.BytesIO(data)) as image:
+            if image.mode.startswith(DEEP_MODES):
+                raise DecodeError(
+                    f"{printable(path / name)}: pixels of type {image.mode}, 8 bits are needed"
+                )
+            return np.array(image.convert("RGB"))
+    except DecodeError:
+        raise
+    except Exception as error:  # a damaged image can raise nearly anything
+        raise DecodeError(f"{printable(path / name)}: cannot be decoded ({error})") from error
