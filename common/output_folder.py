@@ -108,19 +108,7 @@ def check_identity(
                 "Choose another folder."
             )
         return
-    found, wanted = read_json(file), _identity(config, inputs)
-    changes = differences(found.get("command"), wanted["command"], "command")
-    if isinstance(config, Config) and not changes:
-        changes = fixed_differences(found["config"], config)
-    elif not changes:
-        changes = differences(found["config"], wanted["config"])
-    before = {name: Input(**values) for name, values in found.get("inputs", {}).items()}
-    now = inputs or {}
-    changes += [
-        f"{name} was {before.get(name, 'none')}, now {now.get(name, 'none')}"
-        for name in {**before, **now}
-        if (name in before and before[name].sha256) != (name in now and now[name].sha256)
-    ]
+    changes = identity_changes(read_json(file), config, inputs)
     if changes:
         raise ValueError(
             f"{folder}: was made with other settings or inputs: {'; '.join(changes)}. Use the same "
@@ -143,9 +131,45 @@ def write_identity(
 
     def write() -> None:
         check_identity(folder, config, inputs, products=products)
-        write_json(Path(folder) / IDENTITY, _identity(config, inputs))
+        write_json(Path(folder) / IDENTITY, describe_identity(config, inputs))
 
     in_main_process(write, accelerator)
+
+
+def describe_identity(
+    config: Config | Mapping[str, Any], inputs: Mapping[str, Input] | None = None
+) -> dict[str, Any]:
+    """What decides a folder's content, for JSON."""
+    is_config = isinstance(config, Config)
+    identity = {
+        "command": type(config).__name__ if is_config else None,
+        "config": fixed_values(config) if is_config else dict(config),
+        "inputs": {name: asdict(each) for name, each in (inputs or {}).items()},
+    }
+    # through JSON, so that tuples compare as the lists that a file gives back
+    return json.loads(json.dumps(identity, default=str))
+
+
+def identity_changes(
+    found: Mapping[str, Any],
+    config: Config | Mapping[str, Any],
+    inputs: Mapping[str, Input] | None = None,
+) -> list[str]:
+    """What a rerun changes of an identity that it `found`: one line per field or input."""
+    wanted = describe_identity(config, inputs)
+    if changes := differences(found["command"], wanted["command"], "command"):
+        return changes
+    if isinstance(config, Config):
+        changes = fixed_differences(found["config"], config)
+    else:
+        changes = differences(found["config"], wanted["config"])
+    before = {name: Input(**values) for name, values in found["inputs"].items()}
+    now = inputs or {}
+    for name in {**before, **now}:
+        old, new = before.get(name), now.get(name)
+        if old is None or new is None or old.sha256 != new.sha256:
+            changes.append(f"{name} was {old or 'not given'}, now {new or 'not given'}")
+    return changes
 
 
 def in_main_process(work: Callable[[], Result], accelerator: "Accelerator | None" = None) -> Result:
@@ -187,19 +211,6 @@ def remove_temporary(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
-
-
-def _identity(
-    config: Config | Mapping[str, Any], inputs: Mapping[str, Input] | None
-) -> dict[str, Any]:
-    is_config = isinstance(config, Config)
-    identity = {
-        "command": type(config).__name__ if is_config else None,
-        "config": fixed_values(config) if is_config else dict(config),
-        "inputs": {name: asdict(each) for name, each in (inputs or {}).items()},
-    }
-    # through JSON, so that tuples compare as the lists that a file gives back
-    return json.loads(json.dumps(identity, default=str))
 
 
 @contextmanager

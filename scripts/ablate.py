@@ -7,9 +7,13 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import yaml
+
 from common.cli import main
 from common.files import atomic_path, write_json
 from common.launch import call
+from common.output_folder import lock_folder
+from common.stages import run_stage
 from engine.run_folder import read_log
 from vae.config import PRESETS
 from vae.registry import OTHERS, load_vae
@@ -76,6 +80,11 @@ class Entry:
 
 def run(config: Ablate) -> None:
     """Train what is missing, then write ablation.json and ablation.md."""
+    with lock_folder(config.folder):
+        _run(config)
+
+
+def _run(config: Ablate) -> None:
     entries = [Entry(row, False) for row in config.rows]
     entries += [Entry(row, True) for row in config.image_starts]
     results: dict[str, Any] = {entry.name: {"parameters": 0, "scores": {}} for entry in entries}
@@ -95,23 +104,36 @@ def run(config: Ablate) -> None:
 def _train(config: Ablate, entry: Entry, seed: int) -> Path:
     """The folder of a finished run, which is trained or resumed where it is not done."""
     folder = config.folder / entry.name
-    start = []
+    start = None
     if entry.from_image:
         image = folder / f"image-{seed}"
-        _call(config, config.image, entry, seed, image)
-        start = ["--init_from", str(image / "export")]
-    _call(config, config.video, entry, seed, folder / f"video-{seed}", *start)
+        start = image / "export"
+        _stage(config, config.image, entry, seed, image)
+    _stage(config, config.video, entry, seed, folder / f"video-{seed}", start)
     return folder / f"video-{seed}"
 
 
-def _call(
-    config: Ablate, stage: Path | None, entry: Entry, seed: int, folder: Path, *start: str
+def _stage(
+    config: Ablate,
+    file: Path | None,
+    entry: Entry,
+    seed: int,
+    folder: Path,
+    start: Path | None = None,
 ) -> None:
-    if (folder / "export").is_dir():
-        return
-    command = [*shlex.split(config.launcher), str(TRAIN), "--config", str(stage), *start]
+    """Train by one config, unless its record says that it was done with the same."""
+    assert file is not None
+    command = [*shlex.split(config.launcher), str(TRAIN), "--config", str(file)]
     command += ["--row", entry.row, "--train.seed", str(seed), "--train.folder", str(folder)]
-    call(command)
+    values = yaml.safe_load(file.read_text())
+    sets = [Path((values.get(part) or {}).get("folder", "")) for part in ("data", "held_out")]
+    inputs = [index for folder in sets if (index := folder / "index.json").is_file()]
+    if start is not None:
+        command += ["--init_from", str(start)]
+        inputs.append(start / "model.safetensors")
+    settings = {"row": entry.row, "seed": seed, "config": file.read_text()}
+    record = folder.with_name(f"{folder.name}.json")
+    run_stage(record, lambda: call(command), settings=settings, inputs=inputs)
 
 
 def _scores(folder: Path) -> dict[str, float]:

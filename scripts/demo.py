@@ -2,10 +2,11 @@
 
 import os
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -13,7 +14,9 @@ import yaml
 from common.cli import main
 from common.files import read_json, write_json
 from common.launch import call
-from common.measure import GIGABYTE, peak_memory_bytes
+from common.measure import peak_memory_bytes
+from common.output_folder import lock_folder
+from common.stages import run_stage
 from data.importers.demo_clips import demo_records, fetch_clips
 from data.shards.write import ShardConfig, write_shards
 from eval.report.demo import evaluate_demo
@@ -48,6 +51,25 @@ COMMANDS = {
 }
 """Stages that are commands of the user, each with the config of its name."""
 
+SHARDS, TEST_SHARDS = "shards/train/index.json", "shards/test/index.json"
+VAE, LATTE = (f"{name}/export/model.safetensors" for name in ("video_vae", "latte"))
+INPUTS = {
+    "data": (),
+    "image_vae": (SHARDS, TEST_SHARDS),
+    "video_vae": (SHARDS, TEST_SHARDS, "image_vae/export/model.safetensors"),
+    "latents": (SHARDS, VAE),
+    "classifier": (SHARDS, TEST_SHARDS),
+    "latte": ("latents/manifest.json",),
+    "samples": (LATTE, VAE),
+    "reconstruct": (TEST_SHARDS, VAE),
+    "untrained": (LATTE, VAE),
+    "evaluate": (
+        *(SHARDS, TEST_SHARDS, LATTE, VAE, "classifier/export/model.safetensors"),
+        *("samples/samples.json", "samples_untrained/samples.json", "reconstruction/metrics.json"),
+    ),
+}
+"""What each stage's result depends on, in the folder of the run."""
+
 
 def run(config: Demo) -> None:
     """All stages in order, then where to look."""
@@ -56,20 +78,24 @@ def run(config: Demo) -> None:
     missing = [name for name in ("data", *COMMANDS) if not (configs / f"{name}.yaml").is_file()]
     if missing:
         raise ValueError(f"{configs}: no {missing[0]}.yaml, which the demo needs")
+    with lock_folder(RUN):
+        _run(configs)
+
+
+def _run(configs: Path) -> None:
     print(f"demo with {configs}, results in {RUN}")
-    _stage("data", configs / "data.yaml", lambda: _pack(configs / "data.yaml"))
+    samples = configs / "samples.yaml"
+    stages = {"data": _stage("data", configs / "data.yaml", lambda: _pack(configs / "data.yaml"))}
     for name, script in COMMANDS.items():
         file = configs / f"{name}.yaml"
-        _stage(name, file, lambda file=file, script=script: _command(script, "--config", str(file)))
-    _stage("untrained", configs / "samples.yaml", lambda: _untrained(configs / "samples.yaml"))
-    _stage("evaluate", configs / "samples.yaml", lambda: _measured(lambda: evaluate_demo(RUN)))
-    stages = {
-        name: read_json(_stamp(name)) for name in ("data", *COMMANDS, "untrained", "evaluate")
-    }
+        command = partial(_command, script, "--config", str(file))
+        stages[name] = _stage(name, file, command)
+    stages["untrained"] = _stage("untrained", samples, lambda: _untrained(samples))
+    stages["evaluate"] = _stage("evaluate", samples, lambda: _measured(lambda: evaluate_demo(RUN)))
     metrics = read_json(RUN / "scores.json") | {
         "reconstruction": read_json(RUN / "reconstruction" / "metrics.json")["metrics"],
         "stages": {
-            name: {k: stamp[k] for k in ("seconds", "memory_gb")} for name, stamp in stages.items()
+            name: {k: done[k] for k in ("seconds", "memory_gb")} for name, done in stages.items()
         },
     }
     write_json(RUN / "metrics.json", metrics)
@@ -77,29 +103,13 @@ def run(config: Demo) -> None:
     print(f"\n{RUN}/report.html shows the result, {RUN}/metrics.json holds the figures")
 
 
-def _stage(name: str, config: Path, work: Callable[[], int]) -> None:
-    """Do a stage unless its stamp says that it was done with this config."""
-    stamp, text = _stamp(name), config.read_text()
-    if stamp.exists():
-        if read_json(stamp)["config"] != text:
-            raise ValueError(
-                f"{config}: changed since {RUN} was made with it. Delete {RUN} to start anew."
-            )
-        print(f"[{name}] is there already")
-        return
-    print(f"\n[{name}]", flush=True)
-    start = time.perf_counter()
-    memory = work()
-    seconds = time.perf_counter() - start
-    write_json(
-        stamp,
-        {"config": text, "seconds": round(seconds, 1), "memory_gb": round(memory / GIGABYTE, 3)},
-    )
-    print(f"[{name}] took {seconds:.0f} s, {memory / GIGABYTE:.2f} GB at most", flush=True)
-
-
-def _stamp(name: str) -> Path:
-    return RUN / "stages" / f"{name}.json"
+def _stage(name: str, config: Path, work: Callable[[], int]) -> dict[str, Any]:
+    """Do a stage unless it was done with this config and what the stages before it made."""
+    record = RUN / "stages" / f"{name}.json"
+    print(f"[{name}] is there already" if record.exists() else f"\n[{name}]", flush=True)
+    settings = {config.name: config.read_text()}
+    inputs = [RUN / file for file in INPUTS[name]]
+    return run_stage(record, work, settings=settings, inputs=inputs)
 
 
 def _pack(config: Path) -> int:

@@ -3,6 +3,7 @@
 import math
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
@@ -12,9 +13,10 @@ import torch
 import yaml
 
 from common.cli import main
-from common.config import differences
 from common.files import atomic_path, read_json, write_json
 from common.launch import call
+from common.output_folder import lock_folder
+from common.stages import run_stage
 from eval.features.classifier import ClipClassifier
 from eval.report.demo import DemoSet, demo_protocol, demo_scores, generated_set, packed_set
 from latte.samplers import SamplerConfig
@@ -68,6 +70,11 @@ class LearningCurve:
 
 def run(config: LearningCurve) -> None:
     """Train and sample what is missing, then write learning_curve.json and learning_curve.md."""
+    with lock_folder(config.folder):
+        _run(config)
+
+
+def _run(config: LearningCurve) -> None:
     classifier = ClipClassifier.from_pretrained(config.classifier)
     classifier.to("cuda" if torch.cuda.is_available() else "cpu")
     steps = _steps(config)
@@ -97,6 +104,11 @@ def _steps(config: LearningCurve) -> dict[int, int]:
     return {percent: total * percent // 100 for percent in config.percents}
 
 
+def _latents(config: LearningCurve) -> Path:
+    """The manifest of the latents that are trained on."""
+    return Path(yaml.safe_load(config.train.read_text())["latents"]) / "manifest.json"
+
+
 def _train(config: LearningCurve, seed: int, folder: Path, every: int) -> None:
     """Train without previews, keeping a checkpoint at each percentage."""
     options = {
@@ -106,7 +118,8 @@ def _train(config: LearningCurve, seed: int, folder: Path, every: int) -> None:
         "--train.keep_every": every,
         "--vae": "null",
     }
-    _stage(config, folder.with_name("run.json"), "train_latte.py", config.train, options)
+    record, latents = folder.with_name("run.json"), _latents(config)
+    _stage(config, record, "train_latte.py", config.train, options, [latents])
 
 
 def _samples(
@@ -119,7 +132,9 @@ def _samples(
         checkpoint = folder / "run" / "checkpoints" / f"step-{step:08d}"
         out = parts[name] = folder / name.replace(" ", "-")
         given = {"--latte": checkpoint, "--out": out, "--seed": seed, **options}
-        _stage(config, out.with_name(f"{out.name}.json"), "sample.py", config.samples, given)
+        weights = [checkpoint / "model.safetensors", checkpoint / "ema" / "model.safetensors"]
+        record = out.with_name(f"{out.name}.json")
+        _stage(config, record, "sample.py", config.samples, given, weights)
 
     for percent, step in steps.items():
         if percent == 0:  # no weights differ yet, and every new model predicts the same
@@ -203,17 +218,18 @@ def _mean(runs: dict[int, dict[str, float]], score: str) -> float:
 
 
 def _stage(
-    config: LearningCurve, stamp: Path, script: str, file: Path, options: dict[str, Any]
+    config: LearningCurve,
+    record: Path,
+    script: str,
+    file: Path,
+    options: dict[str, Any],
+    inputs: Sequence[Path],
 ) -> None:
-    """Run a command unless its stamp says that it was done, with these settings."""
+    """Run a command unless its record says that it was done, with these settings and inputs."""
     flags = [f"{name}={_flag(value)}" for name, value in options.items()]
-    settings = {"flags": flags, "config": file.read_text()}
-    if stamp.exists():
-        if changes := differences(read_json(stamp), settings):
-            raise ValueError(f"{stamp}: made otherwise: {'; '.join(changes)}. Use another folder.")
-        return
-    call([*shlex.split(config.launcher), str(SCRIPTS / script), "--config", str(file), *flags])
-    write_json(stamp, settings)
+    command = [*shlex.split(config.launcher), str(SCRIPTS / script), "--config", str(file), *flags]
+    settings = {"options": {k: _flag(v) for k, v in options.items()}, "config": file.read_text()}
+    run_stage(record, lambda: call(command), settings=settings, inputs=inputs)
 
 
 def _flag(value: Any) -> str:

@@ -69,6 +69,7 @@ def calls(monkeypatch):
             train_latte.run(parse(train_latte.TrainLatte, command[2:]))
         else:
             sample.run(parse(sample.Sample, command[2:]))
+        return 0
 
     monkeypatch.setattr(learning_curve, "call", call)
     return done
@@ -83,10 +84,14 @@ def test_the_curve_of_two_seeds(curve, calls):
     assert all(set(runs) == {"0", "1"} for runs in result["scores"].values())
     assert result["protocol"]["steps"] == {"0": 0, "50": 2, "100": 4}
 
-    def made(seed, name):
-        return read_json(curve.folder / f"seed-{seed}" / name / "identity.json")["config"]
+    def identity(seed, name):
+        return read_json(curve.folder / f"seed-{seed}" / name / "identity.json")
 
-    assert made(1, "50-raw")["latte"].endswith("seed-1/run/checkpoints/step-00000002")
+    def made(seed, name):
+        return identity(seed, name)["config"]
+
+    checkpoint = curve.folder / "seed-1/run/checkpoints/step-00000002"
+    assert identity(1, "50-raw")["inputs"]["latte"]["path"] == str(checkpoint)
     assert [made(0, name)["weights"] for name in ("50-raw", "50-ema")] == ["raw", "ema"]
     assert made(0, "0-new")["untrained"]
     assert made(0, "full")["sampler"]["steps"] == 3
@@ -100,8 +105,12 @@ def test_the_curve_of_two_seeds(curve, calls):
     learning_curve.run(curve)  # all is there
     assert len(calls) == 16
     assert (curve.folder / "learning_curve.md").read_text() == report
-    with pytest.raises(ValueError, match=r"fast.json: made otherwise: .*Use another folder"):
+    with pytest.raises(ValueError, match=r"fast.json: .*options.--sampler.steps was '2', now '3'"):
         learning_curve.run(replace(curve, fast=SamplerConfig(method="ddim", steps=3)))
+    other = checkpoint / "model.safetensors"
+    other.write_bytes((checkpoint / "ema" / "model.safetensors").read_bytes())
+    with pytest.raises(ValueError, match=rf"50-raw.json: .*{other} was .*sha256"):
+        learning_curve.run(curve)
 
 
 def test_bad_settings(curve):

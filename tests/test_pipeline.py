@@ -1,7 +1,9 @@
 """The demo and every command of the user, tiny, for real."""
 
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -83,9 +85,21 @@ def test_a_second_demo_skips_every_stage_and_a_changed_config_is_refused(demo_ru
     changed = configs / "latte.yaml"
     before = changed.read_text()
     changed.write_text(before.replace("steps: 2", "steps: 3"))
-    with pytest.raises(ValueError, match=r"latte.yaml: changed since"):
+    with pytest.raises(ValueError, match=r"latte.json: .*latte.yaml was"):
         demo.run(demo.Demo(configs=str(configs)))
     changed.write_text(before)
+
+
+def test_a_demo_whose_weights_were_trained_anew_keeps_no_samples_of_the_old(
+    demo_run, tmp_path, monkeypatch
+):
+    shutil.copytree(demo_run, tmp_path / "demo")
+    monkeypatch.chdir(tmp_path / "demo")
+    run = Path("runs/demo")
+    vae = run / "video_vae" / "export" / "model.safetensors"
+    vae.write_bytes((run / "image_vae" / "export" / "model.safetensors").read_bytes())
+    with pytest.raises(ValueError, match=rf"stages/latents.json: .*{vae} was .*sha256"):
+        demo.run(demo.Demo(configs="configs"))
 
 
 @needs_browser
