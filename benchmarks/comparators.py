@@ -13,8 +13,7 @@ from torch import Tensor
 from common.cli import main
 from eval.protocols.cost import describe_device
 from vae import VAEConfig, VideoVAE
-from vae.comparators import complexity as theirs
-from vae.comparators.base import Comparator
+from vae.base import VideoAutoencoder
 from vae.complexity import Macs, count_macs, count_parameters
 from vae.registry import COMPARATORS, comparator_config
 
@@ -66,15 +65,16 @@ def run(config: Comparison) -> None:
     print("| VAE | latent channels | parameters, M | MACs enc / dec, T | encode | decode |")
     print("|---|---|---|---|---|---|")
     ours = VAEConfig(dim=config.dim)
-    counts = count_macs(ours, *COUNTED)
-    print(_row("IV-VAE", ours.z_dim, count_parameters(ours), counts, (1.0, 1.0)), flush=True)
+    counts = count_macs(VideoVAE, ours, *COUNTED)
+    parameters = count_parameters(VideoVAE, ours)
+    print(_row("IV-VAE", ours.z_dim, parameters, counts, (1.0, 1.0)), flush=True)
     for name in config.names:
         kind = COMPARATORS[name]
         z_dim = kind.config_class().z_dim
         made = comparator_config(name, VAEConfig(z_dim=z_dim, dim=config.dim))
-        counts = theirs.count_macs(kind, made, *COUNTED)
+        counts = count_macs(kind, made, *COUNTED)
         times = _ratios(config, kind(made))
-        parameters = theirs.count_parameters(kind, made)
+        parameters = count_parameters(kind, made)
         print(_row(kind.title, z_dim, parameters, counts, times), flush=True)
 
 
@@ -87,7 +87,7 @@ def _row(
 
 
 @torch.inference_mode()
-def _ratios(config: Comparison, model: Comparator) -> tuple[float, float]:
+def _ratios(config: Comparison, model: VideoAutoencoder) -> tuple[float, float]:
     """(encode, decode): the model's time over that of IV-VAE, with random weights."""
     ours = VideoVAE(VAEConfig(dim=config.dim))
     dtype = getattr(torch, config.precision)

@@ -18,8 +18,7 @@ from data.clips.dataset import ClipConfig, ClipDataset
 from data.latents.items import CacheConfig
 from data.latents.writer import LatentCache
 from data.video.decode import Decoder
-from vae import VideoVAE
-from vae.comparators.base import Comparator
+from vae.base import VideoAutoencoder
 from vae.registry import load_vae, split_source, vae_hash
 
 PRECISIONS = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -99,7 +98,7 @@ def _fill(
     cache: LatentCache,
     todo: list[int],
     pending: int,
-    model: VideoVAE | Comparator,
+    model: VideoAutoencoder,
     config: Config,
     accelerator: Accelerator,
 ) -> None:
@@ -136,7 +135,7 @@ def _pick(config: Config, wanted: type, **others: Any) -> Any:
     return wanted(**{k: v for k, v in asdict(config).items() if k in names}, **others)
 
 
-def _describe(model: VideoVAE | Comparator, config: Config) -> dict[str, Any]:
+def _describe(model: VideoAutoencoder, config: Config) -> dict[str, Any]:
     training = Path(split_source(config.vae)[1]) / "training.json"  # step and EMA of our exports
     values = asdict(model.config)
     scaling = {name: list(values.pop(f"latent_{name}")) for name in ("mean", "std")}

@@ -20,10 +20,10 @@ from eval.protocols.evaluate_reconstruction import Reconstruct, evaluate_autoenc
 from eval.report.reconstruction_tables import reconstruction_tables, write_clips, write_tables
 from eval.report.tables import to_text
 from vae import weights_hash
-from vae.comparators.base import Comparator
-from vae.comparators.complexity import count_macs as count_comparator_macs
-from vae.comparators.named import AnyVAE, load_found, named_sources
+from vae.base import VideoAutoencoder
+from vae.comparators.base import InferenceWindows
 from vae.complexity import count_macs
+from vae.registry import load_found, named_sources
 
 MACS_SIZE = (17, 512, 512)  # frames, height and width of the supplement's Table 3
 
@@ -61,8 +61,9 @@ class Config(NetworkConfig):
     """Frames per group in SSIM by position and in flicker, for every method."""
     baselines: bool = True
     """Measure trilinear down- and upsampling and repeated keyframes, too."""
-    windowed: bool = False
-    """Run VAEs whose official inference has windows in them, not on whole clips."""
+    windows: InferenceWindows = "official"
+    """Run VAEs of others in the windows of their authors' inference, or in a single one for the
+    whole clip, which changes the result of most."""
     repeats: int = 0
     """Timed runs of encoding and of decoding a clip of cost_frames x cost_height x cost_width; 0
     measures no time and no memory. On a CPU, choose a small size."""
@@ -99,7 +100,7 @@ def run(config: Config) -> dict[str, Any]:
         raise ValueError("start it without torchrun or accelerate launch: one process does it all")
     device = accelerator.device
     sources = named_sources(config.vae, taken=("source",))
-    vaes, missing = load_found(sources, windowed=config.windowed)
+    vaes, missing = load_found(sources, windows=config.windows)
     for vae in vaes.values():
         vae.to(device).eval()
     protocol = ClipProtocol(
@@ -161,7 +162,7 @@ def run(config: Config) -> dict[str, Any]:
     return result
 
 
-def _check_sizes(config: Config, vaes: dict[str, AnyVAE], size: tuple[int, int]) -> None:
+def _check_sizes(config: Config, vaes: dict[str, VideoAutoencoder], size: tuple[int, int]) -> None:
     """Before anything runs: every VAE takes the clips, and the size to time."""
     for label, vae in vaes.items():
         try:
@@ -173,11 +174,11 @@ def _check_sizes(config: Config, vaes: dict[str, AnyVAE], size: tuple[int, int])
             raise ValueError(f"{label}: {error}") from None
 
 
-def _reconstruct(vae: AnyVAE) -> Reconstruct:
+def _reconstruct(vae: VideoAutoencoder) -> Reconstruct:
     return lambda x: vae.decode(vae.encode(x).mode(), size=x.shape[2:])
 
 
-def _baselines(vae: AnyVAE, group: int) -> dict[str, Reconstruct]:
+def _baselines(vae: VideoAutoencoder, group: int) -> dict[str, Reconstruct]:
     spatial = vae.config.spatial_ratio
     return {
         "trilinear": lambda x: trilinear_reconstruction(x, temporal=group, spatial=spatial),
@@ -185,11 +186,10 @@ def _baselines(vae: AnyVAE, group: int) -> dict[str, Reconstruct]:
     }
 
 
-def _describe(config: Config, source: str, vae: AnyVAE, device: torch.device) -> dict[str, Any]:
-    if isinstance(vae, Comparator):
-        macs = count_comparator_macs(type(vae), vae.config, *MACS_SIZE)
-    else:
-        macs = count_macs(vae.config, *MACS_SIZE)
+def _describe(
+    config: Config, source: str, vae: VideoAutoencoder, device: torch.device
+) -> dict[str, Any]:
+    macs = count_macs(type(vae), vae.config, *MACS_SIZE)
     shape = (config.cost_frames, config.cost_height, config.cost_width)
     cost = None
     if config.repeats:
@@ -199,6 +199,8 @@ def _describe(config: Config, source: str, vae: AnyVAE, device: torch.device) ->
         "source": source,
         "class": type(vae).__name__,
         "sha256": weights_hash(vae),
+        "windows": None if vae.native_window is None else vae.config.windows,
+        "native_window": vae.native_window,
         "config": asdict(vae.config),
         "parameters": sum(p.numel() for p in vae.parameters()),
         "macs": sum(half.convolution for half in macs),
@@ -207,7 +209,7 @@ def _describe(config: Config, source: str, vae: AnyVAE, device: torch.device) ->
     }
 
 
-def _cost(vae: AnyVAE, video: Tensor, config: Config) -> dict[str, Any]:
+def _cost(vae: VideoAutoencoder, video: Tensor, config: Config) -> dict[str, Any]:
     with full_precision(video.device):
         return measure_cost(
             lambda x: vae.encode(x).mode(),

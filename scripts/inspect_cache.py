@@ -18,7 +18,6 @@ from common.seeding import fold
 from data.clips.dataset import ClipConfig, ClipDataset
 from data.latents.dataset import LatentDataset
 from data.video.encode import to_uint8, write_video
-from vae.comparators.protocol import clip_size
 from vae.registry import load_vae, vae_hash
 
 
@@ -62,7 +61,7 @@ def run(config: InspectCache) -> None:
     for index in order[: config.items]:
         with torch.inference_mode():
             z = latents.draw(0, index)[0][None].to(device)
-            size = clip_size(vae.config, z, latents.manifest["source"]["frames"])
+            size = vae.config.decoded_size(z, latents.manifest["source"]["frames"])
             decoded = vae.decode(z, size=size)[0].clamp(-1, 1).cpu()  # c t h w
         source = [] if clips is None else [_source(clips, latents, index)]
         columns.append(torch.cat([*source, decoded], dim=2))

@@ -28,8 +28,7 @@ from latte import Latte
 from latte.samplers import SamplerConfig, check_sampler, sample
 from latte.training_metadata import LatentNotes
 from vae import VideoVAE, weights_hash
-from vae.comparators.base import Comparator
-from vae.comparators.protocol import clip_size
+from vae.base import VideoAutoencoder
 from vae.registry import load_vae, vae_hash
 
 
@@ -269,13 +268,13 @@ def _copy(
 
 @torch.no_grad()
 def _decode(
-    vae: VideoVAE | Comparator, latent: Tensor, frames: int | None
+    vae: VideoAutoencoder, latent: Tensor, frames: int | None
 ) -> UInt8[np.ndarray, "t h w c"]:
     """With our VAE group by group, so that the network's memory does not grow with the clip."""
     if isinstance(vae, VideoVAE):
         groups = vae.stream_decode(latent.split(1, dim=2))
     else:
-        groups = [vae.decode(latent, size=clip_size(vae.config, latent, frames))]
+        groups = [vae.decode(latent, size=vae.config.decoded_size(latent, frames))]
     return to_uint8(torch.cat([x.clamp(-1, 1).cpu() for x in groups], dim=2)[0])
 
 

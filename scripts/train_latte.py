@@ -37,9 +37,8 @@ from latte.samplers import SamplerConfig, check_sampler, sample
 from latte.start import initial_model
 from latte.training import LatteLoss
 from latte.training_metadata import LatentNotes
-from vae import VideoVAE, weights_hash
-from vae.comparators.base import Comparator
-from vae.comparators.protocol import clip_size
+from vae import weights_hash
+from vae.base import VideoAutoencoder
 from vae.memory import free_memory
 from vae.registry import load_vae, vae_hash
 
@@ -171,9 +170,7 @@ def _train(config: TrainLatte, accelerator: Accelerator) -> Path | None:
     return trainer.run(batches, loss, preview, evaluate)
 
 
-def _vae(
-    config: TrainLatte, latents: LatentDataset, model: LatteConfig
-) -> VideoVAE | Comparator | None:
+def _vae(config: TrainLatte, latents: LatentDataset, model: LatteConfig) -> VideoAutoencoder | None:
     """The decoder of previews, once it and the sampler are known to fit."""
     if config.vae is None:
         return None
@@ -258,7 +255,7 @@ def _evaluate(
 
 
 def _drawing(
-    config: TrainLatte, vae: VideoVAE | Comparator, notes: LatentNotes, accelerator: Accelerator
+    config: TrainLatte, vae: VideoAutoencoder, notes: LatentNotes, accelerator: Accelerator
 ) -> Draw:
     """Decoded samples, from the same noise each time, of all classes in turn."""
 
@@ -269,7 +266,7 @@ def _drawing(
         labels = None if classes is None else [i % classes for i in numbers]
         with accelerator.autocast():
             z = sample(model, notes.process, config.sampler, indices=numbers, labels=labels, seed=0)
-        size = clip_size(vae.config, z, notes.frames)
+        size = vae.config.decoded_size(z, notes.frames)
         clips = [vae.decode(part, size=size) for part in notes.denormalize(z).split(1)]
         return torch.cat(clips).clamp(-1, 1)
 

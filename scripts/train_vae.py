@@ -32,9 +32,10 @@ from engine.train import BatchSource, Evaluate, Preview, Trainer
 from engine.watch import show_pictures
 from eval.features.metric_networks import NetworkConfig
 from eval.protocols.held_out import HeldOut, side_by_side
-from vae import VAEConfig, VideoVAE, weights_hash
+from vae import VAEConfig, weights_hash
 from vae.adversarial import AdversarialConfig, AdversarialLoss
-from vae.comparators.base import Comparator, ComparatorConfig
+from vae.base import VideoAutoencoder
+from vae.comparators.base import ComparatorConfig
 from vae.config import PRESETS
 from vae.discriminator import Discriminator
 from vae.losses import VAELoss, VAELossConfig
@@ -310,7 +311,7 @@ def _evaluate(config: TrainVAE, clips: ClipDataset) -> Evaluate | None:
     held_out = HeldOut(clips, config.held_out_clips, group, config.scores)
 
     def scores(model: nn.Module) -> dict[str, float]:
-        assert isinstance(model, VideoVAE | Comparator)
+        assert isinstance(model, VideoAutoencoder)
         return held_out.scores(model.reconstruct, next(model.parameters()).device)
 
     return scores
@@ -322,7 +323,7 @@ def _preview(count: int, dataset: ClipDataset, accelerator: Accelerator) -> Prev
     count = min(count, len(dataset))
 
     def write(model: nn.Module, raw: nn.Module, step: int, folder: Path) -> None:
-        assert isinstance(model, VideoVAE | Comparator)
+        assert isinstance(model, VideoAutoencoder)
         device = next(model.parameters()).device
         clips = (to_float(dataset[(0, i)]["video"][None].to(device)) for i in range(count))
         frames = side_by_side(compared(model, clip) for clip in clips)

@@ -15,12 +15,12 @@ from tests.builders.vectors import load_case, uniform
 from vae import VAEConfig
 from vae.comparators.base import Comparator
 from vae.comparators.blocks import PaddedConv3d
-from vae.comparators.complexity import count_macs, count_parameters
 from vae.comparators.cv_vae import CVVAE, CVVAEConfig
 from vae.comparators.gcconv import GroupCausalConv3d
 from vae.comparators.od_vae import ODVAE, ODVAEConfig, to_group_causal
 from vae.comparators.opensora_v12 import OpenSoraConfig, OpenSoraVAE, from_official_names
 from vae.comparators.windows import Tiles, Windows
+from vae.complexity import count_macs, count_parameters
 from vae.convs import Chunk, TemporalConv
 from vae.registry import COMPARATORS, GCCONV, comparator_config, new_vae
 
@@ -52,10 +52,15 @@ def distance(a: Tensor, b: Tensor) -> float:
 
 @pytest.fixture(scope="module")
 def references():
-    models = {"cvvae": CVVAE(CVVAEConfig(dim=32)), "odvae": ODVAE(ODVAEConfig(dim=32))}
+    models = {
+        "cvvae": CVVAE(CVVAEConfig(dim=32, windows="single")),
+        "odvae": ODVAE(ODVAEConfig(dim=32, windows="single")),
+    }
     for name, model in models.items():
         model.load_state_dict(load_case(name).weights())
-    config = OpenSoraConfig(spatial_dim=32, spatial_multipliers=(1, 2, 2, 2), temporal_dim=32)
+    config = OpenSoraConfig(
+        spatial_dim=32, spatial_multipliers=(1, 2, 2, 2), temporal_dim=32, windows="single"
+    )
     models["opensora_v12"] = OpenSoraVAE(config)
     models["opensora_v12"].load_state_dict(from_official_names(load_case("opensora_v12").weights()))
     return models
@@ -130,7 +135,7 @@ def test_one_command_prints_what_they_cost(capsys):
 @torch.no_grad()
 @pytest.mark.parametrize(("name", "latents"), [("cv_vae", 4), ("od_vae", 15)])
 def test_official_windows_share_a_frame(name, latents):
-    model, windowed = tiny(name), tiny(name, windowed=True)
+    model, windowed = tiny(name, windows="single"), tiny(name)
     stride = 4 * (latents if name == "cv_vae" else 8)  # OD-VAE's windows differ on the two ways
     x = video(stride + 9)
     first, second = (model.encode(part).mean for part in (x[:, :, : stride + 1], x[:, :, stride:]))
@@ -147,7 +152,7 @@ def test_official_windows_share_a_frame(name, latents):
 
 @torch.no_grad()
 def test_open_soras_windows_share_nothing():
-    model, windowed = tiny("opensora_v12"), tiny("opensora_v12", windowed=True)
+    model, windowed = tiny("opensora_v12", windows="single"), tiny("opensora_v12")
     x = video(17 + 6)
     parts = [model.encode(x[:, :, :17]), model.encode(x[:, :, 17:])]
     z = windowed.encode(x).mean
@@ -201,7 +206,7 @@ def test_tiles_leave_small_frames_alone():
 @torch.no_grad()
 def test_windowed_large_frames_run_in_tiles(monkeypatch):
     monkeypatch.setattr(CVVAE, "encode_tiles", Tiles(size=16, overlap=8))
-    model, windowed = tiny("cv_vae"), tiny("cv_vae", windowed=True)
+    model, windowed = tiny("cv_vae", windows="single"), tiny("cv_vae")
     x = video(5, height=16, width=24)
     left, right = model.encode(x[..., :16]).mean, model.encode(x[..., 8:]).mean
     expected = torch.cat(
@@ -307,7 +312,8 @@ def test_bad_values_and_latents_are_refused():
         (ODVAEConfig, {"temporal": "both"}, "use 'causal' or 'group_causal'"),
         (ODVAEConfig, {"channel_multipliers": (1, 2)}, "must be 4 positive"),
         (OpenSoraConfig, {"latent_std": (1.0, 0.0, 1.0, 1.0)}, "must be positive"),
-        (CVVAEConfig, {"latent_mean": (1.0, 2.0)}, "needs 1 or z_dim=4 values"),
+        (CVVAEConfig, {"latent_mean": (1.0, 2.0)}, "give 1 or z_dim=4 finite values"),
+        (CVVAEConfig, {"windows": "all"}, "windows='all': use one of"),
         (OpenSoraConfig, {"temporal_blocks": 0}, "must be at least 1"),
     ],
 )

@@ -14,17 +14,15 @@ from common.pretrained import WeightsNotFound
 from tests.builders.vectors import load_case, uniform
 from tests.test_comparators import LIMIT, distance, tiny, video
 from vae import VAEConfig, VideoVAE
-from vae.comparators.base import Comparator
+from vae.base import VideoAutoencoder
+from vae.checkpointing import enable_activation_checkpointing
 from vae.comparators.cogvideox import CogVideoXConfig, CogVideoXVAE
 from vae.comparators.cv_vae import CVVAE
-from vae.comparators.named import load_found, named_sources
 from vae.comparators.od_vae import ODVAE
 from vae.comparators.opensora_v12 import OpenSoraVAE
-from vae.comparators.protocol import ReconstructionVAE, native_window, valid_frames
-from vae.comparators.training import recompute_activations
 from vae.comparators.wan import WanConfig, WanVAE
 from vae.convert import from_wan
-from vae.registry import COMPARATORS, GCCONV, load_vae, new_vae
+from vae.registry import COMPARATORS, GCCONV, load_found, load_vae, named_sources, new_vae
 
 Weights = dict[str, Tensor]
 
@@ -58,7 +56,7 @@ def official_open_sora(folder: Path, state: Weights) -> Path:
 
 
 @torch.no_grad()
-def check_case(model: Comparator, name: str, index: int) -> None:
+def check_case(model: VideoAutoencoder, name: str, index: int) -> None:
     reference = load_case(name)
     case = reference.info["cases"][index]
     x = uniform(case["input_seed"], case["input_shape"], case["input_scale"])
@@ -230,13 +228,15 @@ def test_registry_errors(tmp_path):
 
 def test_windows_are_asked_for_at_loading(tmp_path):
     tiny("cv_vae").save_pretrained(tmp_path / "cv")
-    assert load_vae(tmp_path / "cv", windowed=True).config.windowed
-    assert not load_vae(tmp_path / "cv").config.windowed
+    assert load_vae(tmp_path / "cv").config.windows == "official"
+    assert load_vae(tmp_path / "cv", windows="single").config.windows == "single"
+    tiny("cv_vae", windows="single").save_pretrained(tmp_path / "single")
+    assert load_vae(tmp_path / "single").config.windows == "single"  # as the export says
     tiny("wan").save_pretrained(tmp_path / "wan")
     VideoVAE(VAEConfig(z_dim=4, dim=4)).save_pretrained(tmp_path / "ours")
     for name in ("wan", "ours"):
         with pytest.raises(ValueError, match="its result does not depend on windows"):
-            load_vae(tmp_path / name, windowed=True)
+            load_vae(tmp_path / name, windows="single")
 
 
 def test_several_are_loaded_as_far_as_they_are_there(tmp_path):
@@ -246,9 +246,10 @@ def test_several_are_loaded_as_far_as_they_are_there(tmp_path):
     sources = named_sources(given)
     first, *others = sources
     assert others == ["us", "od"]
-    vaes, missing = load_found(sources, windowed=True)
+    vaes, missing = load_found(sources, windows="single")
     assert list(vaes) == [first, "us"]  # whose result does not depend on windows
-    assert vaes[first].config.windowed
+    assert vaes[first].config.windows == "single"
+    assert load_found(sources)[0][first].config.windows == "official"
     assert list(missing) == ["od"]
     assert missing["od"].startswith("weights not found: put vae/checkpoint.ckpt and ")
     assert missing["od"].endswith(f" at {tmp_path}/od")
@@ -268,7 +269,7 @@ def test_several_are_loaded_as_far_as_they_are_there(tmp_path):
 def test_all_share_one_interface(name):
     like = VAEConfig(z_dim=4, dim=4, num_blocks=1)
     model = (VideoVAE(like) if name == "ivvae" else tiny(name)).eval()
-    assert isinstance(model, ReconstructionVAE)
+    assert isinstance(model, VideoAutoencoder)
     x = video(9)
     posterior = model.encode(x)
     shape = model.config.latent_shape(9, 16, 24)
@@ -277,10 +278,11 @@ def test_all_share_one_interface(name):
     assert_close(y, model.reconstruct(x), rtol=1e-3, atol=1e-4)
     assert y.shape == x.shape
     window = {"cv_vae": 17, "od_vae": 33, GCCONV: 33, "opensora_v12": 17, "cogvideox": 9}
-    assert native_window(model) == window.get(name)
+    assert model.native_window == window.get(name)
     nearest = {"cogvideox": 9, "opensora_v12": 6}.get(name, 5)
-    assert valid_frames(model.config, 6) == nearest
-    assert valid_frames(model.config, 0) == 1
+    assert model.config.valid_frames(6) == nearest
+    assert model.config.valid_frames(0) == 1
+    assert model.config.decoded_size(posterior.mean, 9) == x.shape[2:]
 
 
 @pytest.fixture(scope="module")
@@ -302,14 +304,14 @@ def test_cogvideox_is_diffusers(tmp_path, cogvideox):
     x = video(17, height=16, width=16)
     theirs = cogvideox.encode(x).latent_dist
     for source in (tmp_path / "repo", tmp_path / "repo" / "vae"):
-        model = load_vae(f"cogvideox:{source}", windowed=True)
+        model = load_vae(f"cogvideox:{source}")
         assert isinstance(model, CogVideoXVAE)
         ours = model.encode(x)
         assert_close(ours.mean, theirs.mean)
         assert_close(ours.logvar, theirs.logvar)
         assert_close(model.decode(theirs.mean), cogvideox.decode(theirs.mean).sample)
         assert_close(model.normalize(theirs.mean), 0.7 * theirs.mean)
-    whole = load_vae(f"cogvideox:{tmp_path / 'repo'}")
+    whole = load_vae(f"cogvideox:{tmp_path / 'repo'}", windows="single")
     z = whole.encode(x).mean
     assert distance(z, theirs.mean) > 1e-4  # the norms see all frames
     assert distance(whole.decode(z), model.decode(z)) > 1e-4
@@ -339,7 +341,7 @@ def test_wan_is_diffusers_and_our_baseline(tmp_path):
 def test_training_says_what_diffusers_models_cannot_do():
     for name in ("cogvideox", "wan"):
         with pytest.raises(ValueError, match="leave out activation_checkpointing and compile"):
-            recompute_activations(tiny(name))
+            enable_activation_checkpointing(tiny(name))
 
 
 def test_other_versions_of_diffusers_models_are_named(tmp_path, cogvideox):
@@ -354,8 +356,8 @@ def test_other_versions_of_diffusers_models_are_named(tmp_path, cogvideox):
     file.unlink()
     with pytest.raises(ValueError, match=r"config\.json: no such file\. Get"):
         load_vae(f"cogvideox:{tmp_path / 'cog'}")
-    with pytest.raises(ValueError, match="windowed=True: the VAE is causal"):
-        WanConfig(windowed=True)
+    with pytest.raises(ValueError, match="windows=single: the VAE is causal"):
+        WanConfig(windows="single")
 
 
 def test_without_diffusers_only_its_models_are_out_of_reach(tmp_path, monkeypatch):

@@ -22,6 +22,7 @@ from scripts import sample as sampling
 from tests.builders.packed import pack
 from tests.test_comparators import tiny
 from vae import weights_hash
+from vae.base import VideoAutoencoder
 from vae.comparators.base import Comparator
 from vae.comparators.od_vae import ODVAE, to_group_causal
 from vae.registry import OTHERS, load_vae, vae_hash
@@ -93,7 +94,7 @@ def sampled(root: Path, name: str, latte: Path, **changes) -> Path:
     return Path(options["out"])
 
 
-def check_cache(latents: Path, model: Comparator, name: str) -> None:
+def check_cache(latents: Path, model: VideoAutoencoder, name: str) -> None:
     vae = LatentDataset(latents).manifest["vae"]
     assert vae["class"] == type(model).__name__
     assert vae["sha256"] == vae_hash(model)
@@ -107,7 +108,7 @@ def check_cache(latents: Path, model: Comparator, name: str) -> None:
 
 
 @torch.no_grad()
-def check_samples(samples: Path, latte: Path, model: Comparator, name: str) -> None:
+def check_samples(samples: Path, latte: Path, model: VideoAutoencoder, name: str) -> None:
     """The clips are what the VAE decodes from Latte's latents, at the length that was cached."""
     notes, generator = LatentNotes.load(latte), Latte.from_pretrained(latte)
     assert notes.frames == FRAMES[name]
@@ -174,8 +175,11 @@ def test_every_comparator_runs_through_the_whole_chain(root):
     for line in lost:
         assert "weights not found: put config.json and the safetensors file of " in line
         assert not re.search(r"\*[\d.]+\*", line)  # no number
+    assert "od_vae ran in the windows of its authors' inference (33 frames)." in tables
+    assert "wan ran in" not in tables
     for name in OTHERS:
         assert result["methods"][name]["cost"]["decode"] > 0
+        assert result["methods"][name]["windows"] == (None if name == "wan" else "official")
         assert result["metrics"][name]["rfvd"]["value"] > 0
 
 
@@ -187,8 +191,8 @@ def test_latents_of_one_vae_are_not_read_by_another(root, tmp_path):
     after = to_group_causal(before)
     assert weights_hash(after) == weights_hash(before)
     assert len({vae_hash(after), vae_hash(before), weights_hash(before)}) == 2
-    windowed = load_vae(source(root, "od_vae"), windowed=True)
-    assert vae_hash(windowed) != vae_hash(before)
+    single = load_vae(source(root, "od_vae"), windows="single")
+    assert vae_hash(single) != vae_hash(before)
     dataset = LatentDataset(latents)
     dataset.check_vae(vae_hash(before))
     with pytest.raises(ValueError, match="these latents come from the VAE"):

@@ -15,9 +15,10 @@ from tests.builders.packed import pack
 from tests.test_comparators import LIKE, distance, tiny, video
 from vae import ImageVAE, VAEConfig, VideoVAE
 from vae.adversarial import AdversarialConfig
+from vae.checkpointing import enable_activation_checkpointing
 from vae.comparators.base import Comparator
 from vae.comparators.od_vae import ODVAE, ODVAEConfig
-from vae.comparators.training import initial_comparator, recompute_activations
+from vae.comparators.training import initial_comparator
 from vae.discriminator import DiscriminatorConfig
 from vae.losses import VAELossConfig
 from vae.registry import GCCONV, OTHERS, comparator_config, load_vae, new_vae
@@ -89,7 +90,7 @@ def test_recomputing_activations_changes_no_gradient(name):
     for recompute in (False, True):
         model = tiny(name).train()
         if recompute:
-            recompute_activations(model)
+            enable_activation_checkpointing(model)
         convolutions = [m for m in model.modules() if isinstance(m, torch.nn.Conv3d)]
         runs: list[object] = []
         for convolution in convolutions:

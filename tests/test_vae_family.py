@@ -20,7 +20,7 @@ from vae.convert import from_wan, to_wan
     ],
 )
 def test_parameter_counts_are_the_released_ones(preset, z_dim, count):
-    assert count_parameters(VAEConfig.preset(preset, z_dim=z_dim)) == count
+    assert count_parameters(VideoVAE, VAEConfig.preset(preset, z_dim=z_dim)) == count
 
 
 @pytest.mark.parametrize(
@@ -33,20 +33,24 @@ def test_parameter_counts_are_the_released_ones(preset, z_dim, count):
     ],
 )
 def test_parameter_counts_of_the_ablation(preset, millions):
-    counts = [count_parameters(VAEConfig.preset(preset, z_dim=z)) / 1e6 for z in (4, 8, 16)]
+    counts = [
+        count_parameters(VideoVAE, VAEConfig.preset(preset, z_dim=z)) / 1e6 for z in (4, 8, 16)
+    ]
     assert_close(torch.tensor(counts), torch.tensor(millions), rtol=0, atol=0.005)
 
 
 def test_the_3d3d_row_has_the_paper_s_count_without_tmpe():
     """Supplement, Table 4, says 132 M; it does not say whether with TMPE."""
     without = VAEConfig.preset("ivvae_3d3d", z_dim=8, tmpe=False)
-    assert round(count_parameters(without) / 1e6, 1) == 132.2
-    assert round(count_parameters(VAEConfig.preset("ivvae_3d3d", z_dim=8)) / 1e6, 1) == 135.7
+    assert round(count_parameters(VideoVAE, without) / 1e6, 1) == 132.2
+    assert (
+        round(count_parameters(VideoVAE, VAEConfig.preset("ivvae_3d3d", z_dim=8)) / 1e6, 1) == 135.7
+    )
 
 
 @pytest.mark.parametrize(("preset", "tera"), [("baseline", 30.48), ("ivvae", 34.67)])
 def test_convolutions_of_17_frames_of_512_are_the_paper_s(preset, tera):
-    encoder, decoder = count_macs(VAEConfig.preset(preset), 17, 512, 512)
+    encoder, decoder = count_macs(VideoVAE, VAEConfig.preset(preset), 17, 512, 512)
     assert round((encoder.convolution + decoder.convolution) / 1e12, 2) == tera
 
 
@@ -55,13 +59,13 @@ def test_convolutions_of_17_frames_of_512_are_the_paper_s(preset, tera):
     [(4, 64, (6.556, 10.856)), (8, 64, (6.558, 10.856)), (16, 96, (14.715, 24.371))],
 )
 def test_operations_of_17_frames_of_256_are_the_released_ones(z_dim, dim, flop):
-    macs = count_macs(VAEConfig(z_dim=z_dim, dim=dim), 17, 256, 256)
+    macs = count_macs(VideoVAE, VAEConfig(z_dim=z_dim, dim=dim), 17, 256, 256)
     assert tuple(round(2 * (m.convolution + m.attention) / 1e12, 3) for m in macs) == flop
 
 
 def test_counting_refuses_a_size_that_does_not_fit():
     with pytest.raises(ValueError, match="16 frames"):
-        count_macs(VAEConfig(), 16, 256, 256)
+        count_macs(VideoVAE, VAEConfig(), 16, 256, 256)
 
 
 def test_an_unknown_preset_names_the_known_ones():

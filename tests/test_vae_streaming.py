@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from common.measure import LiveMemory
 from tests.test_vae import TINY, make, video
-from vae import ImageVAE, VAEConfig, VideoVAE, padding
+from vae import ImageVAE, VAEConfig, VideoVAE, inputs
 
 SMALL = VAEConfig(
     z_dim=2,
@@ -159,7 +159,7 @@ def test_a_stream_may_not_change_its_size():
 def test_any_size_padded_and_chunked_equals_the_whole(config, t, h, w, chunk_groups):
     model, x = make(config), video(t, h, w, b=2)
     with torch.no_grad():
-        whole = model.encode(padding.pad(x, config))
+        whole = model.encode(inputs.pad(x, config))
         posterior = model.encode(x, pad=True, chunk_groups=chunk_groups)
         assert_close(posterior.moments, whole.moments)
         y = model.decode(whole.mean)[:, :, :t, :h, :w]
@@ -190,12 +190,12 @@ def test_eightfold_compression_with_32_channels_trains():
 
 def test_edges_are_repeated():
     x = torch.arange(6.0).view(1, 1, 2, 1, 3).expand(1, 3, 2, 1, 3)
-    padded = padding.pad(x, TINY)
+    padded = inputs.pad(x, TINY)
     assert padded.shape == (1, 3, 5, 8, 8)
     assert_close(padded[0, 0, :, 7, 0], torch.tensor([0.0, 3, 3, 3, 3]))
     assert_close(padded[0, 0, 0, 5], torch.tensor([0.0, 1, 2, 2, 2, 2, 2, 2]))
-    assert_close(padding.crop(padded, (2, 1, 3)), x)
-    assert padding.pad(padded, TINY) is padded
+    assert_close(inputs.crop(padded, (2, 1, 3)), x)
+    assert inputs.pad(padded, TINY) is padded
 
 
 @pytest.mark.parametrize("size", [(5, 8, 9), (1, 8, 8), (6, 8, 8), (5, 0, 8)])

@@ -3,42 +3,55 @@
 Saves most of the memory of a training step for about a third more time; gradients stay the same.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from vae.base import VideoAutoencoder
 from vae.convs import Cache, Chunk
 from vae.model import VideoVAE
 
-Layer = Callable[[Tensor, Chunk], Tensor]
 
-
-def enable_activation_checkpointing(model: VideoVAE) -> None:
-    """Run every layer of encoder and decoder (residual block, attention, resampling) again in the
-    backward pass instead of keeping its activations. Changes nothing where no gradients are needed.
+def enable_activation_checkpointing(model: VideoAutoencoder) -> None:
+    """Run every layer of encoder and decoder (residual block, attention, and of ours resampling)
+    again in the backward pass instead of keeping its activations. Changes nothing where no
+    gradients are needed.
 
     Weights, their names and what is saved stay as they are. Calling it twice is calling it once.
+
+    Raises:
+        ValueError: the model is diffusers', whose blocks are not ours.
     """
+    recomputed = _recomputed_chunk if isinstance(model, VideoVAE) else _recomputed
     for layer in _layers(model):
-        layer.forward = partial(_recomputed, type(layer).forward.__get__(layer))  # type: ignore[method-assign]
+        forward = type(layer).forward.__get__(layer)
+        layer.forward = partial(recomputed, forward)  # type: ignore[method-assign]
 
 
-def disable_activation_checkpointing(model: VideoVAE) -> None:
+def disable_activation_checkpointing(model: VideoAutoencoder) -> None:
     """Undo `enable_activation_checkpointing`."""
     for layer in _layers(model):
         layer.__dict__.pop("forward", None)
 
 
-def _layers(model: VideoVAE) -> list[nn.Module]:
+def _layers(model: VideoAutoencoder) -> list[nn.Module]:
+    if not isinstance(model, VideoVAE):
+        return model.layers()
     halves = (model.encoder, model.decoder)
     return [layer for half in halves for layer in (*half.layers, *half.middle)]
 
 
-def _recomputed(layer: Layer, x: Tensor, chunk: Chunk) -> Tensor:
+def _recomputed(layer: Any, x: Tensor) -> Tensor:
+    if not torch.is_grad_enabled():
+        return layer(x)
+    return checkpoint(layer, x, use_reentrant=False)  # type: ignore[return-value]
+
+
+def _recomputed_chunk(layer: Any, x: Tensor, chunk: Chunk) -> Tensor:
     if not torch.is_grad_enabled():
         return layer(x, chunk)
     y, carry = checkpoint(_run, layer, x, chunk, use_reentrant=False)  # type: ignore[misc]
@@ -46,7 +59,7 @@ def _recomputed(layer: Layer, x: Tensor, chunk: Chunk) -> Tensor:
     return y
 
 
-def _run(layer: Layer, x: Tensor, chunk: Chunk) -> tuple[Tensor, Cache]:
+def _run(layer: Any, x: Tensor, chunk: Chunk) -> tuple[Tensor, Cache]:
     """The layer on a chunk of its own: running it again must not touch what the next one reads."""
-    own = replace(chunk, carry={})
-    return layer(x, own), own.carry
+    apart = replace(chunk, carry={})
+    return layer(x, apart), apart.carry

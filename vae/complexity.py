@@ -4,9 +4,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from vae.base import VideoAutoencoder
 from vae.blocks import Attention
-from vae.config import VAEConfig
+from vae.config import LatentConfig
 from vae.convs import KTCConv
 from vae.model import VideoVAE
 from vae.resample import Downsample, Upsample
@@ -23,36 +25,44 @@ class Macs:
     """Of the products of attention: queries with keys, weights with values."""
 
 
-def count_parameters(config: VAEConfig) -> int:
+def count_parameters(kind: type[VideoAutoencoder], config: LatentConfig) -> int:
     """Number of weights of the VAE of `config`."""
     with torch.device("meta"):
-        return sum(p.numel() for p in VideoVAE(config).parameters())
+        return sum(p.numel() for p in kind(config).parameters())
 
 
-def count_macs(config: VAEConfig, frames: int, height: int, width: int) -> tuple[Macs, Macs]:
-    """(encoder, decoder) for one video of this size; nothing is computed.
+def count_macs(
+    kind: type[VideoAutoencoder], config: LatentConfig, frames: int, height: int, width: int
+) -> tuple[Macs, Macs]:
+    """(encoder, decoder) for one video of this size, as one window; nothing is computed.
 
-    It is the count of the plain form of every layer. What runs is less: taps that read padding,
-    frames that nothing reads and repeated pixels are left out.
+    Of ours it is the count of the plain form of every layer. What runs is less: taps that read
+    padding, frames that nothing reads and repeated pixels are left out. Linear layers count as
+    convolutions.
 
     Raises:
         ValueError: a size that the VAE does not take.
     """
     latent = config.latent_shape(frames, height, width)
     with torch.device("meta"):
-        model = VideoVAE(config)
+        model = kind(config)
         video, z = torch.empty(1, 3, frames, height, width), torch.empty(1, *latent)
     counts = []
-    for call, x in ((model.encode_step, video), (model.decode_step, z)):
-        counter = _Counter(model)
-        with torch.no_grad():
-            call(x, None)
-        counts.append(counter.finish())
+    for call in (lambda: model.moments(video), lambda: model.frames(z, frames)):
+        plain = _PlainCounter(model) if isinstance(model, VideoVAE) else None
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            call()
+        if plain is not None:
+            counts.append(plain.finish())
+            continue
+        macs = {op: flops // 2 for op, flops in counter.get_flop_counts()["Global"].items()}
+        attention = sum(count for op, count in macs.items() if op is torch.ops.aten.bmm)
+        counts.append(Macs(sum(macs.values()) - attention, attention))
     return counts[0], counts[1]
 
 
-class _Counter:
-    """Counts what the layers of `model` do until `finish`."""
+class _PlainCounter:
+    """Counts the plain form of the layers of `model` that run until `finish`."""
 
     def __init__(self, model: VideoVAE):
         self.convolution = self.attention = 0

@@ -4,12 +4,100 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
+from torch import Tensor
+
+Size = tuple[int, int, int]
+"""Frames, height, width."""
 Temporal = Literal["group_causal", "causal"]
 BranchConvs = Literal["2d3d", "3d3d"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class VAEConfig:
+class LatentConfig:
+    """How latents relate to videos: what the configs of all video autoencoders have in common."""
+
+    z_dim: int = 16
+    """Latent channels."""
+    latent_mean: tuple[float, ...] = (0.0,)
+    """Mean of the latents, one value or one per channel; `normalize` subtracts it."""
+    latent_std: tuple[float, ...] = (1.0,)
+    """Standard deviation of the latents, one value or one per channel."""
+
+    def __post_init__(self) -> None:
+        _check_whole_numbers(z_dim=self.z_dim)
+        for name in ("latent_mean", "latent_std"):
+            values = getattr(self, name)
+            if len(values) not in (1, self.z_dim) or not all(map(math.isfinite, values)):
+                raise ValueError(f"{name}={values}: give 1 or z_dim={self.z_dim} finite values")
+        if min(self.latent_std) <= 0:
+            raise ValueError(f"latent_std={self.latent_std} must be positive")
+
+    @property
+    def spatial_ratio(self) -> int:
+        """Pixels per latent position along height and along width."""
+        return 8
+
+    @property
+    def temporal_ratio(self) -> int:
+        """Frames per latent frame."""
+        return 4
+
+    @property
+    def frame_step(self) -> int:
+        """A video has 1 + frame_step * n frames."""
+        return self.temporal_ratio
+
+    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """Latent `c t h w` of a video of `frames` x `height` x `width`.
+
+        Raises:
+            ValueError: frames or a side that the model does not take; names the nearest allowed.
+        """
+        self.check_frames(frames)
+        side = self.spatial_ratio
+        for name, size in (("height", height), ("width", width)):
+            if size < side or size % side:
+                low = max(side, size // side * side)
+                raise ValueError(
+                    f"{name} {size}, but the VAE needs a multiple of {side}. "
+                    f"Use {low} or {low + side}."
+                )
+        return self.z_dim, self.latent_frames(frames), height // side, width // side
+
+    def check_frames(self, frames: int) -> None:
+        """Refuse a number of frames that the model does not take."""
+        step = self.frame_step
+        if frames < 1 or (frames - 1) % step:
+            low = max(1, 1 + (frames - 1) // step * step)
+            allowed = f"{low} or {low + step}" if frames > 1 else "1"
+            raise ValueError(f"{frames} frames, but the VAE needs 1 + {step}n. Use {allowed}.")
+
+    def valid_frames(self, frames: int) -> int:
+        """The allowed number of frames that is nearest to `frames`, the smaller of two."""
+        step = self.frame_step
+        return 1 + max(0, -(-(frames - 1 - step // 2) // step)) * step
+
+    def latent_frames(self, frames: int) -> int:
+        """Latent frames of a video of `frames`."""
+        return 1 + (frames - 1) // self.temporal_ratio
+
+    def decoded_frames(self, latent_frames: int) -> int:
+        """Frames that `latent_frames` are decoded to where the video's own number is not known."""
+        return 1 + (latent_frames - 1) * self.temporal_ratio
+
+    def decoded_size(self, z: Tensor, frames: int | None = None) -> Size:
+        """Frames, height and width of the video that a latent decodes to.
+
+        `frames` of that video, where they are known: the VAE of Open-Sora decodes the same latents
+        to one of four numbers.
+        """
+        t, h, w = z.shape[2:]
+        side = self.spatial_ratio
+        return self.decoded_frames(t) if frames is None else frames, h * side, w * side
+
+
+@dataclass(frozen=True, kw_only=True)
+class VAEConfig(LatentConfig):
     """Architecture of a VAE; the defaults are the released IV-VAE (z 16, dim 64).
 
     One class covers the paper's whole ablation; `VAEConfig.preset` names its rows.
@@ -39,13 +127,19 @@ class VAEConfig:
     branch's."""
     dropout: float = 0.0
     """Dropout probability inside residual blocks."""
-    latent_mean: tuple[float, ...] = (0.0,)
-    """Mean of the latents, one value or one per channel; `normalize` subtracts it."""
-    latent_std: tuple[float, ...] = (1.0,)
-    """Standard deviation of the latents, one value or one per channel."""
 
     def __post_init__(self) -> None:
-        _check_whole_numbers(self)
+        super().__post_init__()
+        multipliers = {
+            f"channel_multipliers[{i}]": value for i, value in enumerate(self.channel_multipliers)
+        }
+        _check_whole_numbers(
+            dim=self.dim, num_blocks=self.num_blocks, branches=self.branches, **multipliers
+        )
+        if not multipliers:
+            raise ValueError(
+                "channel_multipliers is empty: give one per level, such as (1, 2, 4, 4)"
+            )
         if self.branches not in (1, 2):
             raise ValueError(f"branches={self.branches} is not allowed: use 1 or 2")
         if self.z_dim % self.branches:
@@ -69,7 +163,6 @@ class VAEConfig:
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout} must be in [0, 1)")
-        _check_statistics(self)
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> "VAEConfig":
@@ -133,29 +226,11 @@ class VAEConfig:
             latent_std=(1.0,),
         )
 
-    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
-        """Latent `c t h w` of a video of `frames` x `height` x `width`.
 
-        Raises:
-            ValueError: frames is not 1 + temporal_ratio * n, or a side is no multiple of
-            spatial_ratio.
-        """
-        check_frames(frames, self.temporal_ratio)
-        for name, size in (("height", height), ("width", width)):
-            _check_multiple(name, size, self.spatial_ratio)
-        groups = (frames - 1) // self.temporal_ratio
-        return self.z_dim, 1 + groups, height // self.spatial_ratio, width // self.spatial_ratio
-
-
-def _check_whole_numbers(config: VAEConfig) -> None:
-    values = {name: getattr(config, name) for name in ("z_dim", "dim", "num_blocks", "branches")}
-    multipliers = config.channel_multipliers
-    values |= {f"channel_multipliers[{i}]": value for i, value in enumerate(multipliers)}
+def _check_whole_numbers(**values: int) -> None:
     for name, value in values.items():
         if type(value) is not int or value < 1:
             raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
-    if not multipliers:
-        raise ValueError("channel_multipliers is empty: give one per level, such as (1, 2, 4, 4)")
 
 
 def _check_pattern(config: VAEConfig) -> None:
@@ -169,31 +244,6 @@ def _check_pattern(config: VAEConfig) -> None:
         raise ValueError(
             f"temporal_downsample={pattern} never halves time, which two branches are for: make a "
             "value True, or use branches=1, an image VAE"
-        )
-
-
-def _check_statistics(config: VAEConfig) -> None:
-    for name in ("latent_mean", "latent_std"):
-        values = getattr(config, name)
-        if len(values) not in (1, config.z_dim) or not all(map(math.isfinite, values)):
-            raise ValueError(f"{name}={values}: give 1 or z_dim={config.z_dim} finite values")
-    if min(config.latent_std) <= 0:
-        raise ValueError(f"latent_std={config.latent_std} must be positive")
-
-
-def check_frames(frames: int, ratio: int) -> None:
-    """Refuse a frame count that is not one image frame plus whole groups of `ratio` frames."""
-    if frames < 1 or (frames - 1) % ratio:
-        low = max(1, 1 + (frames - 1) // ratio * ratio)
-        allowed = f"{low} or {low + ratio}" if frames > 1 else "1"
-        raise ValueError(f"{frames} frames, but the VAE needs 1 + {ratio}n. Use {allowed}.")
-
-
-def _check_multiple(name: str, size: int, ratio: int) -> None:
-    if size < ratio or size % ratio:
-        low = max(ratio, size // ratio * ratio)
-        raise ValueError(
-            f"{name} {size}, but the VAE needs a multiple of {ratio}. Use {low} or {low + ratio}."
         )
 
 

@@ -1,11 +1,13 @@
-"""What the VAE refuses: tensors of the wrong shape, type, size, place or range."""
+"""What goes into a VAE: what is refused, and padding to sizes that it can divide."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
+import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
-from vae.config import VAEConfig
+from vae.config import LatentConfig, Size
 
 PIXEL_LIMIT = 2.0
 """Largest magnitude of a pixel that is taken. Bicubic resizing of pixels in [-1, 1] overshoots to
@@ -17,12 +19,12 @@ def check_video(x: Tensor) -> None:
     _check_tensor("video", x, channels=3, need="b 3 t h w, float in [-1, 1], not empty")
 
 
-def check_latent(z: Tensor, config: VAEConfig) -> None:
+def check_latent(z: Tensor, config: LatentConfig) -> None:
     """Refuse what is no `b z t h w` float tensor of this config's latent channels."""
     _check_tensor("latent", z, config.z_dim, f"b {config.z_dim} t h w, float, not empty")
 
 
-def check_size(x: Tensor, config: VAEConfig) -> None:
+def check_size(x: Tensor, config: LatentConfig) -> None:
     """Refuse frame counts and sizes that the VAE cannot divide, naming the nearest it can."""
     try:
         config.latent_shape(*x.shape[2:])
@@ -40,27 +42,23 @@ def check_device(x: Tensor, weights: Tensor) -> None:
 
 
 def check_pixels(x: Tensor) -> None:
-    """Refuse NaN, infinities, and values beyond `PIXEL_LIMIT`. Waits for the device.
-
-    Skipped inside torch.compile, where there are no values yet.
-    """
-    low, high = _range(x)
-    if not -PIXEL_LIMIT <= low <= high <= PIXEL_LIMIT:
-        raise ValueError(
-            f"video with values from {low:.4g} to {high:.4g}: need finite values in [-1, 1] (up to "
-            f"{PIXEL_LIMIT:g} in magnitude is taken). Bring 0..255 there with x / 127.5 - 1"
-        )
+    """Refuse NaN, infinities, and values beyond `PIXEL_LIMIT`, as `_check_range` does."""
+    _check_range(
+        "video",
+        x,
+        PIXEL_LIMIT,
+        f"need finite values in [-1, 1] (up to {PIXEL_LIMIT:g} in magnitude is taken). "
+        "Bring 0..255 there with x / 127.5 - 1",
+    )
 
 
 def check_finite(z: Tensor) -> None:
-    """Refuse latents with NaN or infinities. Waits for the device; skipped inside torch.compile."""
-    low, high = _range(z)
-    if not -float("inf") < low <= high < float("inf"):
-        raise ValueError(f"latent with values from {low:.4g} to {high:.4g}: need finite values")
+    """Refuse latents with NaN or infinities, as `_check_range` does."""
+    _check_range("latent", z, torch.finfo(z.dtype).max, "need finite values")
 
 
 def checked_chunks(
-    chunks: Iterable[Tensor], config: VAEConfig, *, latent: bool
+    chunks: Iterable[Tensor], config: LatentConfig, *, latent: bool
 ) -> Iterator[Tensor]:
     """The chunks of a stream; refuses one that is no run of whole groups, or of another size than
     the first, which holds the image frame too.
@@ -96,6 +94,38 @@ def check_chunk_groups(chunk_groups: int | None) -> None:
         )
 
 
+def padded_size(size: Sequence[int], config: LatentConfig) -> Size:
+    """The smallest allowed frames, height and width that are not below `size`."""
+    t, h, w = size
+    groups = -(-(t - 1) // config.temporal_ratio)
+    side = config.spatial_ratio
+    return 1 + groups * config.temporal_ratio, -(-h // side) * side, -(-w // side) * side
+
+
+def pad(x: Float[Tensor, "b c t h w"], config: LatentConfig) -> Float[Tensor, "b c t2 h2 w2"]:
+    """Repeat the last frame, the bottom row and the right column up to `padded_size`."""
+    t, h, w = padded_size(x.shape[2:], config)
+    if (t, h, w) == x.shape[2:]:
+        return x
+    frames, bottom, right = t - x.shape[2], h - x.shape[3], w - x.shape[4]
+    return F.pad(x, (0, right, 0, bottom, 0, frames), mode="replicate")
+
+
+def check_crop(size: Sequence[int], padded: Size, config: LatentConfig) -> None:
+    """Refuse a size (t, h, w) whose video `pad` would not bring to `padded`."""
+    if len(size) != 3 or min(size) < 1 or padded_size(size, config) != padded:
+        raise ValueError(
+            f"size={tuple(size)} (t, h, w) cannot be cropped from a video of {padded}: give the "
+            "size of the video that was encoded with pad=True"
+        )
+
+
+def crop(x: Float[Tensor, "b c t2 h2 w2"], size: Sequence[int]) -> Float[Tensor, "b c t h w"]:
+    """Undo `pad`: the first `size` frames, rows and columns; a view."""
+    t, h, w = size
+    return x[:, :, :t, :h, :w]
+
+
 def _check_tensor(kind: str, x: Tensor, channels: int, need: str) -> None:
     if not isinstance(x, Tensor):
         raise ValueError(f"{kind} of type {type(x).__name__}: need a tensor {need}")
@@ -103,9 +133,16 @@ def _check_tensor(kind: str, x: Tensor, channels: int, need: str) -> None:
         raise ValueError(f"{kind} of shape {tuple(x.shape)}, {x.dtype}: need {need}")
 
 
-def _range(x: Tensor) -> tuple[float, float]:
-    """Smallest and largest value, both NaN if any value is; (0, 0) where there are no values."""
+def _check_range(kind: str, x: Tensor, limit: float, need: str) -> None:
+    """Refuse values beyond `limit` in magnitude, and NaN.
+
+    On a CPU a `ValueError`; on a CUDA device a device-side assertion, which the host does not wait
+    for. Skipped inside torch.compile and on the meta device, where there are no values.
+    """
     if torch.compiler.is_compiling() or x.is_meta:
-        return 0.0, 0.0
-    low, high = torch.stack(x.detach().aminmax()).tolist()  # one transfer
-    return low, high
+        return
+    low, high = x.detach().aminmax()
+    if x.is_cuda:
+        torch._assert_async((low >= -limit) & (high <= limit), f"{kind} out of range: {need}")
+    elif not -limit <= low.item() <= high.item() <= limit:
+        raise ValueError(f"{kind} with values from {low:.4g} to {high:.4g}: {need}")

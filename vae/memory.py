@@ -1,5 +1,6 @@
 """How many frame groups to run at once: as many as a share of the free memory holds."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -19,7 +20,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def groups_that_fit(
-    x: Tensor, size: tuple[int, int, int], config: VAEConfig, tiling: Tiling | None = None
+    x: Tensor, size: Sequence[int], config: VAEConfig, tiling: Tiling | None = None
 ) -> int:
     """How many frame groups of a video fit into the free memory at once; at least 1.
 

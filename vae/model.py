@@ -1,4 +1,4 @@
-"""IV-VAE: a video is one image frame, then groups of frames. Encode, decode, stream, normalise."""
+"""IV-VAE: a video is one image frame, then groups of frames. Encode, decode, stream."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,8 +8,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from common.pretrained import Pretrained
-from vae import inputs, padding
+from vae import inputs
+from vae.base import VideoAutoencoder
 from vae.blocks import Attention, ResidualBlock
 from vae.config import VAEConfig
 from vae.convs import Cache, Cached, Chunk
@@ -21,23 +21,22 @@ from vae.streaming import Step, join, run, split
 from vae.tiling import TiledStep, Tiling
 
 
-class VideoVAE(nn.Module, Pretrained, library_name="ivvae", tags=["video-vae"]):
+class VideoVAE(VideoAutoencoder, library_name="ivvae", tags=["video-vae"]):
     """Keyframe-based video VAE with group causal convolution (Wu et al., CVPR 2025), or one of the
     paper's ablation rows (`VAEConfig.preset`).
 
     Compresses 1 + 4n frames by 4 x 8 x 8 (`config.temporal_ratio`, `config.spatial_ratio`). Latent
-    channels are [keyframe branch | motion branch]. `encode` and `decode` work on raw latents;
-    `normalize` and `denormalize` apply the statistics kept in the config.
-
-    Inputs of any float type are converted to the weights' type. What the network computes is the
-    same, up to rounding, however a video is cut into chunks of frame groups.
+    channels are [keyframe branch | motion branch]. What the network computes is the same, up to
+    rounding, however a video is cut into chunks of frame groups.
     """
 
+    config: VAEConfig
     config_class = VAEConfig
+    title = "IV-VAE"
+    last_module = "decoder.head"
 
     def __init__(self, config: VAEConfig):
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         z = config.z_dim
         self.encoder = Encoder(config)
         self.to_moments = nn.Conv2d(2 * z, 2 * z, 1)  # KTC of kernel 1: each branch reads both
@@ -47,22 +46,6 @@ class VideoVAE(nn.Module, Pretrained, library_name="ivvae", tags=["video-vae"]):
             if isinstance(module, Cached):
                 module.name = name
         self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Random weights that keep the size of activations, with every residual branch at zero.
-
-        Ours: the paper does not state an initialisation from scratch. PyTorch's own makes early
-        training several times slower and unstable at higher learning rates.
-        """
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Conv3d):
-                nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
-                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
-        for module in self.modules():
-            if isinstance(module, ResidualBlock | Attention):
-                last = module.conv2 if isinstance(module, ResidualBlock) else module.to_out
-                for parameter in last.parameters():
-                    nn.init.zeros_(parameter)
 
     def encode(
         self,
@@ -89,9 +72,9 @@ class VideoVAE(nn.Module, Pretrained, library_name="ivvae", tags=["video-vae"]):
         """
         x = self._admit_video(x)
         if pad:
-            x = padding.pad(x, self.config)
+            x = inputs.pad(x, self.config)
         inputs.check_size(x, self.config)
-        groups = self._chunk_groups(x, padding.size_of(x), chunk_groups, tiling)
+        groups = self._chunk_groups(x, x.shape[2:], chunk_groups, tiling)
         chunks = split(x, groups, self.config.temporal_ratio)
         frames = 1 + (x.shape[2] - 1) // self.config.temporal_ratio
         moments = join(run(self._encode_step(tiling), chunks, len(chunks)), frames)
@@ -108,7 +91,7 @@ class VideoVAE(nn.Module, Pretrained, library_name="ivvae", tags=["video-vae"]):
         """Video of a whole raw latent: 1 + 4(t-1) frames, 8 h x 8 w, not clamped to [-1, 1].
 
         Args:
-            z: the latent, not normalised.
+            z: the latent, not normalized.
             size: frames, height and width to crop to, of a video encoded with `pad=True`.
             chunk_groups: as for `encode`.
             tiling: as for `encode`.
@@ -116,12 +99,12 @@ class VideoVAE(nn.Module, Pretrained, library_name="ivvae", tags=["video-vae"]):
             video of `size` has such a latent.
         """
         z = self._admit_latent(z)
-        whole = padding.decoded_size(z, self.config)
+        whole = self.config.decoded_size(z)
         if size is not None:
-            padding.check_crop(size, whole, self.config)
+            inputs.check_crop(size, whole, self.config)
         chunks = split(z, self._chunk_groups(z, whole, chunk_groups, tiling), 1)
         y = join(run(self._decode_step(tiling), chunks, len(chunks)), frames=whole[0])
-        return y if size is None else padding.crop(y, size)
+        return y if size is None else inputs.crop(y, size)
 
     def reconstruct(
         self,
@@ -198,36 +181,18 @@ class VideoVAE(nn.Module, Pretrained, library_name="ivvae", tags=["video-vae"]):
         key = chunk.starts(y.shape[3], self.config.temporal_ratio, y.device)
         return torch.where(rearrange(key, "t -> t 1 1"), y[0], y[1]), chunk.carry
 
-    def forward(
-        self, x: Float[Tensor, "b 3 t h w"], noise: Float[Tensor, "b z t h w"]
-    ) -> tuple[Float[Tensor, "b 3 t h w"], DiagonalGaussian]:
-        """For training: the reconstruction of mean + std * noise, and the posterior.
+    def moments(self, x: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b z2 t h w"]:
+        return self.encode_step(x, last=True)[0]
 
-        Values are not checked, so that the host need not wait for the device and torch.compile sees
-        one graph; the trainer stops at a loss that is not finite.
-        """
-        inputs.check_video(x)
-        inputs.check_size(x, self.config)
-        posterior = DiagonalGaussian.from_moments(self.encode_step(x, last=True)[0])
-        return self.decode_step(posterior.at(noise).to(x.dtype), last=True)[0], posterior
-
-    def normalize(self, z: Float[Tensor, "b z t h w"]) -> Float[Tensor, "b z t h w"]:
-        """(z - latent_mean) / latent_std: roughly zero mean, unit variance."""
-        inputs.check_latent(z, self.config)
-        return (z - self._statistic("latent_mean", z)) / self._statistic("latent_std", z)
-
-    def denormalize(self, z: Float[Tensor, "b z t h w"]) -> Float[Tensor, "b z t h w"]:
-        """The inverse of `normalize`."""
-        inputs.check_latent(z, self.config)
-        return z * self._statistic("latent_std", z) + self._statistic("latent_mean", z)
-
-    def last_layer(self) -> list[nn.Parameter]:
-        """Weights of the decoder's last convolution, for the adaptive weight of a GAN loss."""
-        return list(self.decoder.head.parameters())
+    def frames(self, z: Float[Tensor, "b z t h w"], count: int) -> Float[Tensor, "b 3 t h w"]:
+        return self.decode_step(z, last=True)[0]
 
     def layers(self) -> list[nn.Module]:
-        """Residual and attention blocks, which training may compile."""
         return [m for m in self.modules() if isinstance(m, ResidualBlock | Attention)]
+
+    @staticmethod
+    def branch_end(layer: ResidualBlock | Attention) -> nn.Module:
+        return layer.conv2 if isinstance(layer, ResidualBlock) else layer.to_out
 
     def _encode_step(self, tiling: Tiling | None) -> Step:
         return TiledStep.of(self.encode_step, tiling, self.config, latent=False)
@@ -236,7 +201,7 @@ class VideoVAE(nn.Module, Pretrained, library_name="ivvae", tags=["video-vae"]):
         return TiledStep.of(self.decode_step, tiling, self.config, latent=True)
 
     def _chunk_groups(
-        self, x: Tensor, size: padding.Size, wanted: int | None, tiling: Tiling | None
+        self, x: Tensor, size: Sequence[int], wanted: int | None, tiling: Tiling | None
     ) -> int:
         """Frame groups to run at once, of a video of `size` in pixels given as video or latent."""
         inputs.check_chunk_groups(wanted)
@@ -248,27 +213,6 @@ class VideoVAE(nn.Module, Pretrained, library_name="ivvae", tags=["video-vae"]):
         if learning or x.is_meta or torch.compiler.is_compiling():
             return size[0]  # at least as many groups as there are
         return groups_that_fit(x, size, self.config, tiling)
-
-    def _statistic(self, name: str, z: Tensor) -> Tensor:
-        return torch.tensor(getattr(self.config, name), dtype=z.dtype, device=z.device).view(
-            -1, 1, 1, 1
-        )
-
-    def _admit_video(self, x: Tensor) -> Tensor:
-        """Check x and give it the weights' type."""
-        weight = self.to_moments.weight
-        inputs.check_video(x)
-        inputs.check_device(x, weight)
-        inputs.check_pixels(x)
-        return x.to(weight.dtype)
-
-    def _admit_latent(self, z: Tensor) -> Tensor:
-        """Check z and give it the weights' type."""
-        weight = self.from_latent.weight
-        inputs.check_latent(z, self.config)
-        inputs.check_device(z, weight)
-        inputs.check_finite(z)
-        return z.to(weight.dtype)
 
 
 def weights_hash(model: nn.Module) -> str:

@@ -3,19 +3,22 @@
 import hashlib
 import math
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from common.files import read_json
-from vae.comparators.base import Comparator, ComparatorConfig
+from common.pretrained import WeightsNotFound
+from vae.base import VideoAutoencoder
+from vae.comparators.base import Comparator, ComparatorConfig, InferenceWindows
 from vae.comparators.cogvideox import CogVideoXConfig, CogVideoXVAE
 from vae.comparators.cv_vae import CVVAE, CVVAEConfig
 from vae.comparators.od_vae import ODVAE, ODVAEConfig, to_group_causal
 from vae.comparators.opensora_v12 import OpenSoraConfig, OpenSoraVAE
-from vae.comparators.protocol import native_window
 from vae.comparators.wan import WanConfig, WanVAE
 from vae.config import VAEConfig
+from vae.image_vae import ImageVAE
 from vae.model import VideoVAE, weights_hash
 
 OURS = "ivvae"
@@ -36,29 +39,88 @@ NAMES = (OURS, *OTHERS)
 
 
 def load_vae(
-    source: str | Path, *, windowed: bool = False, **options: Any
-) -> VideoVAE | Comparator:
+    source: str | Path, *, windows: InferenceWindows | None = None, **options: Any
+) -> VideoAutoencoder:
     """A VAE in eval mode.
 
     Args:
         source: `name:where` with one of `NAMES` and a path or hub id of the official weights or of
             an export of ours; without a name an export of ours, or a hub id of a `VideoVAE`.
-        windowed: run videos in the windows of the model's official inference, not as one.
+        windows: run videos in the windows of the authors' inference, or in a single one; default:
+            as the export says, which for official weights is the authors'.
         options: of the hub: `revision`, `token`, `cache_dir`, `local_files_only`.
     Raises:
-        ValueError: unknown name, nothing there, or weights of another model or version.
+        ValueError: unknown name, nothing there, weights of another model or version, or `windows`
+        for a model whose result does not depend on them.
     """
     name, where = split_source(str(source))
     kind = COMPARATORS.get("od_vae" if name == GCCONV else name)
     if kind is None:
-        model: VideoVAE | Comparator = VideoVAE.from_pretrained(where, **options)
+        model: VideoAutoencoder = VideoVAE.from_pretrained(where, **options)
     elif _exported(where) is not None:
         model = kind.from_pretrained(where)
     else:
         model = kind.from_official(where, **options)
     if name == GCCONV and isinstance(model, ODVAE) and model.config.temporal == "causal":
         model = to_group_causal(model)
-    return as_windowed(model) if windowed else model
+    if windows is not None:
+        if model.native_window is None:
+            raise ValueError(
+                f"{model.title}: its result does not depend on windows; leave out windows"
+            )
+        model.config = replace(model.config, windows=windows)
+    return model
+
+
+def load_found(
+    sources: Mapping[str, str], *, windows: InferenceWindows = "official"
+) -> tuple[dict[str, VideoAutoencoder], dict[str, str]]:
+    """The VAEs and image VAEs whose weights are there, in eval mode, and of the others what to put
+    where.
+
+    Args:
+        sources: by name, as `named_sources` gives them.
+        windows: of those whose result depends on them.
+    Raises:
+        ValueError: no weights at all, or such as are of no use.
+    """
+    vaes: dict[str, VideoAutoencoder] = {}
+    missing: dict[str, str] = {}
+    for name, source in sources.items():
+        try:
+            image = _exported(source) == ImageVAE.__name__
+            vae = ImageVAE.from_pretrained(source) if image else load_vae(source)
+        except WeightsNotFound as error:
+            if len(sources) == 1:
+                raise
+            missing[name] = error.remedy
+            continue
+        if vae.native_window is not None:
+            vae.config = replace(vae.config, windows=windows)
+        vaes[name] = vae
+    if not vaes:
+        raise ValueError("; ".join(f"{name}: {remedy}" for name, remedy in missing.items()))
+    return vaes, missing
+
+
+def named_sources(given: Sequence[str], taken: Sequence[str] = ()) -> dict[str, str]:
+    """Name to source of VAEs given as `source` or `name=source`.
+
+    Raises:
+        ValueError: a name that is `taken`, given twice or no plain file name.
+    """
+    sources: dict[str, str] = {}
+    for text in given:
+        name, equals, source = text.partition("=")
+        if not equals:
+            name, source = re.sub(r"[^\w.-]+", "_", text).strip("._"), text
+        if not re.fullmatch(r"[\w-][\w.-]*", name) or name in (*taken, *sources):
+            raise ValueError(
+                f"vae={text}: its name {name!r} is taken or no plain file name. "
+                "Give it one: name=path."
+            )
+        sources[name] = source
+    return sources
 
 
 def new_vae(name: str, like: VAEConfig) -> Comparator:
@@ -115,19 +177,21 @@ def _class(name: str) -> type[Comparator]:
     return COMPARATORS[name]
 
 
-def vae_hash(vae: VideoVAE | Comparator) -> str:
+def vae_hash(vae: VideoAutoencoder) -> str:
     """Hex sha256 that tells apart VAEs whose latents differ: of the weights and, where a
-    comparator's config says something that its weights do not (GCConv, windows), of that too.
+    comparator's config holds something unusual that its weights do not (GCConv, a single window),
+    of that too.
     """
-    told = weights_hash(vae)
+    weights = weights_hash(vae)
+    if not isinstance(vae, Comparator):
+        return weights
     usual = type(vae.config)()
-    untold = {
-        name: getattr(vae.config, name)
-        for name in ("temporal", "windowed")
-        if isinstance(vae, Comparator)
-        and getattr(vae.config, name, None) != getattr(usual, name, None)
+    unusual = {
+        name: value
+        for name in ("temporal", "windows")
+        if (value := getattr(vae.config, name, None)) != getattr(usual, name, None)
     }
-    return hashlib.sha256(f"{told} {untold}".encode()).hexdigest() if untold else told
+    return hashlib.sha256(f"{weights} {unusual}".encode()).hexdigest() if unusual else weights
 
 
 def split_source(source: str) -> tuple[str, str]:
@@ -149,16 +213,3 @@ def _exported(where: str) -> str | None:
     """The class of a folder of our own format."""
     config = Path(where) / "config.json"
     return read_json(config).get("model_class") if config.is_file() else None
-
-
-def as_windowed(model: VideoVAE | Comparator) -> Comparator:
-    """The model itself, which now runs videos in the windows of its official inference.
-
-    Raises:
-        ValueError: it has none.
-    """
-    if not isinstance(model, Comparator) or native_window(model) is None:
-        title = getattr(model, "title", type(model).__name__)
-        raise ValueError(f"{title}: its result does not depend on windows; leave out windowed")
-    model.config = replace(model.config, windowed=True)
-    return model

@@ -9,9 +9,10 @@ from torch import nn
 
 from common.config import differences
 from common.files import read_json
+from vae.base import VideoAutoencoder
 from vae.checkpointing import enable_activation_checkpointing
-from vae.comparators.base import Comparator, ComparatorConfig
-from vae.comparators.training import initial_comparator, recompute_activations
+from vae.comparators.base import ComparatorConfig
+from vae.comparators.training import initial_comparator
 from vae.config import VAEConfig
 from vae.image_vae import ImageVAE
 from vae.inflate import inflate
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 
 def initial_model(
     config: VAEConfig | ComparatorConfig, *, image: bool, source: str | None
-) -> VideoVAE | Comparator:
+) -> VideoAutoencoder:
     """The model that a stage begins with; logs what was loaded and what is new.
 
     Args:
@@ -59,16 +60,13 @@ def prepare(model: nn.Module, *, recompute: bool, compile: bool) -> None:
     """Turn on what saves memory or time in training. Weights and their names stay.
 
     Args:
-        model: a `VideoVAE` or a comparator.
+        model: a `VideoAutoencoder`.
         recompute: activation checkpointing.
         compile: compile the residual and attention blocks, when they first run.
     """
-    assert isinstance(model, VideoVAE | Comparator)
+    assert isinstance(model, VideoAutoencoder)
     if recompute:
-        if isinstance(model, VideoVAE):
-            enable_activation_checkpointing(model)
-        else:
-            recompute_activations(model)
+        enable_activation_checkpointing(model)
     if compile:
         torch._dynamo.config.recompile_limit = 64  # sizes and widths of all blocks, at every level
         for layer in model.layers():

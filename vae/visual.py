@@ -5,7 +5,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from vae.comparators.base import Comparator
+from vae.base import VideoAutoencoder
 from vae.config import VAEConfig
 from vae.convs import Chunk
 from vae.model import VideoVAE
@@ -24,7 +24,7 @@ def latent_maps(z: Float[Tensor, "b z t h w"]) -> Float[Tensor, "b z t h w"]:
 
 @torch.no_grad()
 def compared(
-    model: VideoVAE | Comparator, video: Float[Tensor, "1 3 t h w"]
+    model: VideoAutoencoder, video: Float[Tensor, "1 3 t h w"]
 ) -> list[Float[Tensor, "1 3 t h w"]]:
     """The video, its reconstruction, and with two branches the frames that were not selected."""
     z = model.encode(video).mode()

@@ -33,7 +33,7 @@ def reconstruction_tables(result: Mapping[str, Any]) -> dict[str, Table]:
             _quality_columns(scores),
             scores,
             missing,
-            [PSNR_NOTE, *result["notes"]],
+            [PSNR_NOTE, *result["notes"], *_windows(methods)],
         ),
         "positions": _table(
             "SSIM by position in the frame group, and flicker",
@@ -195,7 +195,20 @@ def _cost_table(methods: Mapping[str, Any], missing: Mapping[str, str]) -> Table
         ("", Column(name="decoder memory", unit="MB", decimals=0), cost("decode_memory", 1e6)),
     ]
     vaes = {name: method for name, method in methods.items() if method.get("parameters")}
-    return _table("Cost", caption, columns, vaes, missing)
+    return _table("Cost", caption, columns, vaes, missing, _windows(methods))
+
+
+def _windows(methods: Mapping[str, Any]) -> list[str]:
+    """How the VAEs ran whose results depend on windows in time."""
+    names = {
+        "official": "the windows of its authors' inference ({} frames)",
+        "single": "a single window, not those of its authors' inference ({} frames)",
+    }
+    return [
+        f"{name} ran in {names[method['windows']].format(method['native_window'])}."
+        for name, method in methods.items()
+        if method.get("windows")
+    ]
 
 
 def _caption(protocol: Mapping[str, Any]) -> str:

@@ -30,9 +30,12 @@ class CogVideoXConfig(ComparatorConfig):
     norm_groups: int = 32
     """Groups of the norms."""
 
-    frame_step: ClassVar[int] = 8
-    """diffusers decodes an even number of latent frames to 4 frames each, and an odd one to 1 and 4
-    for each other; so only 1 + 8n frames come back as they were."""
+    @property
+    def frame_step(self) -> int:
+        """8: diffusers decodes an even number of latent frames to 4 frames each, and an odd one to
+        1 and 4 for each other; so only 1 + 8n frames come back as they were.
+        """
+        return 8
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -84,15 +87,13 @@ class CogVideoXVAE(DiffusersVAE):
         self._set_windows(WHOLE, WHOLE)
         return super().frames(z, count)
 
-    def _encode(self, x: Tensor) -> Tensor:
-        if not self.config.windowed:
-            return self.moments(x)
+    def moments_in_windows(self, x: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b z2 t h w"]:
         self._set_windows(OFFICIAL_FRAMES, OFFICIAL_LATENTS)
         return super().moments(x)
 
-    def _decode(self, z: Tensor, count: int) -> Tensor:
-        if not self.config.windowed:
-            return self.frames(z, count)
+    def frames_in_windows(
+        self, z: Float[Tensor, "b z t h w"], count: int
+    ) -> Float[Tensor, "b 3 t h w"]:
         self._set_windows(OFFICIAL_FRAMES, OFFICIAL_LATENTS)
         return super().frames(z, count)
 

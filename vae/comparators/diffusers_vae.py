@@ -15,6 +15,7 @@ from vae.comparators.base import Comparator, ComparatorConfig
 class DiffusersVAE(Comparator):
     """Adapter of one diffusers class, which is built and loaded by diffusers."""
 
+    last_module = "vae.decoder.conv_out"
     class_name: ClassVar[str]
     """The class in diffusers."""
     example: ClassVar[str]
@@ -64,8 +65,6 @@ class DiffusersVAE(Comparator):
             f"the {self.title} is built by diffusers, from blocks that are not ours: leave out "
             "activation_checkpointing and compile"
         )
-
-    _last = "vae.decoder.conv_out"
 
     @classmethod
     def _class(cls) -> type[nn.Module]:

@@ -66,14 +66,17 @@ class OpenSoraConfig(ComparatorConfig):
         if frames < 1:
             raise ValueError(f"{frames} frames, but the VAE needs at least 1. Use 1.")
 
+    def valid_frames(self, frames: int) -> int:
+        return max(1, frames)
+
     def latent_frames(self, frames: int) -> int:
-        if not self.windowed:
+        if self.windows == "single":
             return -(-frames // self.temporal_ratio)
         whole, rest = divmod(frames, FRAME_WINDOWS.length)
         return whole * LATENT_WINDOWS.length - (-rest // self.temporal_ratio)
 
     def decoded_frames(self, latent_frames: int) -> int:
-        if not self.windowed:
+        if self.windows == "single":
             return super().decoded_frames(latent_frames)
         whole, rest = divmod(latent_frames, LATENT_WINDOWS.length)
         last = super().decoded_frames(rest) if rest else 0
@@ -92,7 +95,7 @@ class OpenSoraVAE(Comparator):
     title = "VAE of Open-Sora v1.2"
     native_window = 17
     encode_windows = FRAME_WINDOWS
-    _last = "spatial_vae.decoder.conv_out"
+    last_module = "spatial_vae.decoder.conv_out"
 
     def __init__(self, config: OpenSoraConfig):
         super().__init__(config)
@@ -119,9 +122,9 @@ class OpenSoraVAE(Comparator):
     def frames(self, z: Float[Tensor, "b z t h w"], count: int) -> Float[Tensor, "b 3 t h w"]:
         return self.spatial_vae.decode(self.temporal_vae.decode(z, count) / SPATIAL_SCALE)
 
-    def _decode(self, z: Tensor, count: int) -> Tensor:
-        if not self.config.windowed:
-            return self.frames(z, count)
+    def frames_in_windows(
+        self, z: Float[Tensor, "b z t h w"], count: int
+    ) -> Float[Tensor, "b 3 t h w"]:
         spans = zip(LATENT_WINDOWS.spans(z.shape[2]), FRAME_WINDOWS.spans(count), strict=True)
         parts = [
             self.frames(z[:, :, latents], len(range(count)[frames])) for latents, frames in spans

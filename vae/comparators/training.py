@@ -1,14 +1,8 @@
-"""Training a comparator: the weights it begins with, and memory for time."""
+"""The weights that the training of a comparator begins with."""
 
 import logging
-from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-
-import torch
-from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from common.config import differences
 from common.files import read_json
@@ -19,7 +13,7 @@ from vae.registry import COMPARATORS, load_vae
 log = logging.getLogger(__name__)
 
 OWN_CLASSES = ("ImageVAE", "VideoVAE")
-UNTRAINED = {"latent_mean", "latent_std", "windowed"}
+UNTRAINED = {"latent_mean", "latent_std", "windows"}
 """Fields of a config that training does not depend on."""
 
 
@@ -42,7 +36,8 @@ def initial_comparator(config: ComparatorConfig, source: str | None) -> Comparat
     if not isinstance(model, kind):
         raise ValueError(f"{source}: holds a {type(model).__name__}, not a {kind.__name__}")
     if isinstance(model, ODVAE) and isinstance(config, ODVAEConfig):
-        model = _with_convolutions(model, config)
+        replaced = (model.config.temporal, config.temporal) == ("causal", "group_causal")
+        model = to_group_causal(model) if replaced else model
     found, wanted = (
         {name: value for name, value in asdict(part).items() if name not in UNTRAINED}
         for part in (model.config, config)
@@ -54,30 +49,6 @@ def initial_comparator(config: ComparatorConfig, source: str | None) -> Comparat
         )
     log.info("%s: all weights are from %s", kind.title, source)
     return model.train()
-
-
-def recompute_activations(model: Comparator) -> None:
-    """Run residual and attention blocks again in the backward pass instead of keeping their
-    activations: same gradients, less memory, more time.
-
-    Raises:
-        ValueError: the model is diffusers', whose blocks are not ours.
-    """
-    for layer in model.layers():
-        forward = type(layer).forward.__get__(layer)
-        layer.forward = partial(_recomputed, forward)  # type: ignore[method-assign]
-
-
-def _recomputed(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    if not torch.is_grad_enabled():
-        return forward(x)
-    return checkpoint(forward, x, use_reentrant=False)  # type: ignore[return-value]
-
-
-def _with_convolutions(model: ODVAE, config: ODVAEConfig) -> ODVAE:
-    """The model, with group causal convolutions where its causal ones are to be replaced."""
-    replaced = (model.config.temporal, config.temporal) == ("causal", "group_causal")
-    return to_group_causal(model) if replaced else model
 
 
 def _refuse_ours(kind: type[Comparator], source: str) -> None:

@@ -24,8 +24,10 @@ class WanConfig(ComparatorConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.windowed:
-            raise ValueError("windowed=True: the VAE is causal, windows do not change its result")
+        if self.windows != "official":
+            raise ValueError(
+                f"windows={self.windows}: the VAE is causal, windows do not change its result"
+            )
         if self.dim < 1 or self.num_blocks < 1 or len(self.channel_multipliers) != 4:
             raise ValueError(
                 f"dim={self.dim}, num_blocks={self.num_blocks}, channel_multipliers="

@@ -1,6 +1,6 @@
 """The windows of the official inference: runs of frames, and tiles of a frame, one after the other.
 
-They change the result of these models, whose norms see all of a window. Evaluation uses one window.
+They change the result of these models, whose norms see all of a window.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ Run = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Windows:
-    """Runs of `length` frames; neighbours share `overlap`, and the later one drops as many outputs.
+    """Runs of `length` frames; neighbors share `overlap`, and the later one drops as many outputs.
 
     Source of the lengths: each model's official inference.
     """
@@ -23,7 +23,7 @@ class Windows:
     length: int
     """Input frames of a window."""
     overlap: int = 0
-    """Input frames that neighbours share, and output frames that every window but the first drops.
+    """Input frames that neighbors share, and output frames that every window but the first drops.
     """
 
     def spans(self, total: int) -> list[slice]:
@@ -40,14 +40,14 @@ class Windows:
 
 @dataclass(frozen=True, kw_only=True)
 class Tiles:
-    """Square tiles of `size` pixels (or latent positions); neighbours fade linearly into each other
+    """Square tiles of `size` pixels (or latent positions); neighbors fade linearly into each other
     over the `overlap` that they share. Frames no larger than a tile are run whole.
     """
 
     size: int
     """Side of a tile."""
     overlap: int
-    """What neighbours share."""
+    """What neighbors share."""
 
     def run(self, step: Run, x: Tensor) -> Tensor:
         """`step` of every tile of `x` (b c t h w), blended."""
