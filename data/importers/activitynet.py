@@ -17,6 +17,7 @@ from data.importers.base import (
     some,
 )
 from data.importers.files import videos_below
+from data.video.decode_errors import printable
 from data.video.video_record import VideoRecord
 
 NAME = re.compile(r"(?:v_)?([\w-]{11})")
@@ -41,7 +42,7 @@ class ActivityNet(Importer):
         """Match files and the database by id."""
         if not self.root.is_dir():
             raise ValueError(f"{self.root}: no such folder; expected {EXPECTED}")
-        paths = videos_below(self.root)
+        paths, passed = videos_below(self.root)
         named = [path for path in paths if NAME.fullmatch(path.stem)]
         if not named:
             raise not_found(self.root, EXPECTED)
@@ -50,8 +51,8 @@ class ActivityNet(Importer):
         names = sorted({a["label"] for entry in database.values() for a in entry["annotations"]})
         wanted = {i: e for i, e in database.items() if e["subset"].casefold() in SPLITS[self.split]}
         missing = sorted(wanted.keys() - files.keys())
-        unlabeled = sorted(str(path) for id, path in files.items() if id not in database)
-        unlabeled += [str(path) for path in paths if not NAME.fullmatch(path.stem)]
+        unlabeled = sorted(printable(path) for id, path in files.items() if id not in database)
+        unlabeled += [printable(path) for path in paths if not NAME.fullmatch(path.stem)]
         found = sorted(wanted.keys() & files.keys())
         if not found:
             raise ValueError(
@@ -75,7 +76,7 @@ class ActivityNet(Importer):
         if odd:
             notes.append(f"empty stretches left out: {some(odd)}")
         classes = names if any(record.label is not None for record in records) else []
-        return ImportResult(records, classes, missing, unlabeled, notes)
+        return ImportResult(records, classes, missing, unlabeled, notes + passed)
 
     def _database(self) -> dict[str, dict[str, Any]]:
         path = self.annotations or self._search()

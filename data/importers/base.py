@@ -9,6 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
+from data.video.decode_errors import printable
 from data.video.video_record import VideoRecord
 
 DEPTH = 2
@@ -58,9 +59,12 @@ class Importer(ABC):
 
 
 def plain(name: str) -> str:
-    """A name as an id: `__` for slashes, `_` for dots."""
+    """A name as an id: `__` for slashes, `_` for dots; `%E9` for a byte that is not UTF-8."""
     name = name.replace("/", "__").replace(".", "_").replace("\\", "_")
-    return name.encode("utf-8", "replace").decode()
+    return "".join(
+        f"%{ord(letter) - 0xDC00:02X}" if 0xDC80 <= ord(letter) <= 0xDCFF else letter
+        for letter in name
+    )
 
 
 def ids_of(names: Sequence[str], keys: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -94,13 +98,14 @@ def by_id(paths: Iterable[Path], id_of: Callable[[Path], str]) -> tuple[dict[str
             continue
         if first.stat().st_size != path.stat().st_size:
             raise ValueError(
-                f"{path} and {first} are different videos of one id, {id}. Remove one of them."
+                f"{printable(path)} and {printable(first)} are different videos of one id, "
+                f"{id}. Remove one of them."
             )
         copies.append(str(path))
     return found, [f"copies left out: {some(copies)}"] if copies else []
 
 
-def normalised(name: str) -> str:
+def normalized(name: str) -> str:
     """A class name for comparison: case, blanks, `_` and punctuation do not count."""
     letters = "".join(letter for letter in name.casefold() if letter.isalnum())
     return letters or name
@@ -184,11 +189,11 @@ def listing(folder: Path) -> str:
     return some(folders + files) if folders or files else "nothing"
 
 
-def some(names: Iterable[str]) -> str:
+def some(names: Iterable[str | Path], shown: int = NAMED) -> str:
     """The first names of many, and how many more there are."""
-    names = list(names)
-    more = len(names) - NAMED
-    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
+    names = [printable(name) for name in names]
+    more = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")
 
 
 def _levels(count: int) -> str:

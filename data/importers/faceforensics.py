@@ -60,10 +60,10 @@ class FaceForensics(Importer):
         return below.get(self.kind, below.get("videos", folder))
 
     def _take(self, folders: list[Path], root: Path, notes: list[str]) -> ImportResult:
-        videos = videos_below(*(folder for folder in folders if folder.is_dir()))
+        videos, passed = videos_below(*(folder for folder in folders if folder.is_dir()))
         if videos:
             records, more = video_records(videos, root, [None] * len(videos))
-            return ImportResult(records, notes=notes + more)
+            return ImportResult(records, notes=notes + passed + more)
         found = []
         for folder in folders:
             frames, more = frames_below(folder, root)

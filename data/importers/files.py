@@ -5,7 +5,7 @@ import os
 import re
 import sys
 import zipfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -29,7 +29,11 @@ class Frames:
 
 
 def walk(root: Path) -> Iterator[Path]:
-    """Files below `root` that are not hidden, each folder once however many links lead there."""
+    """Files below `root` that are not hidden, each folder once however many links lead there.
+
+    A folder that a link below `root` leads to has the link's name, wherever it lies itself.
+    """
+    linked = {os.path.realpath(link) for link in _links(root)}
     seen = set()
     for folder, below, names in os.walk(root, onerror=_refuse, followlinks=True):
         place = os.path.realpath(folder)
@@ -37,8 +41,24 @@ def walk(root: Path) -> Iterator[Path]:
             below.clear()
             continue
         seen.add(place)
-        below[:] = sorted(name for name in below if not name.startswith("."))
+        below[:] = sorted(
+            name
+            for name in below
+            if not name.startswith(".")
+            and (os.path.join(place, name) not in linked or os.path.islink(f"{folder}/{name}"))
+        )
         yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
+
+
+def _links(root: Path) -> Iterator[str]:
+    """Links to folders below `root` that are not hidden; without those that lead in a circle."""
+    for folder, below, _ in os.walk(root):
+        below[:] = [name for name in below if not name.startswith(".")]
+        for path in (os.path.join(folder, name) for name in below):
+            target = os.path.realpath(path)
+            circle = os.path.commonpath([target, os.path.realpath(folder)]) == target
+            if os.path.islink(path) and not circle:
+                yield path
 
 
 def _refuse(error: OSError) -> None:
@@ -50,10 +70,17 @@ def extension(name: str | Path) -> str:
     return PurePosixPath(name).suffix[1:].lower()
 
 
-def videos_below(*roots: Path) -> list[Path]:
-    """Files that look like videos, at any depth, in order of their paths."""
+def videos_below(*roots: Path) -> tuple[list[Path], list[str]]:
+    """Files that look like videos, at any depth, in order of their paths; and a note of the others.
+
+    The note counts by extension the files that are passed over.
+    """
     files = {path for root in roots for path in walk(root)}
-    return sorted(path for path in files if extension(path) in VIDEO_EXTENSIONS)
+    videos = {path for path in files if extension(path) in VIDEO_EXTENSIONS}
+    others = Counter(extension(path) for path in files - videos)
+    counts = [f"{count} .{name}" if name else f"{count} without" for name, count in others.items()]
+    notes = [f"files passed over, by extension: {some(sorted(counts), 20)}"] if counts else []
+    return sorted(videos), notes
 
 
 def frames_below(root: Path, base: Path | None = None) -> tuple[list[Frames], list[str]]:

@@ -13,6 +13,7 @@ from data.importers.files import (
     video_records,
     videos_below,
 )
+from data.video.decode_errors import printable
 from data.video.video_record import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, VideoRecord, split_by_id
 
 
@@ -39,8 +40,8 @@ class _Generic(Importer):
             return [], [None] * len(parents)
         if loose is not None:
             raise ValueError(
-                f"{loose}: lies in no class folder. Move the videos into one folder for each "
-                "class, or use labels=none. If these are the videos of one class, "
+                f"{printable(loose)}: lies in no class folder. Move the videos into one folder "
+                "for each class, or use labels=none. If these are the videos of one class, "
                 f"root={self.root} is one level too low."
             )
         names = sorted(set(parents))
@@ -59,7 +60,7 @@ class Folder(_Generic):
         """Find the videos at any depth, following links; hidden files are left out."""
         if not self.root.is_dir():
             raise ValueError(f"{self.root}: no such folder; a folder of videos was expected")
-        paths = videos_below(self.root)
+        paths, passed = videos_below(self.root)
         if not paths:
             frames = any(
                 extension(file) in IMAGE_EXTENSIONS
@@ -72,9 +73,10 @@ class Folder(_Generic):
                 f"videos.{' Its folders hold images: use the set frames.' if frames else ''}"
             )
         loose = next((path for path in paths if path.parent == self.root), None)
-        names, labels = self._classes([path.parent.name for path in paths], loose)
+        parents = [printable(path.parent.name) for path in paths]
+        names, labels = self._classes(parents, loose)
         records, notes = video_records(paths, self.root, labels)
-        return ImportResult(self._split(records), names, notes=notes)
+        return ImportResult(self._split(records), names, notes=passed + notes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +111,7 @@ class FrameFolders(_Generic):
                 f"Give {self.root.resolve().parent}: expected {expected}."
             )
         loose = next((each.container for each in found if len(each.folder.parts) < 2), None)
-        names, labels = self._classes([each.folder.parent.name for each in found], loose)
+        names, labels = self._classes([printable(each.folder.parent.name) for each in found], loose)
         records, more = frame_records(found, labels, self.fps)
         return ImportResult(self._split(records), names, notes=notes + more)
 

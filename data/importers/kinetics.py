@@ -13,12 +13,13 @@ from data.importers.base import (
     Split,
     by_id,
     find_root,
-    normalised,
+    normalized,
     not_found,
     some,
     split_folders,
 )
 from data.importers.files import extension, read_lines, read_table, videos_below
+from data.video.decode_errors import printable
 from data.video.video_record import VideoRecord
 
 ID = re.compile(r"[\w-]{11}")
@@ -47,9 +48,11 @@ class _Kinetics(Importer):
         root, notes = self._find()
         folders = split_folders(root, self.split) or [root]
         paths, replacements = [], []
-        for path in videos_below(*folders, *_replacements(root)):
+        videos, more = videos_below(*folders, *_replacements(root))
+        notes += more
+        for path in videos:
             (replacements if _is_replacement(path, root) else paths).append(path)
-        odd = [str(path) for path in paths if not ID.match(path.stem)]
+        odd = [printable(path) for path in paths if not ID.match(path.stem)]
         files, copies = by_id((p for p in paths if ID.match(p.stem)), _id)
         notes += copies
         better = {_id(path): path for path in replacements}
@@ -64,15 +67,15 @@ class _Kinetics(Importer):
         wanted, names, known = rows
         files |= {id: path for id, path in better.items() if id in files or id in wanted}
         missing = sorted(wanted.keys() - files.keys())
-        strange = sorted(str(path) for id, path in files.items() if id not in wanted) + odd
+        strange = sorted(printable(path) for id, path in files.items() if id not in wanted) + odd
         keep = {i: p for i, p in files.items() if i in wanted or self.unlabeled == "keep"}
         if not keep:
             raise ValueError(
                 f"{root}: none of its {len(files)} videos is among the {len(wanted)} of the "
                 f"annotations for {self.split}. They belong to another split or set."
             )
-        label_of = {normalised(name): label for label, name in enumerate(names)}
-        labels = {i: label_of[normalised(c)] for i in keep if (c := wanted.get(i)) is not None}
+        label_of = {normalized(name): label for label, name in enumerate(names)}
+        labels = {i: label_of[normalized(c)] for i in keep if (c := wanted.get(i)) is not None}
         if not names:
             names, labels = _by_folder(keep, set(folders))
         notes += _check_folders(keep, wanted, known, set(folders))
@@ -86,12 +89,12 @@ class _Kinetics(Importer):
         if root is not None:
             return root, notes
         others = split_folders(self.root, "all")
-        if others or not any(ID.match(path.stem) for path in videos_below(self.root)):
+        if others or not any(ID.match(path.stem) for path in videos_below(self.root)[0]):
             raise not_found(self.root, expected)
         return self.root, [f"no folder {self.split}/: all videos below {self.root} are taken"]
 
     def _rows(self, root: Path) -> tuple[Rows, list[str], set[str]] | None:
-        """Class by id for the split; class names; and their normalised forms."""
+        """Class by id for the split; class names; and their normalized forms."""
         files = _annotation_files(self.annotations, root)
         own = [file for file in files if _split_of(file) == self.split]
         own = own or [file for file in files if _split_of(file) is None]
@@ -109,7 +112,7 @@ class _Kinetics(Importer):
         classes = set(filter(None, rows.values()))
         for file in files:
             classes |= {name for _, name in _read(file, None) if name}
-        by_form = {normalised(name): name for name in sorted(classes, reverse=True)}
+        by_form = {normalized(name): name for name in sorted(classes, reverse=True)}
         return rows, sorted(by_form.values()), set(by_form)
 
 
@@ -183,10 +186,10 @@ def _by_folder(files: dict[str, Path], tops: set[Path]) -> tuple[list[str], dict
         for id, path in files.items()
         if path.parent not in tops and not path.parent.name.startswith(REPLACEMENT)
     }
-    by_form = {normalised(name): name for name in sorted(set(folders.values()), reverse=True)}
+    by_form = {normalized(name): name for name in sorted(set(folders.values()), reverse=True)}
     names = sorted(by_form.values())
-    label_of = {normalised(name): label for label, name in enumerate(names)}
-    return names, {id: label_of[normalised(name)] for id, name in folders.items()}
+    label_of = {normalized(name): label for label, name in enumerate(names)}
+    return names, {id: label_of[normalized(name)] for id, name in folders.items()}
 
 
 def _check_folders(
@@ -195,9 +198,9 @@ def _check_folders(
     """A note where the folder of a video is another class than its annotation's."""
     other = []
     for id, path in files.items():
-        folder, name = normalised(path.parent.name), rows.get(id)
-        if name and path.parent not in tops and folder in known and folder != normalised(name):
-            other.append(str(path))
+        folder, name = normalized(path.parent.name), rows.get(id)
+        if name and path.parent not in tops and folder in known and folder != normalized(name):
+            other.append(printable(path))
     return [f"in the folder of another class than annotated, which counts: {some(other)}"] * bool(
         other
     )

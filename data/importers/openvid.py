@@ -6,6 +6,7 @@ from typing import Literal
 
 from data.importers.base import Importer, ImportResult, by_id, find_root, not_found, plain
 from data.importers.files import read_table, videos_below
+from data.video.decode_errors import printable
 from data.video.video_record import VideoRecord
 
 FILES = {"1M": "OpenVid-1M.csv", "HD": "OpenVidHD.csv"}
@@ -30,15 +31,16 @@ class OpenVid(Importer):
         if root is None:
             raise not_found(self.root, EXPECTED)
         table = self.annotations or self._search(root)
-        paths, copies = by_id(videos_below(*_folders(root)), lambda path: path.name)
+        videos, more = videos_below(*_folders(root))
+        paths, copies = by_id(videos, lambda path: path.name)
         rows = {Path(row["video"]).name for row in read_table(table, ("video",)) if row["video"]}
         found = sorted(paths.keys() & rows)
         if not found:
             raise ValueError(f"{root}: none of its {len(paths)} videos is in {table}")
         records = [VideoRecord(plain(Path(name).stem), paths[name], None) for name in found]
         missing = sorted(rows - paths.keys())
-        unlabeled = sorted(str(paths[name]) for name in paths.keys() - rows)
-        return ImportResult(records, [], missing, unlabeled, notes + copies)
+        unlabeled = sorted(printable(paths[name]) for name in paths.keys() - rows)
+        return ImportResult(records, [], missing, unlabeled, notes + more + copies)
 
     def _search(self, root: Path) -> Path:
         name = FILES[self.subset]

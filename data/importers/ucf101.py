@@ -11,7 +11,7 @@ from data.importers.base import (
     by_id,
     files_in,
     find_root,
-    normalised,
+    normalized,
     not_found,
     plain,
     some,
@@ -19,6 +19,7 @@ from data.importers.base import (
     subfolders,
 )
 from data.importers.files import read_lines, videos_below
+from data.video.decode_errors import printable
 from data.video.video_record import VideoRecord
 
 NAME = re.compile(r"v_.+_g\d+_c\d+\.\w+", re.IGNORECASE)
@@ -56,8 +57,9 @@ class UCF101(Importer):
                 f"{root}: split={self.split} needs the official lists. Put {LISTS}/ into {root} "
                 "or beside it, or give annotations; or use split=all."
             )
-        paths = [path for folder in folders for path in videos_below(folder)]
-        paths = [path for path in paths if NAME.fullmatch(path.name)]
+        videos, more = videos_below(*folders)
+        notes += more
+        paths = [path for path in videos if NAME.fullmatch(path.name)]
         files, copies = by_id(paths, lambda path: plain(path.stem))
         names = _class_names(lists, [path.parent.name for path in files.values()])
         notes += copies
@@ -71,7 +73,7 @@ class UCF101(Importer):
         every = listed["train"] | listed["test"]
         wanted = every if self.split == "all" else listed[self.split]
         keys = {id.casefold(): id for id in files}
-        unlabeled = [str(path) for id, path in files.items() if id.casefold() not in every]
+        unlabeled = [printable(path) for id, path in files.items() if id.casefold() not in every]
         take = {id for key, id in keys.items() if key in wanted or (self.split == "all")}
         missing = sorted(wanted[key] for key in wanted.keys() - keys.keys())
         return ImportResult(_records(files, names, take), names, missing, unlabeled, notes)
@@ -111,16 +113,16 @@ def _class_names(lists: Path | None, folders: list[str]) -> list[str]:
     if any(len(row) != 2 or not row[0].isdigit() for row in rows):
         raise ValueError(f"{index}: lines must be a number and a class name, 1 ApplyEyeMakeup")
     names = [name for _, name in sorted((int(number), name) for number, name in rows)]
-    known = {normalised(name) for name in names}
-    if strange := sorted({name for name in folders if normalised(name) not in known}):
+    known = {normalized(name) for name in names}
+    if strange := sorted({name for name in folders if normalized(name) not in known}):
         raise ValueError(f"{index}: does not name the classes of the folders {some(strange)}")
     return names
 
 
 def _records(files: dict[str, Path], names: list[str], take: set[str]) -> list[VideoRecord]:
-    label_of = {normalised(name): label for label, name in enumerate(names)}
+    label_of = {normalized(name): label for label, name in enumerate(names)}
     return [
-        VideoRecord(id, path, label_of[normalised(path.parent.name)])
+        VideoRecord(id, path, label_of[normalized(path.parent.name)])
         for id, path in sorted(files.items())
         if id in take
     ]

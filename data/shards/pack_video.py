@@ -46,8 +46,8 @@ class ShardConfig:
     max_frames: int | None = None
     """Of longer videos only this many frames are packed, the first ones; by default all."""
     fps: float | None = None
-    """Frames per second, Hz, of the packed videos: of each, for every time at this rate, the frame
-    nearest to it. By default all frames are packed, at their mean rate."""
+    """Frames per second, Hz, of the packed videos: at each time, the frame that is shown then. By
+    default all frames are packed, at their mean rate."""
     samples_per_shard: int = 1024
     """A shard is made of this many videos, less those left out."""
     shard_mb: int = 512

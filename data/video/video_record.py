@@ -105,7 +105,7 @@ def open_record(
     Args:
         record: what to read.
         strict, time_limit: see `data.video.decode.read_frames`; images are always read strictly.
-        fps: take, for every time at this rate, the frame nearest to it; by default every frame.
+        fps: take, at this rate, the frame that is shown at each time; by default every frame.
 
     Raises:
         DecodeError: the source cannot be read; also while iterating.
@@ -214,7 +214,8 @@ def _video(
 def _at_rate(
     record: VideoRecord, frames: Iterator[TimedFrame], rate: Fraction, fps: float
 ) -> Iterator[TimedFrame]:
-    """For k = 0, 1, ... the frame nearest in time to k / fps; the last lasts a mean step."""
+    """For k = 0, 1, ... the frame shown at time k / fps; the last one lasts a mean step."""
+    slack = 1 / (4 * max(fps, float(rate)))  # timestamps are rounded, and cameras jitter
     held, held_time, origin, count = None, 0.0, 0.0, 0
     for number, frame in enumerate(frames):
         time = float(number / rate) if frame.seconds is None else frame.seconds
@@ -226,11 +227,12 @@ def _at_rate(
                 f"frame {number - 1}; the timestamps are damaged"
             )
         else:
-            while count / fps <= (held_time + time - origin) / 2 + 1e-9:
+            step = time - origin - held_time
+            while count / fps + min(slack, step / 4) < time - origin:
                 yield replace(held, seconds=count / fps)
                 count += 1
         held, held_time = frame, time - origin
-    while held is not None and count / fps < held_time + 1 / rate - 1e-9:
+    while held is not None and count / fps < held_time + 1 / rate - slack:
         yield replace(held, seconds=count / fps)
         count += 1
 

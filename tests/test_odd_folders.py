@@ -1,0 +1,162 @@
+"""Folders of odd videos, packed by the command: names, links, suffixes, rates, failures."""
+
+import json
+import os
+import tarfile
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+
+from data.importers.folder import Folder
+from data.shards.write import ShardIndex
+from data.video.decode import iterate_frames, read_frames
+from data.video.probe import probe
+from data.video.video_record import VideoRecord, open_record
+from tests.builders.commands import run_script
+from tests.builders.videos import barcode_frame, read_barcode, write_barcode_video
+
+
+def pack(root, out, *options):
+    usual = ("folder", "--root", root, "--out", out, "--labels", "none", "--workers", 0)
+    return run_script("make_shards.py", *usual, "--min_frames", 1, *options)
+
+
+def facts(index, number):
+    return json.loads(index.read_member(number, "json"))
+
+
+def test_names_that_are_not_utf8_are_packed_under_escaped_keys(tmp_path, capsys):
+    root = tmp_path / "videos"
+    path = write_barcode_video(root / "a.mp4", 3)
+    os.rename(path, os.fsencode(root) + b"/caf\xe9.mp4")
+    (root / os.fsdecode(b"bad\xff.mp4")).write_bytes(b"no video")
+    assert pack(root, tmp_path / "out", "--bad", "skip") == 0
+    assert r"bad\xff.mp4: cannot be decoded" in capsys.readouterr().out
+    index = ShardIndex.load(tmp_path / "out")
+    assert index.samples[0].key == "caf%E9"
+    assert facts(index, 0)["source"] == r"caf\xe9.mp4"
+    with tarfile.open(index.path(0)) as tar:
+        assert tar.getnames() == ["caf%E9.mp4", "caf%E9.json"]
+
+
+def test_a_folder_has_the_name_of_the_link_to_it(tmp_path):
+    write_barcode_video(tmp_path / "videos" / "0_store" / "x17" / "a.mp4", 3)
+    (tmp_path / "videos" / "cats").symlink_to("0_store/x17")
+    (tmp_path / "videos" / "0_store" / "circle").symlink_to("..")
+    found = Folder(root=tmp_path / "videos").scan()
+    assert found.class_names == ["cats"]
+    assert [record.id for record in found.records] == ["cats__a"]
+
+
+def test_more_suffixes_are_taken_and_others_counted(tmp_path):
+    root = tmp_path / "videos"
+    for name in ("a.mts", "b.M2TS", "c.asf", "d.ogv", "e.vob", "f.mjpeg", "g.ps", "h.3g2"):
+        root.mkdir(exist_ok=True)
+        (root / name).touch()
+    write_barcode_video(root / "i.3gp", 3, encoder="h263", height=96, width=128)
+    for name in ("a.txt", "b.txt", "c.srt", "README"):
+        (root / name).touch()
+    found = Folder(root=root, labels="none").scan()
+    assert len(found.records) == 9
+    assert found.notes == ["files passed over, by extension: 1 .srt, 1 without, 2 .txt"]
+
+
+def test_whatever_one_file_makes_fail_is_its_failure(tmp_path, capsys):
+    root = tmp_path / "videos"
+    options = {"encoder": "ffv1", "pixels": "bgr0"}
+    write_barcode_video(root / "fine.mkv", 3)
+    write_barcode_video(root / "line.mkv", 3, height=1, **options)
+    write_barcode_video(root / "wide.mkv", 2, height=2, width=16_400, **options)
+    slow = write_barcode_video(root / "slow.mkv", 3, pts=[0, 2_500_000, 5_000_000])
+    assert pack(root, tmp_path / "out") == 2
+    assert "line.mkv: cannot be packed (frames of 1x96 pixels" in capsys.readouterr().err
+    assert pack(root, tmp_path / "out", "--bad", "skip") == 0
+    index = ShardIndex.load(tmp_path / "out")
+    assert [index.samples[n].key for n in range(len(index))] == ["fine", "slow"]
+    assert index.samples[1].fps == pytest.approx(1 / 2500, rel=0.01)
+    assert probe(index.read(1)).fps == pytest.approx(1 / 2500, rel=0.01)
+    assert probe(slow).frames == 3
+    reasons = [
+        each["reason"]
+        for each in json.loads((tmp_path / "out/report.json").read_text())["failures"]
+    ]
+    assert "line.mkv: cannot be packed (frames of 1x96 pixels; each side" in reasons[0]
+    assert "wide.mkv: cannot be packed" in reasons[1]
+    assert "H.264 takes at most 16384 a side" in reasons[1]
+
+
+def test_a_variable_rate_is_reported_with_its_times_or_resampled(tmp_path, capsys):
+    root = tmp_path / "videos"
+    uneven = [20 * n if n < 20 else 400 + 200 * (n - 20) for n in range(40)]
+    write_barcode_video(root / "a.mp4", pts=uneven)
+    write_barcode_video(root / "b.mp4", 20, fps=30)
+    assert pack(root, tmp_path / "mean") == 0
+    said = capsys.readouterr().out
+    assert "a.mp4: the header says" in said
+    assert "variable frame rate: frames last 0.02 to 0.2 s, 9.286 per second on average" in said
+    assert "2 frame rates in one set: 9.286 (1 videos), 30 (1 videos)" in said
+    index = ShardIndex.load(tmp_path / "mean")
+    assert index.samples[0].frames == 40
+    np.testing.assert_allclose(facts(index, 0)["times"], np.array(uneven) / 1000)
+    assert "times" not in facts(index, 1)
+
+    assert pack(root, tmp_path / "ten", "--fps", 10) == 0
+    index = ShardIndex.load(tmp_path / "ten")
+    assert {index.samples[n].fps for n in (0, 1)} == {10}
+    shown = [read_barcode(frame) for frame in iterate_frames(index.read(0))]
+    shown_then = [sum(time <= 100 * k for time in uneven) - 1 for k in range(len(shown))]
+    assert shown == shown_then
+    assert len(shown) == 43
+    shown = [read_barcode(frame) for frame in iterate_frames(index.read(1))]
+    assert shown == [0, 3, 6, 9, 12, 15, 18]
+
+
+def test_a_rate_equal_to_a_videos_own_takes_every_frame(tmp_path):
+    path = write_barcode_video(tmp_path / "a.mkv", fps=30)
+    frames = open_record(VideoRecord("a", path, None), fps=30).frames
+    assert [read_barcode(frame.image) for frame in frames] == list(range(40))
+    double = open_record(VideoRecord("a", path, None), fps=60).frames
+    assert [read_barcode(frame.image) for frame in double] == [n // 2 for n in range(80)]
+
+
+def test_pixels_become_square(tmp_path, capsys):
+    path = tmp_path / "videos" / "a.mp4"
+    path.parent.mkdir()
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
+        for number in range(20):
+            image = barcode_frame(number)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode(None))
+    assert read_frames(path, [0]).shape[1:3] == (64, 96)
+    for short_side, size in ((256, (64, 128)), (32, (32, 64))):
+        out = tmp_path / str(short_side)
+        assert pack(path.parent, out, "--short_side", short_side) == 0
+        assert "a.mp4: pixels are 1.333 times as wide as high" in capsys.readouterr().out
+        sample = ShardIndex.load(out).samples[0]
+        assert (sample.height, sample.width) == size
+
+
+def test_a_stretch_past_the_end_of_its_video_is_named(tmp_path):
+    path = write_barcode_video(tmp_path / "a.mp4", 20)
+    record = VideoRecord("v_x-003", path, None, seconds=(2.0, 3.0))
+    with pytest.raises(
+        ValueError, match=r"a\.mp4: v_x-003, the stretch from 2 to 3 s, begins past .* 0\.8 s"
+    ):
+        open_record(record)
+    uneven = [20 * n if n < 20 else 400 + 200 * (n - 20) for n in range(40)]
+    path = write_barcode_video(tmp_path / "b.mp4", pts=uneven)
+    frames = open_record(VideoRecord("b", path, None, seconds=(0.2, 0.8))).frames
+    assert [read_barcode(frame.image) for frame in frames] == list(range(10, 22))
+
+
+def test_the_dry_run_counts_what_headers_do_not_tell(tmp_path, capsys):
+    root = tmp_path / "videos"
+    root.mkdir()
+    write_barcode_video(root / "a.h264")
+    assert pack(root, tmp_path / "out", "--min_frames", 17, "--dry_run") == 0
+    assert "hours, 0 too short, 0 bad" in capsys.readouterr().out
