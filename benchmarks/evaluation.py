@@ -24,7 +24,8 @@ from skimage.metrics import structural_similarity
 from common.cli import main
 from common.measure import peak_memory_bytes
 from data.video.encode import write_video
-from eval.clips.source import ClipProtocol, ClipSource
+from eval.clips.clip_protocol import ClipProtocol
+from eval.clips.source import ClipSource
 from eval.features.extractors import Extractor
 from eval.features.feature_cache import extract_features
 from eval.metrics.frechet import frechet_distance, moments
@@ -100,7 +101,7 @@ def _memory(config: Config) -> None:
         for count in (min(64, config.clips), config.clips):
             source = ClipSource(folder, ClipProtocol(count=count), progress=False)
             started = time.perf_counter()
-            extract_features(source, extractor, progress=False)
+            extract_features(source, extractor, Extraction(progress=False))
             peaks.append((count, peak_memory_bytes(), time.perf_counter() - started))
     for count, peak, seconds in peaks:
         print(

@@ -1,20 +1,21 @@
 """Inception Score of a folder of generated videos, with its ceiling and real clips beside."""
 
-import json
-import sys
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Literal
+
+from annotated_types import Ge
 
 from common.accelerator import make_accelerator
 from common.cli import main
-from common.files import write_json
-from eval.clips.source import ClipProtocol, ClipSource
-from eval.features.extractors import Extractor, load_c3d, load_classifier
-from eval.protocols.inception_protocol import PROTOCOLS, evaluate_is
+from eval.clips.clip_protocol import ClipProtocol
+from eval.clips.source import ClipSource
+from eval.features.extractors import load_c3d, load_classifier
+from eval.protocols.inception_protocol import PROTOCOLS, evaluate_is, is_line
+from eval.protocols.measurement import Measurement, give_out
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class EvalIS(Measurement):
     """Inception Score by C3D, or by your own classifier, of a folder of generated videos.
 
     Started by torchrun or accelerate launch, several processes share the work; the result is the
@@ -55,24 +56,22 @@ class Config:
     """Frames from one generated clip frame to the next."""
     stride_real: int = 1
     """The same for real videos."""
-    height: int | None = None
-    """Resize and centre-crop both sides to this height first, pixels; null keeps their size."""
-    width: int | None = None
-    """See height."""
-    seed: int = 0
-    """Chooses videos, and offsets in real ones."""
-    batch_size: int = 8
-    """Clips per forward pass."""
-    workers: int = 0
-    """Processes that decode ahead."""
-    device: str = "auto"
-    """auto (each process its own GPU, where there is one), cpu, cuda, cuda:1, ..."""
-    cache: str | None = None
+    start_fake: Literal["random", "first", "center"] = "first"
+    """Where clips begin in generated videos."""
+    noise_fake: Annotated[float, Ge(0)] = 0.0
+    """Standard deviation of Gaussian noise added to generated clips, in [-1, 1] units: how far does
+    it move the score?"""
+    fake_is_real: bool = False
+    """`fake` holds real videos, such as held-out ones, which need not be alike."""
+    allow_rate_mismatch: bool = False
+    """Accept frame rates over strides that differ between the sides."""
+    feature_cache: str | None = None
     """Folder that keeps probabilities for the next run; null keeps none."""
     out: str | None = None
     """JSON file for the result; null prints it."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.classifier and (self.weights or self.weights_sha256 or self.mean or self.download):
             raise ValueError(
                 "classifier replaces C3D: leave out weights, weights_sha256, mean and download"
@@ -81,75 +80,45 @@ class Config:
             raise ValueError(f"frames={self.frames}: C3D takes 16")
 
 
-def run(config: Config) -> None:
+def run(config: EvalIS) -> None:
     """Check, measure, write."""
     changes = {name: getattr(config, name) for name in ("clips", "runs", "splits")}
     changes = {name: value for name, value in changes.items() if value is not None}
     protocol = replace(PROTOCOLS[config.protocol], **changes)
     accelerator = make_accelerator()
+    main_process = accelerator.is_main_process
     with accelerator.local_main_process_first():  # one process downloads
-        extractor = _extractor(config)
+        if config.classifier:
+            extractor = load_classifier(config.classifier, "probabilities")
+        else:
+            extractor = load_c3d(
+                config.weights, config.mean, sha256=config.weights_sha256, download=config.download
+            )
     clips = ClipProtocol(
         frames=config.frames,
         stride=config.stride_fake,
-        start="first",
+        start=config.start_fake,
         skip=config.skip_fake,
         count=protocol.total,
         seed=config.seed,
         height=config.height,
         width=config.width,
+        noise=config.noise_fake,
     )
-    show = accelerator.is_main_process
-    fake = ClipSource(config.fake, clips, generated=True, progress=show)
-    clips = replace(clips, stride=config.stride_real, start="random", skip=0)
-    real = ClipSource(config.real, clips, progress=show) if config.real else None
+    options = {"on_error": config.on_error, "progress": main_process}
+    fake = ClipSource(config.fake, clips, generated=not config.fake_is_real, **options)
+    clips = replace(clips, stride=config.stride_real, start="random", skip=0, noise=0.0)
     result = evaluate_is(
         fake,
         extractor,
         protocol,
-        real=real,
-        batch_size=config.batch_size,
-        device=accelerator.device if config.device == "auto" else config.device,
-        workers=config.workers,
-        cache=config.cache,
+        real=ClipSource(config.real, clips, **options) if config.real else None,
+        extraction=config.extraction(accelerator, config.feature_cache),
+        allow_rate_mismatch=config.allow_rate_mismatch,
     )
-    if not accelerator.is_main_process:
-        return
-    if config.out:
-        write_json(config.out, result)
-    else:
-        print(json.dumps(result, indent=2))
-    print(
-        report(result),
-        file=sys.stdout if config.out else sys.stderr,  # stdout stays JSON
-    )
-
-
-def _extractor(config: Config) -> Extractor:
-    if config.classifier:
-        return load_classifier(config.classifier, "probabilities")
-    return load_c3d(
-        config.weights, config.mean, sha256=config.weights_sha256, download=config.download
-    )
-
-
-def report(result: dict[str, Any]) -> str:
-    """One line with N, splits, ceiling and the real clips' score."""
-    protocol = result["protocol"]
-    line = (
-        f"{result['name']} = {_with_spread(result)} (N = {protocol['clips']}, "
-        f"{protocol['runs']} runs, {protocol['splits']} splits; at most {result['ceiling']:.4g})"
-    )
-    real = result["real"]
-    if real:
-        line += f"; real clips {_with_spread(real)} (N = {real['clips']}, {real['runs']} runs)"
-    return "\n".join([line, *result["notes"]])
-
-
-def _with_spread(score: dict[str, Any]) -> str:
-    spread = "" if score["std"] is None else f" ± {score['std']:.3g}"
-    return f"{score['value']:.5g}{spread}"
+    if main_process:
+        give_out(result, is_line(result), config.out)
 
 
 if __name__ == "__main__":
-    main(Config, run)
+    main(EvalIS, run)

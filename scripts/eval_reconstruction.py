@@ -3,20 +3,23 @@
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
 from common.accelerator import make_accelerator
 from common.cli import main
 from common.files import write_json
-from eval.clips.source import ClipProtocol, ClipSource
+from eval.clips.clip_protocol import ClipProtocol
+from eval.clips.source import ClipSource
 from eval.features.extractors import full_precision
 from eval.features.metric_networks import NetworkConfig
 from eval.metrics.baselines import keyframe_reconstruction, trilinear_reconstruction
 from eval.protocols.cost import measure_cost
 from eval.protocols.evaluate_reconstruction import Reconstruct, evaluate_autoencoders, notes_on
+from eval.protocols.measurement import Measurement
 from eval.report.reconstruction_tables import reconstruction_tables, write_clips, write_tables
 from eval.report.tables import to_text
 from vae import weights_hash
@@ -29,7 +32,7 @@ MACS_SIZE = (17, 512, 512)  # frames, height and width of the supplement's Table
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(NetworkConfig):
+class EvalReconstruction(NetworkConfig, Measurement):
     """Reconstruct clips with VAEs and measure quality and cost, beside trivial baselines.
 
     Writes metrics.json, tables.md, tables.tex, one CSV file per table and clips.csv, each clip's
@@ -49,25 +52,23 @@ class Config(NetworkConfig):
     """Frames per clip, from the middle of each video."""
     stride: int = 1
     """Video frames from one clip frame to the next."""
-    height: int | None = 256
+    height: Annotated[int, Ge(1)] | None = 256
     """Pixels; frames are resized to cover the size and cropped at the centre. null keeps theirs."""
-    width: int | None = 256
+    width: Annotated[int, Ge(1)] | None = 256
     """See height."""
-    num_clips: int | None = None
+    num_clips: Annotated[int, Ge(1)] | None = None
     """Most clips, one per video; null takes every video."""
-    seed: int = 0
-    """Chooses videos, where there are more than num_clips."""
-    group: int = 4
+    group: Annotated[int, Ge(2)] = 4
     """Frames per group in SSIM by position and in flicker, for every method."""
     baselines: bool = True
     """Measure trilinear down- and upsampling and repeated keyframes, too."""
     windows: InferenceWindows = "official"
     """Run VAEs of others in the windows of their authors' inference, or in a single one for the
     whole clip, which changes the result of most."""
-    repeats: int = 0
+    repeats: Annotated[int, Ge(0)] = 0
     """Timed runs of encoding and of decoding a clip of cost_frames x cost_height x cost_width; 0
     measures no time and no memory. On a CPU, choose a small size."""
-    warmup: int = 1
+    warmup: Annotated[int, Ge(0)] = 1
     """Runs before those, not counted."""
     cost_frames: int = 17
     """The supplement's Table 6 has 17 frames."""
@@ -75,30 +76,25 @@ class Config(NetworkConfig):
     """Of Table 6, pixels."""
     cost_width: int = 1280
     """Of Table 6, pixels."""
-    batch_size: int = 4
+    batch_size: Annotated[int, Ge(1)] = 4
     """Clips at once."""
-    workers: int = 0
-    """Processes that decode ahead."""
-    save_clips: int = 8
+    save_clips: Annotated[int, Ge(0)] = 8
     """Clips to write."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.vae:
-            raise ValueError("no VAE to measure: give --vae")
-        if self.batch_size < 1 or min(self.repeats, self.warmup, self.save_clips) < 0:
-            raise ValueError(
-                "batch_size must be at least 1; repeats, warmup, save_clips at least 0"
-            )
-        if self.group < 2 or self.frames < 1 + self.group or (self.frames - 1) % self.group:
+            raise ValueError("vae=[] must name at least one VAE to measure")
+        if self.frames < 1 + self.group or (self.frames - 1) % self.group:
             raise ValueError(f"frames={self.frames} must be 1 + group * n with group={self.group}")
 
 
-def run(config: Config) -> dict[str, Any]:
+def run(config: EvalReconstruction) -> dict[str, Any]:
     """Check, measure, write; returns what metrics.json holds."""
     accelerator = make_accelerator()
     if accelerator.num_processes > 1:
         raise ValueError("start it without torchrun or accelerate launch: one process does it all")
-    device = accelerator.device
+    device = accelerator.device if config.device == "auto" else torch.device(config.device)
     sources = named_sources(config.vae, taken=("source",))
     vaes, missing = load_found(sources, windows=config.windows)
     for vae in vaes.values():
@@ -112,7 +108,7 @@ def run(config: Config) -> dict[str, Any]:
         height=config.height,
         width=config.width,
     )
-    source = ClipSource(config.data, protocol)
+    source = ClipSource(config.data, protocol, on_error=config.on_error)
     _check_sizes(config, vaes, source.size)
     networks = config.load(len(source), config.frames, *source.size)
     methods = {label: _reconstruct(vae) for label, vae in vaes.items()}
@@ -153,6 +149,7 @@ def run(config: Config) -> dict[str, Any]:
         "metrics": scores,
         "notes": [
             *(f"{name} was not measured: {why}." for name, why in networks.missing.items()),
+            *source.notes("source"),
             *notes_on(source, networks.extractor),
         ],
     }
@@ -162,7 +159,9 @@ def run(config: Config) -> dict[str, Any]:
     return result
 
 
-def _check_sizes(config: Config, vaes: dict[str, VideoAutoencoder], size: tuple[int, int]) -> None:
+def _check_sizes(
+    config: EvalReconstruction, vaes: dict[str, VideoAutoencoder], size: tuple[int, int]
+) -> None:
     """Before anything runs: every VAE takes the clips, and the size to time."""
     for label, vae in vaes.items():
         try:
@@ -187,7 +186,7 @@ def _baselines(vae: VideoAutoencoder, group: int) -> dict[str, Reconstruct]:
 
 
 def _describe(
-    config: Config, source: str, vae: VideoAutoencoder, device: torch.device
+    config: EvalReconstruction, source: str, vae: VideoAutoencoder, device: torch.device
 ) -> dict[str, Any]:
     macs = count_macs(type(vae), vae.config, *MACS_SIZE)
     shape = (config.cost_frames, config.cost_height, config.cost_width)
@@ -209,7 +208,7 @@ def _describe(
     }
 
 
-def _cost(vae: VideoAutoencoder, video: Tensor, config: Config) -> dict[str, Any]:
+def _cost(vae: VideoAutoencoder, video: Tensor, config: EvalReconstruction) -> dict[str, Any]:
     with full_precision(video.device):
         return measure_cost(
             lambda x: vae.encode(x).mode(),
@@ -227,4 +226,4 @@ def report(result: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main(Config, lambda config: print(report(run(config))))
+    main(EvalReconstruction, lambda config: print(report(run(config))))

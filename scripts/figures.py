@@ -2,19 +2,22 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Ge, Gt, MinLen
 from jaxtyping import Float
 from torch import Tensor
 
 from common.accelerator import make_accelerator
 from common.cli import main
-from common.config import differences
+from common.config import Config, differences
 from common.files import read_json
 from data.video.decode import read_frames
 from data.video.encode import from_uint8, to_uint8
 from data.video.probe import probe
-from eval.clips.source import ClipProtocol, ClipSource
+from eval.clips.clip_protocol import ClipProtocol
+from eval.clips.source import ClipSource
 from eval.protocols.published import POSITIONS, PUBLISHED
 from eval.report import plots
 from vae import VideoVAE
@@ -23,7 +26,7 @@ from vae.visual import latent_maps, unselected_frames
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class Comparison(Config):
     """Reconstructions side by side, with enlarged boxes and error maps (supplement, Figs. 3 to 6).
 
     Choose consecutive frames for long sequences; evaluate with --stride 3 for fast motion.
@@ -37,16 +40,16 @@ class Comparison:
     """Name of a saved clip."""
     methods: list[str] = field(default_factory=list)
     """Rows, one flag each; by default every method."""
-    frames: tuple[int, ...] = (0, 1, 2, 3, 4)
+    frames: Annotated[tuple[int, ...], MinLen(1)] = (0, 1, 2, 3, 4)
     """Columns."""
     box: tuple[int, int, int, int] | None = None
     """What to enlarge: top, left, height, width, pixels; null takes the middle quarter."""
-    gain: float | None = None
+    gain: Annotated[float, Gt(0)] | None = None
     """Factor of the error maps; null chooses a power of two for all rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipOptions:
+class ClipOptions(Config):
     """Which clip a figure shows."""
 
     data: str
@@ -55,9 +58,9 @@ class ClipOptions:
     """File to write, with the endings .png and .pdf."""
     id: str | None = None
     """Id of the video; null takes the first in order of a seeded draw."""
-    height: int = 256
+    height: Annotated[int, Ge(1)] = 256
     """Pixels."""
-    width: int = 256
+    width: Annotated[int, Ge(1)] = 256
     """Pixels."""
 
 
@@ -79,7 +82,7 @@ class Latents(ClipOptions):
 
     vae: str
     """Folder or hub id of a video VAE of ours."""
-    frame: int = 1
+    frame: Annotated[int, Ge(0)] = 1
     """Latent frame; 1 is the first group of 4 frames."""
 
 
@@ -92,7 +95,7 @@ class Unselected(ClipOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Positions:
+class Positions(Config):
     """SSIM by position in the frame group, beside the paper's (supplement, Fig. 1 and Table 5)."""
 
     run: list[str]
@@ -102,38 +105,38 @@ class Positions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preservation:
+class Preservation(Config):
     """Information preservation degree against latent channels (paper, Fig. 1)."""
 
     run: list[str]
     """Folders that eval_reconstruction wrote, one flag each."""
     out: str
     """File to write, with the endings .png and .pdf."""
-    pixels: str = "[-1,1]"
+    pixels: Literal["[-1,1]", "[0,1]"] = "[-1,1]"
     """Range of the pixels in Eq. 2: [-1,1] or [0,1]."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Samples:
+class Samples(Config):
     """Frames of generated clips, one clip per row (supplement, Figs. 8 and 9)."""
 
     data: list[str]
     """Folders of generated videos, one flag each: one per VAE."""
     out: str
     """File to write, with the endings .png and .pdf."""
-    clips: int = 3
+    clips: Annotated[int, Ge(1)] = 3
     """Rows of each folder."""
-    frames: tuple[int, ...] = (0, 4, 8, 12, 16)
+    frames: Annotated[tuple[int, ...], MinLen(1)] = (0, 4, 8, 12, 16)
     """Columns."""
 
 
-Config = Comparison | Caption | Latents | Unselected | Positions | Preservation | Samples
+FigureConfig = Comparison | Caption | Latents | Unselected | Positions | Preservation | Samples
 FRAMES = 5  # an image frame and one group
 SAME = ("frames", "stride", "size", "clips", "group", "content")
 """What runs must have in common to stand in one figure."""
 
 
-def run(config: Config) -> None:
+def run(config: FigureConfig) -> None:
     """Draw one figure and say where it is."""
     drawn = {
         Comparison: _comparison,

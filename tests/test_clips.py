@@ -6,7 +6,8 @@ import torch
 from torch.testing import assert_close
 
 from data.video.encode import from_uint8, to_uint8, write_video
-from eval.clips.source import ClipProtocol, ClipSource
+from eval.clips.clip_protocol import ClipProtocol
+from eval.clips.source import ClipSource
 from tests.builders.packed import pack
 from tests.builders.videos import barcode_frame, read_barcode, write_barcode_video
 

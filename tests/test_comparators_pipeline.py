@@ -140,7 +140,7 @@ def test_every_comparator_runs_through_the_whole_chain(root):
         )
         assert (root / name / "look" / "grid.png").exists()
         eval_fvd.run(
-            eval_fvd.Config(
+            eval_fvd.EvalFVD(
                 real=str(root / "shards"),
                 fake=str(samples),
                 classifier=str(root / "tiny"),
@@ -153,7 +153,7 @@ def test_every_comparator_runs_through_the_whole_chain(root):
         )
         assert read_json(root / name / "fvd.json")["value"] > 0
     result = eval_reconstruction.run(
-        eval_reconstruction.Config(
+        eval_reconstruction.EvalReconstruction(
             vae=[f"lost=cv_vae:{root}/lost", *(f"{name}={source(root, name)}" for name in OTHERS)],
             data=str(root / "shards"),
             out=str(root / "reconstruction"),

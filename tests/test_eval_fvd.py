@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +16,19 @@ import torch
 
 from common.files import write_json
 from data.video.encode import write_video
-from eval.clips.source import ClipProtocol, ClipSource
+from eval.clips.clip_protocol import ClipProtocol
+from eval.clips.source import ClipSource
 from eval.features.classifier import ClassifierConfig, ClipClassifier
 from eval.features.extractors import load_classifier
-from eval.features.feature_cache import extract_features
+from eval.features.feature_cache import Extraction, extract_features
 from eval.metrics.frechet import frechet_from_features
 from eval.protocols.fvd import evaluate_fvd
 from scripts import report
 from tests.builders.commands import ROOT, run_script
 from tests.builders.packed import pack
 from tests.builders.videos import barcode_frame, write_frames
+
+QUIET = Extraction(progress=False)
 
 
 def write_folder(folder: Path, shades: list[int], noise: float = 0, fps: float = 8) -> Path:
@@ -96,6 +101,47 @@ def test_command_refuses_in_one_line(folders, capsys):
     assert "classifier replaces I3D" in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore:.*clips. the distance is biased")
+def test_a_broken_real_video_stops_or_is_skipped_and_named(folders, tmp_path, capsys):
+    shutil.copytree(folders / "real", tmp_path / "real")
+    (tmp_path / "real" / "header.mkv").write_bytes(b"no video")
+    frames = bytearray((folders / "real" / "0.mkv").read_bytes())
+    for place in range(len(frames) // 4, len(frames) // 2):  # the header stays
+        frames[place] ^= 0x55
+    (tmp_path / "real" / "frames.mkv").write_bytes(frames)
+    out = tmp_path / "result.json"
+    options = [f"--real={tmp_path / 'real'}", f"--fake={folders / 'fake'}"]
+    options += [f"--classifier={folders / 'tiny'}", "--frames=4", "--stride_real=1"]
+    assert run_script("eval_fvd.py", *options, f"--out={out}") == 2
+    assert re.search("(header|frames).mkv: ", capsys.readouterr().err)
+    with pytest.warns(UserWarning, match="2 real videos cannot be read and were left out"):
+        assert run_script("eval_fvd.py", *options, f"--out={out}", "--on_error=skip") == 0
+    result = json.loads(out.read_text())
+    assert result["real"]["clips"] == 4
+    assert set(result["real"]["unreadable"]) == {"header.mkv", "frames.mkv"}
+    assert any(note.startswith("2 real videos cannot be read") for note in result["notes"])
+    whole = run_script("eval_fvd.py", *arguments(folders, "fake"), f"--out={tmp_path}/whole.json")
+    assert (whole, json.loads((tmp_path / "whole.json").read_text())["value"]) == (
+        0,
+        pytest.approx(result["value"], rel=1e-6),
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.*clips. the distance is biased")
+def test_a_set_of_real_videos_and_noise_are_scored_in_place_of_generated_ones(folders, tmp_path):
+    write_folder(tmp_path / "mixed", [10, 70], fps=8)
+    write_folder(tmp_path / "mixed", [130, 190], fps=8.5)
+    values = {}
+    for name, extra in (("real", []), ("noise", ["--noise_fake=0.5"])):
+        out = tmp_path / f"{name}.json"
+        options = [*arguments(folders, "fake"), f"--fake={tmp_path / 'mixed'}", *extra]
+        options += ["--fake_is_real", f"--out={out}"]
+        assert run_script("eval_fvd.py", *options) == 0
+        values[name] = json.loads(out.read_text())["value"]
+    assert values["noise"] > values["real"]
+    assert run_script("eval_fvd.py", *[x for x in options if x != "--fake_is_real"]) == 2
+
+
 def sources(folders: Path, fake: str, **changes) -> list[ClipSource]:
     return [
         ClipSource(folders / name, ClipProtocol(frames=4, start="first", **changes), progress=False)
@@ -106,7 +152,7 @@ def sources(folders: Path, fake: str, **changes) -> list[ClipSource]:
 def evaluate(pair: list[ClipSource], folders: Path, **options) -> dict:
     real, fake = pair
     extractor = load_classifier(folders / "tiny")
-    return evaluate_fvd(real, fake, extractor, progress=False, resamples=0, **options)
+    return evaluate_fvd(real, fake, extractor, **{"extraction": QUIET, "resamples": 0, **options})
 
 
 @pytest.mark.filterwarnings("ignore:.*clips. the distance is biased")
@@ -121,7 +167,10 @@ def test_identical_folders_are_at_zero_and_others_are_not(folders):
 @pytest.mark.filterwarnings("ignore:.*clips. the distance is biased")
 def test_value_does_not_depend_on_batches(folders):
     values = [
-        evaluate(sources(folders, "fake"), folders, batch_size=size)["value"] for size in (1, 3, 8)
+        evaluate(sources(folders, "fake"), folders, extraction=replace(QUIET, batch_size=size))[
+            "value"
+        ]
+        for size in (1, 3, 8)
     ]
     assert values == pytest.approx([values[0]] * 3, rel=1e-5)
 
@@ -129,7 +178,7 @@ def test_value_does_not_depend_on_batches(folders):
 def test_value_is_that_of_the_pooled_features(folders):
     extractor = load_classifier(folders / "tiny")
     pair = sources(folders, "fake")
-    features = [extract_features(s, extractor, progress=False) for s in pair]
+    features = [extract_features(s, extractor, QUIET) for s in pair]
     assert features[0].ids == pair[0].ids
     with pytest.warns(UserWarning, match="4 clips: the distance is biased upwards"):
         result = evaluate(pair, folders)
@@ -173,20 +222,20 @@ def test_scores_of_different_protocols_never_share_a_table(folders, tmp_path):
 
 def test_features_are_cached_under_their_content(folders, tmp_path, monkeypatch):
     extractor = load_classifier(folders / "tiny")
-    source = sources(folders, "real")[0]
-    first = extract_features(source, extractor, cache=tmp_path, progress=False)
+    source, cached = sources(folders, "real")[0], replace(QUIET, cache=tmp_path)
+    first = extract_features(source, extractor, cached)
     (file,) = tmp_path.iterdir()
     with monkeypatch.context() as patch:
         patch.setattr(ClipSource, "batches", lambda *_: pytest.fail("the network ran again"))
-        again = extract_features(source, extractor, cache=tmp_path, progress=False)
+        again = extract_features(source, extractor, cached)
     np.testing.assert_array_equal(first.values, again.values)
     assert first.ids == again.ids
     other = sources(folders, "real", seed=1)[0]
-    extract_features(other, extractor, cache=tmp_path, progress=False)
+    extract_features(other, extractor, cached)
     assert len(list(tmp_path.iterdir())) == 2
     file.write_bytes(file.read_bytes()[:-20])
     with pytest.raises(ValueError, match="damaged"):
-        extract_features(source, extractor, cache=tmp_path, progress=False)
+        extract_features(source, extractor, cached)
 
 
 def test_non_finite_features_name_the_clip(folders):
@@ -196,7 +245,7 @@ def test_non_finite_features_name_the_clip(folders):
             parameter.fill_(torch.nan)
     source = sources(folders, "real")[0]
     with pytest.raises(ValueError, match=rf"features of {source.ids[0]} are not finite"):
-        extract_features(source, extractor, progress=False)
+        extract_features(source, extractor, QUIET)
 
 
 def test_missing_classifier_is_explained(tmp_path):
@@ -226,7 +275,11 @@ def test_two_processes_give_the_same_number_to_the_last_bit(folders, tmp_path):
     rendezvous = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
 
     def options(name: str) -> list[str]:
-        return ["--batch_size=1", f"--cache={tmp_path / name}", f"--out={tmp_path / name}.json"]
+        return [
+            "--batch_size=1",
+            f"--feature_cache={tmp_path / name}",
+            f"--out={tmp_path / name}.json",
+        ]
 
     assert command(folders, "fake", *options("alone")) == 0
     launch = [sys.executable, "-W", "ignore", "-c", TWO_PROCESSES]

@@ -1,6 +1,8 @@
 """The Inception Score command, with a classifier in place of C3D, and C3D's loading rules."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,15 +11,25 @@ import pytest
 import torch
 
 from common.files import write_json
-from eval.clips.source import ClipProtocol, ClipSource
+from eval.clips.clip_protocol import ClipProtocol
+from eval.clips.labels import Labels, write_labels
+from eval.clips.source import ClipSource
 from eval.features import extractors
 from eval.features.extractors import load_c3d, load_classifier
-from eval.features.feature_cache import extract_features
+from eval.features.feature_cache import Extraction, extract_features
 from eval.metrics.inception_score import ceiling, inception_score
-from eval.protocols.inception_protocol import PROTOCOLS, ISProtocol, drawn_labels, evaluate_is
+from eval.protocols.inception_protocol import (
+    PROTOCOLS,
+    ISProtocol,
+    drawn_labels,
+    evaluate_is,
+    is_line,
+)
 from tests.builders.commands import run_script
 from tests.test_eval_fvd import folders as folders  # a fixture
 from tests.test_eval_fvd import write_folder
+
+QUIET = Extraction(progress=False)
 
 
 def command(folders: Path, *extra: object) -> int:
@@ -37,8 +49,60 @@ def test_command(folders, tmp_path, capsys):
     assert result["fake"]["skip"] == 1  # frame 0 of a video VAE's is dropped
     assert (result["real"]["clips"], result["real"]["runs"]) == (2, 2)
     line = capsys.readouterr().out
-    assert "N = 2, 2 runs, 1 splits; at most" in line
+    assert "N = 2, 2 runs, 1 splits; a perfect classifier gives" in line
     assert "real clips" in line
+
+
+def test_real_clips_at_another_rate_are_refused(folders, tmp_path, capsys):
+    fast = write_folder(tmp_path / "fast", [0, 60, 120, 180], fps=25)
+    out = tmp_path / "is.json"
+    extra = ("--real", fast, "--clips", 2, "--runs", 2, "--out", out)
+    assert command(folders, *extra) == 2
+    assert (
+        "real clips run at 25 frames/s (stride 1), generated ones at 8" in capsys.readouterr().err
+    )
+    assert not out.exists()
+    assert command(folders, *extra, "--allow_rate_mismatch") == 0
+
+
+def test_the_ceiling_is_that_of_the_labels_there_are(folders, tmp_path):
+    shutil.copytree(folders / "fake", tmp_path / "fake")
+    files = sorted(path.name for path in (tmp_path / "fake").iterdir())
+    labels = Labels(dict(zip(files, [0, 1, 2, 1], strict=True)), ["a", "b", "c"])
+    write_labels(tmp_path / "fake", labels)
+    clips = ClipProtocol(frames=4, count=None)
+    source = ClipSource(tmp_path / "fake", clips, progress=False)
+    tiny = load_classifier(folders / "tiny", "probabilities")
+    perfect = replace(tiny, run=Perfect([labels.labels[id] for id in source.ids]))
+    for protocol in (
+        ISProtocol(clips=4),
+        ISProtocol(clips=4, splits=2),
+        ISProtocol(clips=2, runs=2),
+    ):
+        perfect.run.seen = 0
+        result = evaluate_is(source, perfect, protocol, extraction=QUIET)
+        assert result["value"] == pytest.approx(result["ceiling"], rel=1e-5)
+        assert (result["ceiling_labels"], result["accuracy"]) == ("known", 1)
+        assert "on their labels" in is_line(result)
+    shares = np.array([1, 2, 1]) / 4
+    result = evaluate_is(source, tiny, ISProtocol(clips=4), extraction=QUIET)
+    assert result["ceiling"] == pytest.approx(np.exp(-np.sum(shares * np.log(shares))))
+    (tmp_path / "fake" / "samples.json").unlink()
+    result = evaluate_is(source, tiny, ISProtocol(clips=4), extraction=QUIET)
+    assert (result["ceiling_labels"], result["accuracy"]) == ("random", None)
+    assert "on random labels" in is_line(result)
+
+
+class Perfect:
+    """A classifier that knows each clip's label, by the order in which it gets them."""
+
+    def __init__(self, labels: list[int]):
+        self.labels, self.seen = labels, 0
+
+    def __call__(self, video: torch.Tensor) -> torch.Tensor:
+        wanted = self.labels[self.seen : self.seen + len(video)]
+        self.seen += len(video)
+        return torch.eye(3)[wanted]
 
 
 def test_too_few_clips_are_refused(folders, capsys):
@@ -61,14 +125,16 @@ def test_runs_score_clips_of_their_own(folders):
     extractor = load_classifier(folders / "tiny", "probabilities")
     clips = ClipProtocol(frames=4, start="first", count=None)
     source = ClipSource(folders / "fake", clips, progress=False)
-    rows = extract_features(source, extractor, progress=False).values
+    rows = extract_features(source, extractor, QUIET).values
     np.testing.assert_allclose(rows.sum(axis=1), 1, rtol=1e-6)
-    result = evaluate_is(source, extractor, ISProtocol(clips=2, runs=2), progress=False)
+    result = evaluate_is(source, extractor, ISProtocol(clips=2, runs=2), extraction=QUIET)
     runs = [inception_score(part, 1, None).mean for part in (rows[:2], rows[2:])]
     assert result["value"] == pytest.approx(np.mean(runs))
     assert result["std"] == pytest.approx(np.std(runs))
     with pytest.raises(ValueError, match="gives features"):
-        evaluate_is(source, load_classifier(folders / "tiny"), ISProtocol(clips=2), progress=False)
+        evaluate_is(
+            source, load_classifier(folders / "tiny"), ISProtocol(clips=2), extraction=QUIET
+        )
 
 
 def test_fewer_real_clips_than_a_run_are_said_to_be(folders, tmp_path):
@@ -76,7 +142,7 @@ def test_fewer_real_clips_than_a_run_are_said_to_be(folders, tmp_path):
     few = write_folder(tmp_path / "few", [0, 90])
     clips = ClipProtocol(frames=4, count=None)
     fake, real = (ClipSource(f, clips, progress=False) for f in (folders / "fake", few))
-    result = evaluate_is(fake, extractor, ISProtocol(clips=4), real=real, progress=False)
+    result = evaluate_is(fake, extractor, ISProtocol(clips=4), real=real, extraction=QUIET)
     assert result["real"]["clips"] == 2
     assert "only 2 real clips for 4 per run" in result["notes"][0]
     assert "no samples.json" in result["notes"][1]

@@ -155,6 +155,18 @@ def test_figures_refuse_what_is_not_there(folder, tmp_path, capsys):
     assert "frames [7] must be in 0 to 4" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("name", "key"), [("latents", "frame"), ("caption", "start"), ("samples", "clips")]
+)
+def test_null_where_a_figure_needs_a_value_is_refused_by_name(folder, tmp_path, capsys, name, key):
+    options = [option.format(root=folder) for option in FIGURES[name]]
+    (tmp_path / "null.yaml").write_text(f"{key}: null\n")
+    options += [f"--out={tmp_path}/figure", f"--config={tmp_path}/null.yaml"]
+    assert run_script("figures.py", name, *options) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert key in line
+
+
 def test_runs_of_different_clips_do_not_share_a_figure(folder, tmp_path, capsys):
     other = read_json(folder / "out" / "metrics.json")
     other["protocol"] |= {"stride": 2, "content": "0" * 64}

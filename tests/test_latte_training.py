@@ -13,7 +13,8 @@ from common.seeding import noise
 from data.video.decode import read_frames
 from engine.optimization import StepInfo
 from engine.run_folder import read_log
-from eval.clips.source import ClipProtocol, ClipSource
+from eval.clips.clip_protocol import ClipProtocol
+from eval.clips.source import ClipSource
 from eval.features.classifier import ClassifierConfig, ClipClassifier
 from eval.features.extractors import load_classifier
 from eval.features.feature_cache import extract_features

@@ -96,7 +96,7 @@ DEMO = {
     "classifier": TrainClassifier,
     "latte": TrainLatte,
     "samples": Sample,
-    "reconstruct": eval_reconstruction.Config,
+    "reconstruct": eval_reconstruction.EvalReconstruction,
 }
 
 

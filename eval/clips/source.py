@@ -4,69 +4,32 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from common.pixels import to_float
-from common.seeding import fold
+from common.seeding import fold, generator
 from data.clips.loader import one_thread
 from data.video.encode import from_uint8
 from data.video.transforms import fit
 from data.video.video_record import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
+from eval.clips.clip_protocol import ClipProtocol
 from eval.clips.video_stores import Video, open_store
 
+RATE_TOLERANCE = 0.1  # relative; players round frame rates
 LOSSLESS = {
     *("bmp", "ffv1", "ffvhuff", "huffyuv", "magicyuv", "png", "qtrle", "rawvideo", "utvideo"),
 }
 """FFmpeg's names of codecs, and file name extensions of images, that keep every pixel."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClipProtocol:
-    """Which frames of which videos are evaluated."""
-
-    frames: int = 16
-    """Frames per clip."""
-    stride: int = 1
-    """Video frames from one clip frame to the next."""
-    start: Literal["random", "first", "center"] = "random"
-    """First frame: drawn from the seed and the video's id; the first one; or the clip centred."""
-    skip: int = 0
-    """Frames left out at the start of every video: 1 drops a video VAE's image frame."""
-    count: int | None = 2048
-    """Most clips, one per video; None takes every video."""
-    seed: int = 0
-    """Chooses videos and random starts."""
-    height: int | None = None
-    """Pixels; with `width`, frames are resized to cover this size (bicubic, antialiased, aspect
-    kept) and cropped at the centre, as training data are. None keeps the videos' own size."""
-    width: int | None = None
-    """Pixels; see `height`."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("frames", 1), ("stride", 1), ("skip", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least {least}")
-        if self.count is not None and self.count < 1:
-            raise ValueError(f"count={self.count} must be at least 1, or null for every video")
-        if (self.height is None) != (self.width is None):
-            raise ValueError("height and width are given together or not at all")
-        if min(self.height or 1, self.width or 1) < 1:
-            raise ValueError(f"size {self.height}x{self.width} must be at least 1x1")
-
-    @property
-    def span(self) -> int:
-        """Frames a video needs."""
-        return self.skip + (self.frames - 1) * self.stride + 1
 
 
 class ClipSource(Dataset):
@@ -81,12 +44,15 @@ class ClipSource(Dataset):
         protocol: what is cut out.
         generated: videos are samples of a model: they must share size, length and frame rate, and
             lossy files bring a warning, because compression alone moves the score.
+        on_error: a video that cannot be read stops the evaluation (`stop`), or is left out and
+            another one taken for it (`skip`); every clip is then read once before the work.
         progress: show a bar while videos are probed.
 
     Attributes:
         ids, starts: the clips, in the order they are read.
         codecs: how the videos are stored; of packed ones, only the first is looked at.
-        too_short: videos passed over.
+        too_short: number of videos passed over.
+        unreadable: videos left out because they cannot be read, each with the reason.
 
     Raises:
         ValueError: no such folder, no videos, none long enough, or sizes that differ where the
@@ -99,12 +65,15 @@ class ClipSource(Dataset):
         protocol: ClipProtocol,
         *,
         generated: bool = False,
+        on_error: Literal["stop", "skip"] = "stop",
         progress: bool = True,
     ):
         self.folder = Path(folder)
         self.protocol = protocol
         self.generated = generated
+        self.on_error = on_error
         self.too_short = 0
+        self.unreadable: dict[str, str] = {}
         self._store = open_store(self.folder)
         self._videos = self._choose(progress)
         self.ids = [video.id for video in self._videos]
@@ -122,12 +91,15 @@ class ClipSource(Dataset):
     def __getitem__(self, index: int) -> tuple[str, Float[Tensor, "c t h w"]]:
         """Id and clip, float32 in [-1, 1]."""
         video, protocol = self._videos[index], self.protocol
-        wanted = self.starts[index] + protocol.stride * np.arange(protocol.frames)
-        frames = self._store.read(video.id, wanted.tolist())
+        frames = self._read(video, self.starts[index])
         if protocol.height is None or protocol.width is None:
-            return video.id, from_uint8(frames)
-        fitted = fit(torch.from_numpy(frames), protocol.height, protocol.width)
-        return video.id, to_float(fitted)
+            clip = from_uint8(frames)
+        else:
+            clip = to_float(fit(torch.from_numpy(frames), protocol.height, protocol.width))
+        if protocol.noise:
+            draws = generator(protocol.seed, "demo noise", video.id)
+            clip = (clip + protocol.noise * torch.randn(clip.shape, generator=draws)).clamp(-1, 1)
+        return video.id, clip
 
     def batches(
         self, batch_size: int, workers: int = 0, rank: int = 0, processes: int = 1
@@ -179,6 +151,13 @@ class ClipSource(Dataset):
             digest.update(f"\0{video.id}\0{start}\0{self._store.digest(video.id)}".encode())
         return digest.hexdigest()
 
+    def notes(self, which: str) -> list[str]:
+        """What a reader of a score has to know about these clips, `real` or `generated`."""
+        if not self.unreadable:
+            return []
+        named = "; ".join(f"{id} ({reason})" for id, reason in self.unreadable.items())
+        return [f"{len(self.unreadable)} {which} videos cannot be read and were left out: {named}."]
+
     def describe(self) -> dict[str, Any]:
         """What a result has to record about this side."""
         return {
@@ -187,6 +166,7 @@ class ClipSource(Dataset):
             "clips": len(self),
             "videos": len(self._store.ids()),
             "too_short": self.too_short,
+            "unreadable": self.unreadable,
             "clip_fps": self.rate,
             "codecs": self.codecs,
             "content": self.content(),
@@ -206,7 +186,9 @@ class ClipSource(Dataset):
         chosen: list[Video] = []
         with tqdm(total=wanted, desc=f"probe {self.folder.name}", disable=not progress) as bar:
             for id in ids:
-                video = self._store.video(id)
+                video = self._readable(id)
+                if video is None:
+                    continue
                 if video.frames >= protocol.span:
                     chosen.append(video)
                     bar.update()
@@ -216,6 +198,11 @@ class ClipSource(Dataset):
                     self.too_short += 1
                 if len(chosen) == wanted:
                     break
+        if not chosen and self.unreadable:
+            raise ValueError(
+                f"{self.folder}: {len(self.unreadable)} of {len(ids)} videos cannot be read, the "
+                f"others are too short: {next(iter(self.unreadable.values()))}"
+            )
         if not chosen:
             raise ValueError(
                 f"{self.folder}: none of {len(ids)} videos has {protocol.span} frames "
@@ -223,6 +210,23 @@ class ClipSource(Dataset):
                 "Lower frames or stride."
             )
         return chosen
+
+    def _readable(self, id: str) -> Video | None:
+        """What is known of a video; None for one to be skipped, which `unreadable` then names."""
+        if self.on_error == "stop":
+            return self._store.video(id)
+        try:
+            video = self._store.video(id)
+            if video.frames >= self.protocol.span:
+                self._read(video, self._start(video))
+        except ValueError as error:
+            self.unreadable[id] = str(error)
+            return None
+        return video
+
+    def _read(self, video: Video, start: int) -> UInt8[np.ndarray, "t h w 3"]:
+        wanted = start + self.protocol.stride * np.arange(self.protocol.frames)
+        return self._store.read(video.id, wanted.tolist())
 
     def _start(self, video: Video) -> int:
         slack = video.frames - self.protocol.span
@@ -267,3 +271,21 @@ class ClipSource(Dataset):
                     f"{self.folder}: {what} differs: {first.id} has {value(first)}, "
                     f"{video.id} has {value(video)}. {advice}"
                 )
+
+
+def check_rates(real: ClipSource, fake: ClipSource) -> None:
+    """Refuse (`ValueError`) sets whose frames lie differently far apart in time, or may do so."""
+    if real.rate is None or fake.rate is None:
+        folder = real.folder if real.rate is None else fake.folder
+        raise ValueError(
+            f"{folder}: folders of frames have no frame rate, so the motion cannot be checked. "
+            "Make sure that the strides fit (real clips at the training stride), then allow a "
+            "rate mismatch."
+        )
+    if abs(real.rate / fake.rate - 1) > RATE_TOLERANCE:
+        raise ValueError(
+            f"real clips run at {real.rate:.4g} frames/s (stride {real.protocol.stride}), "
+            f"generated ones at {fake.rate:.4g} (stride {fake.protocol.stride}): their motion "
+            "cannot match. Set the strides (real clips at the training stride), or allow the "
+            "mismatch if the files' frame rates mean nothing."
+        )

@@ -36,31 +36,38 @@ class FeatureSet:
     """Which video each clip came from."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Extraction:
+    """How features are computed; none of it changes them beyond rounding."""
+
+    batch_size: int = 8
+    """Clips per forward pass."""
+    device: str | torch.device = "cpu"
+    """Where the network runs, in this process."""
+    workers: int = 0
+    """Processes that decode ahead."""
+    cache: str | Path | None = None
+    """Folder for features under a name that hashes the weights, the preset, the protocol and every
+    clip's bytes; anything else than an exact repetition computes anew."""
+    progress: bool = True
+    """Show a bar."""
+
+
 def extract_features(
-    source: ClipSource,
-    extractor: Extractor,
-    *,
-    batch_size: int = 8,
-    device: str | torch.device = "cpu",
-    workers: int = 0,
-    cache: str | Path | None = None,
-    progress: bool = True,
+    source: ClipSource, extractor: Extractor, options: Extraction | None = None
 ) -> FeatureSet:
     """Run the network over every clip, or read what an earlier, equal run has kept.
 
     Args:
         source: the clips.
-        extractor: moved to `device`.
-        batch_size: clips per forward pass; no effect on the features beyond rounding.
-        device: where the network runs, in this process.
-        workers: processes that decode ahead.
-        cache: folder for features under a name that hashes the weights, the preset, the protocol
-            and every clip's bytes; anything else than an exact repetition computes anew.
-        progress: show a bar.
+        extractor: moved to the options' device.
+        options: how.
 
     Raises:
         ValueError: features that are not finite (naming the clip), or a damaged cache file.
     """
+    options = options or Extraction()
+    cache, device = options.cache, options.device
     state = PartialState() if processes() > 1 else None
     main = state is None or state.is_main_process
     path = Path(cache) / f"{feature_key(source, extractor)}.safetensors" if cache else None
@@ -68,13 +75,12 @@ def extract_features(
         assert path is not None
         return _read(path, source.ids)
     extractor.to(device)
-    show = progress and main
+    show = options.progress and main
     numbers: list[int] = []  # of the clips that this process has seen
     values = np.empty((0, 0), np.float32)
     with tqdm(total=len(source), desc=extractor.name, unit="clip", disable=not show) as bar:
-        for first, ids, clips in source.batches(
-            batch_size, workers, *(state.process_index, state.num_processes) if state else ()
-        ):
+        share = (state.process_index, state.num_processes) if state else ()
+        for first, ids, clips in source.batches(options.batch_size, options.workers, *share):
             batch = finite_features(extractor, clips.to(device), ids, source.folder)
             if not numbers:  # room for all: small arrays kept between large ones split the heap
                 values = np.empty((len(source), batch.shape[1]), np.float32)

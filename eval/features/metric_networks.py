@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
+from common.config import Config
 from common.perceptual import Backbone, PerceptualLoss, check_size, load_lpips
 from eval.features.extractors import Extractor, load_classifier, load_i3d
 from eval.features.i3d import MIN_FRAMES
@@ -12,7 +13,7 @@ Network = TypeVar("Network")
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkConfig:
+class NetworkConfig(Config):
     """Which networks score reconstructions besides PSNR and SSIM, and where their weights are."""
 
     lpips: Literal["auto", "both", "alex", "vgg", "none"] = "auto"

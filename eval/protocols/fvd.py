@@ -1,21 +1,19 @@
 """Fréchet Video Distance between two sets of clips, with the protocol written beside the number."""
 
 import warnings
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from numpy import ndarray
 
-from eval.clips.source import ClipSource
+from eval.clips.source import ClipSource, check_rates
 from eval.features.extractors import Extractor
-from eval.features.feature_cache import copies_note, extract_features
+from eval.features.feature_cache import Extraction, copies_note, extract_features
 from eval.metrics.frechet import frechet_error, frechet_from_features, frechet_infinity
 from eval.metrics.kvd import kernel_distance
 
 USUAL_CLIPS = 2048
-RATE_TOLERANCE = 0.1  # relative; players round frame rates
 
 
 def evaluate_fvd(
@@ -24,13 +22,9 @@ def evaluate_fvd(
     extractor: Extractor,
     *,
     split: str = "unstated",
-    batch_size: int = 8,
-    device: str | torch.device = "cpu",
-    workers: int = 0,
-    cache: str | Path | None = None,
+    extraction: Extraction | None = None,
     resamples: int = 20,
     allow_rate_mismatch: bool = False,
-    progress: bool = True,
 ) -> dict[str, Any]:
     """Distance between the features of two sources, pooled whole.
 
@@ -41,7 +35,7 @@ def evaluate_fvd(
         real, fake: the clips.
         extractor: gives the features.
         split: which videos `real` holds, such as `train`; only recorded.
-        batch_size, device, workers, cache, progress: see `extract_features`.
+        extraction: how features are computed.
         resamples: bootstrap resamples for `std`; 0 leaves it out.
         allow_rate_mismatch: accept clips whose frames lie differently far apart in time.
 
@@ -53,22 +47,11 @@ def evaluate_fvd(
     """
     _check(real, fake, allow_rate_mismatch)
     notes = _notes(real, fake)
-    sets = [
-        extract_features(
-            source,
-            extractor,
-            batch_size=batch_size,
-            device=device,
-            workers=workers,
-            cache=cache,
-            progress=progress,
-        ).values
-        for source in (real, fake)
-    ]
+    sets = [extract_features(source, extractor, extraction).values for source in (real, fake)]
     notes += copies_note(sets[0], "real") + copies_note(sets[1], "generated")
     for note in notes:
         warnings.warn(note, stacklevel=2)
-    if fake.lossy:  # its source has warned already
+    if fake.generated and fake.lossy:  # its source has warned already
         notes.append(f"generated clips were read from lossy files ({', '.join(fake.lossy)}).")
     return {
         "kind": "fvd",
@@ -81,6 +64,21 @@ def evaluate_fvd(
         "fake": fake.describe(),
         "notes": notes,
     }
+
+
+def fvd_line(result: Mapping[str, Any]) -> str:
+    """One line with the value, its error and what it was measured on."""
+    protocol, infinity = result["protocol"], result["infinity"]
+    spread = f" ± {result['std']:.4g}" if result["std"] is not None else ""
+    limit = f"at infinity {infinity['value']:.6g}, " if infinity else ""
+    start = protocol["start_fake"]
+    place = f"from frame {protocol['skip_fake']}" if start == "first" else f"start {start}"
+    return (
+        f"{result['name']} = {result['value']:.6g}{spread} ({limit}KVD {result['kvd']:.4g}; "
+        f"{protocol['clips_real']} real clips at stride {protocol['stride_real']}, split "
+        f"{protocol['split']}; {protocol['clips_fake']} generated at stride "
+        f"{protocol['stride_fake']}, {place}; {protocol['network']['name']})"
+    )
 
 
 def score_name(extractor: Extractor, clips: int, frames: int) -> str:
@@ -140,26 +138,12 @@ def _check(real: ClipSource, fake: ClipSource, allow_rate_mismatch: bool) -> Non
         raise ValueError(
             f"{real.protocol.frames} real frames against {fake.protocol.frames}: use equal clips"
         )
-    if allow_rate_mismatch:
-        return
-    if real.rate is None or fake.rate is None:
-        folder = real.folder if real.rate is None else fake.folder
-        raise ValueError(
-            f"{folder}: folders of frames have no frame rate, so the motion cannot be checked. "
-            "Make sure that the strides fit (real clips at the training interval), then allow a "
-            "rate mismatch."
-        )
-    if abs(real.rate / fake.rate - 1) > RATE_TOLERANCE:
-        raise ValueError(
-            f"real clips run at {real.rate:.4g} frames/s (stride {real.protocol.stride}), "
-            f"generated ones at {fake.rate:.4g} (stride {fake.protocol.stride}): their motion "
-            "cannot match. Set the strides (real clips at the training interval), or allow the "
-            "mismatch if the files' frame rates mean nothing."
-        )
+    if not allow_rate_mismatch:
+        check_rates(real, fake)
 
 
 def _notes(real: ClipSource, fake: ClipSource) -> list[str]:
-    notes = []
+    notes = [*real.notes("real"), *fake.notes("generated")]
     fewest = min(len(real), len(fake))
     if fewest < USUAL_CLIPS:
         notes.append(

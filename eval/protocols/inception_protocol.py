@@ -1,18 +1,17 @@
 """Inception Score of generated clips by a protocol, its ceiling, and the score of real clips."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from scipy.stats import chisquare
 
-from common.files import read_json
-from eval.clips.source import ClipSource
+from eval.clips.labels import read_labels
+from eval.clips.source import ClipSource, check_rates
 from eval.features.extractors import Extractor
-from eval.features.feature_cache import copies_note, extract_features
+from eval.features.feature_cache import Extraction, copies_note, extract_features
 from eval.metrics.inception_score import ceiling, inception_score
 
 SHUFFLE_SEED = 42  # StyleGAN-V's
@@ -67,11 +66,8 @@ def evaluate_is(
     protocol: ISProtocol,
     *,
     real: ClipSource | None = None,
-    batch_size: int = 8,
-    device: str | torch.device = "cpu",
-    workers: int = 0,
-    cache: str | Path | None = None,
-    progress: bool = True,
+    extraction: Extraction | None = None,
+    allow_rate_mismatch: bool = False,
 ) -> dict[str, Any]:
     """Score generated clips, and real ones in the same way.
 
@@ -81,15 +77,19 @@ def evaluate_is(
         protocol: how many clips make a score.
         real: clips to score beside, with as many runs as they suffice for; fewer clips than one run
             are scored all at once, which a note says.
-        batch_size, device, workers, cache, progress: see `extract_features`.
+        extraction: how probabilities are computed.
+        allow_rate_mismatch: accept real clips whose frames lie differently far apart in time.
 
     Returns:
         `name`, `value`, `std` (None for one run and one split), `ceiling` (what a perfect
-        classifier gives on uniform classes), `real` (likewise; None without), `labels` (see
-        `drawn_labels`), `notes`, and `protocol`: scores compare if it is equal. Ready for JSON.
+        classifier would give) and `ceiling_labels` (on which labels: `known`, those of the clips,
+        or `random`, uniform draws, where they are not recorded), `accuracy` (share of clips that
+        the classifier takes for their label; None where that is not known), `real` (likewise; None
+        without), `labels` (see `drawn_labels`), `notes`, and `protocol`: scores compare if it is
+        equal. Ready for JSON.
 
     Raises:
-        ValueError: too few generated clips, or broken ones.
+        ValueError: too few generated clips, broken ones, or real ones of another frame rate.
     """
     if extractor.output != "probabilities":
         raise ValueError(f"{extractor.name} gives features, but IS needs class probabilities")
@@ -100,31 +100,27 @@ def evaluate_is(
             "score then has another name."
         )
 
-    def probabilities(source: ClipSource) -> Float[np.ndarray, "n k"]:
-        return extract_features(
-            source,
-            extractor,
-            batch_size=batch_size,
-            device=device,
-            workers=workers,
-            cache=cache,
-            progress=progress,
-        ).values
-
-    rows = probabilities(fake)
-    beside, notes = None, copies_note(rows, "generated")
+    if real is not None and not allow_rate_mismatch:
+        check_rates(real, fake)
+    rows = extract_features(fake, extractor, extraction).values
+    beside, notes = None, [*fake.notes("generated"), *copies_note(rows, "generated")]
     if real is not None:
-        beside = _beside(probabilities(real), protocol)
-        if beside["clips"] < protocol.clips:
+        notes += real.notes("real")
+        real_rows = extract_features(real, extractor, extraction).values
+        runs = min(protocol.runs, len(real) // protocol.clips)
+        clips = protocol.clips if runs else len(real)
+        fitting = ISProtocol(clips=clips, runs=max(runs, 1), splits=min(protocol.splits, clips))
+        beside = {**_score(real, real_rows, fitting), **asdict(fitting)}
+        if clips < protocol.clips:
             notes.append(
-                f"only {beside['clips']} real clips for {protocol.clips} per run: their score has "
-                "another ceiling and does not compare."
+                f"only {clips} real clips for {protocol.clips} per run: their score has another "
+                "ceiling and does not compare."
             )
     labels, doubts = drawn_labels(fake)
     return {
         "kind": "is",
         "name": f"{extractor.score}_{protocol.name}",
-        **_score(rows, protocol),
+        **_score(fake, rows, protocol),
         "classes": rows.shape[1],
         "protocol": asdict(protocol) | _clip_fields(fake) | {"network": extractor.describe()},
         "extractor": extractor.describe(),
@@ -142,17 +138,14 @@ def drawn_labels(fake: ClipSource) -> tuple[dict[str, Any] | None, list[str]]:
         `classes`, `fewest`, `most` and `p` (of a chi-squared test that they were drawn uniformly),
         None without a record; and a note where the score's ceiling does not hold.
     """
-    file = fake.folder / "samples.json"
-    if not file.is_file():
+    known = read_labels(fake.folder)
+    if known is None:
         return None, [
             "labels: no samples.json beside the clips, so whether they were drawn uniformly is not "
             "known; the ceiling holds only then."
         ]
-    record = read_json(file)
-    label_of = {clip["file"]: clip["label"] for clip in record["clips"]}
-    labels = [label_of.get(id) for id in fake.ids]
-    classes = len(record["class_names"])
-    if classes < 2 or None in labels:
+    classes, labels = len(known.class_names), known.all_of(fake.ids)
+    if labels is None:
         return None, ["labels: none recorded; the ceiling is that of uniform labels."]
     counts = np.bincount(np.array(labels, dtype=int), minlength=classes)
     p = float(chisquare(counts).pvalue)
@@ -170,24 +163,55 @@ def _clip_fields(fake: ClipSource) -> dict[str, Any]:
     return {name: getattr(fake.protocol, name) for name in names}
 
 
-def _beside(rows: Float[np.ndarray, "n k"], protocol: ISProtocol) -> dict[str, Any]:
-    runs = min(protocol.runs, len(rows) // protocol.clips)
-    clips = protocol.clips if runs else len(rows)
-    fitting = ISProtocol(clips=clips, runs=max(runs, 1), splits=min(protocol.splits, clips))
-    return {**_score(rows, fitting), **asdict(fitting)}
+def is_line(result: Mapping[str, Any]) -> str:
+    """N, splits, what a perfect classifier would give, the real clips' score, then the notes."""
+
+    def score(scored: Mapping[str, Any]) -> str:
+        spread = "" if scored["std"] is None else f" ± {scored['std']:.3g}"
+        return f"{scored['value']:.5g}{spread}"
+
+    def perfect(scored: Mapping[str, Any]) -> str:
+        which = "their" if scored["ceiling_labels"] == "known" else "random"
+        return f"a perfect classifier gives {scored['ceiling']:.4g} on {which} labels"
+
+    protocol, real = result["protocol"], result["real"]
+    line = (
+        f"{result['name']} = {score(result)} (N = {protocol['clips']}, {protocol['runs']} runs, "
+        f"{protocol['splits']} splits; {perfect(result)})"
+    )
+    if real:
+        counts = f"N = {real['clips']}, {real['runs']} runs"
+        line += f"; real clips {score(real)} ({counts}; {perfect(real)})"
+    return "\n".join([line, *result["notes"]])
 
 
-def _score(rows: Float[np.ndarray, "n k"], protocol: ISProtocol) -> dict[str, Any]:
-    starts = range(0, protocol.total, protocol.clips)
+def _score(
+    source: ClipSource, rows: Float[np.ndarray, "n k"], protocol: ISProtocol
+) -> dict[str, Any]:
+    known, classes = read_labels(source.folder), rows.shape[1]
+    labels = None
+    if known is not None and len(known.class_names) == classes:
+        labels = known.all_of(source.ids)
+    means, std = _run_scores(rows, protocol)
+    if labels is None:
+        perfect = ceiling(protocol.clips, splits=protocol.splits, classes=classes)
+    else:  # one-hot rows, scored in the same way
+        perfect = float(np.mean(_run_scores(np.eye(classes)[labels], protocol)[0]))
+    return {
+        "value": float(np.mean(means)),
+        "std": std if max(protocol.runs, protocol.splits) > 1 else None,
+        "ceiling": perfect,
+        "ceiling_labels": "random" if labels is None else "known",
+        "accuracy": None if labels is None else float(np.mean(rows.argmax(axis=1) == labels)),
+    }
+
+
+def _run_scores(rows: Float[np.ndarray, "n k"], protocol: ISProtocol) -> tuple[list[float], float]:
+    """The score of each run, and the spread over runs or else over splits."""
     seed = SHUFFLE_SEED if protocol.splits > 1 else None
     scores = [
         inception_score(rows[start : start + protocol.clips], protocol.splits, seed)
-        for start in starts
+        for start in range(0, protocol.total, protocol.clips)
     ]
     means = [score.mean for score in scores]
-    spread = float(np.std(means)) if protocol.runs > 1 else scores[0].std
-    return {
-        "value": float(np.mean(means)),
-        "std": spread if max(protocol.runs, protocol.splits) > 1 else None,
-        "ceiling": ceiling(protocol.clips, splits=protocol.splits, classes=rows.shape[1]),
-    }
+    return means, float(np.std(means)) if protocol.runs > 1 else scores[0].std

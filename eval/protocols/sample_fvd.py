@@ -10,9 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from data.video.encode import from_uint8, to_uint8
-from eval.clips.source import ClipProtocol, ClipSource
+from eval.clips.clip_protocol import ClipProtocol
+from eval.clips.source import ClipSource
 from eval.features.extractors import load_classifier, load_i3d
-from eval.features.feature_cache import extract_features, finite_features
+from eval.features.feature_cache import Extraction, extract_features, finite_features
 from eval.metrics.frechet import frechet_from_features
 from eval.protocols.fvd import score_name
 
@@ -77,8 +78,8 @@ class SampleScore:
 
     def prepare(self, device: torch.device, cache: Path) -> None:
         """Describe the real clips, in all processes together, or read what `cache` has of them."""
-        options = {"batch_size": self.config.batch_size, "device": device, "cache": cache}
-        self._features = extract_features(self.real, self.extractor, **options).values
+        how = Extraction(batch_size=self.config.batch_size, device=device, cache=cache)
+        self._features = extract_features(self.real, self.extractor, how).values
 
     def score(self, draw: Callable[[range], Float[Tensor, "b 3 t h w"]]) -> dict[str, float]:
         """The distance, under a name such as fvd64_17f; after `prepare`.

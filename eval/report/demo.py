@@ -17,7 +17,8 @@ from common.files import read_json, write_json
 from common.seeding import generator
 from data.shards.index import ShardIndex
 from data.video.decode import read_frames
-from eval.clips.source import ClipProtocol, ClipSource
+from eval.clips.clip_protocol import ClipProtocol
+from eval.clips.source import ClipSource
 from eval.features.classifier import ClipClassifier
 from eval.metrics.frechet import frechet_from_features
 from eval.metrics.inception_score import inception_score

@@ -1,0 +1,51 @@
+"""The class of each clip: what a real one shows, what a generated one was sampled for."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from common.files import read_json, write_json
+from data.shards.index import INDEX, ShardIndex
+
+RECORD = "samples.json"
+"""File beside generated clips that `scripts/sample.py` writes."""
+
+
+class Labels(NamedTuple):
+    """Labels of clips, by their ids in an evaluation."""
+
+    labels: Mapping[str, int]
+    """Those that are known."""
+    class_names: Sequence[str]
+    """Of all classes, in the order of the labels."""
+
+    def all_of(self, ids: Sequence[str]) -> list[int] | None:
+        """The label of each clip; None unless all are known, of at least two classes."""
+        if len(self.class_names) < 2 or any(id not in self.labels for id in ids):
+            return None
+        return [self.labels[id] for id in ids]
+
+
+def read_labels(folder: Path) -> Labels | None:
+    """What the index of packed shards or samples.json beside clips records; None without either."""
+    if (folder / INDEX).is_file():
+        index = ShardIndex.load(folder)
+        found = {sample.key: sample.label for sample in index.samples}
+        names = index.class_names
+    elif (folder / RECORD).is_file():
+        record = read_json(folder / RECORD)
+        found = {clip["file"]: clip["label"] for clip in record["clips"]}
+        names = record["class_names"]
+    else:
+        return None
+    known = {id: label for id, label in found.items() if label is not None and label >= 0}
+    return Labels(known, list(names))
+
+
+def write_labels(folder: Path, labels: Labels) -> None:
+    """Record the labels of the clips in `folder`, as `scripts/sample.py` does."""
+    clips = [
+        {"file": id, "label": label, "class_name": labels.class_names[label]}
+        for id, label in labels.labels.items()
+    ]
+    write_json(folder / RECORD, {"class_names": list(labels.class_names), "clips": clips})
