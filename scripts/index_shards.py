@@ -17,7 +17,7 @@ class IndexShards:
     out: str | None = None
     """Folder for index.json, to be named wherever a folder of shards is asked for. Default: the
     folder of the tars."""
-    bad: Literal["stop", "skip"] = "stop"
+    on_error: Literal["stop", "skip"] = "stop"
     """A video that cannot be decoded ends the run, or is left out and reported."""
     strict: bool = True
     """Refuse videos with damaged data; False takes what the decoder makes of them."""
@@ -34,15 +34,15 @@ def run(config: IndexShards) -> None:
     """Scan the tars, write the index, report."""
     workers = len(os.sched_getaffinity(0)) if config.workers is None else config.workers
     report = index_foreign(
-        config.shards, config.out, strict=config.strict, bad=config.bad, workers=workers
+        config.shards, config.out, strict=config.strict, on_error=config.on_error, workers=workers
     )
     print(
         f"{config.out or config.shards}: {report.written} of {report.found} samples in "
         f"{report.shards} tars indexed; {len(report.without_video)} without a video, "
-        f"{len(report.failures)} bad, {report.unlabeled} unlabeled"
+        f"{len(report.failures)} failed, {report.unlabeled} unlabeled"
     )
     for failure in report.failures:
-        print(f"  bad: {failure['key']}: {failure['reason']}")
+        print(f"  failed: {failure['key']}: {failure['reason']}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from common.accelerator import make_accelerator
 from common.cli import main
 from data.importers import IMPORTERS, ImportResult
 from data.shards.pack_video import Failed, ShardConfig, probe_one
-from data.shards.workers import Packer
+from data.shards.pool import map_ordered
 from data.shards.write import ShardReport, write_shards
 from data.video.decode import TIME_LIMIT
 from data.video.decode_errors import printable
@@ -32,8 +33,8 @@ class Packing(ShardConfig):
 
     out: Path
     """Folder for the shards."""
-    bad: Literal["stop", "skip"] = "stop"
-    """A video that cannot be decoded ends the run, or is left out and reported."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """A video that cannot be packed ends the run, or is left out and reported."""
     time_limit: float = TIME_LIMIT
     """Seconds that reading one video may take; a slower one cannot be decoded."""
     workers: int | None = None
@@ -84,7 +85,7 @@ def run(config: Any) -> None:
         config.out,
         _shard_config(config),
         found.class_names,
-        bad=config.bad,
+        on_error=config.on_error,
         workers=_workers(config),
         time_limit=config.time_limit,
         scan=found,
@@ -129,20 +130,20 @@ def _describe(root: Path, found: ImportResult) -> None:
 
 def _dry_run(config: Any, found: ImportResult) -> None:
     """What packing would probably report, by the headers of the files."""
-    hours, short, bad = 0.0, [], []
-    numbers, shards = range(len(found.records)), _shard_config(config)
-    with Packer(probe_one, found.records, numbers, shards, workers=_workers(config)) as packer:
-        for number in tqdm(numbers, unit="video"):
-            seen, record = packer.get(number), found.records[number]
-            if isinstance(seen, Failed):
-                bad.append(seen.reason)
-            elif seen.frames < config.min_frames:
-                short.append(f"{printable(record.path)}: {seen.frames} frames")
-            else:
-                hours += seen.frames / seen.fps / 3600
-    print(f"by the headers: {hours:.2f} hours, {len(short)} too short, {len(bad)} bad")
+    hours, short, failed = 0.0, [], []
+    probe = partial(probe_one, config=_shard_config(config))
+    results = map_ordered(probe, found.records, _workers(config))
+    bar = tqdm(results, total=len(found.records), unit="video")
+    for seen, record in zip(bar, found.records, strict=True):
+        if isinstance(seen, Failed):
+            failed.append(seen.reason)
+        elif seen.frames < config.min_frames:
+            short.append(f"{printable(record.path)}: {seen.frames} frames")
+        else:
+            hours += seen.frames / seen.fps / 3600
+    print(f"by the headers: {hours:.2f} hours, {len(short)} too short, {len(failed)} failed")
     _list("too short", short)
-    _list("bad", bad)
+    _list("failed", failed)
     counts = Counter(record.label for record in found.records)
     _histogram({name: counts[label] for label, name in enumerate(found.class_names)})
     print("Nothing was written.")
@@ -151,8 +152,8 @@ def _dry_run(config: Any, found: ImportResult) -> None:
 def _conclude(out: Path, found: ImportResult, report: ShardReport) -> None:
     print(
         f"{out}: {report.written} of {report.found} videos written ({report.hours:.2f} hours); "
-        f"{report.short} too short, {report.bad} bad, {len(report.missing)} missing, "
-        f"{len(report.unlabeled)} unlabeled"
+        f"{len(report.too_short)} too short, {len(report.failures)} failed, "
+        f"{len(report.missing)} missing, {len(report.unlabeled)} unlabeled"
     )
     quality = (
         ""
@@ -163,10 +164,9 @@ def _conclude(out: Path, found: ImportResult, report: ShardReport) -> None:
         f"  {report.source_bytes / 1e6:.1f} MB became {report.bytes / 1e6:.1f} MB in "
         f"{report.shards} shards{quality}"
     )
-    _list("too short", [f"{each['path']}: {each['frames']} frames" for each in report.too_short])
-    _list("bad", [each["reason"] for each in report.failures])
-    unusual = [f"{each['path']}: {'; '.join(each['notes'])}" for each in report.unusual]
-    _list("unusual", unusual)
+    _list("too short", [f"{each.path}: {each.frames} frames" for each in report.too_short])
+    _list("failed", [each.reason for each in report.failures])
+    _list("unusual", [f"{each.path}: {'; '.join(each.notes)}" for each in report.unusual])
     for note in report.notes[len(found.notes) :]:
         print(f"  note: {note}")
     _histogram(report.classes)

@@ -142,9 +142,9 @@ def test_bad_videos_and_samples_without_one(tmp_path, videos):
         {"__key__": "odd", "mp4": videos[1], "json": b'{"label": 1.5}'},
     ]
     write(tmp_path / "x.tar", samples)
-    with pytest.raises(ValueError, match=r"x.tar: page: .*HTML page.*bad=skip"):
+    with pytest.raises(ValueError, match=r"x.tar: page: .*HTML page.*on_error=skip"):
         index_foreign(tmp_path, progress=False)
-    report = index_foreign(tmp_path, bad="skip", progress=False)
+    report = index_foreign(tmp_path, on_error="skip", progress=False)
     assert (report.found, report.written, report.unlabeled) == (4, 1, 1)
     assert report.without_video == ("text",)
     assert [failure["key"] for failure in report.failures] == ["page", "odd"]
@@ -221,7 +221,9 @@ def test_what_is_no_tar_is_refused(tmp_path, theirs, videos):
 
 def test_the_command_reports(theirs, capsys):
     run(parse(IndexShards, ["--shards", str(theirs), "--workers", "0"]))
-    assert "3 of 3 samples in 2 tars indexed; 0 without a video, 0 bad" in capsys.readouterr().out
+    assert (
+        "3 of 3 samples in 2 tars indexed; 0 without a video, 0 failed" in capsys.readouterr().out
+    )
     with pytest.raises(ValueError, match="workers=-1"):
         IndexShards(shards="x", workers=-1)
 

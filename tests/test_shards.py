@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import webdataset
 import data.shards.write
 from data.importers.folder import Folder
 from data.shards.pack_video import Failed, Packed, ShardConfig, pack_record
+from data.shards.report import ShortVideo
 from data.shards.write import ShardIndex, write_shards
 from data.video.decode import iterate_frames, read_frames
 from data.video.probe import probe
@@ -60,7 +62,8 @@ def test_split_is_disjoint_complete_and_stable():
 def test_samples_hold_the_videos_with_their_facts(videos, tmp_path):
     report = pack(videos, tmp_path)
     index = ShardIndex.load(tmp_path)
-    assert (report.found, report.written, report.short, report.bad) == (5, 5, 0, 0)
+    assert (report.found, report.written) == (5, 5)
+    assert (report.too_short, report.failures) == ((), ())
     assert report.classes == {"run": 3, "walk": 2}
     assert report.hours == pytest.approx((20 + 25 + 18 + 17 + 30 * 25 / 30) / 25 / 3600)
     assert index.shard_sizes == [2, 2, 1]
@@ -147,7 +150,7 @@ def test_the_report_tells_sizes_and_quality(videos, tmp_path):
 
 def test_psnr_is_the_one_of_the_packed_frames(videos, tmp_path):
     record = VideoRecord("v", videos / "walk" / "deep" / "run" / "f.mp4", None)
-    packed = pack_record(record, CONFIG)
+    packed = pack_record(record, config=CONFIG)
     assert isinstance(packed, Packed)
     whole = np.stack([resize(frame, 48) for frame in iterate_frames(record.path)])
     chosen = list(range(0, 30, 2))  # 16 at most: every second of 30
@@ -161,7 +164,7 @@ def test_a_picture_that_changes_its_size_is_bad(tmp_path):
         for width in (96, 128)
     ]
     (tmp_path / "both.ts").write_bytes(b"".join(parts))
-    failed = pack_record(VideoRecord("v", tmp_path / "both.ts", None), CONFIG)
+    failed = pack_record(VideoRecord("v", tmp_path / "both.ts", None), config=CONFIG)
     assert isinstance(failed, Failed)
     assert "both.ts: frame 20 has 48x96 pixels, those before it 48x72" in failed.reason
 
@@ -169,7 +172,7 @@ def test_a_picture_that_changes_its_size_is_bad(tmp_path):
 def test_shards_stay_below_their_size(videos, tmp_path, monkeypatch):
     sizes = [600_000, 300_000, 300_000, 1_200_000, 5_000]
     videos_of_sizes = iter([Packed(bytes(size), "mp4", 25, 64, 96, 25.0) for size in sizes])
-    monkeypatch.setattr(data.shards.write, "pack_record", lambda *_: next(videos_of_sizes))
+    monkeypatch.setattr(data.shards.write, "pack_record", lambda *_, **__: next(videos_of_sizes))
     records = [VideoRecord(f"v{n}", videos / "run" / "c.avi", None) for n in range(5)]
     write_shards(records, tmp_path, ShardConfig(shard_mb=1), progress=False)
     index = ShardIndex.load(tmp_path)
@@ -224,33 +227,32 @@ def flawed(videos, tmp_path) -> Path:
 
 
 def test_bad_and_short_videos_are_counted_and_named(flawed, tmp_path):
-    report = pack(flawed, tmp_path / "out", bad="skip")
-    assert (report.found, report.written, report.short, report.bad) == (3, 1, 1, 1)
-    assert report.too_short == [
-        {"id": "x__short", "path": str(flawed / "x" / "short.mp4"), "frames": 9}
-    ]
-    assert report.failures[0]["id"] == "x__empty"
-    assert "empty.mp4: the file is empty" in report.failures[0]["reason"]
+    report = pack(flawed, tmp_path / "out", on_error="skip")
+    assert (report.found, report.written, len(report.failures)) == (3, 1, 1)
+    short = ShortVideo("x__short", str(flawed / "x" / "short.mp4"), 9)
+    assert report.too_short == (short,)
+    assert report.failures[0].id == "x__empty"
+    assert "empty.mp4: the file is empty" in report.failures[0].reason
     stored = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert (stored["written"], stored["failures"]) == (1, report.failures)
-    assert pack(flawed, tmp_path / "out", bad="skip") == report
+    assert (stored["written"], stored["failures"]) == (1, [asdict(report.failures[0])])
+    assert pack(flawed, tmp_path / "out", on_error="skip") == report
 
 
 def test_a_bad_video_stops_the_run_by_default(flawed, tmp_path):
     out = tmp_path / "out"
-    with pytest.raises(ValueError, match=r"empty\.mp4: the file is empty.*bad=skip"):
+    with pytest.raises(ValueError, match=r"empty\.mp4: the file is empty.*on_error=skip"):
         pack(flawed, out)
     assert not (out / "index.json").exists()
     with pytest.raises(ValueError, match=r"no index\.json there.*make_shards"):
         ShardIndex.load(out)
-    pack(flawed, out, bad="skip")
+    pack(flawed, out, on_error="skip")
     with pytest.raises(ValueError, match="the file is empty"):
         pack(flawed, out)
 
 
 def test_nothing_to_write_is_an_error(flawed, tmp_path):
     with pytest.raises(ValueError, match="none of 3 videos could be packed"):
-        pack(flawed, tmp_path / "out", ShardConfig(min_frames=999), bad="skip")
+        pack(flawed, tmp_path / "out", ShardConfig(min_frames=999), on_error="skip")
 
 
 def test_a_folder_of_other_shards_is_refused_with_the_difference(videos, tmp_path):

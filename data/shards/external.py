@@ -19,9 +19,8 @@ from tqdm import tqdm
 
 from common.files import read_json, sha256_file, write_json
 from data.shards.index import Shard, write_index
-from data.shards.parallel import parallel
+from data.shards.pool import map_ordered
 from data.shards.tar_entries import find_label, plain_extension, tar_samples, video_extension
-from data.video.decode import DecodeError
 from data.video.probe import probe
 
 PARTS = "index.parts"
@@ -53,7 +52,7 @@ def index_foreign(
     out: str | Path | None = None,
     *,
     strict: bool = True,
-    bad: Literal["stop", "skip"] = "stop",
+    on_error: Literal["stop", "skip"] = "stop",
     workers: int = 0,
     progress: bool = True,
 ) -> ForeignReport:
@@ -67,13 +66,14 @@ def index_foreign(
     Args:
         out: folder for the index; default: `folder`. Give this one to `ShardIndex` then.
         strict: see `read_frames`.
-        bad: what to do with a video that cannot be decoded: end here, or leave it out and count it.
+        on_error: what to do with a video that cannot be decoded: end here, or leave it out and
+            count it.
         workers: processes, each with a tar of its own; 0 does it in this one.
         progress: show a bar.
 
     Raises:
         ValueError: no tars, a broken or compressed one, labels that contradict each other, a
-            folder of our own shards, a bad video under `bad="stop"`, or nothing to index.
+            folder of our own shards, a bad video under `on_error="stop"`, or nothing to index.
     """
     folder = Path(folder)
     target = Path(out) if out is not None else folder
@@ -82,8 +82,10 @@ def index_foreign(
         raise ValueError(f"{folder}: these shards are our own. Run scripts/make_shards.py instead.")
     if not os.access(target if target.exists() else target.parent, os.W_OK):
         raise ValueError(f"{target}: cannot be written. Give another folder for the index: out.")
-    scan = partial(_part, folder=folder, parts=target / PARTS, strict=strict, stop=bad == "stop")
-    results = parallel(scan, tars, workers)
+    scan = partial(
+        _part, folder=folder, parts=target / PARTS, strict=strict, stop=on_error == "stop"
+    )
+    results = map_ordered(scan, tars, workers)
     bar = tqdm(results, total=len(tars), unit="tar", desc="indexing", disable=not progress)
     return _conclude(list(bar), folder, target, strict)
 
@@ -129,7 +131,8 @@ def _checked(part: dict[str, Any], tar: Path, stop: bool) -> dict[str, Any]:
     if stop and part["failures"]:
         failure = part["failures"][0]
         raise ValueError(
-            f"{tar}: {failure['key']}: {failure['reason']}. Leave out such videos with bad=skip."
+            f"{tar}: {failure['key']}: {failure['reason']}. Leave out such videos with "
+            "on_error=skip."
         )
     return part
 
@@ -152,8 +155,8 @@ def _scan(tar: Path, strict: bool) -> dict[str, Any]:
             try:
                 label, class_name = find_label(content)
                 info = probe(content[extension], strict=strict)
-            except (DecodeError, UnicodeDecodeError, ValueError) as error:
-                failures.append({"key": key, "reason": str(error)})
+            except Exception as error:  # noqa: BLE001 - whatever a sample raises is its failure
+                failures.append({"key": key, "reason": str(error) or type(error).__name__})
                 continue
             samples.append(
                 {

@@ -1,20 +1,25 @@
 """What a folder of shards is made from and how: another run that writes there must agree."""
 
 import json
+import logging
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from common.files import read_json, write_json
 from data.shards.index import INDEX, SCHEMA
 from data.shards.pack_video import ShardConfig
+from data.shards.report import Failure, PackedShard
 from data.video.decode_errors import printable
 from data.video.video_record import VideoRecord, source_sizes
 
+log = logging.getLogger(__name__)
+
 IDENTITY = "packing.json"
+SOURCES = "sha256 of ids, sizes, labels and ranges"
 
 
 def check_records(
@@ -48,44 +53,81 @@ def check_records(
             )
 
 
-def identify(
-    records: Sequence[VideoRecord], config: ShardConfig, class_names: Sequence[str]
-) -> tuple[dict[str, Any], int]:
-    """What decides the content of the shards; and the bytes of all files found."""
-    digest = sha256()
-    sizes: dict[str, int | None] = {}
-    for record in records:
-        files = source_sizes(record)
-        sizes.update(files)
-        line = [record.id, list(files.values()), record.label, record.start, record.end]
-        line += [record.seconds, [printable(name) for name in record.images], record.fps]
-        digest.update(json.dumps(line).encode())
-    identity = {
+@dataclass(frozen=True)
+class Sources:
+    """The records with the sizes of their files, as hashes."""
+
+    records: Sequence[VideoRecord]
+    hashes: tuple[str, ...]
+    """Of each record: what it says, and its files' sizes."""
+    bytes: int
+    """Of all files."""
+
+    @classmethod
+    def of(cls, records: Sequence[VideoRecord]) -> Self:
+        """Look at the files, without opening them."""
+        hashes, sizes = [], {}
+        for record in records:
+            files = source_sizes(record)
+            sizes.update(files)
+            line = [record.id, list(files.values()), record.label, record.start, record.end]
+            line += [record.seconds, [printable(name) for name in record.images], record.fps]
+            hashes.append(sha256(json.dumps(line).encode()).hexdigest())
+        return cls(records, tuple(hashes), sum(size or 0 for size in sizes.values()))
+
+    def digest(self, numbers: Iterable[int], failures: Sequence[Failure] = ()) -> str:
+        """Hash of the records with these numbers, but for those that failed."""
+        failed = {failure.id for failure in failures}
+        kept = (self.hashes[n] for n in numbers if self.records[n].id not in failed)
+        return sha256("".join(kept).encode()).hexdigest()
+
+    def file_hash(self, number: int) -> str:
+        """Hash of a record, its file's size and the time of its last change."""
+        path = self.records[number].path
+        changed = path.stat().st_mtime_ns if path.exists() else 0
+        return sha256(f"{self.hashes[number]} {changed}".encode()).hexdigest()
+
+    def is_of(self, packed: PackedShard) -> bool:
+        """Whether a shard was made from these records, whatever became of those that failed."""
+        covered = range(packed.start, min(packed.stop, len(self.records)))
+        return self.digest(covered, packed.failures) == packed.records
+
+
+def identity_of(
+    sources: Sources, config: ShardConfig, class_names: Sequence[str]
+) -> dict[str, Any]:
+    """What decides the content of the shards."""
+    return {
         "schema": SCHEMA,
         **asdict(config),
         "class_names": list(class_names),
-        "videos": len(records),
-        "sha256 of ids, sizes, labels and ranges": digest.hexdigest(),
+        "videos": len(sources.records),
+        SOURCES: sources.digest(range(len(sources.records))),
     }
-    return identity, sum(size or 0 for size in sizes.values())
 
 
-def claim(folder: Path, identity: dict[str, Any]) -> None:
-    """Make the folder this run's: make sure that any shards in it are the same, and tidy up."""
+def write_identity(folder: Path, identity: dict[str, Any], sources: Sources) -> None:
+    """Make the folder this run's, if what is there was made in the same way from the same videos.
+
+    Where a run ended before all was packed, videos that were mended, removed or added since then
+    are no reason to refuse it: the shards that they are not in stay. Of a complete folder only
+    videos that could not be packed may have changed.
+    """
     path = folder / IDENTITY
     if path.exists():
-        agree(folder, identity)
+        there = read_json(path)
+        same = {key: identity[key] for key in ("videos", SOURCES)}
+        if {**there, **same} != identity or not _may_go_on(folder, there, identity, sources):
+            check_identity(folder, identity)
     elif any(folder.glob("*.tar")) or (folder / INDEX).exists():
         raise ValueError(
             f"{folder}: holds shards without {IDENTITY}, made by something else. "
             "Write to another folder."
         )
-    for leftover in folder.glob(".*.tmp*"):
-        leftover.unlink()
     write_json(path, identity)
 
 
-def agree(folder: Path, identity: dict[str, Any]) -> None:
+def check_identity(folder: Path, identity: dict[str, Any]) -> None:
     """Refuse (`ValueError`) shards made from other videos or in another way."""
     there = read_json(folder / IDENTITY)
     differences = [
@@ -98,3 +140,18 @@ def agree(folder: Path, identity: dict[str, Any]) -> None:
             f"{folder}: holds other shards ({'; '.join(differences)}). "
             "Delete the folder or write to another one."
         )
+
+
+def _may_go_on(
+    folder: Path, there: dict[str, Any], identity: dict[str, Any], sources: Sources
+) -> bool:
+    if there == identity:
+        return True
+    packed = [PackedShard.load(path) for path in folder.glob("shard-*.json")]
+    if (folder / INDEX).exists():
+        return there["videos"] == identity["videos"] and all(map(sources.is_of, packed))
+    ids = {record.id for record in sources.records}
+    if packed and not any(ids & each.ids for each in packed):
+        return False
+    log.warning("%s: the videos are not those that the run before found; going on", folder)
+    return True

@@ -1,30 +1,27 @@
 """One record to one sample: decode, resize, encode; and tars whose bytes their content decides."""
 
+import errno
 import json
 import tarfile
-import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
-from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
-import av
 import numpy as np
 import torch
 
 from common.psnr import psnr_from_mse
+from data.shards.pool import report_progress
 from data.video.decode import TIME_LIMIT, DecodeError, TimedFrame, read_frames
-from data.video.decode_errors import printable
+from data.video.decode_errors import TimeLimitError, printable
 from data.video.encode import encode_video
 from data.video.timeline import is_variable
 from data.video.transforms import resize
 from data.video.video_record import VideoRecord, open_record, probe_record
 
-ODD_FILE = (ValueError, ArithmeticError, LookupError, RuntimeError, av.FFmpegError)
-"""What a file that is odd, and not damaged, can make scaling and encoding raise."""
 COMPARED = 16
 """At most so many frames of a video are compared with what was packed."""
 
@@ -97,21 +94,24 @@ class Packed:
 
 @dataclass(frozen=True)
 class Failed:
-    """A record that cannot be decoded or packed."""
+    """A record that cannot be packed; `cause` as in `data.shards.report.Failure`."""
 
     reason: str
+    cause: Literal["file", "time limit", "crash"] = "file"
 
 
 def pack_record(
-    record: VideoRecord, config: ShardConfig, time_limit: float = TIME_LIMIT
+    record: VideoRecord, *, config: ShardConfig, time_limit: float = TIME_LIMIT
 ) -> Packed | Failed:
     """Decode a record once, from its first frame to its last, and encode it as `config` says.
 
     Frames of a variable rate are packed at their mean rate, with their times beside them, unless
-    `config.fps` asks for another. Pixels that are not square are made so. Whatever a file makes
-    fail, in decoding, scaling or encoding, is that file's failure.
+    `config.fps` asks for another. Pixels that are not square are made so. Whatever a file raises,
+    in decoding, scaling or encoding, is its record's failure.
+
+    Raises:
+        OSError: the disk is full.
     """
-    path = printable(record.path)
     try:
         opened = open_record(record, strict=config.strict, time_limit=time_limit, fps=config.fps)
         counted = _Counted(record, opened.frames, config)
@@ -122,12 +122,8 @@ def pack_record(
             deque(counted, maxlen=0)
             video, extension = record.path.read_bytes(), record.path.suffix[1:].lower()
             psnr = None
-    except DecodeError as error:
-        return Failed(str(error))
-    except (OSError, MemoryError):
-        raise  # of the machine, not of the file
-    except ODD_FILE as error:
-        return Failed(f"{path}: cannot be packed ({str(error) or type(error).__name__})")
+    except Exception as error:  # noqa: BLE001 - whatever a file raises is its failure
+        return _failed(record, error)
     times = counted.times if len(counted.times) == counted.frames else []
     return Packed(
         video if counted.frames >= config.min_frames else b"",
@@ -142,15 +138,26 @@ def pack_record(
     )
 
 
-def probe_one(record: VideoRecord, config: ShardConfig, _: float) -> Packed | Failed:
+def probe_one(record: VideoRecord, *, config: ShardConfig) -> Packed | Failed:
     """What `pack_record` would probably give, without decoding: `video` is never there."""
     try:
         frames, fps = probe_record(record)
-    except DecodeError as error:
-        return Failed(str(error))
+    except Exception as error:  # noqa: BLE001 - whatever a file raises is its failure
+        return _failed(record, error)
     if config.fps is not None:
         frames, fps = round(frames * config.fps / fps), config.fps
     return Packed(b"", "", min(frames, config.max_frames or frames), 0, 0, fps)
+
+
+def _failed(record: VideoRecord, error: Exception) -> Failed:
+    path = printable(record.path)
+    if isinstance(error, DecodeError):
+        return Failed(str(error), "time limit" if isinstance(error, TimeLimitError) else "file")
+    if isinstance(error, MemoryError):
+        return Failed(f"{path}: not enough memory", "crash")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        raise error  # no fault of the record
+    return Failed(f"{path}: cannot be packed ({str(error) or type(error).__name__})")
 
 
 class TarWriter:
@@ -203,13 +210,6 @@ def member_json(record: VideoRecord, packed: Packed, class_name: str | None) -> 
     return json.dumps(facts).encode()
 
 
-class Progress:
-    """What this process works on and when it last got a frame of it, for whoever watches."""
-
-    path: Path | None = None
-    since = 0.0
-
-
 class _Counted:
     """A record's images as they are packed; knows afterwards their number, size, times, and some.
 
@@ -245,7 +245,7 @@ class _Counted:
             self.frames += 1
             if frame.seconds is not None:
                 self.times.append(frame.seconds)
-            Progress.since = time.monotonic()
+            report_progress()
             yield image
 
     def _sample(self, image: np.ndarray) -> None:

@@ -1,12 +1,88 @@
-"""What became of the videos that were to be packed."""
+"""What became of the videos that were to be packed: of each shard, and of all."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, Literal, Self
 
+from common.files import read_json
 from data.importers import ImportResult
+from data.shards.index import Shard
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A video that cannot be packed."""
+
+    id: str
+    reason: str
+    """Names the file."""
+    cause: Literal["file", "time limit", "crash"] = "file"
+    """What is in the file; that reading takes too long; that a process died of it."""
+    settings: Mapping[str, float] = field(default_factory=dict)
+    """Those that it depends on; other ones are a reason to try again."""
+    file: str = ""
+    """Hash of the record with its files' sizes and times: a mended file has another one."""
+
+
+@dataclass(frozen=True)
+class ShortVideo:
+    """A video with too few frames."""
+
+    id: str
+    path: str
+    frames: int
+
+
+@dataclass(frozen=True)
+class UnusualVideo:
+    """A packed video that is unusual, such as by a variable frame rate."""
+
+    id: str
+    path: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PackedShard:
+    """Records `[start, stop)` and what became of them; kept as json beside each tar."""
+
+    shard: Shard | None
+    """The tar; None where none of the records could be packed."""
+    start: int
+    stop: int
+    records: str
+    """Hash of the records without those that failed, and of their files' sizes."""
+    samples: tuple[dict[str, Any], ...]
+    psnr: tuple[float | None, ...]
+    """Of each sample, dB."""
+    too_short: tuple[ShortVideo, ...]
+    failures: tuple[Failure, ...]
+    unusual: tuple[UnusualVideo, ...]
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """From the json.
+
+        Raises:
+            ValueError: it is damaged.
+        """
+        try:
+            values = read_json(path)
+            values |= _videos(values)
+            values["shard"] = None if values["shard"] is None else Shard(**values["shard"])
+            values |= {name: tuple(values[name]) for name in ("samples", "psnr")}
+            return cls(**values)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path}: damaged ({error}). Delete it and pack again.") from None
+
+    @property
+    def ids(self) -> set[str]:
+        """Of its records."""
+        others = (*self.too_short, *self.failures)
+        return {sample["key"] for sample in self.samples} | {video.id for video in others}
 
 
 @dataclass(frozen=True)
@@ -17,10 +93,6 @@ class ShardReport:
     """Records given."""
     written: int
     """Videos in the shards."""
-    short: int
-    """Left out because they have too few frames."""
-    bad: int
-    """Left out because they cannot be decoded."""
     hours: float
     """Length of the videos written, in hours."""
     bytes: int
@@ -38,34 +110,49 @@ class ShardReport:
     """Content hash, as in the index."""
     classes: Mapping[str, int]
     """Videos written, by class; empty without classes."""
-    too_short: Sequence[Mapping[str, Any]]
-    """Id, file and frames of each video that was too short."""
-    failures: Sequence[Mapping[str, Any]]
-    """Id and reason, which names the file, of each video that cannot be decoded."""
+    too_short: tuple[ShortVideo, ...]
+    """Videos left out because they have too few frames."""
+    failures: tuple[Failure, ...]
+    """Videos left out because they cannot be packed."""
     missing: Sequence[str] = ()
     """Videos that the annotations name and no file is there for."""
     unlabeled: Sequence[str] = ()
     """Files that the annotations do not name."""
     notes: Sequence[str] = ()
     """What the importer found unusual and how it read it, and several frame rates in one set."""
-    unusual: Sequence[Mapping[str, Any]] = ()
-    """Id, file and notes of each packed video that is unusual, such as by a variable frame rate."""
+    unusual: tuple[UnusualVideo, ...] = ()
+    """Packed videos that are unusual."""
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """From `report.json`."""
+        values = read_json(path)
+        return cls(**{**values, **_videos(values)})
+
+
+def _videos(values: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+    """The lists of videos in a json as records."""
+    return {
+        "too_short": tuple(ShortVideo(**video) for video in values["too_short"]),
+        "failures": tuple(Failure(**failure) for failure in values["failures"]),
+        "unusual": tuple(
+            UnusualVideo(**{**video, "notes": tuple(video["notes"])}) for video in values["unusual"]
+        ),
+    }
 
 
 def make_report(
-    entries: Sequence[Mapping[str, Any]],
+    packed: Sequence[PackedShard],
     class_names: Sequence[str],
     content_hash: str,
     source_bytes: int,
     scan: ImportResult | None,
 ) -> ShardReport:
-    """Sum up what the jsons of all shards say; `entries` cover all records, in order."""
+    """Sum up all shards; together they cover all records, in order."""
     scan = scan or ImportResult([])
-    samples = [sample for entry in entries for sample in entry["samples"]]
-    psnr = [value for entry in entries for value in entry["psnr"] if value is not None]
-    shards = [entry["shard"] for entry in entries if entry["shard"] is not None]
-    failures = [failure for entry in entries for failure in entry["failures"]]
-    too_short = [video for entry in entries for video in entry["too_short"]]
+    samples = [sample for each in packed for sample in each.samples]
+    psnr = [value for each in packed for value in each.psnr if value is not None]
+    shards = [each.shard for each in packed if each.shard is not None]
     counts = Counter(sample["label"] for sample in samples)
     notes, rates = list(scan.notes), Counter(f"{sample['fps']:.4g}" for sample in samples)
     if len(rates) > 1:
@@ -73,22 +160,20 @@ def make_report(
         more = f" and {len(rates) - 5} more" if len(rates) > 5 else ""
         notes.append(f"{len(rates)} frame rates in one set: {usual}{more}; fps packs all at one")
     return ShardReport(
-        found=len(samples) + len(failures) + len(too_short),
+        found=packed[-1].stop,
         written=len(samples),
-        short=len(too_short),
-        bad=len(failures),
         hours=sum(sample["frames"] / sample["fps"] for sample in samples) / 3600,
-        bytes=sum(shard["bytes"] for shard in shards),
+        bytes=sum(shard.bytes for shard in shards),
         source_bytes=source_bytes,
         psnr=mean(psnr) if psnr else None,
         psnr_lowest=min(psnr, default=None),
         shards=len(shards),
         hash=content_hash,
         classes={name: counts[label] for label, name in enumerate(class_names)},
-        too_short=too_short,
-        failures=failures,
+        too_short=tuple(video for each in packed for video in each.too_short),
+        failures=tuple(failure for each in packed for failure in each.failures),
         missing=scan.missing,
         unlabeled=scan.unlabeled,
         notes=notes,
-        unusual=[video for entry in entries for video in entry["notes"]],
+        unusual=tuple(video for each in packed for video in each.unusual),
     )

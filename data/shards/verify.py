@@ -19,7 +19,7 @@ from common.files import sha256_file
 from data.latents.dataset import MANIFEST, read_manifest
 from data.latents.statistics import merge_sums, shard_sums
 from data.shards.index import INDEX, ShardIndex
-from data.shards.parallel import parallel
+from data.shards.pool import map_ordered
 from data.shards.tar_entries import tar_members
 from data.video.decode import DecodeError, read_frames
 from data.video.probe import probe
@@ -135,7 +135,7 @@ def verify_latents(folder: Path, *, workers: int = 0, progress: bool = True) -> 
             Problem(path, "the cache is incomplete; run scripts/cache_latents.py again")
         )
     check = partial(_check_latents, folder, manifest)
-    results = parallel(check, shards, workers)
+    results = map_ordered(check, shards, workers)
     bar = tqdm(results, total=len(shards), unit="shard", desc="latents", disable=not progress)
     found = list(bar)
     problems += [problem for result in found for problem in result[0]]
@@ -163,7 +163,7 @@ def _all(
     unit: str,
     progress: bool,
 ) -> list[Problem]:
-    results = parallel(check, tasks, workers)
+    results = map_ordered(check, tasks, workers)
     bar = tqdm(results, total=len(tasks), unit=unit, desc=name, disable=not progress)
     return [problem for problems in bar for problem in problems]
 

@@ -4,27 +4,41 @@
     index = ShardIndex.load("shards/")
 
 The records are divided into parts of equal length, in order. A part becomes a shard, or several
-where one would grow too large; beside each a small json lists its samples, its sha256 and the
-records it covers. Each process writes the parts that are its own. A run that was stopped goes on,
-when started again, after the shards whose json matches their bytes; how many processes it has does
-not matter. The first process writes `index.json` last.
+where one would grow too large; beside each a json (`PackedShard`) tells what became of the records
+it covers. Each process writes the parts that are its own. A run that was stopped goes on, when
+started again, after the shards whose json matches their bytes and the records; how many processes
+it has does not matter. The first process writes the index last.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tqdm import tqdm
 
-from common.files import atomic_path, read_json, sha256_file, write_json
+from common.files import atomic_path, sha256_file, write_json
 from common.output_folder import lock_folder
 from data.importers import ImportResult
-from data.shards.identity import agree, check_records, claim, identify
+from data.shards.identity import (
+    Sources,
+    check_identity,
+    check_records,
+    identity_of,
+    write_identity,
+)
 from data.shards.index import Sample, Shard, ShardIndex, write_index
 from data.shards.pack_video import Failed, Packed, ShardConfig, TarWriter, member_json, pack_record
-from data.shards.report import ShardReport, make_report
-from data.shards.workers import Packer
+from data.shards.pool import STUCK, map_ordered
+from data.shards.report import (
+    Failure,
+    PackedShard,
+    ShardReport,
+    ShortVideo,
+    UnusualVideo,
+    make_report,
+)
 from data.video.decode import TIME_LIMIT
 from data.video.decode_errors import printable
 from data.video.video_record import VideoRecord
@@ -35,6 +49,10 @@ if TYPE_CHECKING:  # takes seconds to import, and whoever has an Accelerator has
 __all__ = ["Sample", "Shard", "ShardConfig", "ShardIndex", "ShardReport", "write_shards"]
 
 REPORT = "report.json"
+GRACE = 60.0
+"""Seconds beyond the time limit after which a process that is stuck in one frame is ended."""
+
+OnError = Literal["stop", "skip"]
 
 
 def write_shards(
@@ -43,7 +61,7 @@ def write_shards(
     config: ShardConfig,
     class_names: Sequence[str] = (),
     *,
-    bad: Literal["stop", "skip"] = "stop",
+    on_error: OnError = "stop",
     workers: int = 0,
     time_limit: float = TIME_LIMIT,
     progress: bool = True,
@@ -52,15 +70,19 @@ def write_shards(
 ) -> ShardReport:
     """Pack `records` into webdataset tars under `folder`, with an index and a report.
 
-    Running it again with the same arguments continues, or does nothing but check.
+    Running it again with the same arguments continues, or does nothing but check. Videos that
+    could not be packed are tried again if their file has changed, if the time limit that they broke
+    is larger now, or if a process died of them and there are fewer workers now.
 
     Args:
         records: what to pack; the order is that of the samples.
         config: what the samples look like.
         class_names: names of the labels.
-        bad: what to do with a video that cannot be decoded: end here, or leave it out and count it.
-        workers: processes that decode and encode; 0 does it in this one.
-        time_limit: seconds that reading one video may take; a slower one is bad.
+        on_error: what to do with a video that cannot be packed: end here, or leave it out and
+            count it.
+        workers: processes that decode and encode; 0 does it in this one, where nothing can be done
+            about a file of which the decoder crashes or never returns.
+        time_limit: seconds that reading one video may take; a slower one cannot be packed.
         progress: show a bar.
         scan: where the records come from, for the report.
         accelerator: where several processes call this with the same arguments and share `folder`:
@@ -68,37 +90,38 @@ def write_shards(
 
     Raises:
         ValueError: records that contradict each other, a folder of shards made from other videos
-            or in another way, a folder that another run is writing to, a bad video under
-            `bad="stop"`, or nothing to write.
+            or in another way, a folder that another run is writing to, a video that cannot be
+            packed under `on_error="stop"`, or nothing to write.
     """
     folder = Path(folder)
-    rank, processes, wait = 0, 1, _nobody
+    rank, processes = 0, 1
     if accelerator is not None:
         rank, processes = accelerator.process_index, accelerator.num_processes
-        wait = accelerator.wait_for_everyone
+
+    def wait() -> None:
+        if accelerator is not None:
+            accelerator.wait_for_everyone()
+
     check_records(records, config, class_names)
-    identity, source_bytes = identify(records, config, class_names)
+    sources = Sources.of(records)
+    identity = identity_of(sources, config, class_names)
     with lock_folder(folder, accelerator):
         if rank == 0:
-            claim(folder, identity)
+            write_identity(folder, identity, sources)
         wait()
-        agree(folder, identity)
-        parts = _divide(len(records), config.samples_per_shard)
-        own = parts[rank::processes]
-        writer = _Writer(folder, records, config, class_names, bad)
-        writer.run(own, workers, time_limit, progress and rank == 0)
+        check_identity(folder, identity)
+        starts = range(0, len(records), config.samples_per_shard)
+        parts = [
+            _Part(i, start, min(start + config.samples_per_shard, len(records)))
+            for i, start in enumerate(starts)
+        ]
+        writer = _Writer(folder, sources, config, class_names, on_error, workers, time_limit)
+        writer.run(parts[rank::processes], progress and rank == 0)
         wait()
         if rank == 0:
-            shards = list(_covered(folder, parts))
-            content_hash = _index(folder, shards, config, class_names)
-            report = make_report(shards, class_names, content_hash, source_bytes, scan)
-            write_json(folder / REPORT, asdict(report))
+            _conclude(folder, parts, config, class_names, sources, scan)
         wait()
-    return ShardReport(**read_json(folder / REPORT))
-
-
-def _nobody() -> None:
-    """Wait for nobody: there is only this process."""
+    return ShardReport.load(folder / REPORT)
 
 
 @dataclass(frozen=True)
@@ -113,10 +136,18 @@ class _Part:
         """File name of a shard of this part, without its extension."""
         return f"shard-{self.number:06d}" + (f"-{shard}" if shard else "")
 
-
-def _divide(records: int, length: int) -> list[_Part]:
-    starts = range(0, records, length)
-    return [_Part(i, start, min(start + length, records)) for i, start in enumerate(starts)]
+    def packed(self, folder: Path) -> Iterator[PackedShard]:
+        """What the jsons of its shards say, up to the first that is missing or does not fit."""
+        shards, position = 0, self.start
+        while position < self.stop:
+            path = folder / f"{self.name(shards)}.json"
+            if not path.exists():
+                return
+            packed = PackedShard.load(path)
+            if packed.start != position or not position < packed.stop <= self.stop:
+                return
+            yield packed
+            shards, position = shards + 1, packed.stop
 
 
 @dataclass
@@ -124,91 +155,124 @@ class _Writer:
     """Turns parts of the records into shards, each with the json that says what it covers."""
 
     folder: Path
-    records: Sequence[VideoRecord]
+    sources: Sources
     config: ShardConfig
     class_names: Sequence[str]
-    bad: str
+    on_error: OnError
+    workers: int
+    time_limit: float
 
-    def run(self, parts: Sequence[_Part], workers: int, time_limit: float, progress: bool) -> None:
+    def run(self, parts: Sequence[_Part], progress: bool) -> None:
         """Write what is missing of `parts`."""
         todo = [(part, *self._written(part)) for part in parts]  # part, shards, next record
-        numbers = [number for part, _, at in todo for number in range(at, part.stop)]
+        records = self.sources.records
+        waiting = [records[n] for part, _, position in todo for n in range(position, part.stop)]
         total = sum(part.stop - part.start for part in parts)
         self.bar = tqdm(
             total=total,
-            initial=total - len(numbers),
+            initial=total - len(waiting),
             unit="video",
-            desc="" if total == len(self.records) else "videos of the first process",
+            desc="" if total == len(records) else "videos of the first process",
             disable=not progress,
         )
-        workers = min(workers, len(numbers))
-        packer = Packer(
-            pack_record, self.records, numbers, self.config, workers=workers, time_limit=time_limit
+        self.results = map_ordered(
+            partial(pack_record, config=self.config, time_limit=self.time_limit),
+            waiting,
+            self.workers,
+            patience=self.time_limit + GRACE,
+            on_death=self._died,
         )
-        with self.bar, packer:
-            for part, shards, position in todo:
-                while position < part.stop:
-                    entry = self._write(part, shards, position, packer)
-                    shards, position = shards + 1, entry["stop"]
+        self.next: Packed | Failed | None = None
+        try:
+            with self.bar:
+                for part, shards, position in todo:
+                    while position < part.stop:
+                        position = self._write(part.name(shards), range(position, part.stop)).stop
+                        shards += 1
+        finally:
+            self.results.close()
+
+    def _died(self, record: VideoRecord, status: int) -> Failed:
+        path = printable(record.path)
+        if status == STUCK:
+            seconds = f"{self.time_limit + GRACE:g} s"
+            return Failed(f"{path}: no frame for {seconds}; given up", "time limit")
+        return Failed(
+            f"{path}: a worker process died of it (exit status {status}): out of memory, or "
+            "a file that makes the decoder crash. Try fewer workers",
+            "crash",
+        )
 
     def _written(self, part: _Part) -> tuple[int, int]:
-        """How many of a part's shards are there and undamaged, and the record after them."""
+        """How many of a part's shards stay, and the record after them."""
         shards, position = 0, part.start
-        for entry in _entries(self.folder, part):
-            if not _is_intact(self.folder, entry["shard"]):
+        for packed in part.packed(self.folder):
+            numbers = {self.sources.records[n].id: n for n in range(packed.start, packed.stop)}
+            again = [f for f in packed.failures if self._may_succeed(f, numbers.get(f.id))]
+            if again or not self.sources.is_of(packed) or not _is_intact(self.folder, packed.shard):
                 break
-            for failure in entry["failures"]:
-                self._object_to(failure["reason"])
-            shards, position = shards + 1, entry["stop"]
+            for failure in packed.failures:
+                self._stop_at(failure.reason)
+            shards, position = shards + 1, packed.stop
         return shards, position
 
-    def _write(self, part: _Part, shards: int, start: int, packer: Packer) -> dict[str, Any]:
-        name = part.name(shards)
+    def _may_succeed(self, failure: Failure, number: int | None) -> bool:
+        """Whether the file or the settings are other ones than when it failed."""
+        if number is None or failure.file != self.sources.file_hash(number):
+            return True
+        longer = self.time_limit > failure.settings.get("time_limit", self.time_limit)
+        return longer or self.workers < failure.settings.get("workers", self.workers)
+
+    def _write(self, name: str, numbers: range) -> PackedShard:
         tar = self.folder / f"{name}.tar"
         try:
             with atomic_path(tar) as temporary, open(temporary, "wb") as file:
-                entry = self._fill(TarWriter(file), tar.name, range(start, part.stop), packer)
+                packed = self._fill(TarWriter(file), tar.name, numbers)
         except OSError as error:
             raise OSError(error.errno, error.strerror, error.filename or str(tar)) from error
-        if entry["shard"] is None:
+        if packed.shard is None:
             tar.unlink()
-        write_json(self.folder / f"{name}.json", entry)
-        return entry
+        write_json(self.folder / f"{name}.json", asdict(packed))
+        return packed
 
-    def _fill(self, tar: TarWriter, name: str, numbers: range, packer: Packer) -> dict[str, Any]:
+    def _fill(self, tar: TarWriter, name: str, numbers: range) -> PackedShard:
         """Add the records with these numbers until the shard is full or they end."""
-        samples, psnr, too_short, failures, notes = [], [], [], [], []
+        samples, psnr, too_short, failures, unusual = [], [], [], [], []
         stop = numbers.start
         for number in numbers:
-            record, packed = self.records[number], packer.get(number)
+            record = self.sources.records[number]
+            packed = self.next = self.next or next(self.results)
             if isinstance(packed, Failed):
-                self._object_to(packed.reason)
-                failures.append({"id": record.id, "reason": packed.reason})
+                self._stop_at(packed.reason)
+                settings = {
+                    "time limit": {"time_limit": self.time_limit},
+                    "crash": {"workers": self.workers},
+                }.get(packed.cause, {})
+                file = self.sources.file_hash(number)
+                failures.append(Failure(record.id, packed.reason, packed.cause, settings, file))
             elif not packed.video:
-                too_short.append(
-                    {"id": record.id, "path": printable(record.path), "frames": packed.frames}
-                )
+                too_short.append(ShortVideo(record.id, printable(record.path), packed.frames))
             elif samples and tar.size + len(packed.video) > self.config.shard_mb * 1_000_000:
                 break
             else:
                 samples.append(self._add(tar, record, packed))
                 psnr.append(packed.psnr)
                 if packed.notes:
-                    path = printable(record.path)
-                    notes.append({"id": record.id, "path": path, "notes": packed.notes})
-            stop = number + 1
+                    unusual.append(UnusualVideo(record.id, printable(record.path), packed.notes))
+            self.next, stop = None, number + 1
             self.bar.update()
-        shard = Shard(name, tar.close(), tar.size, len(samples))
-        return {
-            "shard": _facts(shard) if samples else None,
-            "start": numbers.start,
-            "stop": stop,
-            "samples": samples,
-            "psnr": psnr,
-            "too_short": too_short,
-            "failures": failures,
-            "notes": notes,
-        }
+        shard = Shard(name, tar.close(), tar.size, len(samples)) if samples else None
+        return PackedShard(
+            shard=shard,
+            start=numbers.start,
+            stop=stop,
+            records=self.sources.digest(range(numbers.start, stop), failures),
+            samples=tuple(samples),
+            psnr=tuple(psnr),
+            too_short=tuple(too_short),
+            failures=tuple(failures),
+            unusual=tuple(unusual),
+        )
 
     def _add(self, tar: TarWriter, record: VideoRecord, packed: Packed) -> dict[str, Any]:
         class_name = None if record.label is None else self.class_names[record.label]
@@ -224,66 +288,60 @@ class _Writer:
             "members": {packed.extension: video, "json": facts},
         }
 
-    def _object_to(self, reason: str) -> None:
-        if self.bad == "stop":
+    def _stop_at(self, reason: str) -> None:
+        if self.on_error == "stop":
             raise ValueError(
-                f"{reason}. Mend or remove it, or leave out such videos with bad=skip."
+                f"{reason}. Mend or remove it and run again to go on, or leave out such videos "
+                "with on_error=skip."
             )
 
 
-def _entries(folder: Path, part: _Part) -> Iterator[dict[str, Any]]:
-    """What the jsons of a part's shards say, up to the first that is missing or does not fit."""
-    shards, position = 0, part.start
-    while position < part.stop:
-        path = folder / f"{part.name(shards)}.json"
-        entry = read_json(path) if path.exists() else None
-        if entry is None or entry["start"] != position or not position < entry["stop"] <= part.stop:
-            return
-        yield entry
-        shards, position = shards + 1, entry["stop"]
-
-
-def _is_intact(folder: Path, shard: Mapping[str, Any] | None) -> bool:
+def _is_intact(folder: Path, shard: Shard | None) -> bool:
     if shard is None:
         return True
-    tar = folder / shard["name"]
-    return tar.exists() and sha256_file(tar) == shard["sha256"]
+    tar = folder / shard.name
+    return tar.exists() and sha256_file(tar) == shard.sha256
 
 
-def _facts(shard: Shard) -> dict[str, Any]:
-    return {name: value for name, value in asdict(shard).items() if value is not None}
-
-
-def _covered(folder: Path, parts: Sequence[_Part]) -> Iterator[dict[str, Any]]:
-    """What the jsons of all shards say; together they cover all records."""
+def _conclude(
+    folder: Path,
+    parts: Sequence[_Part],
+    config: ShardConfig,
+    class_names: Sequence[str],
+    sources: Sources,
+    scan: ImportResult | None,
+) -> None:
+    """Write the index of the shards that are not empty, and the report."""
+    # Collect what was packed
+    packed: list[PackedShard] = []
+    names = set()
     for part in parts:
-        found = list(_entries(folder, part))
-        if not found or found[-1]["stop"] != part.stop:
+        found = list(part.packed(folder))
+        if not found or found[-1].stop != part.stop:
             raise ValueError(
                 f"{folder}: {part.name(len(found))}.json is not there, though a process wrote it. "
                 "All processes must see the same folder."
             )
-        yield from found
-
-
-def _index(
-    folder: Path,
-    entries: Sequence[Mapping[str, Any]],
-    config: ShardConfig,
-    class_names: Sequence[str],
-) -> str:
-    """Write the index of the shards that are not empty; returns its content hash."""
-    full = [entry for entry in entries if entry["samples"]]
+        packed += found
+        names |= {part.name(shard) for shard in range(len(found))}
+    full = [each for each in packed if each.shard is not None]
     if not full:
-        failures = [failure["reason"] for entry in entries for failure in entry["failures"]]
+        failures = [failure.reason for each in packed for failure in each.failures]
         reason = failures[0] if failures else f"all have fewer than {config.min_frames} frames"
-        raise ValueError(
-            f"{folder}: none of {entries[-1]['stop']} videos could be packed: {reason}"
-        )
+        raise ValueError(f"{folder}: none of {packed[-1].stop} videos could be packed: {reason}")
+    # Remove shards of videos that an earlier run still found
+    for path in (*folder.glob("shard-*.tar"), *folder.glob("shard-*.json")):
+        if path.stem not in names:
+            path.unlink()
+    # Write index and report
     samples = [
-        {**sample, "shard": number}
-        for number, entry in enumerate(full)
-        for sample in entry["samples"]
+        {**sample, "shard": number} for number, each in enumerate(full) for sample in each.samples
     ]
-    shards = [entry["shard"] for entry in full]
-    return write_index(folder, class_names, asdict(config), shards, samples)
+    shards = [
+        {name: value for name, value in asdict(each.shard).items() if value is not None}
+        for each in full
+        if each.shard is not None
+    ]
+    content_hash = write_index(folder, class_names, asdict(config), shards, samples)
+    report = make_report(packed, class_names, content_hash, sources.bytes, scan)
+    write_json(folder / REPORT, asdict(report))

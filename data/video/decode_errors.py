@@ -18,6 +18,10 @@ class DecodeError(ValueError):
     """A video that cannot be read; the message names the file and the cause."""
 
 
+class TimeLimitError(DecodeError):
+    """A video that takes longer to read than the caller allows."""
+
+
 class Clock:
     """Seconds spent in reading one file; it stands still while the caller works on a frame."""
 
@@ -30,7 +34,7 @@ class Clock:
     def check(self) -> None:
         """Raise `DecodeError` if the time is up."""
         if self._spent + time.monotonic() - self._since > self._limit:
-            raise DecodeError(
+            raise TimeLimitError(
                 f"{name_of(self._source)}: reading takes longer than the limit of {self._limit:g} s"
             )
 
