@@ -36,11 +36,11 @@ from vae import VAEConfig, VideoVAE
 Part = Literal["decoding", "reading", "waiting", "resuming", "memory", "caching"]
 SHAPE = (16, 5, 32, 32)
 SPAN = range(40, 40 + 17 * 3, 3)
-"""Frames of the decoded clip: 17 at interval 3, from the middle of the video."""
+"""Frames of the decoded clip: 17 at stride 3, from the middle of the video."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class DataSpeed:
     """Measure data loading in one run, one thread per process; prints ratios."""
 
     parts: tuple[Part, ...] = get_args(Part)
@@ -62,7 +62,7 @@ class Config:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
 
 
-def run(config: Config) -> None:
+def run(config: DataSpeed) -> None:
     """All measurements, one after the other."""
     torch.set_num_threads(1)
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before the start")
@@ -71,10 +71,10 @@ def run(config: Config) -> None:
             PARTS[part](Path(folder), config)
 
 
-def _decoding(_: Path, config: Config) -> None:
+def _decoding(_: Path, config: DataSpeed) -> None:
     for height, width in ((720, 1280), (240, 320)):
         video = encode_video(moving_noise(120, height, width), 25, quality=23)
-        options = ClipConfig(folder="", frames=17, interval=3, height=height, width=width)
+        options = ClipConfig(folder="", frames=17, stride=3, height=height, width=width)
         readers: dict[str, Callable[[], Tensor]] = {
             "plain PyAV loop": lambda v=video, h=height, w=width: fit(_plain(v), h, w),
             "ours": lambda v=video, o=options: o.cut(v, 120, 3, SPAN[0]),
@@ -113,13 +113,13 @@ def _torchcodec(video: bytes) -> Tensor:
     return decoder.get_frames_at(list(SPAN)).data
 
 
-def _latents(folder: Path, config: Config) -> LatentDataset:
+def _latents(folder: Path, config: DataSpeed) -> LatentDataset:
     """A cache of made-up latents; made once."""
     if (folder / "latents").exists():
         return LatentDataset(folder / "latents")
     blank = cast(ClipDataset, BlankVideos(config.latents))
     cache = LatentCache(
-        folder / "latents", blank, {"sha256": ""}, SHAPE, CacheConfig(shard_items=256)
+        folder / "latents", blank, {"sha256": ""}, SHAPE, CacheConfig(items_per_shard=256)
     )
     cache.begin(cache.shards)
     noise = torch.Generator().manual_seed(0)
@@ -128,7 +128,7 @@ def _latents(folder: Path, config: Config) -> LatentDataset:
     return LatentDataset(folder / "latents")
 
 
-def _reading(folder: Path, config: Config) -> None:
+def _reading(folder: Path, config: DataSpeed) -> None:
     latents = _latents(folder, config)
     mean = LatentDataset(folder / "latents", posterior="mean")
     tars = [str(tar) for tar in export_latents(latents, folder / "tars", progress=False)]
@@ -154,7 +154,7 @@ def _tars(tars: list[str]) -> Iterator[Tensor]:
         yield torch.from_numpy(sample["npy"])
 
 
-def _waiting(folder: Path, config: Config) -> None:
+def _waiting(folder: Path, config: DataSpeed) -> None:
     latents = _latents(folder, config)
     order = BatchOrder(latents.shard_sizes, 8, seed=0)
     stream = batches(latents, order, 0, config.consumer_batches + 1, workers=2)
@@ -173,7 +173,7 @@ def _waiting(folder: Path, config: Config) -> None:
     stream.close()  # type: ignore[attr-defined]
 
 
-def _resuming(folder: Path, config: Config) -> None:
+def _resuming(folder: Path, config: DataSpeed) -> None:
     link_many(folder / "million", config.samples)
     options = ClipConfig(folder=str(folder / "million"), frames=3, height=32, width=32)
     print(f"\nresume on an index of {config.samples:,} samples")
@@ -189,7 +189,7 @@ def _resuming(folder: Path, config: Config) -> None:
         print(f"  {name:32} load {loaded - begin:6.2f} s, first batch {end - loaded:5.2f} s")
 
 
-def _memory(folder: Path, config: Config) -> None:
+def _memory(folder: Path, config: DataSpeed) -> None:
     dataset = ClipDataset(
         ClipConfig(folder=str(packed(folder / "small")), frames=3, height=32, width=32), seed=0
     )
@@ -208,7 +208,7 @@ def _resident() -> int:
     return pages * resource.getpagesize() // 1_000_000
 
 
-def _caching(folder: Path, _: Config) -> None:
+def _caching(folder: Path, _: DataSpeed) -> None:
     torch.manual_seed(0)
     model = VideoVAE(VAEConfig(z_dim=4, dim=16)).eval()
     config = ClipConfig(folder=str(packed(folder / "small")), frames=17, height=96, width=96)
@@ -240,7 +240,7 @@ def _table(title: str, readers: dict[str, Callable[[], Any]], rounds: int, items
         print(f"  {name:34} {rate:10.1f}  {rate / base:5.2f}x")
 
 
-PARTS: dict[Part, Callable[[Path, Config], None]] = {
+PARTS: dict[Part, Callable[[Path, DataSpeed], None]] = {
     "decoding": _decoding,
     "reading": _reading,
     "waiting": _waiting,
@@ -250,4 +250,4 @@ PARTS: dict[Part, Callable[[Path, Config], None]] = {
 }
 
 if __name__ == "__main__":
-    main(Config, run)
+    main(DataSpeed, run)

@@ -33,7 +33,7 @@ from eval.metrics.reconstruction import ssim
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class EvaluationSpeed:
     """Compare the evaluation's numerics, speed and memory with the usual implementations."""
 
     dimensions: tuple[int, ...] = (400, 2048)
@@ -50,7 +50,7 @@ class Config:
     """Of torch and BLAS where it follows torch."""
 
 
-def run(config: Config) -> None:
+def run(config: EvaluationSpeed) -> None:
     """Print one line per comparison."""
     torch.set_num_threads(config.threads)
     _memory(config)  # first: the peak is that of the process so far
@@ -79,7 +79,7 @@ def run(config: Config) -> None:
         )
 
 
-def _memory(config: Config) -> None:
+def _memory(config: EvaluationSpeed) -> None:
     """Peak memory of this process while clips are decoded and brought to features."""
     network = torch.nn.AdaptiveAvgPool3d(4)
     extractor = Extractor(
@@ -99,7 +99,7 @@ def _memory(config: Config) -> None:
             os.link(first, Path(folder, f"{i}.mkv"))
         peaks = []
         for count in (min(64, config.clips), config.clips):
-            source = ClipSource(folder, ClipProtocol(count=count), progress=False)
+            source = ClipSource(folder, ClipProtocol(num_clips=count), progress=False)
             started = time.perf_counter()
             extract_features(source, extractor, Extraction(progress=False))
             peaks.append((count, peak_memory_bytes(), time.perf_counter() - started))
@@ -163,4 +163,4 @@ def _skimage_ssim(video: torch.Tensor, noisy: torch.Tensor) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    main(Config, run)
+    main(EvaluationSpeed, run)

@@ -37,7 +37,7 @@ Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class LatteSpeed:
     """Time Latte against a plain implementation of the same model."""
 
     size: Literal["S", "B", "L", "XL"] = "S"
@@ -166,7 +166,7 @@ def apart(model: Latte, y: Tensor) -> ModelFn:
     return predict
 
 
-def run(config: Config) -> None:
+def run(config: LatteSpeed) -> None:
     """Compare, time and print ratios (above 1: faster than the plain form)."""
     torch.manual_seed(0)
     todo = forms(config)
@@ -203,7 +203,7 @@ class Task:
         return count_flop(self.loss or self.run, learns=self.loss is not None)
 
 
-def forms(config: Config) -> list[Form]:
+def forms(config: LatteSpeed) -> list[Form]:
     """The plain form first, and ours; all with the same weights, every path of which counts."""
     side = {"height": config.side, "width": config.side}
     model = Latte(
@@ -235,7 +235,7 @@ def check(name: str, results: list[tuple[Form, Tensor]]) -> None:
             raise RuntimeError(f"{name}: {form.name} differs from the plain form")
 
 
-def report(config: Config, name: str, tasks: list[Task]) -> None:
+def report(config: LatteSpeed, name: str, tasks: list[Task]) -> None:
     """Time all in turns; print a line of a table for each."""
     cuda = torch.device(config.device).type == "cuda"
     clock = time.perf_counter if cuda else time.process_time
@@ -255,7 +255,7 @@ def report(config: Config, name: str, tasks: list[Task]) -> None:
     for task, taken, used in zip(tasks, median, memory, strict=True):
         rate = flop[not task.form.plain] / taken
         options = {"device": config.device, "precision": task.form.precision}
-        peak = matmul_rate(vae_speed.Config(**options))  # type: ignore[arg-type]
+        peak = matmul_rate(vae_speed.LatteSpeed(**options))  # type: ignore[arg-type]
         seen = cuda or not task.form.compiled  # memory that compiled code takes on a CPU is not
         print(
             f"| {task.form.name} | {median[0] / taken:.2f} | {taken:.3f} | {100 * rate / peak:.0f} "
@@ -264,4 +264,4 @@ def report(config: Config, name: str, tasks: list[Task]) -> None:
 
 
 if __name__ == "__main__":
-    main(Config, run)
+    main(LatteSpeed, run)

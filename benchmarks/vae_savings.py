@@ -24,7 +24,7 @@ from vae.resample import enlarge, shrink
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class VAESavings:
     """Time single savings."""
 
     dim: int = 64
@@ -47,7 +47,7 @@ class Saving:
 
 
 @torch.no_grad()
-def run(config: Config) -> None:
+def run(config: VAESavings) -> None:
     """Print one line per saving: milliseconds of each call."""
     torch.manual_seed(0)
     c = config.dim
@@ -135,4 +135,4 @@ def padding(dim: int) -> Saving:
 
 
 if __name__ == "__main__":
-    main(Config, run)
+    main(VAESavings, run)

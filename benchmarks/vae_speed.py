@@ -29,7 +29,7 @@ from vae import DiagonalGaussian, VAEConfig, VideoVAE
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class VAESpeed:
     """Time IV-VAE against a plain implementation of the same model."""
 
     dim: int = 64
@@ -72,7 +72,7 @@ class Task:
     """Whether it needs gradients."""
 
 
-def run(config: Config) -> None:
+def run(config: VAESpeed) -> None:
     """Compare, time and print ratios (above 1: ours is faster)."""
     torch.manual_seed(0)
     model = build(config)
@@ -109,7 +109,7 @@ def tasks(model: VideoVAE, x: Tensor, small: Tensor) -> list[Task]:
     ]
 
 
-def build(config: Config) -> VideoVAE:
+def build(config: VAESpeed) -> VideoVAE:
     """A model whose residual branches do not start at zero, so that every path counts."""
     model = VideoVAE(VAEConfig(z_dim=config.z_dim, dim=config.dim))
     for parameter in model.parameters():
@@ -118,7 +118,7 @@ def build(config: Config) -> VideoVAE:
     return model.to(config.device)
 
 
-def video(config: Config, height: int, width: int) -> Tensor:
+def video(config: VAESpeed, height: int, width: int) -> Tensor:
     """Uniform noise in [-1, 1]."""
     x = torch.rand(config.batch, 3, config.frames, height, width) * 2 - 1
     return x.to(config.device)
@@ -150,7 +150,7 @@ def check(task: Task) -> None:
         raise RuntimeError(f"{task.name}: ours and the plain form differ by {difference:.1e}")
 
 
-def report(config: Config, task: Task, peak: float) -> None:
+def report(config: VAESpeed, task: Task, peak: float) -> None:
     """Time both in turns; print a line for each."""
     forms = {"ours": task.ours, "plain": task.plain}
     cuda = torch.device(config.device).type == "cuda"
@@ -201,7 +201,7 @@ def peak_bytes(call: Call, cuda: bool) -> int:
     return memory.peak
 
 
-def matmul_rate(config: Config) -> float:
+def matmul_rate(config: VAESpeed) -> float:
     """FLOP/s of square matrix products in the timed precision."""
     cuda = torch.device(config.device).type == "cuda"
     clock = time.perf_counter if cuda else time.process_time
@@ -216,11 +216,11 @@ def matmul_rate(config: Config) -> float:
     return 2 * size**3 / min(times)
 
 
-def autocast(config: Config) -> AbstractContextManager[object]:
+def autocast(config: VAESpeed) -> AbstractContextManager[object]:
     """Mixed precision for the timed runs, if asked for."""
     kind = torch.device(config.device).type
     return torch.autocast(kind, torch.bfloat16, enabled=config.precision == "bfloat16")
 
 
 if __name__ == "__main__":
-    main(Config, run)
+    main(VAESpeed, run)

@@ -152,14 +152,14 @@ def check_value(value: Any, hint: Any, name: str) -> None:
     elif not _has_type(value, base):
         advice = " (null is not allowed here)" if value is None else ""
         raise _refusal(name, value, f"be {type_name(base)}{advice}")
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise _refusal(name, value, "be a finite number")
     elif origin in (list, tuple):
         for i, (each, kind) in enumerate(zip(value, item_types(base, len(value)), strict=True)):
             check_value(each, kind, f"{name}[{i}]")
     elif origin is dict:
         for key, each in value.items():
             check_value(each, get_args(base)[1], f"{name}.{key}")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise _refusal(name, value, "be a finite number")
     for rule in _metadata(hint) if value is not None else ():
         if complaint := _complaint(value, rule):
             raise _refusal(name, value, complaint)

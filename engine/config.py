@@ -46,9 +46,9 @@ class TrainConfig(OptimizerConfig):
     """Run folder; rerunning with the same folder resumes."""
     steps: Annotated[int, Ge(1), MAY_CHANGE]
     """Optimiser steps in all."""
-    global_batch: Annotated[int, Ge(1)]
+    global_batch_size: Annotated[int, Ge(1)]
     """Clips per step over all processes."""
-    micro_batch: Annotated[int | None, Ge(1)] = None
+    micro_batch_size: Annotated[int | None, Ge(1)] = None
     """Clips per forward pass and process; gradients are accumulated. Default: all at once."""
     seed: int = 0
     """Data order, noise and initial weights follow from it and the step."""
@@ -68,7 +68,7 @@ class TrainConfig(OptimizerConfig):
     """Also keep the checkpoints whose step is a multiple of this; null: none."""
     evaluate_every: Annotated[int | None, Ge(1), MAY_CHANGE] = None
     """Steps between evaluations on held-out data, where the command has them; null: never."""
-    max_bad_steps: Annotated[int, Ge(1), MAY_CHANGE] = 10
+    max_skipped_steps: Annotated[int, Ge(1), MAY_CHANGE] = 10
     """A step with a loss or gradient that is not finite changes no weight; the run stops when so
     many come in a row."""
     spike_factor: Annotated[float | None, Gt(1)] = None
@@ -93,17 +93,17 @@ class TrainConfig(OptimizerConfig):
         """Clips per step of one process.
 
         Raises:
-            ValueError: the processes, or micro_batch, do not divide the batch.
+            ValueError: the processes, or micro_batch_size, do not divide the batch.
         """
-        if self.global_batch % world_size:
+        if self.global_batch_size % world_size:
             raise ValueError(
-                f"global_batch={self.global_batch} cannot be shared by {world_size} processes: "
-                f"use a multiple of {world_size}"
+                f"global_batch_size={self.global_batch_size} cannot be shared by {world_size} "
+                f"processes: use a multiple of {world_size}"
             )
-        local = self.global_batch // world_size
-        if self.micro_batch is not None and local % self.micro_batch:
+        local = self.global_batch_size // world_size
+        if self.micro_batch_size is not None and local % self.micro_batch_size:
             raise ValueError(
-                f"micro_batch={self.micro_batch} does not divide the {local} clips per process "
-                f"(global_batch={self.global_batch}, {world_size} processes)"
+                f"micro_batch_size={self.micro_batch_size} does not divide the {local} clips per "
+                f"process (global_batch_size={self.global_batch_size}, {world_size} processes)"
             )
         return local

@@ -37,7 +37,9 @@ def plan(
     epochs = (
         f"{clips / clips_in_data:.1f} epochs of {clips_in_data}" if clips_in_data else "a stream"
     )
-    at_once = "all at once" if config.micro_batch is None else f"{config.micro_batch} at once"
+    at_once = (
+        "all at once" if config.micro_batch_size is None else f"{config.micro_batch_size} at once"
+    )
     for player in trainer.players.all:
         since = f", trained from step {player.start} on" if player.start else ""
         yield f"{player.name or 'model'}: {_count(player.module) / 1e6:.2f} M parameters{since}"

@@ -22,8 +22,8 @@ class Guard:
     the step counter, the data and the schedules go on.
     """
 
-    def __init__(self, max_bad_steps: int, spike_factor: float | None = None):
-        self.max_bad_steps = max_bad_steps
+    def __init__(self, max_skipped_steps: int, spike_factor: float | None = None):
+        self.max_skipped_steps = max_skipped_steps
         self.spike_factor = spike_factor
         self.skipped = 0
         self.in_a_row = 0
@@ -36,14 +36,14 @@ class Guard:
             values: all losses and gradient norms of the step.
             norms: which of them are gradient norms.
         Raises:
-            ValueError: it is the `max_bad_steps`-th step in a row that is not finite.
+            ValueError: it is the `max_skipped_steps`-th step in a row that is not finite.
         """
         bad = [f"{name} is {v}" for name, v in values.items() if not math.isfinite(v)]
         if bad:
             self.skipped += 1
             self.in_a_row += 1
             log.warning("step %d skipped: %s", step, ", ".join(bad))
-            if self.in_a_row >= self.max_bad_steps:
+            if self.in_a_row >= self.max_skipped_steps:
                 raise ValueError(
                     f"{', '.join(bad)} at step {step}, the last of {self.in_a_row} such steps in a "
                     "row. The last checkpoint is older: lower the learning rate or max_grad_norm "

@@ -58,7 +58,9 @@ def estimate_memory(
 def _micro_batch(trainer: Trainer, batch: Batch) -> tuple[Batch, StepInfo]:
     """The first one. It is not called the last of its step: what follows that one reads values."""
     count = count_clips(batch)
-    part = {name: value[: trainer.config.micro_batch or count] for name, value in batch.items()}
+    part = {
+        name: value[: trainer.config.micro_batch_size or count] for name, value in batch.items()
+    }
     clips = count_clips(part)
     step = max(trainer.step, trainer.players.all_from)
     return part, StepInfo(trainer.config.seed, step, range(clips), clips / count, last=False)

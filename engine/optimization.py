@@ -172,7 +172,7 @@ class Players:
         """
         rank, count = self.accelerator.process_index, count_clips(batch)
         torch.manual_seed(fold(self.config.seed, "step", step, rank))  # dropout
-        size = self.config.micro_batch or count
+        size = self.config.micro_batch_size or count
         totals: dict[str, Tensor] = {}
         for start in range(0, count, size):
             part = {name: value[start : start + size] for name, value in batch.items()}

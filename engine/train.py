@@ -94,7 +94,7 @@ class Trainer:
             fsdp.shard(self.ema.model, accelerator)
         self.watch = Stopwatch(accelerator.device)
         self.players = Players(model, opponent, config, accelerator, self.watch)
-        self.guard = Guard(config.max_bad_steps, config.spike_factor)
+        self.guard = Guard(config.max_skipped_steps, config.spike_factor)
         self.states: dict[str, Stateful] = {"guard": self.guard, **(states or {})}
         self.step = self.clips = self.bad_samples = 0
         if checkpoint := self.folder.latest():
@@ -114,7 +114,7 @@ class Trainer:
         """Train to `config.steps`; returns the folder of the averaged weights, for from_pretrained.
 
         Raises:
-            ValueError: losses or gradients were not finite `max_bad_steps` times in a row.
+            ValueError: losses or gradients were not finite `max_skipped_steps` times in a row.
             Stopped: SIGTERM or SIGINT came; the state is saved.
         """
         self.folder.claim()
@@ -163,8 +163,8 @@ class Trainer:
             memory = peak_memory_bytes(self.accelerator.device)
         except torch.OutOfMemoryError as error:
             raise ValueError(
-                "one step takes more memory than there is: lower micro_batch or the clips' size. "
-                f"({error})"
+                "one step takes more memory than there is: lower micro_batch_size or the clips' "
+                f"size. ({error})"
             ) from None
         del reserved
         self.players.discard_gradients()

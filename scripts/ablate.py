@@ -36,7 +36,7 @@ class Ablate:
     """Config of train_vae.py for every row, scored at its last step (train.evaluate_every)."""
     image: Path | None = None
     """Config of train_vae.py for the image VAE that a row in `image_starts` is inflated from."""
-    rows: tuple[str, ...] = ("baseline", "baseline_gcconv", "ktc", "ktc_gcconv", "ivvae")
+    architectures: tuple[str, ...] = ("baseline", "baseline_gcconv", "ktc", "ktc_gcconv", "ivvae")
     """Rows trained from random weights; cv_vae, od_vae, od_vae_gcconv, opensora_v12, cogvideox and
     wan are rows too: the architectures that the paper compares with, on the same budget."""
     image_starts: tuple[str, ...] = ()
@@ -48,7 +48,7 @@ class Ablate:
     """What starts train_vae.py, such as "accelerate launch"."""
 
     def __post_init__(self) -> None:
-        for row in (*self.rows, *self.image_starts):
+        for row in (*self.architectures, *self.image_starts):
             if row not in (*PRESETS, *OTHERS):
                 raise ValueError(f"row {row!r}: use some of {', '.join((*PRESETS, *OTHERS))}")
         if others := [row for row in self.image_starts if row in OTHERS]:
@@ -58,7 +58,7 @@ class Ablate:
             )
         if self.image_starts and self.image is None:
             raise ValueError(f"image_starts={self.image_starts} needs the config `image`")
-        if not self.seeds or not (self.rows or self.image_starts):
+        if not self.seeds or not (self.architectures or self.image_starts):
             raise ValueError("name at least one seed and one row")
         for path in (self.video, self.image):
             if path is not None and not path.is_file():
@@ -69,13 +69,13 @@ class Ablate:
 class Entry:
     """One line of the table."""
 
-    row: str
+    architecture: str
     from_image: bool
 
     @property
     def name(self) -> str:
         """Of its runs' folders, and in the table."""
-        return f"{self.row}_from_image" if self.from_image else self.row
+        return f"{self.architecture}_from_image" if self.from_image else self.architecture
 
 
 def run(config: Ablate) -> None:
@@ -85,7 +85,7 @@ def run(config: Ablate) -> None:
 
 
 def _run(config: Ablate) -> None:
-    entries = [Entry(row, False) for row in config.rows]
+    entries = [Entry(row, False) for row in config.architectures]
     entries += [Entry(row, True) for row in config.image_starts]
     results: dict[str, Any] = {entry.name: {"parameters": 0, "scores": {}} for entry in entries}
     for seed in config.seeds:
@@ -124,14 +124,15 @@ def _stage(
     """Train by one config, unless its record says that it was done with the same."""
     assert file is not None
     command = [*shlex.split(config.launcher), str(TRAIN), "--config", str(file)]
-    command += ["--row", entry.row, "--train.seed", str(seed), "--train.folder", str(folder)]
+    command += [f"--architecture={entry.architecture}", f"--train.seed={seed}"]
+    command += [f"--train.folder={folder}"]
     values = yaml.safe_load(file.read_text())
     sets = [Path((values.get(part) or {}).get("folder", "")) for part in ("data", "held_out")]
     inputs = [index for folder in sets if (index := folder / "index.json").is_file()]
     if start is not None:
         command += ["--init_from", str(start)]
         inputs.append(start / "model.safetensors")
-    settings = {"row": entry.row, "seed": seed, "config": file.read_text()}
+    settings = {"architecture": entry.architecture, "seed": seed, "config": file.read_text()}
     record = folder.with_name(f"{folder.name}.json")
     run_stage(record, lambda: call(command), settings=settings, inputs=inputs)
 

@@ -25,7 +25,7 @@ PRECISIONS = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(CacheConfig):
+class CacheLatents(CacheConfig):
     """Encode packed videos with a VAE once; run it again to go on where it stopped."""
 
     vae: str
@@ -37,23 +37,23 @@ class Config(CacheConfig):
     """Folder of the cache."""
     frames: int = 17
     """Frames per clip, 1 + 4n for the released VAE."""
-    interval: int = 3
+    stride: int = 3
     """Source frames from one clip frame to the next."""
     height: int = 256
     """Clip height, pixels; a multiple of 8 for the released VAE."""
     width: int = 256
     """Clip width, pixels; likewise."""
-    short: Literal["skip", "loop", "shrink_interval"] = "skip"
+    short_clips: Literal["skip", "loop", "shrink_stride"] = "skip"
     """Videos shorter than a clip: left out; repeated from their start; or read at the largest
-    interval that fits (left out where even 1 does not)."""
+    stride that fits (left out where even 1 does not)."""
     filter: Literal["bilinear", "bicubic"] = "bicubic"
     """Kernel of the antialiased resize."""
-    strict: bool = True
+    strict_decoding: bool = True
     """Refuse videos with damaged data; otherwise decoders hide it in grey or smeared frames."""
     decoder: Decoder = "pyav"
     """torchcodec, an optional package, takes less time and gives the same frames, with colours that
-    differ by about a level; it needs strict=false."""
-    max_bad_fraction: float = 0.0
+    differ by about a level; it needs strict_decoding=false."""
+    max_error_fraction: float = 0.0
     """Fraction of videos that may fail to decode and be left out; 0 stops at once."""
     batch_size: int = 8
     """Clips encoded at once on each device."""
@@ -71,7 +71,7 @@ class Config(CacheConfig):
             )
 
 
-def run(config: Config) -> None:
+def run(config: CacheLatents) -> None:
     """Encode what is missing, then write the manifest; says so if nothing is."""
     clips = ClipDataset(_pick(config, ClipConfig, folder=config.data, flip=False), seed=config.seed)
     accelerator = make_accelerator()
@@ -99,7 +99,7 @@ def _fill(
     todo: list[int],
     pending: int,
     model: VideoAutoencoder,
-    config: Config,
+    config: CacheLatents,
     accelerator: Accelerator,
 ) -> None:
     """Make the shards `todo` of this process, of `pending` in all, and the manifest."""
@@ -129,13 +129,13 @@ def _fill(
         print(f"time of process 0: {shares} (decode and write: waiting for them)")
 
 
-def _pick(config: Config, wanted: type, **others: Any) -> Any:
+def _pick(config: CacheLatents, wanted: type, **others: Any) -> Any:
     """The part of `config` that `wanted` has fields for."""
     names = {field.name for field in fields(wanted)} - others.keys()
     return wanted(**{k: v for k, v in asdict(config).items() if k in names}, **others)
 
 
-def _describe(model: VideoAutoencoder, config: Config) -> dict[str, Any]:
+def _describe(model: VideoAutoencoder, config: CacheLatents) -> dict[str, Any]:
     training = Path(split_source(config.vae)[1]) / "training.json"  # step and EMA of our exports
     values = asdict(model.config)
     scaling = {name: list(values.pop(f"latent_{name}")) for name in ("mean", "std")}
@@ -151,4 +151,4 @@ def _describe(model: VideoAutoencoder, config: Config) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(Config, run)
+    main(CacheLatents, run)

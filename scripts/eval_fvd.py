@@ -113,7 +113,7 @@ def run(config: EvalFVD) -> None:
         stride=config.stride_fake,
         start=config.start_fake,
         skip=config.skip_fake,
-        count=config.num_clips,
+        num_clips=config.num_clips,
         noise=config.noise_fake,
     )
     fake = ClipSource(config.fake, protocol, generated=not config.fake_is_real, **options)

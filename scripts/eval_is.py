@@ -30,7 +30,7 @@ class EvalIS(Measurement):
     protocol: Literal["is_2048x10runs", "is_10k_10splits", "is_2048_10splits"] = "is_2048x10runs"
     """TGANv2's 10 runs of 2048 clips; 10,000 clips in 10 splits; StyleGAN-V's 2048 in 10 splits.
     Only scores of one protocol compare."""
-    clips: int | None = None
+    num_clips: int | None = None
     """Clips per run instead of the protocol's; the score then has another name."""
     runs: int | None = None
     """Runs instead of the protocol's."""
@@ -82,7 +82,7 @@ class EvalIS(Measurement):
 
 def run(config: EvalIS) -> None:
     """Check, measure, write."""
-    changes = {name: getattr(config, name) for name in ("clips", "runs", "splits")}
+    changes = {name: getattr(config, name) for name in ("num_clips", "runs", "splits")}
     changes = {name: value for name, value in changes.items() if value is not None}
     protocol = replace(PROTOCOLS[config.protocol], **changes)
     accelerator = make_accelerator()
@@ -99,7 +99,7 @@ def run(config: EvalIS) -> None:
         stride=config.stride_fake,
         start=config.start_fake,
         skip=config.skip_fake,
-        count=protocol.total,
+        num_clips=protocol.total,
         seed=config.seed,
         height=config.height,
         width=config.width,

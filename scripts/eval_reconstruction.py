@@ -103,7 +103,7 @@ def run(config: EvalReconstruction) -> dict[str, Any]:
         frames=config.frames,
         stride=config.stride,
         start="center",
-        count=config.num_clips,
+        num_clips=config.num_clips,
         seed=config.seed,
         height=config.height,
         width=config.width,

@@ -234,7 +234,7 @@ def _samples(config: Samples) -> plots.Figure:
     wanted = config.frames
     rows = {}
     for folder in config.data:
-        protocol = ClipProtocol(frames=max(wanted) + 1, start="first", count=config.clips)
+        protocol = ClipProtocol(frames=max(wanted) + 1, start="first", num_clips=config.num_clips)
         source = ClipSource(folder, protocol, generated=True)
         for id, clip in (source[i] for i in range(len(source))):
             frames = to_uint8(clip)
@@ -269,7 +269,7 @@ def _clip(config: ClipOptions) -> Float[Tensor, "1 3 t h w"]:
     protocol = ClipProtocol(
         frames=FRAMES,
         start="center",
-        count=None if config.id else 1,
+        num_clips=None if config.id else 1,
         height=config.height,
         width=config.width,
     )

@@ -19,7 +19,7 @@ class IndexShards:
     folder of the tars."""
     on_error: Literal["stop", "skip"] = "stop"
     """A video that cannot be decoded ends the run, or is left out and reported."""
-    strict: bool = True
+    strict_decoding: bool = True
     """Refuse videos with damaged data; False takes what the decoder makes of them."""
     workers: int | None = None
     """Processes, each with a tar of its own; by default one for each CPU, 0 for none besides
@@ -34,7 +34,11 @@ def run(config: IndexShards) -> None:
     """Scan the tars, write the index, report."""
     workers = len(os.sched_getaffinity(0)) if config.workers is None else config.workers
     report = index_foreign(
-        config.shards, config.out, strict=config.strict, on_error=config.on_error, workers=workers
+        config.shards,
+        config.out,
+        strict=config.strict_decoding,
+        on_error=config.on_error,
+        workers=workers,
     )
     print(
         f"{config.out or config.shards}: {report.written} of {report.found} samples in "

@@ -33,14 +33,14 @@ class InspectCache:
     """Folder of the shards it was made from; default: decoded latents alone."""
     out: str = "inspect"
     """Folder for grid.png (first, middle and last frames) and grid.mp4."""
-    items: int = 6
+    num_clips: int = 6
     """Latents shown, one per column, drawn at random by the seed."""
     seed: int = 0
     """Of that draw."""
 
     def __post_init__(self) -> None:
-        if self.items < 1:
-            raise ValueError(f"items={self.items} must be at least 1")
+        if self.num_clips < 1:
+            raise ValueError(f"num_clips={self.num_clips} must be at least 1")
         if self.vae is None and self.data is not None:
             raise ValueError("data is shown beside decoded latents only: give vae, too")
 
@@ -58,7 +58,7 @@ def run(config: InspectCache) -> None:
     vae.to(device)
     order = sorted(range(len(latents)), key=lambda i: fold(config.seed, "inspect", i))
     columns = []
-    for index in order[: config.items]:
+    for index in order[: config.num_clips]:
         with torch.inference_mode():
             z = latents.draw(0, index)[0][None].to(device)
             size = vae.config.decoded_size(z, latents.manifest["source"]["frames"])
@@ -83,7 +83,7 @@ def _describe(latents: LatentDataset) -> None:
     print(f"{latents.folder}: " + ", ".join(f"{manifest['totals'][n]} {n}" for n in names))
     print(
         f"  latents {'x'.join(map(str, latents.latent_shape))} of {source['frames']} frames at "
-        f"interval {source['interval']}, {source['height']}x{source['width']} pixels"
+        f"stride {source['stride']}, {source['height']}x{source['width']} pixels"
     )
     print(f"  VAE {manifest['vae']['class']} {latents.vae_hash[:12]}, source {source['hash'][:12]}")
     for channel, (mean, std) in enumerate(zip(statistics["mean"], statistics["std"], strict=True)):
@@ -99,7 +99,7 @@ def _sources(config: InspectCache, latents: LatentDataset) -> ClipDataset:
     """The clips that were cached."""
     assert config.data is not None
     made = latents.manifest["source"]
-    names = ("frames", "interval", "height", "width", "short", "filter", "strict")
+    names = ("frames", "stride", "height", "width", "short_clips", "filter", "strict_decoding")
     options = {name: made[name] for name in names}
     clips = ClipDataset(ClipConfig(folder=config.data, **options), seed=0)
     if clips.hash != made["hash"]:

@@ -24,7 +24,7 @@ CLIPS = 8  # of a reconstruction run that are shown
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class MakeReport:
     """Put results side by side on one web page that needs no network and no other file."""
 
     results: list[str]
@@ -40,7 +40,7 @@ class Config:
             raise ValueError("nothing to report: give --results")
 
 
-def run(config: Config) -> None:
+def run(config: MakeReport) -> None:
     """Read everything, then write the page."""
     named = [_named(given) for given in config.results]
     if len({label for label, _ in named}) < len(named):
@@ -194,4 +194,4 @@ def _training(label: str, folder: Path) -> Section:
 
 
 if __name__ == "__main__":
-    main(Config, run)
+    main(MakeReport, run)

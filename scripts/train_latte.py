@@ -81,14 +81,14 @@ class TrainLatte(Config):
     """Rectified flow in place of diffusion; null: diffusion."""
     vae: str | None = None
     """The VAE that made the latents: decodes samples at every checkpoint. Default: no samples."""
-    preview: SamplerConfig | None = None
+    preview_sampler: SamplerConfig | None = None
     """How those samples are drawn. Default: 20 steps of DDIM, in a flow of Heun."""
-    previews: Annotated[int, Ge(1), MAY_CHANGE] = 4
+    num_previews: Annotated[int, Ge(1), MAY_CHANGE] = 4
     """Their number."""
     held_out: Annotated[str | None, MAY_CHANGE] = None
     """Folder of the latents, by the same VAE, whose loss by quarter of the way to noise is measured
     every train.evaluate_every steps. Default: the training latents."""
-    held_out_clips: Annotated[int, Ge(1), MAY_CHANGE] = 16
+    num_held_out_clips: Annotated[int, Ge(1), MAY_CHANGE] = 16
     """Their number, the first of the cache."""
     fvd: Annotated[SampleScoreConfig | None, MAY_CHANGE] = None
     """Also measure then how far a few samples, drawn like previews, are from real clips; needs the
@@ -113,7 +113,7 @@ class TrainLatte(Config):
     def sampler(self) -> SamplerConfig:
         """How previews are drawn."""
         method = "ddim" if self.flow is None else "heun"
-        return self.preview or SamplerConfig(method=method, steps=20)
+        return self.preview_sampler or SamplerConfig(method=method, steps=20)
 
 
 def run(config: TrainLatte) -> Path | None:
@@ -147,7 +147,7 @@ def _train(config: TrainLatte, accelerator: Accelerator) -> Path | None:
     trainer = Trainer(config, train, accelerator, model, notes.to_json(), inputs=inputs)
     _prepare(config, trainer.players.model)
     images = 0 if config.images is None else config.images.per_step
-    joint = JointBatch(train.global_batch, images, model_config.num_frames)
+    joint = JointBatch(train.global_batch_size, images, model_config.num_frames)
     loss = LatteLoss(notes.process, model_config, joint, accelerator)
     if config.dry_run:
         for line in plan(
@@ -155,7 +155,7 @@ def _train(config: TrainLatte, accelerator: Accelerator) -> Path | None:
             _some_clips(train, trainer.local_batch, clips),
             loss,
             clips_in_data=len(latents),
-            clips_per_step=train.global_batch,
+            clips_per_step=train.global_batch_size,
             free=free_memory(accelerator.device),
         ):
             accelerator.print(line, flush=True)
@@ -191,7 +191,7 @@ def _joint(config: TrainLatte, latents: LatentDataset) -> LatentDataset | JointL
     caches, clips = [latents], latents
     if config.images is not None:
         images = LatentDataset(config.images.latents, config.posterior, seed=config.train.seed)
-        per_clip = JointBatch(config.train.global_batch, config.images.per_step, 1).per_clip
+        per_clip = JointBatch(config.train.global_batch_size, config.images.per_step, 1).per_clip
         caches, clips = [latents, images], JointLatents(latents, images, per_clip)
     if config.model.class_conditional:
         for cache in caches:
@@ -200,9 +200,9 @@ def _joint(config: TrainLatte, latents: LatentDataset) -> LatentDataset | JointL
 
 
 def _clip(latents: LatentDataset) -> tuple[int, int, int, int]:
-    """Frames, interval, height and width of the clips behind the latents."""
+    """Frames, stride, height and width of the clips behind the latents."""
     source = latents.manifest["source"]
-    return source["frames"], source["interval"], source["height"], source["width"]
+    return source["frames"], source["stride"], source["height"], source["width"]
 
 
 def _notes(config: TrainLatte, latents: LatentDataset) -> LatentNotes:
@@ -230,7 +230,7 @@ def _prepare(config: TrainLatte, model: nn.Module) -> None:
 
 def _some_clips(train: TrainConfig, local: int, clips: LatentDataset | JointLatents) -> Batch:
     """As many as a process takes in a step, of at most two micro-batches."""
-    count = min(local, 2 * (train.micro_batch or local))
+    count = min(local, 2 * (train.micro_batch_size or local))
     batch = default_collate([clips[0, i] for i in range(count)])
     return {name: value for name, value in batch.items() if isinstance(value, Tensor)}
 
@@ -239,7 +239,7 @@ def _evaluate(
     config: TrainLatte, latents: LatentDataset, held_out: LatentDataset, loss: LatteLoss
 ) -> Evaluate:
     """The loss by quarter of the way from data to noise."""
-    count = min(config.held_out_clips, len(held_out))
+    count = min(config.num_held_out_clips, len(held_out))
 
     def scores(model: nn.Module) -> dict[str, float]:
         rows = []
@@ -277,7 +277,7 @@ def _preview(config: TrainLatte, draw: Draw, notes: LatentNotes) -> Preview:
     """Samples side by side: above by the averaged weights, below by the raw ones."""
 
     def write(averaged: nn.Module, raw: nn.Module, step: int, folder: Path) -> None:
-        clips = [draw(model, range(config.previews)).cpu() for model in (averaged, raw)]
+        clips = [draw(model, range(config.num_previews)).cpu() for model in (averaged, raw)]
         frames = rearrange(clips, "j i c t h w -> c t (j h) (i w)")
         write_video(folder / f"step-{step:08d}.mp4", to_uint8(frames), fps=notes.frame_rate)
 

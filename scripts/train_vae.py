@@ -66,10 +66,10 @@ class TrainVAE(Config):
     a run that is resumed sees other clips than one that never stopped."""
     buckets: BucketConfig | None = None
     """Sizes of clips to mix, one per step; they replace frames, height and width of `data` and
-    train.global_batch. null: one size."""
+    train.global_batch_size. null: one size."""
     model: VAEConfig = field(default_factory=VAEConfig)
     """The video VAE. The image stage trains the image VAE that it is inflated from."""
-    row: str = "ivvae"
+    architecture: str = "ivvae"
     """Row of the paper's ablation, a preset of VAEConfig, which changes `model`; a width relative
     to the released model's is kept relative. Or another VAE to train in its place: cv_vae, od_vae,
     od_vae_gcconv, opensora_v12, cogvideox or wan, with z_dim and num_blocks of `model`, as much
@@ -86,11 +86,11 @@ class TrainVAE(Config):
     held_out: Annotated[ClipConfig | None, MAY_CHANGE] = None
     """Held-out clips, scored every train.evaluate_every steps; the middle of each video is taken.
     """
-    held_out_clips: Annotated[int, Ge(1), MAY_CHANGE] = 16
+    num_held_out_clips: Annotated[int, Ge(1), MAY_CHANGE] = 16
     """Their number, the first of the data set."""
-    scores: Annotated[NetworkConfig, MAY_CHANGE] = NetworkConfig()  # noqa: RUF009 (frozen)
+    metric_networks: Annotated[NetworkConfig, MAY_CHANGE] = NetworkConfig()  # noqa: RUF009 (frozen)
     """Networks for LPIPS and rFVD of held-out clips, besides PSNR and SSIM."""
-    previews: Annotated[int, Ge(0), MAY_CHANGE] = 4
+    num_previews: Annotated[int, Ge(0), MAY_CHANGE] = 4
     """Clips shown side by side at every checkpoint, held-out ones if there are any; 0 for none. A
     stream has none to show."""
     activation_checkpointing: Annotated[bool, MAY_CHANGE] = False
@@ -102,12 +102,14 @@ class TrainVAE(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.row not in (*PRESETS, *OTHERS):
-            raise ValueError(f"row={self.row!r}: use one of {', '.join((*PRESETS, *OTHERS))}")
-        if self.row in OTHERS and self.stage == "image":
+        if self.architecture not in (*PRESETS, *OTHERS):
             raise ValueError(
-                f"row={self.row}: has no image stage, as nothing is inflated into it: set stage: "
-                "video, and init_from: null or weights of its own kind"
+                f"architecture={self.architecture!r}: use one of {', '.join((*PRESETS, *OTHERS))}"
+            )
+        if self.architecture in OTHERS and self.stage == "image":
+            raise ValueError(
+                f"architecture={self.architecture}: has no image stage, as nothing is "
+                "inflated into it: set stage: video, and init_from: null or weights of its own kind"
             )
         if (self.data is None) == (self.stream is None):
             raise ValueError("set either data or stream, where training clips come from; null: not")
@@ -153,7 +155,7 @@ class TrainVAE(Config):
     def batches(self) -> list[int]:
         """Clips per step over all processes, of each size."""
         if self.buckets is None:
-            return [self.train.global_batch]
+            return [self.train.global_batch_size]
         return [self.buckets.batch_size(bucket) for bucket in self.buckets.buckets]
 
     @property
@@ -165,9 +167,9 @@ class TrainVAE(Config):
     @property
     def video_config(self) -> VAEConfig | ComparatorConfig:
         """The video VAE: `model` as the row changes it, or a comparator of its size."""
-        if self.row in OTHERS:
-            return comparator_config(self.row, self.model)
-        changes = dict(PRESETS[self.row])
+        if self.architecture in OTHERS:
+            return comparator_config(self.architecture, self.model)
+        changes = dict(PRESETS[self.architecture])
         changes["dim"] = self.model.dim * changes.get("dim", FULL_DIM) // FULL_DIM
         return replace(self.model, **changes)
 
@@ -181,7 +183,7 @@ class TrainVAE(Config):
 
     def named(self) -> "TrainVAE":
         """The same with `{model}` replaced in the folders."""
-        name = f"{self.row}_z{self.model.z_dim}"
+        name = f"{self.architecture}_z{self.model.z_dim}"
         source = None if self.init_from is None else self.init_from.replace("{model}", name)
         train = replace(self.train, folder=self.train.folder.replace("{model}", name))
         return replace(self, train=train, init_from=source)
@@ -252,7 +254,9 @@ def _train(config: TrainVAE, accelerator: Accelerator) -> Path | None:
         memory = trainer.rehearse(_blank(config, accelerator.num_processes), step_loss)
         log.info("%s: %s", train.folder, measured(trainer, memory))
     shown = held_out or (clips.sets[0] if isinstance(clips, BucketClips) else clips)
-    preview = _preview(config.previews, shown, accelerator) if config.previews and shown else None
+    preview = (
+        _preview(config.num_previews, shown, accelerator) if config.num_previews and shown else None
+    )
     return trainer.run(batches, step_loss, preview, evaluate)
 
 
@@ -290,7 +294,7 @@ def _size(clips: ClipOptions | Bucket) -> Size:
 
 def _blank(config: TrainVAE, processes: int) -> Batch:
     """Clips of the size and number that take most memory, of at most two micro-batches."""
-    micro, shapes = config.train.micro_batch, []
+    micro, shapes = config.train.micro_batch_size, []
     for size, batch in zip(config.sizes, config.batches, strict=True):
         local = batch // processes
         at_once = min(local, micro or local)
@@ -308,7 +312,7 @@ def _evaluate(config: TrainVAE, clips: ClipDataset) -> Evaluate | None:
     if config.train.evaluate_every is None:
         return None
     group = config.vae_config.temporal_ratio
-    held_out = HeldOut(clips, config.held_out_clips, group, config.scores)
+    held_out = HeldOut(clips, config.num_held_out_clips, group, config.metric_networks)
 
     def scores(model: nn.Module) -> dict[str, float]:
         assert isinstance(model, VideoAutoencoder)

@@ -240,7 +240,7 @@ def toy_trainer(folder, *, steps=4, **values):
     """A trainer of the toy with a discriminator from step 1 on, and the loss of its step."""
     torch.manual_seed(0)
     config = TrainConfig(
-        folder=str(folder), steps=steps, global_batch=4, log_every=1, save_every=2, **values
+        folder=str(folder), steps=steps, global_batch_size=4, log_every=1, save_every=2, **values
     )
     accelerator = Accelerator(log_with="tensorboard", project_dir=folder)
     model, discriminator = Toy(), Discriminator(SMALL).double()
@@ -279,10 +279,10 @@ def toy_run(folder, *, batches=None, rehearse=False, steps=4, **values):
     return trainer, {k: v for p in trainer.players.all for k, v in p.module.state_dict().items()}
 
 
-@pytest.mark.parametrize("micro_batch", [1, 2])
-def test_accumulation_gives_both_players_the_update_of_one_big_batch(micro_batch, tmp_path):
+@pytest.mark.parametrize("micro_batch_size", [1, 2])
+def test_accumulation_gives_both_players_the_update_of_one_big_batch(micro_batch_size, tmp_path):
     _, whole = toy_run(tmp_path / "whole")
-    _, parts = toy_run(tmp_path / "parts", micro_batch=micro_batch)
+    _, parts = toy_run(tmp_path / "parts", micro_batch_size=micro_batch_size)
     assert_close(parts, whole, rtol=1e-9, atol=1e-12)
     for x, y in zip(read_log(tmp_path / "whole"), read_log(tmp_path / "parts"), strict=True):
         for name in {
@@ -322,7 +322,7 @@ def test_memory_that_does_not_suffice_is_said_before_the_run(tmp_path, monkeypat
         raise torch.OutOfMemoryError("tried to allocate 1 TiB")
 
     monkeypatch.setattr("engine.optimization.Players.gradients", fail)
-    with pytest.raises(ValueError, match="lower micro_batch"):
+    with pytest.raises(ValueError, match="lower micro_batch_size"):
         toy_run(tmp_path, rehearse=True)
     assert not list(tmp_path.iterdir())
 

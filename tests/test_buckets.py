@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
 
 
 def clips(folder, *buckets, **options):
-    config = ClipConfig(folder=str(folder), max_bad_fraction=options.pop("bad", 0.0))
+    config = ClipConfig(folder=str(folder), max_error_fraction=options.pop("bad", 0.0))
     return BucketClips(config, BucketConfig(buckets=buckets, **options), seed=1)
 
 
@@ -131,7 +131,7 @@ def test_every_bucket_must_be_divided_by_the_processes(folder):
 
 def test_the_trainers_batches_take_buckets(folder):
     dataset = clips(folder, IMAGES, CLIPS)
-    config = SimpleNamespace(steps=5, seed=2, workers=0, global_batch=1000)
+    config = SimpleNamespace(steps=5, seed=2, workers=0, global_batch_size=1000)
     process = SimpleNamespace(process_index=1, num_processes=2)
     found = list(training_batches(dataset, config, process)(2))
     assert_same(found, load(dataset, 2, 5, 1, 2))

@@ -17,7 +17,7 @@ from common.output_folder import lock_folder
 from common.pixels import to_float
 from data.clips.dataset import ClipConfig, ClipDataset
 from data.latents.dataset import LatentDataset
-from scripts.cache_latents import Config, run
+from scripts.cache_latents import CacheLatents, run
 from tests.builders.packed import pack
 from tests.builders.processes import begin, begin_ranks
 from vae import VAEConfig, VideoVAE, weights_hash
@@ -49,21 +49,21 @@ def arguments(inputs, out, **options):
         "data": inputs / "shards",
         "out": out,
         "frames": 5,
-        "interval": 2,
+        "stride": 2,
         "height": 16,
         "width": 32,
         "clips_per_video": 2,
         "flip": "true",
         "batch_size": 3,
         "workers": 0,
-        "shard_items": 8,
+        "items_per_shard": 8,
         **options,
     }
     return [part for name, value in values.items() for part in (f"--{name}", str(value))]
 
 
-def config(inputs, out, **options) -> Config:
-    return parse(Config, arguments(inputs, out, **options))
+def config(inputs, out, **options) -> CacheLatents:
+    return parse(CacheLatents, arguments(inputs, out, **options))
 
 
 def cache(inputs, out, **options):
@@ -88,7 +88,7 @@ def test_the_cache_holds_the_moments_of_the_clips(inputs, out):
     latents.verify()
     assert latents.latent_shape == (4, 2, 2, 4)
     assert len(latents) == 3 * 2 * 2
-    config = ClipConfig(folder=str(inputs / "shards"), frames=5, interval=2, height=16, width=32)
+    config = ClipConfig(folder=str(inputs / "shards"), frames=5, stride=2, height=16, width=32)
     clips = ClipDataset(config, seed=0)
     for index in (0, 5, 11):
         item = latents.raw(index)
@@ -105,7 +105,7 @@ def test_a_second_run_says_that_there_is_nothing_to_do(inputs, out, capsys):
     assert {path: path.stat().st_mtime_ns for path in out.glob("[!.]*")} == before
 
 
-def run_slowly(made: Config, delay: float) -> None:
+def run_slowly(made: CacheLatents, delay: float) -> None:
     """In a process of its own: time for others to see it at work."""
     encode = VideoVAE.encode
 
@@ -126,7 +126,7 @@ def test_two_processes_make_the_same_cache(inputs, out, tmp_path, capfd):
 
 
 def test_runs_killed_at_random_points_go_on_to_the_same_bytes(inputs, tmp_path):
-    options = {"shard_items": 1, "batch_size": 1}
+    options = {"items_per_shard": 1, "batch_size": 1}
     cache(inputs, tmp_path / "straight", **options)
     straight = contents(tmp_path / "straight")
     made, draw = config(inputs, tmp_path / "c", **options), random.Random(0)
@@ -151,7 +151,7 @@ def test_runs_killed_at_random_points_go_on_to_the_same_bytes(inputs, tmp_path):
 def test_a_disk_that_fills_up_is_one_line_and_a_rerun_goes_on(
     inputs, small_disk, tmp_path, monkeypatch, capsys
 ):
-    options = {"shard_items": 4, "batch_size": 4}
+    options = {"items_per_shard": 4, "batch_size": 4}
     out, others, encode = small_disk / "c", small_disk / "others", VideoVAE.encode
     calls = []
 
@@ -166,7 +166,7 @@ def test_a_disk_that_fills_up_is_one_line_and_a_rerun_goes_on(
     monkeypatch.setattr(VideoVAE, "encode", encode_while_others_write)
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments(inputs, out, **options)])
     with pytest.raises(SystemExit) as end:
-        main(Config, run)
+        main(CacheLatents, run)
     assert end.value.code == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert re.fullmatch(

@@ -24,7 +24,13 @@ def shards(tmp_path_factory):
 
 
 def training(shards, out, test=None, channels=8, **changes) -> TrainClassifier:
-    settings = {"steps": 3, "global_batch": 2, "log_every": 1, "learning_rate": 1e-3, **changes}
+    settings = {
+        "steps": 3,
+        "global_batch_size": 2,
+        "log_every": 1,
+        "learning_rate": 1e-3,
+        **changes,
+    }
     return TrainClassifier(
         train=TrainConfig(folder=str(out), **settings),
         data=ClipConfig(folder=str(shards), frames=4, height=16, width=16),
@@ -68,7 +74,7 @@ def test_learns_to_tell_classes_apart(tmp_path):
             tmp_path / "out",
             test=folders["test"],
             steps=40,
-            global_batch=6,
+            global_batch_size=6,
             learning_rate=3e-3,
             ema_decay=0.5,
         )

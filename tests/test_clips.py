@@ -80,9 +80,9 @@ def test_batches_hold_every_clip_once_whatever_the_workers(videos):
 
 
 def test_count_limits_and_null_takes_all(videos):
-    two = source(videos, frames=2, count=2)
-    assert two.ids == source(videos, frames=2, count=None).ids[:2]
-    assert len(source(videos, frames=2, count=None)) == 4
+    two = source(videos, frames=2, num_clips=2)
+    assert two.ids == source(videos, frames=2, num_clips=None).ids[:2]
+    assert len(source(videos, frames=2, num_clips=None)) == 4
     assert two.describe()["videos"] == 4
 
 
@@ -142,10 +142,10 @@ def test_bad_folders_and_protocols_are_refused(tmp_path, videos):
         source(videos, frames=17, stride=6)
     (videos / "broken.mp4").write_bytes(b"<html>")
     with pytest.raises(ValueError, match=r"broken.mp4.*HTML"):
-        source(videos, frames=2, count=None)
+        source(videos, frames=2, num_clips=None)
     with pytest.raises(ValueError, match="given together"):
         ClipProtocol(height=64)
     with pytest.raises(ValueError, match="stride=0"):
         ClipProtocol(stride=0)
-    with pytest.raises(ValueError, match="count=0"):
-        ClipProtocol(count=0)
+    with pytest.raises(ValueError, match="num_clips=0"):
+        ClipProtocol(num_clips=0)

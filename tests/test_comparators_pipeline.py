@@ -55,28 +55,28 @@ def cached(root: Path, name: str, **changes) -> Path:
         "data": str(root / "shards"),
         "out": str(root / name / "latents"),
         "frames": FRAMES[name],
-        "interval": 1,
+        "stride": 1,
         "workers": 0,
         **SIZE,
         **changes,
     }
-    cache_latents.run(cache_latents.Config(**options))
+    cache_latents.run(cache_latents.CacheLatents(**options))
     return Path(options["out"])
 
 
 def trained(root: Path, name: str, latents: Path, **changes) -> Path:
     config = train_latte.TrainLatte(
         train=train_latte.TrainConfig(
-            folder=str(root / name / "latte"), steps=2, global_batch=2, save_every=2
+            folder=str(root / name / "latte"), steps=2, global_batch_size=2, save_every=2
         ),
         latents=str(latents),
         model=LatteOptions(
             size="custom", hidden_size=16, depth=2, num_heads=2, class_conditional=True
         ),
         vae=source(root, name),
-        preview=SamplerConfig(method="ddim", steps=2),
-        previews=1,
-        held_out_clips=1,
+        preview_sampler=SamplerConfig(method="ddim", steps=2),
+        num_previews=1,
+        num_held_out_clips=1,
         **changes,
     )
     folder = train_latte.run(config)

@@ -36,11 +36,11 @@ def shards(tmp_path_factory):
 def config(shards, folder, row, **values) -> TrainVAE:
     clips = train_vae.ClipConfig(folder=str(shards), frames=9, height=16, width=16)
     return TrainVAE(
-        row=row,
+        architecture=row,
         train=train_vae.TrainConfig(
             folder=str(folder),
             steps=2,
-            global_batch=2,
+            global_batch_size=2,
             log_every=1,
             save_every=2,
             evaluate_every=2,
@@ -48,10 +48,10 @@ def config(shards, folder, row, **values) -> TrainVAE:
         ),
         data=clips,
         held_out=clips,
-        held_out_clips=1,
+        num_held_out_clips=1,
         model=LIKE,
         loss=VAELossConfig(perceptual="none"),
-        previews=1,
+        num_previews=1,
         **values,
     )
 
@@ -137,8 +137,8 @@ def test_start_weights_that_do_not_fit_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("row", "values", "message"),
     [
-        ("od_vea", {}, "row='od_vea': use one of baseline, .*od_vae_gcconv"),
-        ("od_vae", {"stage": "image"}, "row=od_vae: has no image stage"),
+        ("od_vea", {}, "architecture='od_vea': use one of baseline, .*od_vae_gcconv"),
+        ("od_vae", {"stage": "image"}, "architecture=od_vae: has no image stage"),
     ],
 )
 def test_rows_that_cannot_be_trained_are_refused(tmp_path, row, values, message):
@@ -149,8 +149,8 @@ def test_rows_that_cannot_be_trained_are_refused(tmp_path, row, values, message)
 def test_sizes_that_a_comparator_does_not_take_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"5 frames, but the VAE needs 1 \+ 8n. Use 1 or 9"):
         TrainVAE(
-            row="cogvideox",
-            train=train_vae.TrainConfig(folder=str(tmp_path), steps=1, global_batch=1),
+            architecture="cogvideox",
+            train=train_vae.TrainConfig(folder=str(tmp_path), steps=1, global_batch_size=1),
             data=train_vae.ClipConfig(folder=str(tmp_path), frames=5, height=16, width=16),
             model=LIKE,
         )
@@ -159,7 +159,7 @@ def test_sizes_that_a_comparator_does_not_take_are_refused(tmp_path):
 def test_the_ablation_takes_comparators_as_rows(tmp_path):
     file = tmp_path / "video.yaml"
     file.touch()
-    assert Ablate(folder=tmp_path, video=file, rows=OTHERS).rows == OTHERS
+    assert Ablate(folder=tmp_path, video=file, architectures=OTHERS).architectures == OTHERS
     with pytest.raises(ValueError, match=r"image_starts=\['od_vae'\]: .* cannot be inflated"):
         Ablate(folder=tmp_path, video=file, image=file, image_starts=("ivvae", "od_vae"))
 
@@ -167,8 +167,8 @@ def test_the_ablation_takes_comparators_as_rows(tmp_path):
 @pytest.mark.parametrize("file", ["odvae_gcconv", "comparators/debug", "comparators/demo"])
 def test_configs_are_valid(file):
     made = parse(TrainVAE, ["--config", str(CONFIGS / f"{file}.yaml")]).named()
-    assert made.row in OTHERS
-    assert f"{made.row}_z{made.model.z_dim}" in made.train.folder
+    assert made.architecture in OTHERS
+    assert f"{made.architecture}_z{made.model.z_dim}" in made.train.folder
 
 
 def test_the_published_od_vae_fits_the_config_of_its_fine_tuning():

@@ -21,7 +21,7 @@ def folder(tmp_path_factory):
 
 
 def clips(folder, seed=0, **options):
-    sizes = {"frames": 5, "interval": 3, "height": 64, "width": 96}
+    sizes = {"frames": 5, "stride": 3, "height": 64, "width": 96}
     return ClipDataset(ClipConfig(folder=str(folder), **{**sizes, **options}), seed)
 
 
@@ -65,7 +65,7 @@ def test_random_choices_follow_from_seed_epoch_and_key_alone(folder):
     assert drawn != [(x["start"], x["flip"]) for x in (other[e, 2] for e in range(8))]
     # the same sample gets the same clip when others are left out and its index changes
     fewer = clips(folder, frames=14, **options)
-    more = clips(folder, frames=14, short="loop", **options)
+    more = clips(folder, frames=14, short_clips="loop", **options)
     assert_close(fewer[1, 1]["video"], more[1, 4]["video"], rtol=0, atol=0)
 
 
@@ -81,13 +81,13 @@ def test_a_flipped_clip_is_the_mirror_image(folder):
 
 def test_skip_leaves_short_videos_out_before_indexing(folder, caplog):
     with caplog.at_level(logging.WARNING):
-        dataset = clips(folder, short="skip")
+        dataset = clips(folder, short_clips="skip")
     assert (len(dataset), dataset.left_out, dataset.shard_sizes) == (3, 2, [2, 0, 1])
     assert "2 of 5 videos are too short or small" in caplog.text
 
 
 def test_loop_repeats_short_videos(folder):
-    dataset = clips(folder, short="loop")
+    dataset = clips(folder, short_clips="loop")
     assert (len(dataset), dataset.left_out, dataset.shard_sizes) == (5, 0, [2, 2, 1])
     assert numbers(dataset[0, 2]["video"]) == [0, 3, 6, 0, 3]
     assert numbers(dataset[0, 3]["video"]) == [0, 3, 1, 4, 2]
@@ -95,16 +95,16 @@ def test_loop_repeats_short_videos(folder):
 
 
 def test_shrink_interval_reads_short_videos_at_the_largest_that_fits(folder):
-    dataset = clips(folder, short="shrink_interval")
+    dataset = clips(folder, short_clips="shrink_stride")
     starts = [dataset[0, index]["start"] for index in range(5)]
     assert numbers(dataset[0, 2]["video"]) == [0, 2, 4, 6, 8]
     assert numbers(dataset[0, 3]["video"]) == [0, 1, 2, 3, 4]
     assert numbers(dataset[0, 4]["video"]) == [starts[4] + 3 * i for i in range(5)]
-    assert clips(folder, short="shrink_interval", frames=6).left_out == 1  # 5 frames never fit
+    assert clips(folder, short_clips="shrink_stride", frames=6).left_out == 1  # 5 frames never fit
 
 
 def test_single_frames_are_images(folder):
-    dataset = clips(folder, frames=1, interval=7, short="shrink_interval")
+    dataset = clips(folder, frames=1, stride=7, short_clips="shrink_stride")
     item = dataset[0, 3]
     assert len(dataset) == 5
     assert item["video"].shape == (3, 1, 64, 96)
@@ -114,7 +114,7 @@ def test_single_frames_are_images(folder):
 
 def test_nothing_usable_is_an_error_that_says_what_there_is(folder):
     with pytest.raises(ValueError, match=r"none of 5 videos has the 61 frames .* longest has 60"):
-        clips(folder, frames=61, interval=1)
+        clips(folder, frames=61, stride=1)
 
 
 def test_labels_without_a_name_are_refused(tmp_path):
@@ -122,22 +122,22 @@ def test_labels_without_a_name_are_refused(tmp_path):
     index = (folder / "index.json").read_text()
     (folder / "index.json").write_text(index.replace('"a", "b"', '"a"'))
     with pytest.raises(ValueError, match="label 1, but there are 1 class names"):
-        clips(folder, short="loop")
+        clips(folder, short_clips="loop")
 
 
 def test_unlabelled_videos_have_label_minus_one(tmp_path):
-    assert clips(pack(tmp_path, [9], class_names=()), short="loop")[0, 0]["label"] == -1
+    assert clips(pack(tmp_path, [9], class_names=()), short_clips="loop")[0, 0]["label"] == -1
 
 
 def test_an_unreadable_video_stops_at_once_unless_some_are_allowed(tmp_path, caplog):
     folder = pack(tmp_path, [13] * 4, broken=[1])
-    with pytest.raises(ValueError, match=r"video1: .*HTML.* 1 bad of 4.*max_bad_fraction=0"):
+    with pytest.raises(ValueError, match=r"video1: .*HTML.* 1 bad of 4.*max_error_fraction=0"):
         clips(folder)[0, 1]
-    lenient = clips(folder, max_bad_fraction=0.25)
+    lenient = clips(folder, max_error_fraction=0.25)
     item = lenient[0, 1]
     assert item["key"] != "video1"
     assert [key for key, _ in item["bad"]] == ["video1"]
-    again = clips(folder, max_bad_fraction=0.25)
+    again = clips(folder, max_error_fraction=0.25)
     again[0, 3]
     assert_close(again[0, 1]["video"], item["video"], rtol=0, atol=0)
     lenient[5, 1]
@@ -148,7 +148,7 @@ def test_an_unreadable_video_stops_at_once_unless_some_are_allowed(tmp_path, cap
 def test_a_data_set_with_nothing_readable_gives_up(tmp_path):
     folder = pack(tmp_path, [13] * 2, broken=[0, 1])
     with pytest.raises(ValueError, match="2 bad of 2"):
-        clips(folder, max_bad_fraction=0.5)[0, 0]
+        clips(folder, max_error_fraction=0.5)[0, 0]
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_a_data_set_with_nothing_readable_gives_up(tmp_path):
     [
         ({"frames": 0}, "frames=0 must be at least 1"),
         ({"width": -8}, "width=-8"),
-        ({"max_bad_fraction": 1.0}, r"max_bad_fraction=1.0 must be in \[0, 1\)"),
+        ({"max_error_fraction": 1.0}, r"max_error_fraction=1.0 must be in \[0, 1\)"),
     ],
 )
 def test_bad_options_are_refused(options, message):
@@ -201,6 +201,6 @@ def test_covering_sizes():
 
 
 def test_configs_are_values():
-    config = ClipConfig(folder="x", frames=17, interval=3)
+    config = ClipConfig(folder="x", frames=17, stride=3)
     assert config.span == 49
     assert replace(config, frames=1).span == 1

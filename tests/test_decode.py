@@ -85,13 +85,13 @@ def test_frames_are_the_ones_asked_for(name, tmp_path):
 
 
 def assert_random_clips(source, **options):
-    """Frames of any order, and clips of any interval, are those asked for."""
+    """Frames of any order, and clips of any stride, are those asked for."""
     draw = random.Random(0)
     clips = [[draw.randrange(40) for _ in range(4)] for _ in range(4)]
     for _ in range(4):
-        interval = draw.randint(1, 8)
-        start = draw.randrange(40 - 4 * interval)
-        clips.append([start + interval * i for i in range(5)])
+        stride = draw.randint(1, 8)
+        start = draw.randrange(40 - 4 * stride)
+        clips.append([start + stride * i for i in range(5)])
     for clip in clips:
         assert [read_barcode(frame) for frame in read_frames(source, clip, **options)] == clip
 
@@ -136,7 +136,7 @@ def test_torchcodec_gives_the_frames_asked_for(name, tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("torchcodec")
 def test_torchcodec_on_odd_and_bad_files(tmp_path):
-    options = {"decoder": "torchcodec", "strict": False}
+    options = {"decoder": "torchcodec", "strict_decoding": False}
     packed = write_packed_avi(tmp_path / "packed.avi")
     clip = [3, 6, 20, 40]
     assert [read_barcode(frame) for frame in read_frames(packed, clip, **options)] == clip
@@ -170,21 +170,21 @@ def test_frames_that_torchcodec_gets_wrong_are_read_by_pyav(fault, tmp_path, mon
 
 def test_torchcodec_is_refused_where_it_cannot_serve(tmp_path, monkeypatch):
     path = write_barcode_video(tmp_path / "a.mp4", 2)
-    with pytest.raises(ValueError, match=r"does not notice damaged data: .*strict=false"):
+    with pytest.raises(ValueError, match=r"does not notice damaged data: .*strict_decoding=false"):
         read_frames(path, [0], decoder="torchcodec")
-    with pytest.raises(ValueError, match=r"does not notice damaged data: .*strict=false"):
+    with pytest.raises(ValueError, match=r"does not notice damaged data: .*strict_decoding=false"):
         ClipOptions(decoder="torchcodec")
     torchcodec_module._decoders.cache_clear()
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
     with pytest.raises(ValueError, match=r"^decoder=torchcodec, but .* not installed: pip install"):
-        ClipOptions(decoder="torchcodec", strict=False)
+        ClipOptions(decoder="torchcodec", strict_decoding=False)
 
     def broken(_):
         raise RuntimeError("Could not load libtorchcodec.\nA long story")
 
     monkeypatch.setattr(torchcodec_module.importlib, "import_module", broken)
     with pytest.raises(ValueError, match=r"install FFmpeg .*\(Could not load libtorchcodec\.\)$"):
-        ClipOptions(decoder="torchcodec", strict=False)
+        ClipOptions(decoder="torchcodec", strict_decoding=False)
 
 
 def test_every_start_and_stride_of_a_seekable_video(tmp_path):

@@ -27,7 +27,7 @@ from engine.watch import Means, Stopwatch
 
 
 def config(**values):
-    return TrainConfig(**{"folder": "runs/x", "steps": 100, "global_batch": 8, **values})
+    return TrainConfig(**{"folder": "runs/x", "steps": 100, "global_batch_size": 8, **values})
 
 
 # files
@@ -200,11 +200,13 @@ def test_a_batch_is_shared_equally_or_refused():
     assert config().local_batch(4) == 2
     with pytest.raises(ValueError, match="multiple of 3"):
         config().local_batch(3)
-    with pytest.raises(ValueError, match="micro_batch=3 does not divide the 4 clips per process"):
-        config(micro_batch=3).local_batch(2)
+    with pytest.raises(ValueError, match="micro_batch_size=3 does not divide the 4 clips"):
+        config(micro_batch_size=3).local_batch(2)
 
 
-@pytest.mark.parametrize("name", ["steps", "global_batch", "learning_rate", "micro_batch", "keep"])
+@pytest.mark.parametrize(
+    "name", ["steps", "global_batch_size", "learning_rate", "micro_batch_size", "keep"]
+)
 def test_settings_out_of_range_are_refused(name):
     with pytest.raises(ValueError, match=name):
         config(**{name: 0})
@@ -264,13 +266,13 @@ def test_a_tracker_that_is_not_installed_is_refused(monkeypatch):
 
 
 def test_bad_steps_are_counted_refused_and_at_last_stop_the_run(caplog):
-    guard = Guard(max_bad_steps=3)
+    guard = Guard(max_skipped_steps=3)
     good, bad = {"mae": 1.0, "grad_norm": 2.0}, {"mae": 1.0, "grad_norm": math.nan}
     verdicts = [guard.accepts(i, v, ["grad_norm"]) for i, v in enumerate((bad, bad, good, bad))]
     assert verdicts == [False, False, True, False]
     assert guard.skipped == 3
     assert "step 3 skipped: grad_norm is nan" in caplog.text
-    resumed = Guard(max_bad_steps=3)
+    resumed = Guard(max_skipped_steps=3)
     resumed.load_state_dict(json.loads(json.dumps(guard.state_dict())))
     for one in (guard, resumed):
         assert not one.accepts(4, bad, ["grad_norm"])
@@ -279,7 +281,7 @@ def test_bad_steps_are_counted_refused_and_at_last_stop_the_run(caplog):
 
 
 def test_spikes_are_refused_until_they_are_the_rule():
-    guard = Guard(max_bad_steps=1, spike_factor=3)
+    guard = Guard(max_skipped_steps=1, spike_factor=3)
     steps = [guard.accepts(i, {"n": 1.0}, ["n"]) for i in range(50)]
     assert all(steps)
     assert guard.accepts(50, {"n": 2.9}, ["n"])
@@ -288,7 +290,7 @@ def test_spikes_are_refused_until_they_are_the_rule():
     assert not later[0]
     assert later[-1]
     assert guard.skipped == 1 + later.count(False)
-    assert Guard(max_bad_steps=1).accepts(0, {"n": 1e30}, ["n"])  # off
+    assert Guard(max_skipped_steps=1).accepts(0, {"n": 1e30}, ["n"])  # off
 
 
 # watching

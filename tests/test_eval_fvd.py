@@ -208,7 +208,7 @@ def test_scores_of_different_protocols_never_share_a_table(folders, tmp_path):
         write_json(tmp_path / f"{name}.json", result)
     page = tmp_path / "page.html"
     results = [str(tmp_path / f"{name}.json") for name in ("a", "again", "other")]
-    report.run(report.Config(results=results, out=str(page)))
+    report.run(report.MakeReport(results=results, out=str(page)))
     tables = page.read_text().split("<table")[1:]
     rows = [table.partition("</table>")[0] for table in tables]
     assert [("again" in row, "other" in row) for row in rows] == [(True, False), (False, True)]
@@ -217,7 +217,7 @@ def test_scores_of_different_protocols_never_share_a_table(folders, tmp_path):
     del old["protocol"]
     write_json(tmp_path / "old.json", old)
     with pytest.raises(ValueError, match="old: made by an older version"):
-        report.run(report.Config(results=[str(tmp_path / "old.json")], out=str(page)))
+        report.run(report.MakeReport(results=[str(tmp_path / "old.json")], out=str(page)))
 
 
 def test_features_are_cached_under_their_content(folders, tmp_path, monkeypatch):
@@ -305,7 +305,7 @@ def test_folders_of_frames_equal_the_videos_they_came_from(tmp_path):
     for name, shade in (("a", 0), ("b", 90)):
         clip = np.stack([barcode_frame(i, 48, 64, shade) for i in numbers])
         write_video(tmp_path / "videos" / f"{name}.mkv", clip, 8, codec="ffv1")
-    protocol = ClipProtocol(frames=4, start="center", count=None)
+    protocol = ClipProtocol(frames=4, start="center", num_clips=None)
     frames, videos = (
         ClipSource(tmp_path / kind, protocol, generated=True, progress=False)
         for kind in ("frames", "videos")
@@ -340,7 +340,7 @@ def test_lossy_frames_bring_a_warning(tmp_path):
 
 
 def test_packed_clips_that_are_stored_lossily_bring_a_warning(folders, tmp_path):
-    protocol = ClipProtocol(frames=4, start="first", count=None)
+    protocol = ClipProtocol(frames=4, start="first", num_clips=None)
     with pytest.warns(UserWarning, match=r"stored lossily .h264."):
         source = ClipSource(pack(tmp_path, [8, 8]), protocol, generated=True, progress=False)
     assert source.describe()["codecs"] == ["h264"]

@@ -40,7 +40,7 @@ def command(folders: Path, *extra: object) -> int:
 
 def test_command(folders, tmp_path, capsys):
     out = tmp_path / "is.json"
-    extra = ("--real", folders / "real", "--clips", 2, "--runs", 2, "--out", out)
+    extra = ("--real", folders / "real", "--num_clips", 2, "--runs", 2, "--out", out)
     assert command(folders, *extra) == 0
     result = json.loads(out.read_text())
     assert result["name"] == "is_tiny_2x2runs_1splits"
@@ -56,7 +56,7 @@ def test_command(folders, tmp_path, capsys):
 def test_real_clips_at_another_rate_are_refused(folders, tmp_path, capsys):
     fast = write_folder(tmp_path / "fast", [0, 60, 120, 180], fps=25)
     out = tmp_path / "is.json"
-    extra = ("--real", fast, "--clips", 2, "--runs", 2, "--out", out)
+    extra = ("--real", fast, "--num_clips", 2, "--runs", 2, "--out", out)
     assert command(folders, *extra) == 2
     assert (
         "real clips run at 25 frames/s (stride 1), generated ones at 8" in capsys.readouterr().err
@@ -70,14 +70,14 @@ def test_the_ceiling_is_that_of_the_labels_there_are(folders, tmp_path):
     files = sorted(path.name for path in (tmp_path / "fake").iterdir())
     labels = Labels(dict(zip(files, [0, 1, 2, 1], strict=True)), ["a", "b", "c"])
     write_labels(tmp_path / "fake", labels)
-    clips = ClipProtocol(frames=4, count=None)
+    clips = ClipProtocol(frames=4, num_clips=None)
     source = ClipSource(tmp_path / "fake", clips, progress=False)
     tiny = load_classifier(folders / "tiny", "probabilities")
     perfect = replace(tiny, run=Perfect([labels.labels[id] for id in source.ids]))
     for protocol in (
-        ISProtocol(clips=4),
-        ISProtocol(clips=4, splits=2),
-        ISProtocol(clips=2, runs=2),
+        ISProtocol(num_clips=4),
+        ISProtocol(num_clips=4, splits=2),
+        ISProtocol(num_clips=2, runs=2),
     ):
         perfect.run.seen = 0
         result = evaluate_is(source, perfect, protocol, extraction=QUIET)
@@ -85,10 +85,10 @@ def test_the_ceiling_is_that_of_the_labels_there_are(folders, tmp_path):
         assert (result["ceiling_labels"], result["accuracy"]) == ("known", 1)
         assert "on their labels" in is_line(result)
     shares = np.array([1, 2, 1]) / 4
-    result = evaluate_is(source, tiny, ISProtocol(clips=4), extraction=QUIET)
+    result = evaluate_is(source, tiny, ISProtocol(num_clips=4), extraction=QUIET)
     assert result["ceiling"] == pytest.approx(np.exp(-np.sum(shares * np.log(shares))))
     (tmp_path / "fake" / "samples.json").unlink()
-    result = evaluate_is(source, tiny, ISProtocol(clips=4), extraction=QUIET)
+    result = evaluate_is(source, tiny, ISProtocol(num_clips=4), extraction=QUIET)
     assert (result["ceiling_labels"], result["accuracy"]) == ("random", None)
     assert "on random labels" in is_line(result)
 
@@ -108,7 +108,7 @@ class Perfect:
 def test_too_few_clips_are_refused(folders, capsys):
     assert command(folders) == 2
     assert "the protocol needs 20480 (10 x 2048)" in capsys.readouterr().err
-    assert command(folders, "--clips", 2, "--runs", 2, "--splits", 2) == 2
+    assert command(folders, "--num_clips", 2, "--runs", 2, "--splits", 2) == 2
     assert "only one may exceed 1" in capsys.readouterr().err
 
 
@@ -118,31 +118,31 @@ def test_names_tell_the_protocol():
         "10k_10splits",
         "2048_10splits",
     }
-    assert ISProtocol(clips=2048).name == "2048x1runs_1splits"
+    assert ISProtocol(num_clips=2048).name == "2048x1runs_1splits"
 
 
 def test_runs_score_clips_of_their_own(folders):
     extractor = load_classifier(folders / "tiny", "probabilities")
-    clips = ClipProtocol(frames=4, start="first", count=None)
+    clips = ClipProtocol(frames=4, start="first", num_clips=None)
     source = ClipSource(folders / "fake", clips, progress=False)
     rows = extract_features(source, extractor, QUIET).values
     np.testing.assert_allclose(rows.sum(axis=1), 1, rtol=1e-6)
-    result = evaluate_is(source, extractor, ISProtocol(clips=2, runs=2), extraction=QUIET)
+    result = evaluate_is(source, extractor, ISProtocol(num_clips=2, runs=2), extraction=QUIET)
     runs = [inception_score(part, 1, None).mean for part in (rows[:2], rows[2:])]
     assert result["value"] == pytest.approx(np.mean(runs))
     assert result["std"] == pytest.approx(np.std(runs))
     with pytest.raises(ValueError, match="gives features"):
         evaluate_is(
-            source, load_classifier(folders / "tiny"), ISProtocol(clips=2), extraction=QUIET
+            source, load_classifier(folders / "tiny"), ISProtocol(num_clips=2), extraction=QUIET
         )
 
 
 def test_fewer_real_clips_than_a_run_are_said_to_be(folders, tmp_path):
     extractor = load_classifier(folders / "tiny", "probabilities")
     few = write_folder(tmp_path / "few", [0, 90])
-    clips = ClipProtocol(frames=4, count=None)
+    clips = ClipProtocol(frames=4, num_clips=None)
     fake, real = (ClipSource(f, clips, progress=False) for f in (folders / "fake", few))
-    result = evaluate_is(fake, extractor, ISProtocol(clips=4), real=real, extraction=QUIET)
+    result = evaluate_is(fake, extractor, ISProtocol(num_clips=4), real=real, extraction=QUIET)
     assert result["real"]["clips"] == 2
     assert "only 2 real clips for 4 per run" in result["notes"][0]
     assert "no samples.json" in result["notes"][1]

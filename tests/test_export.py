@@ -24,7 +24,7 @@ from tests.test_cache_latents import cache, inputs  # noqa: F401
 def cached(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cached")
     pack(folder, [9, 7, 11])
-    made = test_latents.make_cache(folder / "latents", folder / "shards", interval=1)
+    made = test_latents.make_cache(folder / "latents", folder / "shards", stride=1)
     test_latents.complete(made)
     return folder / "latents"
 
@@ -79,21 +79,21 @@ def test_inspection_shows_counts_statistics_and_pictures(inputs, tmp_path, capsy
     command()
     text = capsys.readouterr().out
     assert "3 videos, 0 too_short, 12 items, 0 failures" in text
-    assert "latents 4x2x2x4 of 5 frames at interval 2, 16x32 pixels" in text
+    assert "latents 4x2x2x4 of 5 frames at stride 2, 16x32 pixels" in text
     assert "class a: 8" in text
     assert text.count("  channel ") == 4
     assert not (tmp_path / "look").exists()
-    command(vae=inputs / "vae", data=inputs / "shards", items=3)
+    command(vae=inputs / "vae", data=inputs / "shards", num_clips=3)
     text = capsys.readouterr().out
     assert text.count(" dB") == 3
     assert imread(tmp_path / "look" / "grid.png").shape[:2] == (3 * 2 * 16, 3 * 32)
     info = probe(tmp_path / "look" / "grid.mp4")
     assert (info.frames, info.height, info.width) == (5, 32, 96)
-    command(vae=inputs / "vae", items=2)
+    command(vae=inputs / "vae", num_clips=2)
     assert probe(tmp_path / "look" / "grid.mp4").height == 16
     other = pack(tmp_path / "other", [12, 9, 11])
     with pytest.raises(ValueError, match=r"not what .* was made from"):
         command(vae=inputs / "vae", data=other)
-    for options in ({"items": 0}, {"data": other}):
-        with pytest.raises(ValueError, match=r"items=0|give vae, too"):
+    for options in ({"num_clips": 0}, {"data": other}):
+        with pytest.raises(ValueError, match=r"num_clips=0|give vae, too"):
             command(**options)

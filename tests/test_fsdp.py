@@ -37,9 +37,9 @@ def latte(root, folder, steps=4, **values):
         config,
         train=replace(config.train, evaluate_every=4),
         vae=str(root / "vae"),
-        preview=SamplerConfig(method="ddim", steps=2),
-        previews=1,
-        held_out_clips=2,
+        preview_sampler=SamplerConfig(method="ddim", steps=2),
+        num_previews=1,
+        num_held_out_clips=2,
     )
 
 
@@ -65,13 +65,13 @@ def made(tmp_path_factory):
     torch.manual_seed(0)
     VideoVAE(MODEL).save_pretrained(root / "vae")
     places = {"vae": str(root / "vae"), "data": str(root / "shards"), "out": str(root / "latents")}
-    cache_latents.run(cache_latents.Config(**places, frames=5, interval=1, workers=0, **SIZE))
+    cache_latents.run(cache_latents.CacheLatents(**places, frames=5, stride=1, workers=0, **SIZE))
     jobs = [
         (2, FSDP, train_latte.run, latte(root, "straight")),
         (2, FSDP, train_latte.run, latte(root, "resumed", steps=2)),
         (2, FSDP, train_latte.run, latte(root, "resumed")),
         (2, FSDP, train_latte.run, thrifty(rounded(root, "bf16"))),
-        (2, FSDP, train_vae.run, thrifty(gan(root, "gan", micro_batch=1))),
+        (2, FSDP, train_vae.run, thrifty(gan(root, "gan", micro_batch_size=1))),
         (2, FSDP, fsdp_ranks.weigh, settings(root / "weighed", 1)),
         (2, DDP, train_latte.run, latte(root, "ddp", steps=2)),
         (1, DDP, train_latte.run, rounded(root, "one_bf16")),

@@ -58,8 +58,8 @@ def gan_run(folder, shards, steps=6, *, start=2, discriminator_rate=1e-3, held_o
             optimizer=OptimizerConfig(learning_rate=discriminator_rate),
         ),
         held_out=clips if held_out else None,
-        held_out_clips=2,
-        previews=0,
+        num_held_out_clips=2,
+        num_previews=0,
     )
 
 
@@ -123,7 +123,7 @@ def test_two_processes_learn_in_the_gan_stage_what_one_does(shards, tmp_path):
     mild = {"learning_rate": 1e-4, "discriminator_rate": 1e-4}
     train_vae.run(replace(gan_run(tmp_path / "one", shards, **mild), **mixed))
     # each with accumulation
-    config = replace(gan_run(tmp_path / "two", shards, micro_batch=1, **mild), **mixed)
+    config = replace(gan_run(tmp_path / "two", shards, micro_batch_size=1, **mild), **mixed)
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     done = subprocess.run(
         [sys.executable, *launch, *as_command(config, tmp_path)],
@@ -171,7 +171,7 @@ def test_evaluating_and_recomputing_do_not_change_what_is_learned(shards, tmp_pa
     watched = gan_run(
         tmp_path / "watched", shards, steps=3, start=0, held_out=True, evaluate_every=1
     )
-    train_vae.run(replace(watched, previews=1))
+    train_vae.run(replace(watched, num_previews=1))
     assert_same_run(tmp_path / "plain", tmp_path / "watched", 3)
     events = EventAccumulator(str(tmp_path / "watched" / "tensorboard")).Reload()
     shown = [image.step for tag in events.Tags()["images"] for image in events.Images(tag)]
@@ -183,7 +183,7 @@ def test_evaluating_and_recomputing_do_not_change_what_is_learned(shards, tmp_pa
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(shards, tmp_path, capsys, monkeypatch):
-    config = gan_run(tmp_path / "run", shards, steps=10, keep=1, keep_every=4, micro_batch=2)
+    config = gan_run(tmp_path / "run", shards, steps=10, keep=1, keep_every=4, micro_batch_size=2)
     assert train_vae.run(replace(config, dry_run=True)) is None
     text = capsys.readouterr().out
     parameters = sum(p.numel() for p in VideoVAE(MODEL).parameters()) / 1e6
@@ -215,8 +215,8 @@ def test_mistakes_of_the_gan_stage_are_refused_when_it_is_configured(shards, tmp
         replace(config, adversarial=deep)
     with pytest.raises(ValueError, match="no data in held_out"):
         gan_run(tmp_path / "run", shards, evaluate_every=2)
-    with pytest.raises(ValueError, match="row='E': use one of baseline"):
-        replace(config, row="E")
+    with pytest.raises(ValueError, match="architecture='E': use one of baseline"):
+        replace(config, architecture="E")
     with pytest.raises(ValueError, match="fp16 has one loss scale"):
         gan_run(tmp_path / "run", shards, precision="fp16")
     with pytest.raises(ValueError, match="LPIPS with alex needs at least 31 x 31"):
@@ -254,7 +254,7 @@ BUCKET = '{"buckets": [{"frames": %s, "height": 16, "width": 16, "batch_size": %
         (["--buckets", BUCKET % (5, 8)], "bucket 5x16x16: the data set has 6 samples, fewer"),
         (["--loss.perceptual=vgg"], "vgg16-397923af.pth: no weights for LPIPS."),
         (["--adversarial.start_step=6"], "start_step=6 is not before the end of the run"),
-        (["--train.micro_batch=3"], "micro_batch=3 does not divide the 4 clips"),
+        (["--train.micro_batch_size=3"], "micro_batch_size=3 does not divide the 4 clips"),
         (["--held_out.folder=nowhere"], "nowhere"),
     ],
 )
@@ -308,9 +308,18 @@ def test_the_debug_chain_runs_from_stage_to_stage(shards, tmp_path, monkeypatch,
     caplog.set_level("INFO")
     assert [file.stem for file in DEBUG] == ["0_image", "1_video", "2_video_larger", "3_gan"]
     for file in DEBUG:
-        options = ["--train.steps=2", "--train.save_every=2", "--train.log_every=1", "--previews=1"]
+        options = [
+            "--train.steps=2",
+            "--train.save_every=2",
+            "--train.log_every=1",
+            "--num_previews=1",
+        ]
         options += [f"--data.folder={shards}", "--model.z_dim=4", f"--held_out.folder={shards}"]
-        options += ["--data.short=loop", "--held_out.short=loop", "--held_out_clips=1"]
+        options += [
+            "--data.short_clips=loop",
+            "--held_out.short_clips=loop",
+            "--num_held_out_clips=1",
+        ]
         options += ["--adversarial.start_step=1"] if file.stem == "3_gan" else []
         export = train_vae.run(parse(TrainVAE, ["--config", str(file), *options]))
         assert export == Path(f"runs/vae/debug/ivvae_z4/{file.stem}/export")
@@ -330,7 +339,7 @@ def debug_configs():
 def test_every_row_goes_through_the_debug_chain(row, debug_configs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for config in debug_configs:
-        config = replace(config, row=row, model=replace(MODEL, z_dim=8)).named()
+        config = replace(config, architecture=row, model=replace(MODEL, z_dim=8)).named()
         assert config.train.folder.startswith(f"runs/vae/debug/{row}_z8/")
         model = initial_model(
             config.video_config, image=config.stage == "image", source=config.init_from
@@ -347,19 +356,19 @@ def test_the_baseline_is_trained_through_the_debug_chain(
 ):
     monkeypatch.chdir(tmp_path)
     for config in debug_configs:
-        data = replace(config.data, folder=str(shards), short="loop", height=16, width=16)
+        data = replace(config.data, folder=str(shards), short_clips="loop", height=16, width=16)
         gan = config.adversarial
         if gan is not None:
             gan = replace(gan, start_step=0, discriminator=DISCRIMINATOR)
         config = replace(
             config,
-            row="baseline",
+            architecture="baseline",
             model=MODEL,
             data=data,
             buckets=None,
             adversarial=gan,
             held_out=None,
-            previews=0,
+            num_previews=0,
             train=replace(config.train, steps=1, evaluate_every=None),
         )
         export = train_vae.run(config)
@@ -369,7 +378,7 @@ def test_the_baseline_is_trained_through_the_debug_chain(
 @pytest.mark.parametrize("row", PRESETS)
 def test_every_row_of_the_ablation_is_one_override(row):
     file = ROOT / "configs" / "vae" / "1_video_256.yaml"
-    config = parse(TrainVAE, ["--config", str(file), f"--row={row}", "--model.z_dim=8"])
+    config = parse(TrainVAE, ["--config", str(file), f"--architecture={row}", "--model.z_dim=8"])
     assert config.video_config == VAEConfig.preset(row, z_dim=8)
     assert config.named().train.folder == f"runs/vae/{row}_z8/1_video_256"
     assert config.named().init_from == f"runs/vae/{row}_z8/0_image_256/export"

@@ -38,10 +38,10 @@ def packed(tmp_path_factory):
 
 
 def make_cache(folder, packed, vae=VAE, **options):
-    names = {"clips_per_video", "flip", "seed", "shard_items"}
-    cache = {"clips_per_video": 2, "flip": True, "shard_items": 3}
+    names = {"clips_per_video", "flip", "seed", "items_per_shard"}
+    cache = {"clips_per_video": 2, "flip": True, "items_per_shard": 3}
     cache |= {k: v for k, v in options.items() if k in names}
-    clips = {"frames": 5, "interval": 2, "height": 32, "width": 32}
+    clips = {"frames": 5, "stride": 2, "height": 32, "width": 32}
     clips |= {k: v for k, v in options.items() if k not in names}
     dataset = ClipDataset(ClipConfig(folder=str(packed), **clips), seed=0)
     return LatentCache(folder, dataset, vae, SHAPE, CacheConfig(**cache))
@@ -97,7 +97,7 @@ def test_clips_of_a_video_lie_in_parts_of_their_own(tmp_path, packed):
     items = make_cache(tmp_path, packed, clips_per_video=3, flip=False).items
     starts = [items.item(n).start for n in range(len(items))]
     for index, frames in enumerate([20, 14, 30, 25]):
-        possible = frames - 8  # starts of 5 frames at interval 2
+        possible = frames - 8  # starts of 5 frames at stride 2
         for clip, start in enumerate(starts[3 * index : 3 * index + 3]):
             assert int(clip * possible / 3) <= start < (clip + 1) * possible / 3
     other = make_cache(tmp_path, packed, clips_per_video=3, flip=False, seed=1).items
@@ -204,7 +204,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(cached, packed, tmp_path):
     ("change", "message"),
     [
         ({"vae": {**VAE, "sha256": "fedc"}}, "vae.sha256 was '0123456789abcdef', now 'fedc'"),
-        ({"interval": 1}, "source.interval was 2, now 1"),
+        ({"stride": 1}, "source.stride was 2, now 1"),
         ({"clips_per_video": 1}, "cache.clips_per_video was 2, now 1"),
     ],
 )
@@ -299,7 +299,7 @@ def test_unreadable_videos_stop_the_cache_or_are_listed(tmp_path):
     packed = pack(tmp_path / "packed", [13] * 4, broken=[1])
     with pytest.raises(ValueError, match=r"video1: .*1 bad of 4"):
         complete(make_cache(tmp_path / "a", packed))
-    complete(make_cache(tmp_path / "b", packed, max_bad_fraction=0.25))
+    complete(make_cache(tmp_path / "b", packed, max_error_fraction=0.25))
     dataset = LatentDataset(tmp_path / "b")
     assert dataset.shard_sizes == [3, 1, 1, 3, 3, 1]
     assert {dataset.raw(i)["key"].split(":")[0] for i in range(12)} == {

@@ -31,7 +31,7 @@ def test_there_is_one_for_each():
 def test_the_papers_settings(name, size):
     stem = f"{name}_{size.lower()}2"
     config = load(stem)
-    assert (config.train.global_batch, config.train.learning_rate) == (32, 1e-4)
+    assert (config.train.global_batch_size, config.train.learning_rate) == (32, 1e-4)
     assert (config.train.weight_decay, config.train.ema_decay) == (0, 0.9999)
     clipping = {"sky": 20_000, "faceforensics": 20_000}.get(name, 100_000)
     assert (config.train.max_grad_norm, config.train.clip_from_step) == (0.1, clipping)

@@ -29,7 +29,7 @@ def configs(root, out):
     train = train_latte.TrainConfig(
         folder=str(out / "run"),
         steps=4,
-        global_batch=4,
+        global_batch_size=4,
         learning_rate=1e-3,
         log_every=1,
         save_every=2,
@@ -44,8 +44,8 @@ def configs(root, out):
         model=LatteOptions(
             size="custom", hidden_size=16, depth=2, num_heads=2, class_conditional=True
         ),
-        preview=FEW,
-        previews=1,
+        preview_sampler=FEW,
+        num_previews=1,
         fvd=SampleScoreConfig(
             real=str(root / "shards"), clips=3, classifier=str(root / "features")
         ),
@@ -71,10 +71,10 @@ def made(tmp_path_factory):
         VAEConfig(z_dim=4, dim=4, channel_multipliers=(1, 1, 2, 2), num_blocks=1)
     ).save_pretrained(root / "vae")
     ClipClassifier(ClassifierConfig(num_classes=2, width=8)).save_pretrained(root / "features")
-    size = {"interval": 1, "height": 16, "width": 16, "workers": 0}
+    size = {"stride": 1, "height": 16, "width": 16, "workers": 0}
     for name, frames in (("latents", 9), ("images", 1)):
         places = {"vae": str(root / "vae"), "data": str(shards), "out": str(root / name)}
-        cache_latents.run(cache_latents.Config(**places, frames=frames, **size))
+        cache_latents.run(cache_latents.CacheLatents(**places, frames=frames, **size))
     training, sampling = configs(root, root / "one")
     train_latte.run(training)
     sample.run(sampling)

@@ -35,12 +35,12 @@ def made(tmp_path_factory):
     ).save_pretrained(root / "vae")
     for size in (16, 24):
         cache_latents.run(
-            cache_latents.Config(
+            cache_latents.CacheLatents(
                 vae=str(root / "vae"),
                 data=str(shards),
                 out=str(root / f"latents{size}"),
                 frames=9,
-                interval=1,
+                stride=1,
                 height=size,
                 width=size,
                 workers=0,
@@ -48,7 +48,10 @@ def made(tmp_path_factory):
         )
     for conditional in (True, False):
         train = train_latte.TrainConfig(
-            folder=str(root / f"run_{conditional}"), steps=2, global_batch=2, learning_rate=0.01
+            folder=str(root / f"run_{conditional}"),
+            steps=2,
+            global_batch_size=2,
+            learning_rate=0.01,
         )
         model = LatteOptions(
             size="custom", hidden_size=16, depth=2, num_heads=2, class_conditional=conditional

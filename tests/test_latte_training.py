@@ -53,21 +53,21 @@ def made(tmp_path_factory):
 
 
 def cache(vae, shards, out, frames):
-    size = {"frames": frames, "interval": 1, "workers": 0, **SIZE}
+    size = {"frames": frames, "stride": 1, "workers": 0, **SIZE}
     places = {"vae": str(vae), "data": str(shards), "out": str(out)}
-    cache_latents.run(cache_latents.Config(**places, **size))
+    cache_latents.run(cache_latents.CacheLatents(**places, **size))
 
 
 def config(made, folder, steps=4, conditional=True, **values):
     train = train_latte.TrainConfig(
         folder=str(folder),
         steps=steps,
-        global_batch=4,
+        global_batch_size=4,
         log_every=1,
         save_every=2,
         learning_rate=1e-3,
         evaluate_every=values.pop("evaluate_every", None),
-        micro_batch=values.pop("micro_batch", None),
+        micro_batch_size=values.pop("micro_batch_size", None),
     )
     model = LatteOptions(
         size="custom", hidden_size=16, depth=2, num_heads=2, class_conditional=conditional
@@ -159,7 +159,7 @@ def test_a_joint_run_resumes_exactly_and_equals_its_micro_batches(made, tmp_path
             for run in ("straight", "stopped")
         )
         assert_close(ours, theirs, rtol=0, atol=0)
-    train_latte.run(config(made, tmp_path / "micro", micro_batch=2, **images))
+    train_latte.run(config(made, tmp_path / "micro", micro_batch_size=2, **images))
     assert_same_run(tmp_path / "straight", tmp_path / "micro", rtol=1e-5)
     train_latte.run(config(made, tmp_path / "without", steps=1))
     assert read_log(tmp_path / "without")[0]["loss"] != read_log(tmp_path / "straight")[0]["loss"]
@@ -219,8 +219,8 @@ def test_what_is_measured_of_raw_and_averaged_weights(made, tmp_path):
     fvd = SampleScoreConfig(
         real=str(made / "shards"), clips=3, batch_size=2, classifier=str(made / "features")
     )
-    options = {"evaluate_every": 2, "vae": str(made / "vae"), "previews": 2}
-    options |= {"preview": SamplerConfig(method="ddim", steps=2), "fvd": fvd}
+    options = {"evaluate_every": 2, "vae": str(made / "vae"), "num_previews": 2}
+    options |= {"preview_sampler": SamplerConfig(method="ddim", steps=2), "fvd": fvd}
     run = config(made, tmp_path / "run", steps=3, **options)
     train_latte.run(replace(run, train=replace(run.train, learning_rate=0.05)))
     lines = read_log(tmp_path / "run")
@@ -242,7 +242,7 @@ def test_what_is_measured_of_raw_and_averaged_weights(made, tmp_path):
                 vae=str(made / "vae"),
                 out=str(tmp_path / kind),
                 num_clips=3,
-                sampler=options["preview"],
+                sampler=options["preview_sampler"],
             )
         )
         fake = ClipSource(tmp_path / kind, ClipProtocol(frames=9), generated=True)
@@ -301,8 +301,8 @@ def test_options_that_do_not_fit(made, tmp_path):
     few = SampleScoreConfig(real=str(made / "shards"), classifier=str(made / "features"))
     with pytest.raises(ValueError, match="fvd: give vae too"):
         config(made, tmp_path, fvd=few)
-    with pytest.raises(ValueError, match=r"fvd\.clips=1 must be at least 2"):
-        replace(few, clips=1)
+    with pytest.raises(ValueError, match=r"fvd\.num_clips=1 must be at least 2"):
+        replace(few, num_clips=1)
     with pytest.raises(ValueError, match="i3d or classifier, not both"):
         replace(few, i3d="i3d.pt")
     scored = {"fvd": replace(few, classifier=None), "vae": str(made / "vae"), "evaluate_every": 2}
@@ -313,7 +313,10 @@ def test_options_that_do_not_fit(made, tmp_path):
     model = LatteOptions(learn_sigma=True)
     with pytest.raises(ValueError, match="a flow has no variance"):
         train_latte.run(config(made, tmp_path, flow=FlowConfig(), model=model))
-    shown = {"vae": str(made / "vae"), "preview": SamplerConfig(method="ddim", guidance=2.0)}
+    shown = {
+        "vae": str(made / "vae"),
+        "preview_sampler": SamplerConfig(method="ddim", guidance=2.0),
+    }
     with pytest.raises(ValueError, match=r"guidance=2\.0 needs a class-conditional model"):
         train_latte.run(config(made, tmp_path, conditional=False, **shown))
     with pytest.raises(ValueError, match=r"shape \(4, 1, 2, 2\), but those of"):

@@ -16,7 +16,7 @@ from tests.builders.packed import pack
 from vae import VAEConfig, VideoVAE
 
 TRAIN = """
-train: {{folder: x, steps: 4, global_batch: 2, learning_rate: 1.0e-2, save_every: 3}}
+train: {{folder: x, steps: 4, global_batch_size: 2, learning_rate: 1.0e-2, save_every: 3}}
 latents: {root}/latents
 vae: {root}/vae
 model: {{size: custom, hidden_size: 16, depth: 2, num_heads: 2, class_conditional: true}}
@@ -38,9 +38,9 @@ def curve(tmp_path):
     VideoVAE(
         VAEConfig(z_dim=4, dim=4, channel_multipliers=(1, 1, 2, 2), num_blocks=1)
     ).save_pretrained(tmp_path / "vae")
-    size = {"frames": 17, "interval": 1, "height": 16, "width": 16, "workers": 0}
+    size = {"frames": 17, "stride": 1, "height": 16, "width": 16, "workers": 0}
     places = {"vae": str(tmp_path / "vae"), "out": str(tmp_path / "latents")}
-    cache_latents.run(cache_latents.Config(data=str(shards), **places, **size))
+    cache_latents.run(cache_latents.CacheLatents(data=str(shards), **places, **size))
     ClipClassifier(ClassifierConfig(num_classes=2, width=8)).save_pretrained(tmp_path / "features")
     (tmp_path / "train.yaml").write_text(TRAIN.format(root=tmp_path))
     (tmp_path / "samples.yaml").write_text(SAMPLES.format(root=tmp_path))

@@ -26,8 +26,8 @@ def clips(folder, **options):
     return ClipDataset(ClipConfig(folder=str(folder), **config), seed=3)
 
 
-def load(dataset, start, stop, rank=0, world_size=1, workers=0, global_batch=2):
-    order = BatchOrder(dataset.shard_sizes, global_batch, seed=5)
+def load(dataset, start, stop, rank=0, world_size=1, workers=0, global_batch_size=2):
+    order = BatchOrder(dataset.shard_sizes, global_batch_size, seed=5)
     return list(batches(dataset, order, start, stop, rank, world_size, workers))
 
 
@@ -57,8 +57,8 @@ def test_a_resumed_run_gets_the_tail_of_the_straight_one(folder):
 
 
 def test_ranks_together_get_the_global_batch(folder):
-    whole = load(clips(folder), 0, 4, global_batch=4)
-    parts = [load(clips(folder), 0, 4, rank, 2, global_batch=4) for rank in (0, 1)]
+    whole = load(clips(folder), 0, 4, global_batch_size=4)
+    parts = [load(clips(folder), 0, 4, rank, 2, global_batch_size=4) for rank in (0, 1)]
     for batch, a, b in zip(whole, *parts, strict=True):
         assert a["key"] + b["key"] == batch["key"]
         assert_close(torch.cat([a["video"], b["video"]]), batch["video"], rtol=0, atol=0)
@@ -66,7 +66,10 @@ def test_ranks_together_get_the_global_batch(folder):
 
 def test_epochs_differ(folder):
     dataset = clips(folder)
-    first, second = load(dataset, 0, 1, global_batch=5), load(dataset, 1, 2, global_batch=5)
+    first, second = (
+        load(dataset, 0, 1, global_batch_size=5),
+        load(dataset, 1, 2, global_batch_size=5),
+    )
     assert sorted(first[0]["key"]) == sorted(second[0]["key"])
     assert first[0]["key"] != second[0]["key"]
 
@@ -144,7 +147,7 @@ def test_a_thread_that_receives_batches_passes_errors_on_and_ends_with_its_strea
 @pytest.mark.parametrize("workers", [0, 1])
 def test_unreadable_samples_of_workers_are_counted_here(tmp_path, workers):
     folder = pack(tmp_path, [13] * 4, broken=[1])
-    lenient = clips(folder, max_bad_fraction=0.25)
+    lenient = clips(folder, max_error_fraction=0.25)
     loaded = load(lenient, 0, 4, workers=workers)  # two epochs
     for batch in loaded:
         assert "video1" not in batch["key"]

@@ -27,7 +27,7 @@ CHANGES = {
     "latte": {
         "train": {"steps": 2, "save_every": 2},
         "model": {"hidden_size": 16, "depth": 2, "num_heads": 2},
-        "preview": {"steps": 2},
+        "preview_sampler": {"steps": 2},
     },
     "samples": {"num_clips": 9, "sampler": {"steps": 2}},
     "reconstruct": SMALL,
@@ -149,12 +149,12 @@ def test_mistakes_of_the_user_are_one_line_and_leave_nothing(demo_run, tmp_path,
         "6 frames, but the VAE needs 1 + 4n": (
             *("cache_latents.py", "--vae", vae, "--out", "out"),
             *("--data", run / "shards" / "train"),
-            *("--frames", "6", "--interval", "1", "--height", "16", "--width", "16"),
+            *("--frames", "6", "--stride", "1", "--height", "16", "--width", "16"),
         ),
         "height 12": (
             *("cache_latents.py", "--vae", vae, "--out", "out"),
             *("--data", run / "shards" / "train"),
-            *("--interval", "1", "--height", "12", "--width", "16"),
+            *("--stride", "1", "--height", "12", "--width", "16"),
         ),
         "labels=(9,)": (
             *("sample.py", "--latte", run / "latte" / "export", "--vae", vae, "--out", "out"),

@@ -92,7 +92,7 @@ def test_vae_configs_are_valid_and_chained(file):
 DEMO = {
     "image_vae": TrainVAE,
     "video_vae": TrainVAE,
-    "latents": cache_latents.Config,
+    "latents": cache_latents.CacheLatents,
     "classifier": TrainClassifier,
     "latte": TrainLatte,
     "samples": Sample,

@@ -55,7 +55,7 @@ def test_micro_batches_take_less_and_half_a_batch_half_of_the_activations(tmp_pa
     _, whole = estimate_memory(trainer, video(4), loss)
     _, half = estimate_memory(trainer, video(2), loss)
     assert_close(float(half), whole / 2, rtol=0.05, atol=0)
-    trainer, loss = toy_trainer(tmp_path, micro_batch=2)
+    trainer, loss = toy_trainer(tmp_path, micro_batch_size=2)
     _, parts = estimate_memory(trainer, video(4), loss)
     assert_close(float(parts), float(half), rtol=0.05, atol=0)
 

@@ -28,7 +28,7 @@ def folder(tmp_path_factory):
 
 
 def config(folder, **options):
-    sizes = {"frames": 3, "interval": 2, "height": 64, "width": 96, "shuffle": 2}
+    sizes = {"frames": 3, "stride": 2, "height": 64, "width": 96, "shuffle": 2}
     urls = (f"{folder}/shard-{{000000..000007}}.tar",)
     return StreamConfig(**{"urls": urls, **sizes, **options})
 
@@ -117,11 +117,11 @@ def test_bad_samples_and_shards_stop_it_or_are_counted(tmp_path, caplog):
     shard = write(tmp_path / "x.tar", samples)
     (tmp_path / "cut.tar").write_bytes(b"no tar" * 200)
     urls = (shard, str(tmp_path / "cut.tar"), str(tmp_path / "missing.tar"))
-    with pytest.raises(ValueError, match=r"max_bad_fraction=0"):
+    with pytest.raises(ValueError, match=r"max_error_fraction=0"):
         stream(tmp_path, 3, options={"urls": urls})
     for workers in (0, 1):
         caplog.clear()
-        options = {"urls": urls, "max_bad_fraction": 0.01}
+        options = {"urls": urls, "max_error_fraction": 0.01}
         batches = stream(tmp_path, 4, options=options, workers=workers)
         assert all(batch["key"] == ["good", "good"] for batch in batches)
         assert batches[0]["label"].tolist() == [3, 3]
@@ -145,19 +145,23 @@ def test_a_stream_without_clips_is_given_up(folder, tmp_path, workers):
     with pytest.raises(
         ValueError, match=r"no clip from 64 samples in a row; the last: page: .*HTML"
     ):
-        stream(folder, 1, options={"urls": (page,), "max_bad_fraction": 0.5}, workers=workers)
-    options = {"urls": (str(tmp_path / "missing.tar"),), "max_bad_fraction": 0.5}
+        stream(folder, 1, options={"urls": (page,), "max_error_fraction": 0.5}, workers=workers)
+    options = {"urls": (str(tmp_path / "missing.tar"),), "max_error_fraction": 0.5}
     with pytest.raises(ValueError, match=r"no clip from 64 .*missing.tar"):
         stream(folder, 1, options=options, workers=workers)
 
 
 def training(folder, run_folder, steps=2, batch=2, **changes):
     train = train_vae.TrainConfig(
-        folder=str(run_folder), steps=steps, global_batch=batch, log_every=1, learning_rate=1e-12
+        folder=str(run_folder),
+        steps=steps,
+        global_batch_size=batch,
+        log_every=1,
+        learning_rate=1e-12,
     )
     values = {
         "train": train,
-        "stream": config(folder, frames=5, interval=1, height=16, width=16),
+        "stream": config(folder, frames=5, stride=1, height=16, width=16),
         "model": VAEConfig(z_dim=4, dim=4, channel_multipliers=(1, 1, 2, 2), num_blocks=1),
         "loss": VAELossConfig(perceptual="none"),
     }
@@ -183,7 +187,7 @@ def test_a_vae_trains_on_a_stream_and_says_when_it_begins_anew(folder, tmp_path,
 def test_a_run_logs_how_many_samples_were_bad(tmp_path):
     folder = pack(tmp_path, [9, 9], per_shard=1, broken=[1])
     urls = tuple(str(folder / f"shard-00000{number}.tar") for number in (0, 1))
-    stream = config(folder, urls=urls, frames=5, height=16, width=16, max_bad_fraction=0.1)
+    stream = config(folder, urls=urls, frames=5, height=16, width=16, max_error_fraction=0.1)
     train_vae.run(training(folder, tmp_path / "run", 2, stream=stream))
     counts = [line["bad_samples"] for line in read_log(tmp_path / "run")]
     assert 1 <= counts[0] <= counts[1] <= 4  # of four clips, each from the one good shard of two
@@ -192,7 +196,7 @@ def test_a_run_logs_how_many_samples_were_bad(tmp_path):
 def test_a_resumed_stream_does_not_begin_with_the_first_clips_again(folder, tmp_path):
     source = training_stream(
         config(folder, start="center", crop="center"),
-        train_vae.TrainConfig(folder=str(tmp_path), steps=9, global_batch=8, seed=3),
+        train_vae.TrainConfig(folder=str(tmp_path), steps=9, global_batch_size=8, seed=3),
         accelerator=SimpleNamespace(process_index=1, num_processes=2),  # type: ignore[arg-type]
     )
     first, again, resumed = (
@@ -218,7 +222,7 @@ def test_a_stream_with_settings_of_indexed_data_is_refused(folder, tmp_path):
             training(folder, tmp_path, **changes)
     with pytest.raises(ValueError, match="buckets need data"):
         training(folder, tmp_path, buckets=sizes)
-    wrong = config(folder, frames=6, interval=1, height=16, width=16)
+    wrong = config(folder, frames=6, stride=1, height=16, width=16)
     with pytest.raises(ValueError, match="6 frames, but the VAE needs"):
         training(folder, tmp_path, stream=wrong)
     assert not list(tmp_path.iterdir())

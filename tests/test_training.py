@@ -44,15 +44,15 @@ def vae(tmp_path_factory):
 def latents(shards, vae, tmp_path_factory):
     out = tmp_path_factory.mktemp("data") / "latents"
     cache_latents.run(
-        cache_latents.Config(
-            vae=str(vae), data=str(shards), out=str(out), frames=5, interval=1, workers=0, **SIZE
+        cache_latents.CacheLatents(
+            vae=str(vae), data=str(shards), out=str(out), frames=5, stride=1, workers=0, **SIZE
         )
     )
     return out
 
 
 def settings(folder, steps, **values):
-    common = {"global_batch": 4, "log_every": 1, "save_every": 2, "learning_rate": 1e-3}
+    common = {"global_batch_size": 4, "log_every": 1, "save_every": 2, "learning_rate": 1e-3}
     return train_vae.TrainConfig(**{"folder": str(folder), "steps": steps, **common, **values})
 
 
@@ -62,7 +62,7 @@ def video_run(folder, shards, steps=4, **values):
         data=train_vae.ClipConfig(folder=str(shards), frames=5, flip=True, **SIZE),
         model=MODEL,
         loss=VAELossConfig(perceptual="none"),
-        previews=1,
+        num_previews=1,
     )
 
 
@@ -135,7 +135,7 @@ def test_seed_and_step_change_what_is_drawn(kind, shards, latents, tmp_path):
 def test_micro_batches_give_the_gradient_of_the_whole_batch(kind, shards, latents, tmp_path):
     run, config = commands(kind, shards, latents)
     run(config(tmp_path / "whole", steps=2))
-    run(config(tmp_path / "parts", steps=2, micro_batch=1))
+    run(config(tmp_path / "parts", steps=2, micro_batch_size=1))
     for x, y in zip(read_log(tmp_path / "whole"), read_log(tmp_path / "parts"), strict=True):
         assert_close(x["loss"], y["loss"], rtol=1e-4, atol=0)
         assert_close(x["grad_norm"], y["grad_norm"], rtol=1e-3, atol=0)
@@ -223,7 +223,7 @@ def test_a_video_vae_starts_from_an_image_vae(shards, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(shards, tmp_path):
-    wild = {"learning_rate": 1e30, "max_grad_norm": None, "log_every": 30, "max_bad_steps": 3}
+    wild = {"learning_rate": 1e30, "max_grad_norm": None, "log_every": 30, "max_skipped_steps": 3}
     with pytest.raises(ValueError, match=r"mae is (nan|inf).* at step \d+, the last of 3"):
         train_vae.run(video_run(tmp_path, shards, 30, **wild))
     assert not (tmp_path / "export").exists()
@@ -243,7 +243,7 @@ def test_mistakes_are_refused_before_the_run(shards, latents, vae, tmp_path):
             stage="image",
         )
     with pytest.raises(ValueError, match="fewer than one global batch"):
-        train_latte.run(latte_run(tmp_path, latents, global_batch=64))
+        train_latte.run(latte_run(tmp_path, latents, global_batch_size=64))
     with pytest.raises(ValueError, match="all three with size=custom"):
         LatteOptions(size="S", depth=2)
     assert not list(tmp_path.iterdir())

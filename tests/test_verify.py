@@ -19,7 +19,7 @@ from tests.builders.packed import pack
 def originals(tmp_path_factory):
     folder = tmp_path_factory.mktemp("packed")
     pack(folder, [9, 7, 11, 8])
-    cache = test_latents.make_cache(folder / "latents", folder / "shards", interval=1)
+    cache = test_latents.make_cache(folder / "latents", folder / "shards", stride=1)
     test_latents.complete(cache)
     return folder
 

@@ -87,8 +87,9 @@ class BucketConfig:
 class BucketClips(Dataset):
     """Clips of several sizes from the same packed videos: `dataset[(bucket, epoch, index)]`.
 
-    A video is in every bucket that it fills: long enough for its frames under `config.short`, and,
-    unless `enlarge`, at least as high and wide. Items are those of `ClipDataset`.
+    A video is in every bucket that it fills: long enough for its frames under
+    `config.short_clips`, and, unless `enlarge`, at least as high and wide. Items are those of
+    `ClipDataset`.
 
     Args:
         config: everything but frames, height and width, which the buckets replace.
@@ -115,7 +116,7 @@ class BucketClips(Dataset):
                 raise ValueError(f"bucket {bucket}: {error}") from None
         self.index = self.sets[0].index
         self.class_names, self.hash = self.index.class_names, self.index.hash
-        self.quarantine = Quarantine(config.max_bad_fraction, max(map(len, self.sets)))
+        self.quarantine = Quarantine(config.max_error_fraction, max(map(len, self.sets)))
         for part in self.sets:
             part.quarantine = self.quarantine
 

@@ -78,17 +78,18 @@ class ClipDataset(Dataset):
         self.hash = self.index.hash
         samples = self.index.samples
         check_labels(config.folder, samples.label, len(self.class_names))
-        intervals = config.intervals(samples.frames)
+        strides = config.strides(samples.frames)
         large = (samples.height >= smallest[0]) & (samples.width >= smallest[1])
-        self.positions = np.flatnonzero((intervals > 0) & large)  # into index.samples
-        self.intervals = intervals[self.positions]
+        self.positions = np.flatnonzero((strides > 0) & large)  # into index.samples
+        self.strides = strides[self.positions]
         self.left_out = len(samples) - len(self)
         if not len(self):
             raise ValueError(
                 f"{config.folder}: none of {len(samples)} videos has the {config.span} frames of "
-                f"{config.frames} at interval {config.interval}; the longest has "
-                f"{samples.frames.max(initial=0)}. Lower frames or interval, or set short to loop."
-                if not intervals.any()
+                f"{config.frames} at stride {config.stride}; the longest has "
+                f"{samples.frames.max(initial=0)}. Lower frames or stride, or set "
+                "short_clips to loop."
+                if not strides.any()
                 else f"{config.folder}: no video that is long enough is {smallest[0]} pixels high "
                 f"and {smallest[1]} wide"
             )
@@ -103,7 +104,7 @@ class ClipDataset(Dataset):
         self.shard_sizes: list[int] = np.bincount(
             samples.shard[self.positions], minlength=len(self.index.shards)
         ).tolist()
-        self.quarantine = Quarantine(config.max_bad_fraction, len(self))
+        self.quarantine = Quarantine(config.max_error_fraction, len(self))
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -118,7 +119,7 @@ class ClipDataset(Dataset):
             replaced key.
 
         Raises:
-            ValueError: more samples are unreadable than `max_bad_fraction` allows.
+            ValueError: more samples are unreadable than `max_error_fraction` allows.
         """
         epoch, index = item
         wanted = self.sample(index).key
@@ -144,12 +145,12 @@ class ClipDataset(Dataset):
 
     @property
     def frame_rate(self) -> float:
-        """Clip frames per second, Hz: the median over the videos, at the clips' interval."""
-        return float(np.median(self.index.samples.fps[self.positions])) / self.config.interval
+        """Clip frames per second, Hz: the median over the videos, at the clips' stride."""
+        return float(np.median(self.index.samples.fps[self.positions])) / self.config.stride
 
     def slack(self, index: int) -> int:
         """The last possible first frame of a clip of sample `index`; 0 for a looped one."""
-        return self.config.slack(self.sample(index).frames, int(self.intervals[index]))
+        return self.config.slack(self.sample(index).frames, int(self.strides[index]))
 
     def clip(
         self, index: int, start: int, crop: tuple[float, float] = (0.5, 0.5), flip: bool = False
@@ -162,8 +163,8 @@ class ClipDataset(Dataset):
             DecodeError: the stored video cannot be read.
         """
         stored = self.index.read(int(self.positions[index]))
-        frames, interval = self.sample(index).frames, int(self.intervals[index])
-        return self.config.cut(stored, frames, interval, start, crop, flip)
+        frames, stride = self.sample(index).frames, int(self.strides[index])
+        return self.config.cut(stored, frames, stride, start, crop, flip)
 
     def _random_clip(self, epoch: int, index: int) -> dict[str, Any]:
         sample = self.sample(index)

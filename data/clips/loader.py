@@ -109,7 +109,7 @@ def training_batches(
 
     Args:
         dataset: `ClipDataset`, `LatentDataset` or `BucketClips`, whose buckets' batches take the
-            place of `config.global_batch`.
+            place of `config.global_batch_size`.
 
     Raises:
         ValueError: the processes do not divide the global batch, or it exceeds the data set.
@@ -117,7 +117,7 @@ def training_batches(
     if isinstance(dataset, BucketClips):
         order = dataset.batch_order(config.seed)
     else:
-        order = BatchOrder(dataset.shard_sizes, config.global_batch, config.seed)
+        order = BatchOrder(dataset.shard_sizes, config.global_batch_size, config.seed)
     rank, world = accelerator.process_index, accelerator.num_processes
     order.check_world_size(world)
     return lambda step: batches(dataset, order, step, config.steps, rank, world, config.workers)

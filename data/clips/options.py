@@ -22,7 +22,7 @@ class ClipOptions:
 
     frames: int = 17
     """Frames per clip; 1 gives images."""
-    interval: int = 1
+    stride: int = 1
     """Source frames from one clip frame to the next."""
     height: int = 256
     """Clip height, pixels."""
@@ -34,51 +34,51 @@ class ClipOptions:
     """Crop after the resize that keeps the aspect ratio."""
     flip: bool = False
     """Mirror half of the clips, chosen anew each epoch. Not for time-lapse skies."""
-    short: Literal["skip", "loop", "shrink_interval"] = "skip"
+    short_clips: Literal["skip", "loop", "shrink_stride"] = "skip"
     """Videos shorter than a clip: left out; repeated from their start; or read at the largest
-    interval that fits (left out where even 1 does not)."""
+    stride that fits (left out where even 1 does not)."""
     filter: Filter = "bicubic"
     """Kernel of the antialiased resize."""
-    strict: bool = True
+    strict_decoding: bool = True
     """Refuse videos with damaged data; otherwise decoders hide it in grey or smeared frames."""
     decoder: Decoder = "pyav"
     """torchcodec, an optional package, takes less time and gives the same frames, with colours that
-    differ by about a level; it needs strict=false."""
-    max_bad_fraction: float = 0.0
+    differ by about a level; it needs strict_decoding=false."""
+    max_error_fraction: float = 0.0
     """Fraction of samples that may fail to decode and be replaced by others; 0 stops at once."""
 
     def __post_init__(self) -> None:
-        for name in ("frames", "interval", "height", "width"):
+        for name in ("frames", "stride", "height", "width"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        if not 0 <= self.max_bad_fraction < 1:
-            raise ValueError(f"max_bad_fraction={self.max_bad_fraction} must be in [0, 1)")
-        check_decoder(self.decoder, self.strict)
+        if not 0 <= self.max_error_fraction < 1:
+            raise ValueError(f"max_error_fraction={self.max_error_fraction} must be in [0, 1)")
+        check_decoder(self.decoder, self.strict_decoding)
 
     @property
     def span(self) -> int:
         """Source frames that one clip covers."""
-        return (self.frames - 1) * self.interval + 1
+        return (self.frames - 1) * self.stride + 1
 
-    def intervals(self, frames: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    def strides(self, frames: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
         """Interval used for videos of `frames` frames; 0 where the policy leaves one out."""
         short = np.zeros_like(frames)
-        if self.short == "loop":
-            short = np.where(frames > 0, self.interval, 0)
-        elif self.short == "shrink_interval":
+        if self.short_clips == "loop":
+            short = np.where(frames > 0, self.stride, 0)
+        elif self.short_clips == "shrink_stride":
             fitting = (frames - 1) // max(1, self.frames - 1)
             short = np.where(frames >= self.frames, fitting, 0)
-        return np.where(frames >= self.span, self.interval, short)
+        return np.where(frames >= self.span, self.stride, short)
 
-    def slack(self, frames: int, interval: int) -> int:
+    def slack(self, frames: int, stride: int) -> int:
         """The last possible first frame of a clip; 0 for a looped one."""
-        return max(0, frames - 1 - (self.frames - 1) * interval)
+        return max(0, frames - 1 - (self.frames - 1) * stride)
 
     def cut(
         self,
         source: Source,
         frames: int,
-        interval: int,
+        stride: int,
         start: int,
         crop: tuple[float, float] = (0.5, 0.5),
         flip: bool = False,
@@ -90,8 +90,10 @@ class ClipOptions:
         Raises:
             DecodeError: the video cannot be read.
         """
-        wanted = (start + np.arange(self.frames) * interval) % frames
-        pixels = read_frames(source, wanted.tolist(), strict=self.strict, decoder=self.decoder)
+        wanted = (start + np.arange(self.frames) * stride) % frames
+        pixels = read_frames(
+            source, wanted.tolist(), strict=self.strict_decoding, decoder=self.decoder
+        )
         pixels = torch.from_numpy(pixels)
         return fit(pixels, self.height, self.width, crop=crop, flip=flip, filter=self.filter)
 
@@ -123,6 +125,6 @@ class Quarantine:
         if len(self.reasons) > self.limit * self.total:
             raise ValueError(
                 f"sample {key}: {reason}. That makes {len(self.reasons)} bad of {self.total}, "
-                f"but max_bad_fraction={self.limit}. Pack the data again or raise the limit."
+                f"but max_error_fraction={self.limit}. Pack the data again or raise the limit."
             )
         log.warning("sample %s left out: %s", key, reason)

@@ -80,7 +80,7 @@ def stream_batches(
 
     Raises:
         ValueError: at once, for a bad number; later, for more unreadable samples and shards than
-            `max_bad_fraction` of the samples seen (of 1000 at least), or where clips do not come
+            `max_error_fraction` of the samples seen (of 1000 at least), or where clips do not come
             from any of many samples in a row.
     """
     if batch < 1 or workers < 0 or not 0 <= rank < world_size:
@@ -97,7 +97,7 @@ def stream_batches(
         worker_init_fn=one_thread,
         generator=torch.Generator(),
     )
-    return _report_bad(loader, Quarantine(config.max_bad_fraction, SEEN_AT_LEAST))
+    return _report_bad(loader, Quarantine(config.max_error_fraction, SEEN_AT_LEAST))
 
 
 def training_stream(
@@ -191,12 +191,12 @@ class _Stream(IterableDataset):
             if isinstance(label, str):
                 raise ValueError(f"label {label!r} is a name; index the shards to number the names")
             video = members[extension]
-            frames = probe(video, strict=config.strict).frames
-            interval = int(config.intervals(np.array([frames]))[0])
-            if not interval:
+            frames = probe(video, strict=config.strict_decoding).frames
+            stride = int(config.strides(np.array([frames]))[0])
+            if not stride:
                 return None
-            slack = config.slack(frames, interval)
-            clip = config.cut(video, frames, interval, *config.choose(slack, chosen))
+            slack = config.slack(frames, stride)
+            clip = config.cut(video, frames, stride, *config.choose(slack, chosen))
         except (DecodeError, ValueError) as error:
             bad.append((key, str(error)))
             return None

@@ -21,11 +21,11 @@ class CacheConfig:
     """Also encode every clip with its pixels mirrored. Not for time-lapse skies."""
     seed: int = 0
     """Of the clips' starts."""
-    shard_items: int = 512
+    items_per_shard: int = 512
     """Latents per shard."""
 
     def __post_init__(self) -> None:
-        for name in ("clips_per_video", "shard_items"):
+        for name in ("clips_per_video", "items_per_shard"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
 
@@ -48,7 +48,7 @@ class CacheItems(Dataset):
     """The clips to cache, numbered: `items[number]` decodes one.
 
     A video's items follow each other: its clips in time, each plain, then mirrored if `flip`.
-    Shards are `shard_items` items in a row.
+    Shards are `items_per_shard` items in a row.
 
     Attributes:
         shards: how many shards there are.
@@ -58,7 +58,7 @@ class CacheItems(Dataset):
         self.clips = clips
         self.config = config
         self.per_video = config.clips_per_video * (1 + config.flip)
-        self.shards = math.ceil(len(self) / config.shard_items)
+        self.shards = math.ceil(len(self) / config.items_per_shard)
 
     def __len__(self) -> int:
         return len(self.clips) * self.per_video
@@ -83,5 +83,5 @@ class CacheItems(Dataset):
 
     def in_shard(self, shard: int) -> range:
         """The item numbers of a shard."""
-        size = self.config.shard_items
+        size = self.config.items_per_shard
         return range(shard * size, min((shard + 1) * size, len(self)))

@@ -47,8 +47,8 @@ class LatentCache:
 
     Args:
         folder: made if missing; holds one cache.
-        clips: source; its frames, interval, size, `short`, filter and limit of bad samples apply,
-            while starts, flips and the central crop are decided here.
+        clips: source; its frames, stride, size, `short_clips`, filter and limit of bad samples
+            apply, while starts, flips and the central crop are decided here.
         vae: JSON-ready description of the encoder with its weights' hash as `sha256`; whatever
             changes the latents belongs here.
         latent_shape: (c, t, h, w) of one latent.
@@ -89,7 +89,7 @@ class LatentCache:
             ValueError: the disk has not enough room for them.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        items = min(pending * self.items.config.shard_items, len(self.items))
+        items = min(pending * self.items.config.items_per_shard, len(self.items))
         need = items * 2 * torch.float16.itemsize * math.prod(self.latent_shape)
         free = shutil.disk_usage(self.folder).free
         if need > free:
@@ -122,7 +122,7 @@ class LatentCache:
 
         Raises:
             ValueError: moments of another shape, not finite or too large for float16; or more
-                unreadable videos than the clips' `max_bad_fraction`.
+                unreadable videos than the clips' `max_error_fraction`.
         """
         plan = [list(_chunks(self.items.in_shard(shard), batch_size)) for shard in shards]
         loader = DataLoader(
@@ -203,13 +203,13 @@ class LatentCache:
         source = {
             "hash": self.clips.hash,
             "frames": clips.frames,
-            "interval": clips.interval,
+            "stride": clips.stride,
             "height": clips.height,
             "width": clips.width,
             "crop": "center",
-            "short": clips.short,
+            "short_clips": clips.short_clips,
             "filter": clips.filter,
-            "strict": clips.strict,
+            "strict_decoding": clips.strict_decoding,
             "decoder": "PyAV" if clips.decoder == "pyav" else clips.decoder,
         }
         identity = {

@@ -194,7 +194,7 @@ def _conclude(
     content_hash = write_index(
         target,
         class_names,
-        {"made_by": "another tool", "strict": strict},
+        {"made_by": "another tool", "strict_decoding": strict},
         [part["shard"] for part in full],
         samples,
         None if target.resolve() == folder.resolve() else str(folder.resolve()),

@@ -49,7 +49,7 @@ class ShardConfig:
     """A shard is made of this many videos, less those left out."""
     shard_mb: int = 512
     """A shard that would grow larger than this many MB (10^6 bytes) is divided, between videos."""
-    strict: bool = True
+    strict_decoding: bool = True
     """Refuse videos with damaged data; False takes what the decoder makes of them."""
 
     def __post_init__(self) -> None:
@@ -113,7 +113,9 @@ def pack_record(
         OSError: the disk is full.
     """
     try:
-        opened = open_record(record, strict=config.strict, time_limit=time_limit, fps=config.fps)
+        opened = open_record(
+            record, strict=config.strict_decoding, time_limit=time_limit, fps=config.fps
+        )
         counted = _Counted(record, opened.frames, config)
         if config.reencode:
             video, extension = encode_video(counted, opened.fps, quality=config.crf), "mp4"

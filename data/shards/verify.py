@@ -197,7 +197,7 @@ def _check_videos(
     index: ShardIndex, decode: Depth, gone: frozenset[str], rows: range
 ) -> list[Problem]:
     problems = []
-    strict = bool(index.config.get("strict", True))
+    strict = bool(index.config.get("strict_decoding", True))
     for row in rows:
         sample = index.samples[row]
         path = index.path(sample.shard)

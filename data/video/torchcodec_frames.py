@@ -26,8 +26,8 @@ def check_decoder(decoder: Decoder, strict: bool) -> None:
         return
     if strict:
         raise ValueError(
-            "decoder=torchcodec does not notice damaged data: use it with strict=false, on files "
-            "that were packed or verified, or use decoder=pyav"
+            "decoder=torchcodec does not notice damaged data: use it with strict_decoding=false, "
+            "on files that were packed or verified, or use decoder=pyav"
         )
     _decoders()
 

@@ -16,7 +16,7 @@ class ClipProtocol:
     """First frame: drawn from the seed and the video's id; the first one; or the clip centred."""
     skip: int = 0
     """Frames left out at the start of every video: 1 drops a video VAE's image frame."""
-    count: int | None = 2048
+    num_clips: int | None = 2048
     """Most clips, one per video; None takes every video."""
     seed: int = 0
     """Chooses videos and random starts."""
@@ -33,8 +33,10 @@ class ClipProtocol:
         for name, least in (("frames", 1), ("stride", 1), ("skip", 0), ("noise", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {least}")
-        if self.count is not None and self.count < 1:
-            raise ValueError(f"count={self.count} must be at least 1, or null for every video")
+        if self.num_clips is not None and self.num_clips < 1:
+            raise ValueError(
+                f"num_clips={self.num_clips} must be at least 1, or null for every video"
+            )
         if (self.height is None) != (self.width is None):
             raise ValueError("height and width are given together or not at all")
         if min(self.height or 1, self.width or 1) < 1:

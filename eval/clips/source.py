@@ -182,7 +182,7 @@ class ClipSource(Dataset):
                 f"{self.folder}: no videos there ({', '.join(VIDEO_EXTENSIONS)}), and no folders "
                 f"of images ({', '.join(IMAGE_EXTENSIONS)})"
             )
-        wanted = len(ids) if protocol.count is None else min(protocol.count, len(ids))
+        wanted = len(ids) if protocol.num_clips is None else min(protocol.num_clips, len(ids))
         chosen: list[Video] = []
         with tqdm(total=wanted, desc=f"probe {self.folder.name}", disable=not progress) as bar:
             for id in ids:

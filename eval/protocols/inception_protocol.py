@@ -22,7 +22,7 @@ UNLIKELY = 1e-3  # probability below which labels are not taken for uniform draw
 class ISProtocol:
     """How clips become one score."""
 
-    clips: int
+    num_clips: int
     """Clips per run."""
     runs: int = 1
     """Runs, each on clips of its own; the score is their mean, and its spread theirs."""
@@ -30,10 +30,10 @@ class ISProtocol:
     """Parts of a run that are scored on their own; with one run, the spread is theirs."""
 
     def __post_init__(self) -> None:
-        if self.runs < 1 or not 1 <= self.splits <= self.clips or self.clips < 2:
+        if self.runs < 1 or not 1 <= self.splits <= self.num_clips or self.num_clips < 2:
             raise ValueError(
-                f"clips={self.clips}, runs={self.runs}, splits={self.splits}: at least 2 clips, 1 "
-                "run and 1 split are needed, and no more splits than clips"
+                f"num_clips={self.num_clips}, runs={self.runs}, splits={self.splits}: at least 2 "
+                "clips, 1 run and 1 split are needed, and no more splits than clips"
             )
         if self.runs > 1 and self.splits > 1:
             raise ValueError(f"runs={self.runs} and splits={self.splits}: only one may exceed 1")
@@ -41,7 +41,7 @@ class ISProtocol:
     @property
     def total(self) -> int:
         """Clips of all runs."""
-        return self.clips * self.runs
+        return self.num_clips * self.runs
 
     @property
     def name(self) -> str:
@@ -49,13 +49,13 @@ class ISProtocol:
         known = {protocol: name for name, protocol in PROTOCOLS.items()}
         if self in known:
             return known[self].removeprefix("is_")
-        return f"{self.clips}x{self.runs}runs_{self.splits}splits"
+        return f"{self.num_clips}x{self.runs}runs_{self.splits}splits"
 
 
 PROTOCOLS: dict[str, ISProtocol] = {
-    "is_2048x10runs": ISProtocol(clips=2048, runs=10),
-    "is_10k_10splits": ISProtocol(clips=10_000, splits=10),
-    "is_2048_10splits": ISProtocol(clips=2048, splits=10),
+    "is_2048x10runs": ISProtocol(num_clips=2048, runs=10),
+    "is_10k_10splits": ISProtocol(num_clips=10_000, splits=10),
+    "is_2048_10splits": ISProtocol(num_clips=2048, splits=10),
 }
 """TGANv2's; 10,000 clips in 10 splits; StyleGAN-V's and Latte's. Their ceilings differ."""
 
@@ -96,7 +96,7 @@ def evaluate_is(
     if len(fake) < protocol.total:
         raise ValueError(
             f"{fake.folder}: {len(fake)} clips, but the protocol needs {protocol.total} "
-            f"({protocol.runs} x {protocol.clips}). Generate more, or lower clips or runs: the "
+            f"({protocol.runs} x {protocol.num_clips}). Generate more, or lower clips or runs: the "
             "score then has another name."
         )
 
@@ -107,14 +107,14 @@ def evaluate_is(
     if real is not None:
         notes += real.notes("real")
         real_rows = extract_features(real, extractor, extraction).values
-        runs = min(protocol.runs, len(real) // protocol.clips)
-        clips = protocol.clips if runs else len(real)
-        fitting = ISProtocol(clips=clips, runs=max(runs, 1), splits=min(protocol.splits, clips))
+        runs = min(protocol.runs, len(real) // protocol.num_clips)
+        clips = protocol.num_clips if runs else len(real)
+        fitting = ISProtocol(num_clips=clips, runs=max(runs, 1), splits=min(protocol.splits, clips))
         beside = {**_score(real, real_rows, fitting), **asdict(fitting)}
-        if clips < protocol.clips:
+        if clips < protocol.num_clips:
             notes.append(
-                f"only {clips} real clips for {protocol.clips} per run: their score has another "
-                "ceiling and does not compare."
+                f"only {clips} real clips for {protocol.num_clips} per run: their score has "
+                "another ceiling and does not compare."
             )
     labels, doubts = drawn_labels(fake)
     return {
@@ -194,7 +194,7 @@ def _score(
         labels = known.all_of(source.ids)
     means, std = _run_scores(rows, protocol)
     if labels is None:
-        perfect = ceiling(protocol.clips, splits=protocol.splits, classes=classes)
+        perfect = ceiling(protocol.num_clips, splits=protocol.splits, classes=classes)
     else:  # one-hot rows, scored in the same way
         perfect = float(np.mean(_run_scores(np.eye(classes)[labels], protocol)[0]))
     return {
@@ -210,8 +210,8 @@ def _run_scores(rows: Float[np.ndarray, "n k"], protocol: ISProtocol) -> tuple[l
     """The score of each run, and the spread over runs or else over splits."""
     seed = SHUFFLE_SEED if protocol.splits > 1 else None
     scores = [
-        inception_score(rows[start : start + protocol.clips], protocol.splits, seed)
-        for start in range(0, protocol.total, protocol.clips)
+        inception_score(rows[start : start + protocol.num_clips], protocol.splits, seed)
+        for start in range(0, protocol.total, protocol.num_clips)
     ]
     means = [score.mean for score in scores]
     return means, float(np.std(means)) if protocol.runs > 1 else scores[0].std

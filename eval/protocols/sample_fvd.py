@@ -25,9 +25,9 @@ class SampleScoreConfig:
 
     real: str
     """Folder of the real clips: shards or videos."""
-    clips: int = 64
+    num_clips: int = 64
     """Samples, at least 2."""
-    real_clips: int = 2048
+    num_real_clips: int = 2048
     """Real clips at most, one per video."""
     batch_size: int = 8
     """Clips drawn and scored at once."""
@@ -37,7 +37,7 @@ class SampleScoreConfig:
     """Folder of a trained classifier to take instead of I3D; the score is named after it."""
 
     def __post_init__(self) -> None:
-        for name, least in (("clips", 2), ("real_clips", 2), ("batch_size", 1)):
+        for name, least in (("num_clips", 2), ("num_real_clips", 2), ("batch_size", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"fvd.{name}={getattr(self, name)} must be at least {least}")
         if self.i3d is not None and self.classifier is not None:
@@ -70,10 +70,14 @@ class SampleScore:
         self.real = ClipSource(
             config.real,
             ClipProtocol(
-                frames=frames, stride=stride, count=config.real_clips, height=height, width=width
+                frames=frames,
+                stride=stride,
+                num_clips=config.num_real_clips,
+                height=height,
+                width=width,
             ),
         )
-        self.name = score_name(self.extractor, config.clips, frames)
+        self.name = score_name(self.extractor, config.num_clips, frames)
         self._features: np.ndarray | None = None  # of the real clips
 
     def prepare(self, device: torch.device, cache: Path) -> None:
@@ -91,7 +95,7 @@ class SampleScore:
             ValueError: a sample that is not finite.
         """
         assert self._features is not None, "prepare first"
-        size, count = self.config.batch_size, self.config.clips
+        size, count = self.config.batch_size, self.config.num_clips
         parts = []
         for first in range(0, count, size):
             numbers = range(first, min(first + size, count))

@@ -119,7 +119,7 @@ def demo_protocol(clip: Path) -> ClipProtocol:
     """Which part of each clip is scored: the middle, at the size of the generated `clip`."""
     first = read_frames(clip, [0])
     return ClipProtocol(
-        frames=FRAMES, start="center", count=None, height=first.shape[1], width=first.shape[2]
+        frames=FRAMES, start="center", num_clips=None, height=first.shape[1], width=first.shape[2]
     )
 
 
