@@ -192,6 +192,14 @@ def test_published_rows_are_marked_and_never_the_best():
     assert cells.rows[-4][0].endswith("published elsewhere")
 
 
+def test_baselines_that_compress_nothing_are_never_the_best():
+    rows = [["ours", 30.0], ["trilinear", 20.0], ["keyframes", 52.0]]
+    psnr = Column(name="PSNR", better="high", decimals=2)
+    shown = table(columns=["method", psnr], rows=rows, unranked=["keyframes"])
+    cells = Cells(render_report(report(shown)))
+    assert cells.marked == ["30.00 (best measured)"]
+
+
 def test_the_best_follows_the_direction_and_needs_a_rival():
     low = Column(name="LPIPS", better="low")
     rows = [["a", 0.2], ["b", 0.1], ["c", math.nan], ["d", None], ["e", 0.1]]

@@ -1,0 +1,4 @@
+"""Which frames of which videos are evaluated, where they lie, and what they show.
+
+May import `common` and `data`.
+"""

@@ -4,7 +4,7 @@ Every item checks itself when it is made: a mistake stops the run before anythin
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import Literal
@@ -88,6 +88,9 @@ class Table:
     """Published values: marked as such and left out of the choice of the best."""
     notes: Sequence[str] = ()
     """Footnotes."""
+    unranked: Collection[str] = ()
+    """First cells of measured rows that never are the best, such as baselines that compress
+    nothing."""
 
     def __post_init__(self) -> None:
         where = f"table {self.title!r}"

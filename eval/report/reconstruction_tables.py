@@ -10,6 +10,8 @@ from eval.protocols.published import published_rows
 from eval.report.items import Cell, Column, PublishedRow, Table
 from eval.report.tables import to_csv, to_latex, to_markdown
 
+UNCOMPRESSED = ("keyframes",)
+"""Baselines that keep frames at full size: no rivals of what compresses them."""
 PSNR_NOTE = (
     "PSNR is the mean over frames, then videos; PSNR pooled is that of the pooled squared error. "
     "An exact frame counts as 100 dB. The paper does not say which it uses, nor LPIPS's network."
@@ -107,6 +109,7 @@ def _table(
             *published_rows([key for key, _, _ in kept]),
         ],
         notes=notes,
+        unranked=UNCOMPRESSED,
     )
 
 

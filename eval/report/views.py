@@ -48,9 +48,8 @@ def _table(table: Table) -> View:
         figures.column_decimals(values) if column.decimals is None else column.decimals
         for column, values in zip(columns, by_column, strict=True)
     ]
-    best = [
-        _best([row[index] for row in table.rows], column) for index, column in enumerate(columns)
-    ]
+    ranked = [row for row in table.rows if row[0] not in table.unranked]
+    best = [_best([row[index] for row in ranked], column) for index, column in enumerate(columns)]
 
     def cells(row: Sequence[Cell], measured: bool) -> list[View]:
         return [
@@ -69,7 +68,7 @@ def _table(table: Table) -> View:
             {"column": column, "numeric": is_numeric}
             for column, is_numeric in zip(columns, numeric, strict=True)
         ],
-        "rows": [cells(row, True) for row in table.rows],
+        "rows": [cells(row, row in ranked) for row in table.rows],
         "published": [
             {
                 "heading": f"{source}: {setting}" if setting else source,
