@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from common.conv3d import Conv3d
+
 NORM_GROUPS = 16
 SLOPE = 0.2  # of the leaky ReLU
 STD = 0.02  # of initial weights; Isola et al. 2017
@@ -58,7 +60,7 @@ class DiscriminatorConfig:
 class Discriminator(nn.Module):
     """PatchGAN (Isola et al. 2017) over time and space: `b 3 t h w` -> one logit per patch.
 
-    Convolutions of 3 x 4 x 4, group normalisation (no statistics across clips, so micro-batches and
+    Convolutions of 3 x 4 x 4, group normalization (no statistics across clips, so micro-batches and
     processes do not matter) and leaky ReLU. Any number of frames, one included. With 3 layers a
     clip of 17 x 256 x 256 gives 5 x 30 x 30 logits, each of which sees 70 x 70 pixels
     of all frames (of up to 25).
@@ -72,7 +74,7 @@ class Discriminator(nn.Module):
         for i, (time, space) in enumerate(config.strides):
             last = i == len(config.strides) - 1
             out = 1 if last else config.channels * min(2**i, 8)
-            layers.append(nn.Conv3d(width, out, (3, 4, 4), (time, space, space), padding=1))
+            layers.append(Conv3d(width, out, (3, 4, 4), (time, space, space), padding=1))
             nn.init.normal_(layers[-1].weight, std=STD)  # type: ignore[arg-type]
             nn.init.zeros_(layers[-1].bias)  # type: ignore[arg-type]
             if i > 0 and not last:

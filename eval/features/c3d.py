@@ -11,6 +11,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from common.conv3d import Conv3d
 from eval.features.preprocess import check_video
 
 FRAMES, SIZE = 16, 112
@@ -43,7 +44,7 @@ class C3D(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         for name, (inputs, outputs) in CONVS.items():
-            self.add_module(name, nn.Conv3d(inputs, outputs, 3, padding=1))
+            self.add_module(name, Conv3d(inputs, outputs, 3, padding=1))
         for name, (inputs, outputs) in LINEARS.items():
             self.add_module(name, nn.Linear(inputs, outputs))
         self.register_buffer("mean", torch.zeros(3, FRAMES, SIZE, SIZE))  # BGR, 0 to 255

@@ -7,6 +7,7 @@ from einops import reduce
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from common.conv3d import Conv3d
 from common.pretrained import Pretrained
 from eval.features.preprocess import check_video
 
@@ -35,10 +36,10 @@ class Block(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: tuple[int, int, int]):
         super().__init__()
         self.norm_1 = nn.GroupNorm(GROUPS, inputs)
-        self.conv_1 = nn.Conv3d(inputs, outputs, 3, stride, padding=1)
+        self.conv_1 = Conv3d(inputs, outputs, 3, stride, padding=1)
         self.norm_2 = nn.GroupNorm(GROUPS, outputs)
-        self.conv_2 = nn.Conv3d(outputs, outputs, 3, padding=1)
-        self.shortcut = nn.Conv3d(inputs, outputs, 1, stride)
+        self.conv_2 = Conv3d(outputs, outputs, 3, padding=1)
+        self.shortcut = Conv3d(inputs, outputs, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv_1(F.silu(self.norm_1(x)))
@@ -61,7 +62,7 @@ class ClipClassifier(nn.Module, Pretrained):
         super().__init__()
         self.config = config
         width = config.width
-        self.stem = nn.Conv3d(3, width, (3, 5, 5), (1, 2, 2), padding=(1, 2, 2))
+        self.stem = Conv3d(3, width, (3, 5, 5), (1, 2, 2), padding=(1, 2, 2))
         self.blocks = nn.Sequential(
             Block(width, width, (1, 2, 2)),
             Block(width, 2 * width, (2, 2, 2)),

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from common.conv3d import Conv3d
+
 SIZE = 224  # pixels
 MIN_FRAMES = 9  # fewer leave the last average pool, 2 frames deep, nothing to pool
 
@@ -50,7 +52,7 @@ class Unit(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, eps: float = 1e-3):
         super().__init__()
-        self.conv3d = nn.Conv3d(inputs, outputs, kernel, stride, bias=False)
+        self.conv3d = Conv3d(inputs, outputs, kernel, stride, bias=False)
         self.bn = nn.BatchNorm3d(outputs, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -82,7 +84,7 @@ class Logits(nn.Module):
 
     def __init__(self, inputs: int, classes: int):
         super().__init__()
-        self.conv3d = nn.Conv3d(inputs, classes, 1)
+        self.conv3d = Conv3d(inputs, classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv3d(x)

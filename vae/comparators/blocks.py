@@ -13,12 +13,14 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from common.conv3d import Conv3d
+
 Size = int | tuple[int, int, int]
 New = Callable[[int, int], nn.Module]
 """Makes a layer of so many input and output channels."""
 
 
-class PaddedConv3d(nn.Conv3d):
+class PaddedConv3d(Conv3d):
     """Conv3d that pads height and width with zeros and time with frames of its own choice."""
 
     def __init__(
