@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -58,7 +58,10 @@ class ImageOptions(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainLatte(Config):
-    """Train Latte, unconditional or class-conditional, on the latents that cache_latents wrote."""
+    """Train Latte, unconditional or class-conditional, on the latents that cache_latents wrote.
+
+    `{size}` in train.folder stands for the model's size and patch, such as xl2.
+    """
 
     train: TrainConfig
     """Length, batch, optimiser, run folder."""
@@ -115,9 +118,16 @@ class TrainLatte(Config):
         method = "ddim" if self.flow is None else "heun"
         return self.preview_sampler or SamplerConfig(method=method, steps=20)
 
+    def named(self) -> "TrainLatte":
+        """The same with `{size}` replaced in train.folder."""
+        size = f"{self.model.size.lower()}{self.model.patch_size}"
+        folder = self.train.folder.replace("{size}", size)
+        return replace(self, train=replace(self.train, folder=folder))
+
 
 def run(config: TrainLatte) -> Path | None:
     """Train to the end, resuming what the run folder holds; returns the folder of the weights."""
+    config = config.named()
     accelerator = training_accelerator(config.train)
     with nullcontext() if config.dry_run else lock_folder(config.train.folder, accelerator):
         return _train(config, accelerator)
