@@ -1,54 +1,14 @@
 """Building blocks of encoder and decoder, all on `(b t) c h w` with channels [branch | branch]."""
 
-import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from vae.config import VAEConfig
 from vae.convs import Chunk, conv3x3
+from vae.norms import NormSiLU, RMSNorm
 
 PAC_DILATIONS = (1, 3, 6, 9, 12)
-EPS = 1e-12  # of lengths: only keeps an all-zero position from dividing by zero
-
-
-class RMSNorm(nn.Module):
-    """x / |x| * sqrt(C) * gain over the C channels of each branch on its own; no bias.
-
-    Computed in float32 or wider, given back in the type of x.
-    """
-
-    def __init__(self, channels: int, *, branches: int):
-        """`channels` counts all branches."""
-        super().__init__()
-        self.branches = branches
-        self.gain = nn.Parameter(torch.ones(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y, gain = self._normalized(x)
-        return self._back(y * gain, x)
-
-    def _normalized(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x / |x| * sqrt(C) (n, h, w, k, c) and the gain (k, c)."""
-        x = rearrange(x, "n (k c) h w -> n h w k c", k=self.branches)
-        wide = torch.promote_types(x.dtype, torch.float32)
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide).clamp_min(EPS)
-        gain = rearrange(self.gain, "(k c) -> k c", k=self.branches)
-        return x * (x.shape[-1] ** 0.5 / length), gain
-
-    def _back(self, y: Tensor, x: Tensor) -> Tensor:
-        return rearrange(y, "n h w k c -> n (k c) h w").to(x.dtype)
-
-
-class NormSiLU(RMSNorm):
-    """RMSNorm, then SiLU."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        y, gain = self._normalized(x)
-        # without gradients in place: fresh memory costs a CPU more than the arithmetic
-        learning = torch.is_grad_enabled()
-        y = F.silu(y * gain) if learning else F.silu(y.mul_(gain), inplace=True)
-        return self._back(y, x)
 
 
 class ResidualBlock(nn.Module):

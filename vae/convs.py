@@ -6,6 +6,7 @@ those of the only branch. How frames belong together is described by `Chunk`.
 """
 
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -95,8 +96,8 @@ class TemporalConv(Cached, nn.Conv3d):
         self.causal = causal
 
     @property
-    def own(self) -> int:
-        """The temporal tap that reads the frame itself."""
+    def center_tap(self) -> int:
+        """The temporal tap that reads the frame itself; as many taps read frames before it."""
         return 2 if self.causal else 1
 
     @property
@@ -107,22 +108,35 @@ class TemporalConv(Cached, nn.Conv3d):
     def forward(self, x: Tensor, chunk: Chunk) -> Tensor:  # type: ignore[override]
         return self.run(x, chunk)
 
-    def run(self, x: Tensor, chunk: Chunk, beside: nn.Conv2d | None = None) -> Tensor:
-        """The output; `beside`, a convolution of every frame alone, gives channels before it."""
-        weight, bias = self.weight[:, :, self.own], self.bias
+    def run(self, x: Tensor, chunk: Chunk, companion: nn.Conv2d | None = None) -> Tensor:
+        """The output; `companion`, a convolution of every frame alone, gives channels before it."""
+        weight, bias = self.weight[:, :, self.center_tap], self.bias
         assert bias is not None
-        if beside is not None:
-            assert beside.bias is not None
-            weight, bias = torch.cat([beside.weight, weight]), torch.cat([beside.bias, bias])
-        form = self._together if self.out_channels <= NARROW else self._apart
-        y, earlier, later = form(x, chunk, weight, bias)
-        self._add(y[:, -self.out_channels :], earlier, later, chunk)
-        return y
+        if companion is not None:
+            assert companion.bias is not None
+            weight = torch.cat([companion.weight, weight])
+            bias = torch.cat([companion.bias, bias])
+        together = self.out_channels <= NARROW
+        y, earlier, later = (self._together if together else self._apart)(x, chunk, weight, bias)
+
+        # The image frame stands for the frame before it
+        past = chunk.past.get(self.name)  # b taps h w c: what earlier chunks give to this one
+        first = past is None and chunk.image and not self.causal
+        shape = Neighbors(chunk.batch, self.center_tap, self.group, int(chunk.image), first)
+        if not chunk.last:
+            given = rearrange(
+                earlier, "(b t) (k c) h w -> k b t h w c", b=chunk.batch, c=self.out_channels
+            )
+            chunk.carry[self.name] = self._carry(given[0, :, :1] if first else past, given)
+        shape = Neighbors(chunk.batch, self.center_tap, self.group, int(chunk.image), first)
+        if torch.compiler.is_compiling():
+            return _sum_neighbors(y, earlier, later, past, shape)
+        return _AddNeighbors.apply(y, earlier, later, past, shape)  # type: ignore[return-value]
 
     def _together(
         self, x: Tensor, chunk: Chunk, weight: Tensor, bias: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Own tap, taps before and tap after as one convolution of all frames."""
+        """Center tap, taps before and tap after as one convolution of all frames."""
         taps = torch.cat([weight, self._taps_before()])
         n, m = len(weight), len(taps)
         if self.looks_ahead:
@@ -134,59 +148,150 @@ class TemporalConv(Cached, nn.Conv3d):
     def _apart(
         self, x: Tensor, chunk: Chunk, weight: Tensor, bias: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The same as one convolution each, of the frames that have somebody to give to."""
+        """The same as one convolution each, only of frames that have a neighbor."""
         y = self._conv(x, weight, bias)
-        # a video's last frame has nobody after it; leaving it out is free where it is a view
+        # nothing follows a video's last frame; leaving it out is free where it is a view
         spare = chunk.last and chunk.batch == 1 and len(x) > 1
         earlier = self._conv(x[:-1] if spare else x, self._taps_before())
         if not self.looks_ahead:
             return y, earlier, None
-        frames = rearrange(self._followers(x, chunk), "b n g h w c -> (b n g) c h w")
-        later = self._conv(frames, self.weight[:, :, 2])
-        pattern = "(b n g) c h w -> b n g h w c"
-        return y, earlier, rearrange(later, pattern, b=chunk.batch, g=self.group - 1)
+        return y, earlier, self._conv(self._followers(x, chunk), self.weight[:, :, 2])
 
     def _taps_before(self) -> Tensor:
-        return rearrange(self.weight[:, :, : self.own], "o i k h w -> (k o) i h w")
+        return rearrange(self.weight[:, :, : self.center_tap], "o i k h w -> (k o) i h w")
 
     def _conv(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return F.conv2d(x, weight, bias, padding=self.margin)
 
     def _followers(self, x: Tensor, chunk: Chunk) -> Tensor:
-        """(b, groups, group - 1, h, w, c): every frame with one before it in its group."""
+        """`(b n g) c h w`, g = group - 1: every frame with one before it in its group."""
         _, groups = chunk.split(x)
-        return rearrange(groups, "b (n g) h w c -> b n g h w c", g=self.group)[:, :, 1:]
-
-    def _add(self, y: Tensor, earlier: Tensor, later: Tensor | None, chunk: Chunk) -> None:
-        """Add to `y`, the own tap's output, what other frames give to each: the taps before the own
-        one to the frames after those that they read, the tap after it to the frame before.
-        """
-        y = rearrange(y, "(b t) c h w -> b t h w c", b=chunk.batch)  # a view
-        earlier = rearrange(earlier, "(b t) (k c) h w -> k b t h w c", b=len(y), k=self.own)
-        t = y.shape[1]
-        past = chunk.past.get(self.name)  # b own h w c: what earlier chunks give to this one
-        if past is None and chunk.image and not self.causal:
-            past = earlier[0, :, :1]  # the image frame stands for the frame before it
-        if past is not None:
-            y[:, : self.own] += past[:, :t]
-        for tap, give in enumerate(earlier):
-            shift = self.own - tap
-            y[:, shift:] += give[:, : max(t - shift, 0)]
-        if later is not None:
-            y[:, int(chunk.image) :].unflatten(1, (-1, self.group))[:, :, :-1] += later
-        if not chunk.last:
-            chunk.carry[self.name] = self._carry(past, earlier)
+        groups = rearrange(groups, "b (n g) h w c -> b n g h w c", g=self.group)[:, :, 1:]
+        return rearrange(groups, "b n g h w c -> (b n g) c h w")
 
     def _carry(self, past: Tensor | None, earlier: Tensor) -> Tensor:
-        """(b, own, h, w, c): what this chunk and those before it give to the next one."""
+        """(b, taps, h, w, c): what this chunk and those before it give to the next one."""
         _, b, t = earlier.shape[:3]
-        carry = earlier.new_zeros(b, self.own, *earlier.shape[3:])
+        carry = earlier.new_zeros(b, self.center_tap, *earlier.shape[3:])
         if past is not None:
-            carry[:, : max(self.own - t, 0)] += past[:, t:]
+            carry[:, : max(self.center_tap - t, 0)] += past[:, t:]
         for tap, give in enumerate(earlier):
-            shift = self.own - tap
+            shift = self.center_tap - tap
             carry[:, max(shift - t, 0) : shift] += give[:, -shift:]
         return carry
+
+
+class Neighbors(NamedTuple):
+    """How the frames of a chunk take from one another."""
+
+    batch: int
+    """Videos."""
+    taps: int
+    """Taps that read frames before."""
+    group: int
+    """Frames of a group."""
+    image: int
+    """1 if the chunk starts with the image frame, else 0."""
+    first: bool
+    """Whether the first frame also takes what it gives to the second."""
+
+    def split(self, earlier: Tensor) -> Tensor:
+        return rearrange(earlier, "(b t) (k c) h w -> k b t h w c", b=self.batch, k=self.taps)
+
+
+def _sum_neighbors(
+    y: Tensor, earlier: Tensor, later: Tensor | None, past: Tensor | None, shape: Neighbors
+) -> Tensor:
+    """What other frames give to each, added to the last channels of `y`, the center tap's output.
+
+    Nothing is written in place, so that a compiler makes it part of a neighboring operation.
+
+    Args:
+        y: `(b t) c' h w`.
+        earlier: `(b t) (k c) h w`, of each tap what the frames give to those after them.
+        later: `(b n g) c h w`, g = group - 1, what frames give to those before them.
+        past: b k h w c, what earlier chunks give to the first k frames.
+    """
+    frames = rearrange(y, "(b t) c h w -> b t h w c", b=shape.batch)
+    given, t = shape.split(earlier), frames.shape[1]
+    parts = [_place(x, shape.taps - tap, t) for tap, x in enumerate(given)]
+    if shape.first:
+        parts.append(_place(given[0, :, :1], 0, t))
+    if past is not None:
+        parts.append(_place(past, 0, t))
+    if later is not None:
+        groups = rearrange(later, "(b n g) c h w -> b n g h w c", b=shape.batch, g=shape.group - 1)
+        parts.append(_place(_place(groups, 0, shape.group, axis=2).flatten(1, 2), shape.image, t))
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    total = F.pad(total, (frames.shape[-1] - total.shape[-1], 0))
+    return rearrange(frames + total, "b t h w c -> (b t) c h w")
+
+
+def _place(x: Tensor, start: int, length: int, axis: int = 1) -> Tensor:
+    """`x` from `start` on along an axis of `length`, zeros elsewhere; what is beyond is cut."""
+    end = length - start - x.shape[axis]
+    return F.pad(x, (0, 0) * (x.ndim - 1 - axis) + (start, end))
+
+
+class _AddNeighbors(torch.autograd.Function):
+    """`_sum_neighbors` in place. Its gradients are slices; autograd's own would copy all of `y`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        y: Tensor,
+        earlier: Tensor,
+        later: Tensor | None,
+        past: Tensor | None,
+        shape: Neighbors,
+    ) -> Tensor:
+        given = shape.split(earlier)
+        ctx.shape, ctx.given = shape, given.shape
+        ctx.has_later, ctx.has_past = later is not None, past is not None
+        ctx.mark_dirty(y)
+        own = _own(y, shape, given.shape[-1])
+        t = own.shape[1]
+        if past is not None:
+            own[:, : shape.taps] += past[:, :t]
+        if shape.first:
+            own[:, :1] += given[0, :, :1]
+        for tap, x in enumerate(given):
+            shift = shape.taps - tap
+            own[:, shift:] += x[:, : max(t - shift, 0)]
+        if later is not None:
+            _leaders(own, shape).add_(
+                rearrange(later, "(b n g) c h w -> b n g h w c", b=len(own), g=shape.group - 1)
+            )
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        shape, (k, _, frames, *_, c) = ctx.shape, ctx.given
+        own = _own(grad, shape, c)
+        t = own.shape[1]
+        taken = [own[:, k - tap :][:, :frames] for tap in range(k)]
+        earlier = torch.stack([_place(x, 0, frames) for x in taken], dim=4)  # b t h w k c
+        if shape.first:
+            earlier[:, :1, ..., 0, :] += own[:, :1]
+        earlier = rearrange(earlier, "b t h w k c -> (b t) (k c) h w")
+        later = past = None
+        if ctx.has_later:
+            later = rearrange(_leaders(own, shape), "b n g h w c -> (b n g) c h w")
+        if ctx.has_past:
+            past = _place(own[:, :k], 0, k) if t < k else own[:, :k]
+        return grad, earlier, later, past, None
+
+
+def _own(y: Tensor, shape: Neighbors, channels: int) -> Tensor:
+    """The last channels, b t h w c; a view."""
+    return rearrange(y[:, -channels:], "(b t) c h w -> b t h w c", b=shape.batch)
+
+
+def _leaders(frames: Tensor, shape: Neighbors) -> Tensor:
+    """b n g h w c: every frame with one after it in its group; a view."""
+    return frames[:, shape.image :].unflatten(1, (-1, shape.group))[:, :, :-1]
 
 
 class KTCConv(nn.Module):
@@ -220,13 +325,10 @@ class KTCConv(nn.Module):
             return self.motion.run(x, chunk, self.keyframe)
         motion = self.motion.run(x, chunk)
         keyframe = F.conv2d(chunk.kept(x), self.keyframe.weight, self.keyframe.bias, padding=1)
-        n, c, h, w = motion.shape
-        y = rearrange(motion.new_zeros(n, h, w, 2 * c), "n h w c -> n c h w")
-        y[:, c:] = motion
-        (image, groups), (key_image, key_groups) = chunk.split(y), chunk.split(keyframe)
-        image[..., :c] = key_image
-        groups[:, ::2, ..., :c] = key_groups
-        return y
+        image, groups = chunk.split(keyframe)
+        groups = _place(rearrange(groups, "b n h w c -> b n 1 h w c"), 0, 2, axis=2)
+        groups = rearrange(groups, "b n k h w c -> b (n k) h w c")  # a frame, zeros, a frame, ...
+        return torch.cat([chunk.merge(image, groups), motion], dim=1)
 
 
 class Conv2d(nn.Conv2d):

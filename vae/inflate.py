@@ -64,7 +64,7 @@ def _inflate(
     target = conv.weight
     target.zero_()
     if isinstance(conv, TemporalConv):
-        target = target[:, :, conv.own]
+        target = target[:, :, conv.center_tap]
     pairs = target.shape[1] // i  # RGB is no pair of branches, nor is a group's input: 1
     for row, branch in enumerate(branches):
         column = branch * i if pairs > 1 else 0
@@ -74,7 +74,7 @@ def _inflate(
 
 def _temporal_identity(conv: nn.Conv3d) -> None:
     """Eq. 3: the last frame of each pair is kept; Eq. 4: each frame is made twice."""
-    tap = conv.own if isinstance(conv, TemporalConv) else -1
+    tap = conv.center_tap if isinstance(conv, TemporalConv) else -1
     conv.weight.zero_()
     conv.bias.zero_()  # type: ignore[union-attr]
     for half in conv.weight.split(conv.in_channels):  # one for downsampling, two for upsampling

@@ -1,0 +1,235 @@
+"""Kernels, bytes, FLOP and host-device copies of a pass, and its time on a roofline; no GPU needed.
+
+    python -m benchmarks.traffic                                     # encode and decode 17x720x1280
+    python -m benchmarks.traffic --passes '[vae_step]' --height 256 --width 256
+    python -m benchmarks.traffic --passes '[latte_step,sampling_step]' --batch 32
+
+How it counts stands in `benchmarks.traffic_count`. Encoding, decoding and sampling are counted on
+"fake" CUDA tensors with weights in bfloat16 (Latte under autocast). Training steps are counted on
+fake CPU tensors under bfloat16 autocast with the rules and kernels of a GPU, because autograd takes
+no CUDA tensors without a driver; optimizers and averages of weights are left out.
+"""
+
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
+from torch.autograd import grad
+
+from benchmarks.traffic_count import CUDA, Count, CudaRules, EagerCounter, count_compiled
+from benchmarks.traffic_count import without_values as place
+from common.cli import main
+from common.measure import GIGABYTE, LiveMemory
+from latte import Latte, LatteConfig
+from latte.diffusion import GaussianDiffusion
+from latte.samplers import denoise, guided
+from vae import VAEConfig, VideoVAE
+from vae.discriminator import Discriminator, DiscriminatorConfig
+
+Pass = Literal["encode", "decode", "vae_step", "latte_step", "sampling_step"]
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traffic:
+    """Count kernels, bytes, FLOP and host-device copies of a pass."""
+
+    passes: tuple[Pass, ...] = ("encode", "decode")
+    """encode and decode a video; vae_step: forward and backward pass of the VAE with LPIPS and GAN,
+    and of the discriminator; latte_step: loss and gradients; sampling_step: a guided DDIM step."""
+    forms: tuple[Literal["eager", "compiled"], ...] = ("eager", "compiled")
+    """Each operation a kernel, or fused by inductor."""
+    dim: int = 64
+    """Channels of one branch of the VAE at the first level."""
+    z_dim: int = 16
+    """Latent channels of the VAE."""
+    frames: int = 17
+    """Frames of a video, 1 + 4n."""
+    height: int = 720
+    """Pixels."""
+    width: int = 1280
+    """Pixels."""
+    batch: int = 1
+    """Videos or clips at once."""
+    size: Literal["S", "B", "L", "XL"] = "XL"
+    """Latte, with patch size 2 and 101 classes."""
+    latent_frames: int = 5
+    """Of Latte's clips."""
+    latent_side: int = 32
+    """Rows and columns of Latte's latents, of 4 channels."""
+    tflops: float = 790.0
+    """Rate of matrix products, TFLOP/s."""
+    bandwidth: float = 3.0
+    """Rate of memory, TB/s."""
+
+
+def run(config: Traffic) -> None:
+    """Print one line for each pass and form."""
+    columns = ("pass", "form", "kernels", "read, GB", "written, GB", "TFLOP", "copies")
+    columns += ("roofline, s", "peak, GB")
+    print("|", " | ".join(columns), "|")
+    print("|---" * len(columns) + "|")
+    for name in config.passes:
+        for form in config.forms:
+            count, peak = measure(config, name, compiled=form == "compiled")
+            print(
+                f"| {name} | {form} | {count.kernels} | {count.read / 1e9:.1f} | "
+                f"{count.written / 1e9:.1f} | {count.flop / 1e12:.1f} | {count.copies} | "
+                f"{count.seconds:.3f} | {peak / GIGABYTE:.1f} |"
+            )
+
+
+def measure(config: Traffic, name: Pass, *, compiled: bool) -> tuple[Count, int]:
+    """The count of a pass, and the most bytes of all tensors at once but for weights and inputs."""
+    count = Count(config.tflops * 1e12, config.bandwidth * 1e12)
+    learns = name.endswith("_step") and name != "sampling_step"
+    fake, device = FakeTensorMode(), CPU if learns else CUDA
+    with ExitStack() as stack:
+        stack.enter_context(fake)
+        with EagerCounter(Count()):  # which answers what the host asks of values
+            modules, step = PASSES[name](config, device)
+        if compiled:
+            for module in modules:
+                count_compiled(module, count, fake)
+        stack.enter_context(torch.set_grad_enabled(learns))
+        memory = stack.enter_context(LiveMemory())
+        stack.enter_context(EagerCounter(count))
+        stack.enter_context(CudaRules())
+        step()
+    return count, memory.peak
+
+
+Prepared = tuple[list[nn.Module], Callable[[], object]]
+"""What is compiled, each as one graph, and the pass."""
+
+
+def encode(config: Traffic, device: torch.device) -> Prepared:
+    model = build_vae(config, device, torch.bfloat16)
+    x = torch.empty(config.batch, 3, config.frames, config.height, config.width, device=device)
+    x = x.bfloat16()
+    return [model.encoder], lambda: model.encode_step(x, last=True)
+
+
+def decode(config: Traffic, device: torch.device) -> Prepared:
+    model = build_vae(config, device, torch.bfloat16)
+    shape = model.config.latent_shape(config.frames, config.height, config.width)
+    z = torch.empty(config.batch, *shape, device=device, dtype=torch.bfloat16)
+    return [model.decoder], lambda: model.decode_step(z, last=True)
+
+
+def vae_step(config: Traffic, device: torch.device) -> Prepared:
+    """As `vae.adversarial.AdversarialLoss` runs it once the GAN has started."""
+    model = build_vae(config, device, torch.float32)
+    lpips = build_lpips(device)
+    discriminator = Discriminator(DiscriminatorConfig())
+    place(discriminator, device, torch.float32)
+    video = torch.empty(config.batch, 3, config.frames, config.height, config.width, device=device)
+    noise = torch.empty(config.batch, *model.config.latent_shape(*video.shape[2:]), device=device)
+
+    def step() -> None:
+        with torch.autocast(device.type, torch.bfloat16):
+            reconstruction, posterior = model(video, noise)
+            leaf = reconstruction.detach().float().requires_grad_()
+
+            # Gradients of the reconstruction terms and of the GAN at the reconstruction
+            frames = [v.transpose(1, 2).flatten(0, 1) for v in (leaf, video)]
+            loss = (leaf - video).abs().mean() + lpips(*frames).mean()
+            gradients = list(grad(loss, leaf))
+            discriminator.requires_grad_(False)
+            gradients += grad(-discriminator(leaf).float().mean(), leaf)
+            discriminator.requires_grad_(True)
+
+            # Their norms at the last layer, then both through the whole model
+            for gradient in gradients:
+                grad(reconstruction.float(), model.last_layer(), gradient, retain_graph=True)
+            path = (reconstruction.float() * (gradients[0] + gradients[1])).sum()
+            (path + posterior.kl().mean()).backward()
+
+            # The discriminator's own step
+            real, generated = discriminator(torch.cat([video, leaf.detach()])).float().chunk(2)
+            (F.relu(1 - real).mean() + F.relu(1 + generated).mean()).backward()
+
+    return [model.encoder, model.decoder, lpips, discriminator], step
+
+
+def latte_step(config: Traffic, device: torch.device) -> Prepared:
+    model, x, y = build_latte(config, device)
+    diffusion, t = GaussianDiffusion(), torch.zeros_like(y)
+    noise = torch.empty_like(x)
+
+    def step() -> None:
+        with torch.autocast(device.type, torch.bfloat16):
+            losses = diffusion.training_loss(lambda x, t: model(x, t, y), x, t, noise)
+        losses["loss"].mean().backward()
+
+    return [*model.blocks], step
+
+
+def sampling_step(config: Traffic, device: torch.device) -> Prepared:
+    model, x, y = build_latte(config, device)
+    model_fn, diffusion = guided(model, y, 7.0), GaussianDiffusion().respaced([500])
+
+    def step() -> None:
+        torch.set_autocast_enabled("cuda", True)  # torch.autocast refuses without a driver
+        torch.set_autocast_dtype("cuda", torch.bfloat16)
+        try:
+            denoise(model_fn, diffusion, x, torch.empty_like, method="ddim")  # type: ignore[arg-type]
+        finally:
+            torch.set_autocast_enabled("cuda", False)
+            torch.clear_autocast_cache()
+
+    return [*model.blocks], step
+
+
+PASSES: dict[Pass, Callable[[Traffic, torch.device], Prepared]] = {
+    "encode": encode,
+    "decode": decode,
+    "vae_step": vae_step,
+    "latte_step": latte_step,
+    "sampling_step": sampling_step,
+}
+
+
+def build_vae(config: Traffic, device: torch.device, dtype: torch.dtype) -> VideoVAE:
+    model = VideoVAE(VAEConfig(dim=config.dim, z_dim=config.z_dim))
+    place(model, device, dtype)
+    return model
+
+
+def build_latte(config: Traffic, device: torch.device) -> tuple[Latte, Tensor, Tensor]:
+    """The model, latents and labels."""
+    side = config.latent_side
+    model = Latte(
+        LatteConfig.preset(
+            config.size,
+            in_channels=4,
+            num_frames=config.latent_frames,
+            height=side,
+            width=side,
+            num_classes=101,
+        )
+    )
+    place(model, device, torch.float32)
+    x = torch.empty(config.batch, 4, config.latent_frames, side, side, device=device)
+    return model, x, torch.empty(config.batch, device=device, dtype=torch.int64)
+
+
+def build_lpips(device: torch.device) -> nn.Module:
+    """LPIPS with VGG, frozen; its values do not matter."""
+    from lpips import LPIPS
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # lpips calls torchvision in a deprecated way
+        lpips = LPIPS(net="vgg", pnet_rand=True, pretrained=False, verbose=False)
+    place(lpips, device, torch.float32)
+    return lpips.requires_grad_(False)
+
+
+if __name__ == "__main__":
+    main(Traffic, run)
