@@ -65,10 +65,9 @@ def test_more_suffixes_are_taken_and_others_counted(tmp_path):
 
 def test_whatever_one_file_makes_fail_is_its_failure(tmp_path, capsys):
     root = tmp_path / "videos"
-    options = {"encoder": "ffv1", "pixels": "bgr0"}
     write_barcode_video(root / "fine.mkv", 3)
-    write_barcode_video(root / "line.mkv", 3, height=1, **options)
-    write_barcode_video(root / "wide.mkv", 2, height=2, width=16_400, **options)
+    write_barcode_video(root / "line.mkv", 3, height=1, encoder="ffv1", pixels="bgr0")
+    write_barcode_video(root / "wide.mkv", 2, height=2, width=16_400, encoder="ffv1", pixels="bgr0")
     slow = write_barcode_video(root / "slow.mkv", 3, pts=[0, 2_500_000, 5_000_000])
     assert pack(root, tmp_path / "out") == 2
     assert "line.mkv: cannot be packed (frames of 1x96 pixels" in capsys.readouterr().err

@@ -7,7 +7,7 @@ from av.stream import Disposition
 
 from data.video import decode
 from data.video.decode import DecodeError, iterate_frames, iterate_timed_frames, read_frames
-from data.video.probe import probe, probe_header, read_timing
+from data.video.probe import check_frames, probe, probe_header, read_timing
 from tests.builders.videos import (
     barcode_frame,
     drop_sync_table,
@@ -37,6 +37,24 @@ def test_frames_are_right_where_all_frames_are_called_sync_frames(name, tmp_path
     np.testing.assert_array_equal(list(iterate_frames(path, 20, 30)), in_sequence[20:30])
     lenient = read_frames(path, [17, 30], strict=False, frames=40)
     np.testing.assert_array_equal(lenient, [in_sequence[17], in_sequence[30]])
+
+
+def test_checking_compares_seeking_with_decoding_in_sequence(tmp_path, monkeypatch):
+    options = {"g": "12"}
+    path = drop_sync_table(
+        write_barcode_video(tmp_path / "a.mp4", encoder="mpeg4", options=options)
+    )
+    true = write_barcode_video(tmp_path / "b.mp4", options={"g": "12", "bf": "2"})
+    for source in (path, true, true.read_bytes()):
+        assert check_frames(source) == (40, 64, 96)
+
+    def trusting(source, container, stream, timeline, first, clock):
+        container.seek(timeline.pts[first], stream=stream, backward=True)
+        yield from decode.decoded_frames(source, container, stream, True, clock, [])
+
+    monkeypatch.setattr(decode, "_from_keyframe", trusting)
+    with pytest.raises(DecodeError, match=r"a\.mp4: seeking to frame \d+ gives other pixels"):
+        check_frames(path)
 
 
 def test_true_sync_frames_save_decoding(tmp_path, monkeypatch):
@@ -91,7 +109,7 @@ def test_a_variable_rate_is_noted_and_its_mean_is_that_of_the_timestamps(tmp_pat
     assert info.notes[-1] == (
         "variable frame rate: frames last 0.02 to 0.2 s, 9.286 per second on average"
     )
-    times = [frame.seconds for frame in iterate_timed_frames(path)]
+    times = [frame.seconds or 0.0 for frame in iterate_timed_frames(path)]
     np.testing.assert_allclose(times, np.array(uneven) / 1000)
     even = probe(write_barcode_video(tmp_path / "b.mkv", fps=30))
     assert (even.fps, even.notes) == (30, ())

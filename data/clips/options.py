@@ -92,7 +92,11 @@ class ClipOptions:
         """
         wanted = (start + np.arange(self.frames) * stride) % frames
         pixels = read_frames(
-            source, wanted.tolist(), strict=self.strict_decoding, decoder=self.decoder
+            source,
+            wanted.tolist(),
+            strict=self.strict_decoding,
+            decoder=self.decoder,
+            frames=frames,
         )
         pixels = torch.from_numpy(pixels)
         return fit(pixels, self.height, self.width, crop=crop, flip=flip, filter=self.filter)

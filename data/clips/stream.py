@@ -144,9 +144,8 @@ class _Stream(IterableDataset):
 
         def note(error: Exception) -> bool:
             """webdataset's handler: go on with the next member or shard."""
-            bad.append(
-                (_place(error), f"cannot be read ({error.args[0] if error.args else error})")
-            )
+            text = error.strerror if isinstance(error, OSError) else error.args and error.args[0]
+            bad.append((_place(error), f"cannot be read ({text or error})"))
             return len(bad) < PATIENCE
 
         order = random.Random(fold(self.seed, "stream shuffle", number))

@@ -10,15 +10,16 @@ frames are counted from the start of the file. Reading a file takes no longer th
 """
 
 from bisect import bisect_right
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import cast
 
 import av
 import numpy as np
 from av.container import InputContainer
-from av.sidedata.sidedata import Type
+from av.sidedata.sidedata import SideData, Type
 from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import Interpolation
 from av.video.stream import VideoStream
@@ -109,8 +110,9 @@ def read_frames(
     if decoder == "torchcodec":
         with reporting(source):
             timeline = read_numbering(source, strict, clock)
-            trusted = timeline is not None and frames in (None, len(timeline.pts))
-            if trusted and _can_seek(source, timeline, indices, clock):
+            if timeline is not None and frames not in (None, len(timeline.pts)):
+                timeline = None  # without some frames, the packets do not number the others
+            if timeline is not None and _can_seek(source, timeline, indices, clock):
                 images = torchcodec_frames(source, indices, timeline)
                 clock.check()
                 if images is not None:
@@ -292,7 +294,7 @@ def decoded_frames(
 
 def _orientation(frame: VideoFrame) -> tuple[int, int, int, int]:
     """The signs a, b, c, d of the display matrix: x is shown at ax + cy, y at bx + dy."""
-    for data in frame.side_data:
+    for data in cast(Iterable[SideData], frame.side_data):
         if data.type == Type.DISPLAYMATRIX:
             a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
             if abs(b) + abs(c) > abs(a) + abs(d):

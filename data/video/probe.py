@@ -6,10 +6,11 @@ from fractions import Fraction
 from itertools import pairwise
 
 import av
+import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from data.video.decode import decoded_frames, to_rgb
+from data.video.decode import decoded_frames, iterate_frames, read_frames, to_rgb
 from data.video.decode_errors import TIME_LIMIT, Clock, DecodeError, Source, name_of, reporting
 from data.video.timeline import (
     Timeline,
@@ -19,9 +20,13 @@ from data.video.timeline import (
     no_frame,
     opened,
     pixel_aspect,
+    read_numbering,
     read_timeline,
     video_streams,
 )
+
+COMPARED = 3
+"""Frames of a video that are compared between seeking and decoding in sequence."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,47 @@ def read_timing(source: Source, *, strict: bool = True, time_limit: float = TIME
         with opened(source, strict) as (container, stream):
             rate = mean_rate(source, stream, timeline)
             return Timing(timeline, rate, stream_notes(container, stream, rate, timeline))
+
+
+def check_frames(
+    source: Source, *, strict: bool = True, time_limit: float = TIME_LIMIT
+) -> tuple[int, int, int]:
+    """Decode every frame in sequence, and compare some with what seeking to them gives.
+
+    Returns:
+        Frames, height and width.
+
+    Raises:
+        DecodeError: as `read_frames`; or seeking gives other pixels, or frames differ in size.
+    """
+    clock = Clock(source, time_limit)
+    with reporting(source):
+        timeline = read_numbering(source, strict, clock)
+        compared: dict[int, np.ndarray | None] = {}
+        if timeline is not None and len(timeline.keys) > 1:
+            keys = np.searchsorted(timeline.pts, timeline.keys)
+            ends = [*(keys[2:] - 1).tolist(), len(timeline.pts) - 1]  # of each group but the first
+            places = np.linspace(0, len(ends) - 1, COMPARED).round().astype(int)
+            compared = {ends[place]: None for place in places}
+        count, size = 0, None
+        images = iterate_frames(source, strict=strict, time_limit=time_limit)
+        for count, image in enumerate(images, 1):
+            size = size or image.shape[:2]
+            if image.shape[:2] != size:
+                raise DecodeError(f"{name_of(source)}: frames of {size} and {image.shape[:2]}")
+            if count - 1 in compared:
+                compared[count - 1] = image
+        for number, image in compared.items():
+            if image is None:
+                continue
+            sought = read_frames(source, [number], strict=strict, frames=count)[0]
+            if not np.array_equal(sought, image):
+                raise DecodeError(
+                    f"{name_of(source)}: seeking to frame {number} gives other pixels than "
+                    "decoding in sequence"
+                )
+        assert size is not None  # no frame is an error
+        return count, *size
 
 
 def stream_notes(
