@@ -32,7 +32,7 @@ def test_names_that_are_not_utf8_are_packed_under_escaped_keys(tmp_path, capsys)
     path = write_barcode_video(root / "a.mp4", 3)
     os.rename(path, os.fsencode(root) + b"/caf\xe9.mp4")
     (root / os.fsdecode(b"bad\xff.mp4")).write_bytes(b"no video")
-    assert pack(root, tmp_path / "out", "--bad", "skip") == 0
+    assert pack(root, tmp_path / "out", "--on_error", "skip") == 0
     assert r"bad\xff.mp4: cannot be decoded" in capsys.readouterr().out
     index = ShardIndex.load(tmp_path / "out")
     assert index.samples[0].key == "caf%E9"
@@ -71,7 +71,7 @@ def test_whatever_one_file_makes_fail_is_its_failure(tmp_path, capsys):
     slow = write_barcode_video(root / "slow.mkv", 3, pts=[0, 2_500_000, 5_000_000])
     assert pack(root, tmp_path / "out") == 2
     assert "line.mkv: cannot be packed (frames of 1x96 pixels" in capsys.readouterr().err
-    assert pack(root, tmp_path / "out", "--bad", "skip") == 0
+    assert pack(root, tmp_path / "out", "--on_error", "skip") == 0
     index = ShardIndex.load(tmp_path / "out")
     assert [index.samples[n].key for n in range(len(index))] == ["fine", "slow"]
     assert index.samples[1].fps == pytest.approx(1 / 2500, rel=0.01)
@@ -158,4 +158,4 @@ def test_the_dry_run_counts_what_headers_do_not_tell(tmp_path, capsys):
     root.mkdir()
     write_barcode_video(root / "a.h264")
     assert pack(root, tmp_path / "out", "--min_frames", 17, "--dry_run") == 0
-    assert "hours, 0 too short, 0 bad" in capsys.readouterr().out
+    assert "hours, 0 too short, 0 failed" in capsys.readouterr().out
