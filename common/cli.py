@@ -164,15 +164,27 @@ def _exit_code(
             raise
         return _complain(str(error), 2)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.errno not in REMEDIES or os.environ.get("IVVAE_TRACEBACK"):
             raise
-        reason = f"{error.filename or 'output'}: {error.strerror}"
-        return _complain(f"{reason}. Free space or choose another folder, then rerun.", 2)
+        where = error.filename2 or error.filename or "output"
+        return _complain(f"{where}: {error.strerror}. {REMEDIES[error.errno]}.", 2)
     except Stopped as stopped:
         return _complain(str(stopped), stopped.code)
     except KeyboardInterrupt:
         return _complain("interrupted", 130)
     return 0
+
+
+_OTHER_FOLDER = "Free space or choose another folder, then rerun"
+_OTHER_PATH = "Choose another path, or move away what is there"
+REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), _OTHER_FOLDER),
+    **dict.fromkeys((errno.EACCES, errno.EROFS, errno.EPERM), _OTHER_FOLDER),
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST, errno.EISDIR), _OTHER_PATH),
+    **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP), _OTHER_PATH),
+    errno.ENOENT: "Check the path",
+}
+"""What to do about what the system refuses; other errors are ours."""
 
 
 def _complain(message: str, code: int) -> int:

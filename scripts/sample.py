@@ -18,7 +18,7 @@ from common.accelerator import make_accelerator
 from common.cli import main
 from common.config import MAY_CHANGE, Config
 from common.files import atomic_path, write_json
-from common.output_folder import Input, lock_folder, write_identity
+from common.output_folder import Input, check_no_file, lock_folder, write_identity
 from common.seeding import fold
 from data.latents.dataset import LatentDataset
 from data.video.decode import read_frames
@@ -105,6 +105,8 @@ def run(config: Sample) -> None:
         inputs["first_frames"] = Input(str(known.folder), known.hash)
     out = Path(config.out)
     folders = {Path(folder).resolve(): folder for folder in (out, config.mp4, config.gif) if folder}
+    for folder in folders.values():
+        check_no_file(Path(folder))  # before the first is made
     with ExitStack() as locks:
         for folder in folders.values():
             locks.enter_context(lock_folder(folder, accelerator))
