@@ -1,10 +1,20 @@
 """Accelerate's view of the processes that this one belongs to."""
 
 import os
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
+
+Precision = Literal["no", "bf16", "fp16"]
+"""Of autocast; "no" is float32."""
+
+
+def inference_precision(wanted: Precision | Literal["auto"]) -> Precision:
+    """What `auto` stands for here: bf16 on a CUDA device, float32 elsewhere."""
+    if wanted != "auto":
+        return wanted
+    return "bf16" if torch.cuda.is_available() else "no"
 
 
 def make_accelerator(**options: Any) -> Accelerator:
@@ -15,6 +25,7 @@ def make_accelerator(**options: Any) -> Accelerator:
     Raises:
         ValueError: the launcher started several processes and they did not find each other.
     """
+    torch.backends.cudnn.benchmark = True  # measure convolutions once per size, take the fastest
     accelerator = Accelerator(**{"cpu": not torch.accelerator.is_available(), **options})
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != accelerator.num_processes:

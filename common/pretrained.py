@@ -5,7 +5,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
+from huggingface_hub import (
+    PyTorchModelHubMixin,
+    constants,
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+    try_to_load_from_cache,
+)
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -33,15 +40,35 @@ class Pretrained(PyTorchModelHubMixin):
     config: Any
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, **kwargs: Any) -> Self:  # type: ignore[override]
-        """Load from a folder or a hub id (keywords: `revision`, `token`, `cache_dir`, ...).
+    def from_pretrained(  # type: ignore[override]
+        cls, source: str | Path, **options: Any
+    ) -> Self:
+        """Load from a folder or a hub id, in eval mode.
 
+        Args:
+            source: the folder, or the hub id.
+            options: of `hub_file`.
         Raises:
             ValueError: no such folder or id (`WeightsNotFound`), another class's folder, keys or
             shapes that do not fit.
         """
+
+        def find(name: str) -> Path:
+            if Path(source).is_dir():
+                return Path(source) / name
+            return hub_file(str(source), name, **options)
+
         try:
-            return super().from_pretrained(str(source), **kwargs)
+            config = read_json(find("config.json"))
+            saved = config.pop("model_class", None)
+            if saved != cls.__name__:
+                raise ValueError(
+                    f"{source}: holds a {saved or 'model of unnamed class'}, not a {cls.__name__}"
+                )
+            values = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+            model = cls(cls.config_class(**values))  # type: ignore[call-arg]
+            model.load_state_dict(load_file(find("model.safetensors")))  # type: ignore[attr-defined]
+            return model.eval()  # type: ignore[attr-defined]
         except (
             HfHubHTTPError,
             HFValidationError,
@@ -51,7 +78,7 @@ class Pretrained(PyTorchModelHubMixin):
             raise WeightsNotFound(
                 source,
                 f"no {cls.__name__} here, nor a hub id within reach ({str(error).splitlines()[0]})",
-                f"config.json and model.safetensors of an export at {source}",
+                f"config.json and model.safetensors of an export into a folder at {source}",
             ) from None
         except (RuntimeError, SafetensorError, KeyError, TypeError) as error:
             raise ValueError(f"{source}: is no valid {cls.__name__} folder: {error}") from None
@@ -62,23 +89,46 @@ class Pretrained(PyTorchModelHubMixin):
         state = {name: value.contiguous() for name, value in self.state_dict().items()}  # type: ignore[attr-defined]
         save_file(state, save_directory / "model.safetensors", metadata={"format": "pt"})
 
-    @classmethod
-    def _from_pretrained(cls, *, model_id: str, **kwargs: Any) -> Self:
-        known = ("revision", "cache_dir", "force_download", "local_files_only", "token")
-        options = {name: kwargs[name] for name in known if name in kwargs}
 
-        def find(name: str) -> str:
-            if Path(model_id).is_dir():
-                return str(Path(model_id) / name)
-            return hf_hub_download(model_id, name, **options)
+def hub_file(
+    repository: str,
+    name: str,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    force_download: bool = False,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+) -> Path:
+    """A file of a hub repository; from the local cache where the hub is out of reach.
 
-        config = read_json(find("config.json"))
-        saved = config.pop("model_class", None)
-        if saved != cls.__name__:
-            raise ValueError(
-                f"{model_id}: holds a {saved or 'model of unnamed class'}, not a {cls.__name__}"
-            )
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
-        model = cls(cls.config_class(**values))  # type: ignore[call-arg]
-        model.load_state_dict(load_file(find("model.safetensors")))  # type: ignore[attr-defined]
-        return model.eval()  # type: ignore[attr-defined]
+    The hub is asked once: huggingface_hub itself tries again for 24 s where there is no network.
+
+    Raises:
+        LocalEntryNotFoundError: the hub is out of reach and the cache has no such file.
+        HfHubHTTPError: the hub has none, or does not give it.
+        HFValidationError: this is no hub id.
+    """
+    cached = try_to_load_from_cache(repository, name, cache_dir=cache_dir, revision=revision)
+    offline = local_files_only or constants.HF_HUB_OFFLINE
+    reason = "the hub is switched off"
+    if not isinstance(cached, str) and not offline:
+        try:
+            get_hf_file_metadata(hf_hub_url(repository, name, revision=revision), token=token)
+        except HfHubHTTPError:
+            raise
+        except Exception as error:  # noqa: BLE001 the HTTP library's own, which differs by version
+            offline, reason = True, f"the hub does not answer: {error}"
+    if offline and not isinstance(cached, str):
+        raise LocalEntryNotFoundError(f"{reason}, and the local cache has no {name}")
+    return Path(
+        hf_hub_download(
+            repository,
+            name,
+            revision=revision,
+            cache_dir=cache_dir,
+            force_download=force_download,
+            local_files_only=offline,
+            token=token,
+        )
+    )

@@ -1,6 +1,6 @@
 """Encode packed videos with a trained VAE once, so that Latte trains on latents."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from common.accelerator import make_accelerator
+from common.accelerator import inference_precision, make_accelerator
 from common.cli import main
 from common.files import read_json
 from common.output_folder import lock_folder
@@ -59,8 +59,9 @@ class CacheLatents(CacheConfig):
     """Clips encoded at once on each device."""
     workers: int = 2
     """Decoding processes per device; 0 decodes between batches."""
-    precision: Literal["no", "bf16", "fp16"] = "no"
-    """Autocast of the encoder; "no" is float32."""
+    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    """Autocast of the encoder; "no" is float32, "auto" bf16 on a CUDA device and float32 elsewhere.
+    The manifest says which it was."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,6 +74,7 @@ class CacheLatents(CacheConfig):
 
 def run(config: CacheLatents) -> None:
     """Encode what is missing, then write the manifest; says so if nothing is."""
+    config = replace(config, precision=inference_precision(config.precision))
     clips = ClipDataset(_pick(config, ClipConfig, folder=config.data, flip=False), seed=config.seed)
     accelerator = make_accelerator()
     model = load_vae(config.vae).to(accelerator.device)

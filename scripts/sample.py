@@ -1,7 +1,7 @@
 """Generate clips with a trained Latte."""
 
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
-from common.accelerator import make_accelerator
+from common.accelerator import inference_precision, make_accelerator
 from common.cli import main
 from common.config import MAY_CHANGE, Config
 from common.files import atomic_path, write_json
@@ -59,8 +59,9 @@ class Sample(Config):
     """With the clip's number, gives its noise."""
     batch_size: Annotated[int, Ge(1), MAY_CHANGE] = 8
     """Clips per forward pass and process; does not change them."""
-    precision: Literal["no", "bf16", "fp16"] = "no"
-    """Mixed precision of Latte; "no" is float32. The VAE decodes in float32."""
+    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    """Mixed precision of Latte; "no" is float32, "auto" bf16 on a CUDA device and float32
+    elsewhere; samples.json says which it was. The VAE decodes in float32."""
     mp4: Annotated[str | None, MAY_CHANGE] = None
     """Folder for MP4 copies, for people; evaluate the lossless files."""
     gif: Annotated[str | None, MAY_CHANGE] = None
@@ -82,6 +83,7 @@ class Sample(Config):
 
 def run(config: Sample) -> None:
     """Sample the clips that are missing."""
+    config = replace(config, precision=inference_precision(config.precision))
     accelerator = make_accelerator(mixed_precision=config.precision)
     latte, notes = _trained(config)
     check_sampler(config.sampler, notes.process, latte.config)

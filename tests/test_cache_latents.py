@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from common.accelerator import inference_precision
 from common.cli import main, parse
 from common.output_folder import lock_folder
 from common.pixels import to_float
@@ -87,6 +88,7 @@ def test_the_cache_holds_the_moments_of_the_clips(inputs, out):
     latents.check_vae(weights_hash(vae))
     latents.verify()
     assert latents.latent_shape == (4, 2, 2, 4)
+    assert latents.manifest["vae"]["precision"] == inference_precision("auto")  # not "auto"
     assert len(latents) == 3 * 2 * 2
     config = ClipConfig(folder=str(inputs / "shards"), frames=5, stride=2, height=16, width=32)
     clips = ClipDataset(config, seed=0)
@@ -96,6 +98,12 @@ def test_the_cache_holds_the_moments_of_the_clips(inputs, out):
         with torch.inference_mode():
             expected = vae.encode(to_float(video[None])).moments[0]
         assert_close(item["moments"].float(), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_precision_is_bf16_on_a_gpu_alone_unless_it_is_given(monkeypatch):
+    for cuda, auto in ((True, "bf16"), (False, "no")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda)
+        assert [inference_precision(p) for p in ("auto", "no", "fp16")] == [auto, "no", "fp16"]
 
 
 def test_a_second_run_says_that_there_is_nothing_to_do(inputs, out, capsys):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 
 import huggingface_hub.constants
 import pytest
@@ -9,6 +10,7 @@ from huggingface_hub import HfApi
 
 from tests.test_vae import TINY, make
 from vae import ImageVAE, VideoVAE, weights_hash
+from vae.comparators.cv_vae import CVVAE
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -51,6 +53,19 @@ def test_what_is_not_within_reach_says_so_in_one_line(hub_cache, source, options
         VideoVAE.from_pretrained(source, cache_dir=hub_cache[0], **options)
     assert str(error.value).startswith(f"{source}: ")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("load", [VideoVAE.from_pretrained, CVVAE.from_official])
+def test_without_a_network_nothing_is_tried_again(load, tmp_path, monkeypatch):
+    closed = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", closed)
+
+    def sleep(seconds: float) -> None:
+        raise AssertionError(f"waits {seconds} s before it asks again")
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    with pytest.raises(ValueError, match=r"the hub does not answer: .* put config\.json and"):
+        load("lab/other-vae", cache_dir=tmp_path)
 
 
 def test_a_hub_id_of_another_class_is_refused(hub_cache):

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from common.files import read_json
-from common.pretrained import WeightsNotFound
+from common.pretrained import WeightsNotFound, hub_file
 
 SHOWN = 5  # keys named in an error
 
@@ -28,7 +27,7 @@ def find(
         source: the file itself, a folder, or a hub id, whose third part is a folder in it.
         names: where the weights may be inside the folder or repository, best first.
         files: what to get and from where, for the error.
-        options: of `hf_hub_download`.
+        options: of `hub_file`.
     Raises:
         WeightsNotFound: none of it is there.
     """
@@ -136,18 +135,18 @@ def _download(
     reason = ""
     for name in names:
         try:
-            weights = Path(hf_hub_download(repository, f"{folder}{name}", **options))
+            weights = hub_file(repository, f"{folder}{name}", **options)
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-            reason = str(error).splitlines()[0]
+            reason = reason or str(error).splitlines()[0]
             if isinstance(error, LocalEntryNotFoundError):  # no network: ask it only once
                 options = {**options, "local_files_only": True}
             continue
         beside = f"{folder}{name}".rpartition("/")[0]
         try:
-            config = hf_hub_download(repository, f"{beside}/config.json".lstrip("/"), **options)
+            config = hub_file(repository, f"{beside}/config.json".lstrip("/"), **options)
         except (HfHubHTTPError, LocalEntryNotFoundError):
             return (weights, {}), ""
-        return (weights, _config(Path(config))), ""
+        return (weights, _config(config)), ""
     return None, reason
 
 
