@@ -30,7 +30,7 @@ def root(tmp_path_factory):
     ClipClassifier(ClassifierConfig(num_classes=2, width=8)).save_pretrained(root / "features")
     places = {"vae": root / "vae", "data": root / "shards", "out": root / "latents"}
     assert run_script("cache_latents.py", *flags(places), *flags(CLIPS), "--workers=0") == 0
-    train = train_latte.TrainConfig(folder=str(root / "run"), steps=1, global_batch=2)
+    train = train_latte.TrainConfig(folder=str(root / "run"), steps=1, global_batch_size=2)
     options = train_latte.LatteOptions(**LATTE, class_conditional=False)
     train_latte.run(
         train_latte.TrainLatte(train=train, latents=str(root / "latents"), model=options)
@@ -44,7 +44,7 @@ def root(tmp_path_factory):
 def commands(root):
     """Valid arguments of each command."""
     out, shards, latents = root / "out", root / "shards", root / "latents"
-    train = {"train.folder": out, "train.steps": 1, "train.global_batch": 2}
+    train = {"train.folder": out, "train.steps": 1, "train.global_batch_size": 2}
     clips = {"data.folder": shards, **{f"data.{name}": value for name, value in CLIPS.items()}}
     classifier = {"classifier": root / "features", "device": "cpu", "frames": 5, "num_clips": 4}
     classifier["stride_real"] = 1
