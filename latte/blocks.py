@@ -29,6 +29,27 @@ _MERGE = {
 }
 
 
+SHORT = 16
+"""Tokens up to which attention is written as products of matrices. Fused kernels work on blocks of
+64 or 128 tokens: of five frames they compute mostly padding, keep statistics for the padding too,
+and take no more than 65,535 rows."""
+
+
+def attend(
+    q: Float[Tensor, "r h s d"], k: Float[Tensor, "r h s d"], v: Float[Tensor, "r h s d"]
+) -> Float[Tensor, "r h s d"]:
+    """softmax(q k^T / sqrt(d)) v; short sequences with a float32 softmax, by length alone.
+
+    The scores of a short sequence, s per token and head, are no more than the tokens' own values
+    up to s = d.
+    """
+    if q.shape[-2] > SHORT:
+        return F.scaled_dot_product_attention(q, k, v)
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # r h s s
+    wide = torch.promote_types(scores.dtype, torch.float32)
+    return scores.softmax(dim=-1, dtype=wide).to(v.dtype) @ v
+
+
 class Attention(nn.Module):
     """Self-attention along one axis: of a frame's patches, or of a patch's frames."""
 
@@ -41,7 +62,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b t n d"]) -> Float[Tensor, "b t n d"]:
         qkv = rearrange(self.qkv(x), _SPLIT[self.axis], k=3, h=self.num_heads)
-        y = F.scaled_dot_product_attention(*qkv)
+        y = attend(*qkv)
         return self.proj(rearrange(y, _MERGE[self.axis], b=len(x)))
 
 
@@ -88,7 +109,7 @@ class SplitAttention(nn.Module):
 
     def _attend(self, qkv: Float[Tensor, "b t n e"], axis: Axis) -> Float[Tensor, "b t n d"]:
         q, k, v = rearrange(qkv, _SPLIT[axis], k=3, h=self.num_heads // 2)
-        return rearrange(F.scaled_dot_product_attention(q, k, v), _MERGE[axis], b=len(qkv))
+        return rearrange(attend(q, k, v), _MERGE[axis], b=len(qkv))
 
 
 class Block(nn.Module):

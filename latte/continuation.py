@@ -12,12 +12,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from latte.diffusion import ModelFn
-from latte.diffusion_process import Process
+from latte.diffusion_process import DiffusionProcess
 
 
 def continuing(
     model_fn: ModelFn,
-    process: Process,
+    process: DiffusionProcess,
     known: Float[Tensor, "b c k h w"],
     start: Float[Tensor, "b c t h w"],
 ) -> ModelFn:
@@ -42,7 +42,7 @@ def continuing(
 
     def predict(x: Tensor, t: Tensor) -> Tensor:
         output = model_fn(x, t).float()
-        right = process.knowing(known, x[:, :, :k], t, start[:, :, :k])
+        right = process.exact_prediction(known, x[:, :, :k], t, start[:, :, :k])
         # With a learned variance -1 asks for that of the posterior, which is right for these.
         variance = right.new_full((b, output.shape[1] - c, k, *size), -1.0)
         first = torch.cat([right, variance], dim=1)

@@ -78,31 +78,59 @@ class GaussianDiffusion:
         schedule = torch.linspace(
             self.config.beta_start, self.config.beta_end, self.config.steps, dtype=torch.float64
         )
-        self.alpha_bar = torch.cumprod(1 - schedule, dim=0)[self.timesteps]
-        self.alpha_bar_prev = torch.cat([self.alpha_bar.new_ones(1), self.alpha_bar[:-1]])
-        self.beta = 1 - self.alpha_bar / self.alpha_bar_prev
+        alpha_bar = self.alpha_bar = torch.cumprod(1 - schedule, dim=0)[self.timesteps]
+        previous = torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
+        self.beta = 1 - alpha_bar / previous
         # DDPM, equations 6 and 7: q(x_{t-1} | x_t, x_0) = N(from_x0 x_0 + from_xt x_t, variance)
-        self.posterior_variance = self.beta * (1 - self.alpha_bar_prev) / (1 - self.alpha_bar)
-        self._from_x0 = self.beta * self.alpha_bar_prev.sqrt() / (1 - self.alpha_bar)
-        self._from_xt = (1 - self.alpha_bar_prev) * (1 - self.beta).sqrt() / (1 - self.alpha_bar)
+        self.posterior_variance = self.beta * (1 - previous) / (1 - alpha_bar)
         # The posterior has no variance at t = 0; its logarithm borrows the next step's.
         second = self.posterior_variance[1:2] if len(self) > 1 else self.beta
-        self._log_lower = torch.cat([second, self.posterior_variance[1:]]).log()
-        self._log_upper = self.beta.log()
+        self._tables = {
+            "signal": alpha_bar.sqrt(),
+            "sigma": (1 - alpha_bar).sqrt(),
+            "inverse_signal": alpha_bar.rsqrt(),
+            "inverse_sigma": (1 - alpha_bar).rsqrt(),
+            "sigma_per_signal": (1 / alpha_bar - 1).sqrt(),
+            "from_x0": self.beta * previous.sqrt() / (1 - alpha_bar),
+            "from_xt": (1 - previous) * (1 - self.beta).sqrt() / (1 - alpha_bar),
+            "log_lower": torch.cat([second, self.posterior_variance[1:]]).log(),
+            "log_upper": self.beta.log(),
+            "previous_alpha_bar": previous,
+            "previous_signal": previous.sqrt(),
+            "posterior_std": self.posterior_variance.sqrt(),
+            "loss_weight": self.loss_weight,
+        }
+        self._on_device: dict[tuple[str, torch.device], Tensor] = {}
 
     def __len__(self) -> int:
         return len(self.timesteps)
 
     @property
-    def top(self) -> float:
+    def max_timestep(self) -> float:
         """The timestep of most noise, in the units that a model gets."""
         return self.config.steps - 1
+
+    def at(self, name: str, t: Int[Tensor, " b"]) -> Float[Tensor, "b 1 1 1 1"]:
+        """Entries `t` of a table as float32 on the device of `t`, to multiply `b c t h w`.
+
+        A table is copied to a device once, so that later steps need not wait for the host.
+        """
+        if (name, t.device) not in self._on_device:
+            table = self._tables[name].to(t.device, torch.float32)
+            self._on_device[name, t.device] = table
+        return self._on_device[name, t.device][t].view(-1, 1, 1, 1, 1)
+
+    def training_timestep(self, t: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
+        """The timesteps of the training schedule at positions `t`, what a model is told."""
+        if ("timesteps", t.device) not in self._on_device:
+            self._on_device["timesteps", t.device] = self.timesteps.to(t.device)
+        return self._on_device["timesteps", t.device][t]
 
     def draw_time(self, generator: torch.Generator) -> Int[Tensor, " 1"]:
         """A position for one row of training, uniform."""
         return torch.randint(len(self), (1,), generator=generator)
 
-    def time_at(self, share: Float[Tensor, " b"]) -> Int[Tensor, " b"]:
+    def timestep_at(self, share: Float[Tensor, " b"]) -> Int[Tensor, " b"]:
         """The positions at these shares, in [0, 1), of the way from data to noise."""
         return (share * len(self)).long()
 
@@ -121,15 +149,14 @@ class GaussianDiffusion:
         t: Int[Tensor, " b"],
     ) -> Float[Tensor, "b c t h w"]:
         """Draw x_t from q(x_t | x_0) with the given standard normal noise (DDPM, equation 4)."""
-        signal, sigma = self.alpha_bar.sqrt(), (1 - self.alpha_bar).sqrt()
-        return at(signal, t) * x0.float() + at(sigma, t) * noise.float()
+        return self.at("signal", t) * x0.float() + self.at("sigma", t) * noise.float()
 
     def posterior(
         self, x0: Float[Tensor, "b c t h w"], x_t: Float[Tensor, "b c t h w"], t: Int[Tensor, " b"]
     ) -> tuple[Float[Tensor, "b c t h w"], Float[Tensor, "b 1 1 1 1"]]:
         """Mean and log-variance of q(x_{t-1} | x_t, x_0) (DDPM, equations 6 and 7)."""
-        mean = at(self._from_x0, t) * x0.float() + at(self._from_xt, t) * x_t.float()
-        return mean, at(self._log_lower, t)
+        mean = self.at("from_x0", t) * x0.float() + self.at("from_xt", t) * x_t.float()
+        return mean, self.at("log_lower", t)
 
     def predict(
         self,
@@ -151,16 +178,15 @@ class GaussianDiffusion:
         """
         x_t = x_t.float()
         estimate, variance = _split(output.float(), x_t.shape[1])
-        signal, sigma = at(self.alpha_bar.sqrt(), t), at((1 - self.alpha_bar).sqrt(), t)
+        signal, sigma = self.at("signal", t), self.at("sigma", t)
         if self.config.prediction == "v":
             x0 = signal * x_t - sigma * estimate  # Salimans and Ho 2022, appendix D
             noise = sigma * x_t + signal * estimate
         else:
-            alpha_bar = self.alpha_bar
-            x0 = at(alpha_bar.rsqrt(), t) * x_t - at((1 / alpha_bar - 1).sqrt(), t) * estimate
+            x0 = self.at("inverse_signal", t) * x_t - self.at("sigma_per_signal", t) * estimate
             noise = estimate
         mean, lower = self.posterior(x0, x_t, t)
-        upper = at(self._log_upper, t)
+        upper = self.at("log_upper", t)
         share = torch.ones_like(x_t) if variance is None else (variance + 1) / 2
         return Prediction(mean, share * upper + (1 - share) * lower, x0, noise)
 
@@ -173,10 +199,10 @@ class GaussianDiffusion:
         """What a model that knew `x0` and `noise` would predict."""
         if self.config.prediction == "noise":
             return noise.float()
-        signal, sigma = at(self.alpha_bar.sqrt(), t), at((1 - self.alpha_bar).sqrt(), t)
+        signal, sigma = self.at("signal", t), self.at("sigma", t)
         return signal * noise.float() - sigma * x0.float()
 
-    def knowing(
+    def exact_prediction(
         self,
         x0: Float[Tensor, "b c t h w"],
         x_t: Float[Tensor, "b c t h w"],
@@ -188,8 +214,8 @@ class GaussianDiffusion:
         `start`, the noise that sampling began with, matters to a flow only.
         """
         t = t.long()
-        noise = x_t.float() - at(self.alpha_bar.sqrt(), t) * x0.float()
-        return self.target(x0, noise * at((1 - self.alpha_bar).rsqrt(), t), t)
+        noise = x_t.float() - self.at("signal", t) * x0.float()
+        return self.target(x0, noise * self.at("inverse_sigma", t), t)
 
     @property
     def loss_weight(self) -> Float[Tensor, " n"]:
@@ -228,10 +254,10 @@ class GaussianDiffusion:
             trains the variance only. "mse" itself is not weighted by step.
         """
         x_t = self.add_noise(x0, noise, t)
-        output = model_fn(x_t, self.timesteps.to(t.device)[t]).float()
+        output = model_fn(x_t, self.training_timestep(t)).float()
         predicted, variance = _split(output, x0.shape[1])
         mse = frame_mean((self.target(x0, noise, t) - predicted).square(), frame_weight)
-        loss = mse * at(self.loss_weight, t).flatten()
+        loss = mse * self.at("loss_weight", t).flatten()
         if variance is None:
             return {"loss": loss, "mse": mse}
         detached = torch.cat([predicted.detach(), variance], dim=1)
@@ -257,11 +283,6 @@ def frame_mean(
     if weight is None:
         return values.flatten(1).mean(dim=1)
     return (values.mean(dim=(1, 3, 4)) * weight).sum(dim=1)
-
-
-def at(table: Float[Tensor, " n"], t: Int[Tensor, " b"]) -> Float[Tensor, "b 1 1 1 1"]:
-    """Entries `t` of a float64 table as float32 on the device of `t`, to multiply `b c t h w`."""
-    return table.to(t.device, torch.float32)[t].view(-1, 1, 1, 1, 1)
 
 
 def gaussian_kl(mean_a: Tensor, logvar_a: Tensor, mean_b: Tensor, logvar_b: Tensor) -> Tensor:

@@ -9,15 +9,15 @@ from latte.diffusion import DiffusionConfig, GaussianDiffusion, ModelFn
 from latte.flow import FlowConfig, RectifiedFlow
 
 
-class Process(Protocol):
+class DiffusionProcess(Protocol):
     """`GaussianDiffusion` or `RectifiedFlow`; their methods say what the arguments are."""
 
     @property
-    def top(self) -> float: ...
+    def max_timestep(self) -> float: ...
 
     def draw_time(self, generator: torch.Generator) -> Tensor: ...
 
-    def time_at(self, share: Tensor) -> Tensor: ...
+    def timestep_at(self, share: Tensor) -> Tensor: ...
 
     def training_loss(
         self,
@@ -28,10 +28,10 @@ class Process(Protocol):
         frame_weight: Tensor | None = None,
     ) -> dict[str, Tensor]: ...
 
-    def knowing(self, x0: Tensor, x_t: Tensor, t: Tensor, start: Tensor) -> Tensor: ...
+    def exact_prediction(self, x0: Tensor, x_t: Tensor, t: Tensor, start: Tensor) -> Tensor: ...
 
 
-def make_process(diffusion: DiffusionConfig, flow: FlowConfig | None) -> Process:
+def make_process(diffusion: DiffusionConfig, flow: FlowConfig | None) -> DiffusionProcess:
     """The flow, if there is one, else the diffusion.
 
     Raises:

@@ -50,7 +50,7 @@ class RectifiedFlow:
     section 3.1.
     """
 
-    top = UNITS
+    max_timestep = UNITS
     """The timestep of most noise, in the units that a model gets."""
 
     def __init__(self, config: FlowConfig | None = None):
@@ -63,7 +63,7 @@ class RectifiedFlow:
         normal = torch.randn(1, generator=generator)
         return torch.sigmoid(self.config.mean + self.config.std * normal)
 
-    def time_at(self, share: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+    def timestep_at(self, share: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         """The times at these shares of the way from data to noise: the same."""
         return share
 
@@ -96,7 +96,7 @@ class RectifiedFlow:
         mse = frame_mean((noise - x0 - output).square(), frame_weight)
         return {"loss": mse, "mse": mse}
 
-    def knowing(
+    def exact_prediction(
         self,
         x0: Float[Tensor, "b c t h w"],
         x_t: Float[Tensor, "b c t h w"],

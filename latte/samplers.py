@@ -17,8 +17,8 @@ from tqdm import tqdm
 from common.seeding import generator
 from latte.config import LatteConfig
 from latte.continuation import continuing
-from latte.diffusion import GaussianDiffusion, ModelFn, at
-from latte.diffusion_process import Process
+from latte.diffusion import GaussianDiffusion, ModelFn
+from latte.diffusion_process import DiffusionProcess
 from latte.dpm_solver import dpm_solver, require_diffusers
 from latte.embeddings import check_labels
 from latte.flow import RectifiedFlow, integrate
@@ -81,7 +81,7 @@ class SamplerConfig:
             )
 
 
-def check_sampler(config: SamplerConfig, process: Process, model: LatteConfig) -> None:
+def check_sampler(config: SamplerConfig, process: DiffusionProcess, model: LatteConfig) -> None:
     """Refuse a sampler that does not fit, before anything slow.
 
     Raises:
@@ -217,28 +217,25 @@ def denoise(
     x = start.float()
     for i in tqdm(range(len(diffusion) - 1, -1, -1), desc="sampling", disable=not progress):
         t = torch.full((len(x),), i, device=x.device)
-        output = model_fn(x, diffusion.timesteps.to(x.device)[t])
+        output = model_fn(x, diffusion.training_timestep(t))
         prediction = diffusion.predict(output, x, t)
         if method == "ddpm":
             x, std = prediction.mean, torch.exp(prediction.logvar / 2)
         else:
-            previous, std = diffusion.alpha_bar_prev, _ddim_std(diffusion, t, eta)
-            x = at(previous.sqrt(), t) * prediction.x0
-            x = x + (1 - at(previous, t) - std.square()).clamp(min=0).sqrt() * prediction.noise
+            # Song et al. 2021, equations 12 and 16
+            std = eta * diffusion.at("posterior_std", t)
+            share = 1 - diffusion.at("previous_alpha_bar", t) - std.square()
+            x = diffusion.at("previous_signal", t) * prediction.x0
+            x = x + share.clamp(min=0).sqrt() * prediction.noise
         if i > 0 and (method == "ddpm" or eta > 0):
             x = x + std * draw(i)
     return x
 
 
-def _ddim_std(diffusion: GaussianDiffusion, t: Tensor, eta: float) -> Float[Tensor, "b 1 1 1 1"]:
-    """Equation 16 of Song et al. 2021: eta times the standard deviation of DDPM's posterior."""
-    return eta * at(diffusion.posterior_variance.sqrt(), t)
-
-
 @torch.no_grad()
 def sample(
     model: Latte,
-    process: Process,
+    process: DiffusionProcess,
     config: SamplerConfig,
     *,
     indices: Sequence[int],
@@ -269,7 +266,9 @@ def sample(
     device = model.pos_embed.device
     y = None if labels is None else torch.tensor(labels, device=device)
     low, high = config.guidance_interval
-    interval = None if (low, high) == (0, 1) else (low * process.top, high * process.top)
+    interval = (
+        None if (low, high) == (0, 1) else (low * process.max_timestep, high * process.max_timestep)
+    )
     model_fn = guided(model, y, config.guidance, interval)
     c = model.config
     shape = (c.in_channels, c.num_frames, c.height, c.width)
@@ -288,7 +287,7 @@ def sample(
 
 def _run(
     model_fn: ModelFn,
-    process: Process,
+    process: DiffusionProcess,
     config: SamplerConfig,
     start: Tensor,
     draw: Callable[[int], Tensor],

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from common.seeding import generator, noise
 from engine.optimization import Batch, StepInfo
 from latte.config import LatteConfig
-from latte.diffusion_process import Process
+from latte.diffusion_process import DiffusionProcess
 from latte.embeddings import drop_labels
 from latte.joint import JointBatch
 
@@ -29,7 +29,11 @@ class LatteLoss:
     """
 
     def __init__(
-        self, process: Process, config: LatteConfig, joint: JointBatch, accelerator: Accelerator
+        self,
+        process: DiffusionProcess,
+        config: LatteConfig,
+        joint: JointBatch,
+        accelerator: Accelerator,
     ):
         self.process = process
         self.config = config
@@ -37,7 +41,7 @@ class LatteLoss:
         self.accelerator = accelerator
 
     def __call__(self, model: nn.Module, batch: Batch, info: StepInfo) -> dict[str, Tensor]:
-        """Means over the rows of the losses of `Process.training_loss`.
+        """Means over the rows of the losses of `DiffusionProcess.training_loss`.
 
         Args:
             model: A Latte, perhaps wrapped for several processes.
@@ -70,7 +74,7 @@ class LatteLoss:
         can be compared.
         """
         share = torch.rand(QUARTERS, generator=generator(seed, "evaluate time", index))
-        t = self.process.time_at((torch.arange(QUARTERS) + share) / QUARTERS)
+        t = self.process.timestep_at((torch.arange(QUARTERS) + share) / QUARTERS)
         draw = noise(tuple(x0.shape), seed, "evaluate", index, range(QUARTERS))
         device = self.accelerator.device
         y = None

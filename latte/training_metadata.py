@@ -10,7 +10,7 @@ from torch import Tensor
 
 from common.files import read_json
 from latte.diffusion import DiffusionConfig
-from latte.diffusion_process import Process, make_process
+from latte.diffusion_process import DiffusionProcess, make_process
 from latte.flow import FlowConfig
 
 
@@ -38,7 +38,7 @@ class LatentNotes:
     """The flow, or null."""
 
     @property
-    def process(self) -> Process:
+    def process(self) -> DiffusionProcess:
         """The process that the model was trained to reverse."""
         return make_process(self.diffusion, self.flow)
 

@@ -196,7 +196,7 @@ def test_v_and_noise_say_the_same():
     for name, tolerance in (("x0", 1e-3), ("noise", 1e-4), ("mean", 1e-4), ("logvar", 0)):
         assert_close(getattr(other, name), getattr(one, name), rtol=tolerance, atol=tolerance)
     for diffusion, right in ((by_noise, noise), (by_v, v)):
-        assert_close(diffusion.knowing(x0, x_t, t, noise), right, rtol=1e-3, atol=1e-3)
+        assert_close(diffusion.exact_prediction(x0, x_t, t, noise), right, rtol=1e-3, atol=1e-3)
 
 
 TIMES = [0, 9, 300, 999]

@@ -83,8 +83,8 @@ def test_logit_normal_times():
 
 def test_quarters_of_the_way():
     share = torch.tensor([0.0, 0.3, 0.999])
-    assert RectifiedFlow().time_at(share).equal(share)
-    assert GaussianDiffusion().time_at(share).tolist() == [0, 300, 999]
+    assert RectifiedFlow().timestep_at(share).equal(share)
+    assert GaussianDiffusion().timestep_at(share).tolist() == [0, 300, 999]
 
 
 def test_requests_that_do_not_fit():

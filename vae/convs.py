@@ -151,7 +151,7 @@ class TemporalConv(Cached, nn.Conv3d):
         """The same as one convolution each, only of frames that have a neighbor."""
         y = self._conv(x, weight, bias)
         # nothing follows a video's last frame; leaving it out is free where it is a view
-        spare = chunk.last and chunk.batch == 1 and len(x) > 1
+        spare = chunk.last and chunk.batch == 1 and len(x) > 1 and not torch.compiler.is_compiling()
         earlier = self._conv(x[:-1] if spare else x, self._taps_before())
         if not self.looks_ahead:
             return y, earlier, None
@@ -212,21 +212,20 @@ def _sum_neighbors(
         later: `(b n g) c h w`, g = group - 1, what frames give to those before them.
         past: b k h w c, what earlier chunks give to the first k frames.
     """
-    frames = rearrange(y, "(b t) c h w -> b t h w c", b=shape.batch)
-    given, t = shape.split(earlier), frames.shape[1]
-    parts = [_place(x, shape.taps - tap, t) for tap, x in enumerate(given)]
+    total = rearrange(y, "(b t) c h w -> b t h w c", b=shape.batch)
+    given, t = shape.split(earlier), total.shape[1]
+    parts = [(x, shape.taps - tap) for tap, x in enumerate(given)]
     if shape.first:
-        parts.append(_place(given[0, :, :1], 0, t))
+        parts.append((given[0, :, :1], 0))
     if past is not None:
-        parts.append(_place(past, 0, t))
+        parts.append((past, 0))
     if later is not None:
         groups = rearrange(later, "(b n g) c h w -> b n g h w c", b=shape.batch, g=shape.group - 1)
-        parts.append(_place(_place(groups, 0, shape.group, axis=2).flatten(1, 2), shape.image, t))
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    total = F.pad(total, (frames.shape[-1] - total.shape[-1], 0))
-    return rearrange(frames + total, "b t h w c -> (b t) c h w")
+        parts.append((_place(groups, 0, shape.group, axis=2).flatten(1, 2), shape.image))
+    before = total.shape[-1] - given.shape[-1]  # channels
+    for x, start in parts:  # each padded at once in time and channels
+        total = total + F.pad(x, (before, 0, 0, 0, 0, 0, start, t - start - x.shape[1]))
+    return rearrange(total, "b t h w c -> (b t) c h w")
 
 
 def _place(x: Tensor, start: int, length: int, axis: int = 1) -> Tensor:

@@ -1,9 +1,8 @@
 """Normalization over the channels of each branch, alone and with SiLU as one operation.
 
 Statistics are float32 or wider, results have the type of the input. For the backward pass the input
-alone is kept. On CUDA one Triton kernel runs each direction (`vae.norm_kernels`); elsewhere, in
-float64 and inside torch.compile, which fuses them itself, the same formulas run as PyTorch
-operations.
+alone is kept. On CUDA one Triton kernel runs each direction (`vae.norm_kernels`), inside
+torch.compile too; elsewhere and in float64 the same formulas run as PyTorch operations.
 """
 
 import importlib.util
@@ -95,12 +94,7 @@ def _normalize(x: Tensor, gain: Tensor, branches: int) -> tuple[Tensor, Tensor, 
 
 
 def _has_kernel(x: Tensor) -> bool:
-    return (
-        x.is_cuda
-        and x.dtype in (torch.bfloat16, torch.float16, torch.float32)
-        and _has_triton()
-        and not torch.compiler.is_compiling()
-    )
+    return x.is_cuda and x.dtype in (torch.bfloat16, torch.float16, torch.float32) and _has_triton()
 
 
 @cache
@@ -108,7 +102,7 @@ def _has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-# Operations of their own, so that tensors without values (shape checks, counts) pass through them.
+# Operations of their own, so that torch.compile and tensors without values pass through them.
 
 
 @torch.library.custom_op("ivvae::norm_silu", mutates_args=())
