@@ -12,6 +12,7 @@ from torch import Tensor
 from common.accelerator import make_accelerator
 from common.cli import main
 from common.files import write_json
+from common.output_folder import Input, lock_folder, write_identity
 from eval.clips.clip_protocol import ClipProtocol
 from eval.clips.source import ClipSource
 from eval.features.extractors import full_precision
@@ -26,7 +27,7 @@ from vae import weights_hash
 from vae.base import VideoAutoencoder
 from vae.comparators.base import InferenceWindows
 from vae.complexity import count_macs
-from vae.registry import load_found, named_sources
+from vae.registry import load_found, named_sources, vae_hash
 
 MACS_SIZE = (17, 512, 512)  # frames, height and width of the supplement's Table 3
 
@@ -91,6 +92,11 @@ class EvalReconstruction(NetworkConfig, Measurement):
 
 def run(config: EvalReconstruction) -> dict[str, Any]:
     """Check, measure, write; returns what metrics.json holds."""
+    with lock_folder(config.out):
+        return _run(config)
+
+
+def _run(config: EvalReconstruction) -> dict[str, Any]:
     accelerator = make_accelerator()
     if accelerator.num_processes > 1:
         raise ValueError("start it without torchrun or accelerate launch: one process does it all")
@@ -114,6 +120,15 @@ def run(config: EvalReconstruction) -> dict[str, Any]:
     methods = {label: _reconstruct(vae) for label, vae in vaes.items()}
     if config.baselines:
         methods |= _baselines(next(iter(vaes.values())), config.group)
+    write_identity(
+        config.out,
+        {"group": config.group, "baselines": config.baselines},
+        {
+            "data": Input(config.data, source.content()),
+            **{label: Input(sources[label], vae_hash(vae)) for label, vae in vaes.items()},
+        },
+        products=("source", "metrics.json"),
+    )
     scores = evaluate_autoencoders(
         source,
         methods,

@@ -62,10 +62,10 @@ def test_an_export_goes_on_and_is_not_mixed_with_another(cached, tmp_path, capsy
     assert (out / "latents-000000.tar").stat().st_mtime_ns == kept
     other = shutil.copytree(cached, tmp_path / "other")
     test_latents.edit(other, frame_rate=1.0)
-    with pytest.raises(ValueError, match="holds the export of another cache"):
+    with pytest.raises(ValueError, match=rf"latents was .* now {other} \(sha256"):
         export_latents(LatentDataset(other), out)
-    (out / "export.json").unlink()
-    with pytest.raises(ValueError, match="holds tars of something else"):
+    (out / "identity.json").unlink()
+    with pytest.raises(ValueError, match=r"holds latents-\d+.tar without identity.json"):
         export_latents(LatentDataset(cached), out)
 
 

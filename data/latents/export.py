@@ -8,12 +8,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from common.files import atomic_path, read_json, write_json
-from common.output_folder import lock_folder
+from common.files import atomic_path
+from common.output_folder import Input, lock_folder, write_identity
 from data.latents.dataset import MANIFEST, LatentDataset
 from data.shards.pack_video import TarWriter
-
-EXPORT = "export.json"
 
 
 def export_latents(latents: LatentDataset, out: str | Path, *, progress: bool = True) -> list[Path]:
@@ -28,14 +26,9 @@ def export_latents(latents: LatentDataset, out: str | Path, *, progress: bool = 
     """
     out = Path(out)
     with lock_folder(out):
-        made = out / EXPORT
-        if made.exists() and read_json(made)["cache"] != latents.hash:
-            raise ValueError(
-                f"{out}: holds the export of another cache. Choose another folder, or delete it."
-            )
-        if not made.exists() and any(out.glob("*.tar")):
-            raise ValueError(f"{out}: holds tars of something else. Choose another folder.")
-        write_json(made, {"cache": latents.hash, "layout": "npy: 2c t h w float16, mean | logvar"})
+        layout = {"layout": "npy: 2c t h w float16, mean | logvar"}
+        inputs = {"latents": Input(str(latents.folder), latents.hash)}
+        write_identity(out, layout, inputs, products=("*.tar",))
         with atomic_path(out / MANIFEST) as temporary:
             shutil.copyfile(latents.folder / MANIFEST, temporary)
         tars, first = [], 0
