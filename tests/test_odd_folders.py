@@ -9,13 +9,15 @@ import av
 import numpy as np
 import pytest
 
+from data.clips.dataset import ClipConfig, ClipDataset
 from data.importers.folder import Folder
+from data.shards.verify import verify_shards
 from data.shards.write import ShardIndex
 from data.video.decode import iterate_frames, read_frames
 from data.video.probe import probe
 from data.video.video_record import VideoRecord, open_record
 from tests.builders.commands import run_script
-from tests.builders.videos import barcode_frame, read_barcode, write_barcode_video
+from tests.builders.videos import barcode_frame, damage_packet, read_barcode, write_barcode_video
 
 
 def pack(root, out, *options):
@@ -159,3 +161,27 @@ def test_the_dry_run_counts_what_headers_do_not_tell(tmp_path, capsys):
     write_barcode_video(root / "a.h264")
     assert pack(root, tmp_path / "out", "--min_frames", 17, "--dry_run") == 0
     assert "hours, 0 too short, 0 failed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("reencode", ["true", "false"])
+def test_all_agree_on_a_damaged_video_that_is_allowed(reencode, tmp_path, capsys):
+    options = {"g": "12", "deadline": "realtime", "cpu-used": "8"}
+    path = tmp_path / "videos" / "a.webm"
+    write_barcode_video(path, encoder="libvpx-vp9", options=options)
+    damage_packet(path, 20)
+    lenient = ("--strict_decoding", "false", "--reencode", reencode)
+    assert pack(path.parent, tmp_path / "strict") == 2
+    assert pack(path.parent, tmp_path / "out", *lenient) == 0
+    assert "damaged packets give no frame: gaps before frame 20" in capsys.readouterr().out
+    index = ShardIndex.load(tmp_path / "out")
+    times = facts(index, 0)["times"]
+    count = index.samples[0].frames
+    assert len(times) == count == probe(path, strict=False).frames < 40
+    assert max(np.diff(times)) > 0.079  # the gap
+    assert not verify_shards(tmp_path / "out", progress=False).problems
+    whole = ClipConfig(
+        folder=str(tmp_path / "out"), frames=count, height=64, width=96, strict_decoding=False
+    )
+    clip = ClipDataset(whole, seed=0).clip(0, 0)
+    shown = [read_barcode(frame.permute(1, 2, 0).numpy()) for frame in clip.unbind(1)]
+    assert shown == [read_barcode(frame) for frame in iterate_frames(path, strict=False)]

@@ -10,6 +10,7 @@ from data.video.decode import DecodeError, iterate_frames, iterate_timed_frames,
 from data.video.probe import check_frames, probe, probe_header, read_timing
 from tests.builders.videos import (
     barcode_frame,
+    damage_packet,
     drop_sync_table,
     read_barcode,
     set_display_matrix,
@@ -129,22 +130,10 @@ def test_lengths_that_no_header_tells_are_counted(tmp_path):
     assert probe_header(live).frames == probe(live).frames == 30
 
 
-def damage(path, number):
-    """Spoil the start of a packet, which its decoder then refuses."""
-    with av.open(str(path)) as container:
-        packets = [p for p in container.demux(video=0) if p.size]
-    place = packets[number].pos
-    data = bytearray(path.read_bytes())
-    start = data.index(bytes(packets[number])[:16], place)
-    data[start : start + 60] = bytes(60)
-    path.write_bytes(data)
-    return path
-
-
 def test_lenient_reading_gives_every_frame_that_can_be_decoded(tmp_path):
     options = {"g": "12", "deadline": "realtime", "cpu-used": "8"}
     path = write_barcode_video(tmp_path / "a.webm", encoder="libvpx-vp9", options=options)
-    damage(path, 20)
+    damage_packet(path, 20)
     with pytest.raises(DecodeError, match=r"a\.webm: cannot be decoded"):
         list(iterate_frames(path))
     gaps = []

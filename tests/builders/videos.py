@@ -124,6 +124,18 @@ def turn_clockwise(path: Path) -> Path:
     return set_display_matrix(path, 0, 1, -1, 0)
 
 
+def damage_packet(path: Path, number: int) -> Path:
+    """Spoil the start of a packet, which its decoder then refuses."""
+    with av.open(str(path)) as container:
+        packets = [p for p in container.demux(video=0) if p.size]
+    place = packets[number].pos
+    data = bytearray(path.read_bytes())
+    start = data.index(bytes(packets[number])[:16], place)
+    data[start : start + 60] = bytes(60)
+    path.write_bytes(data)
+    return path
+
+
 def write_frames(
     folder: Path, numbers: Iterable[int], name: str = "{:06d}.png", shade: int = 0
 ) -> Path:
