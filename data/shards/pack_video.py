@@ -126,7 +126,9 @@ def pack_record(
             psnr = None
     except Exception as error:  # noqa: BLE001 - whatever a file raises is its failure
         return _failed(record, error)
-    times = counted.times if len(counted.times) == counted.frames else []
+    times = counted.times
+    if len(times) < counted.frames or sorted(set(times)) != times:
+        times = []  # unknown, or made up
     return Packed(
         video if counted.frames >= config.min_frames else b"",
         extension,

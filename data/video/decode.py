@@ -27,8 +27,8 @@ from jaxtyping import UInt8
 
 from data.video.decode_errors import TIME_LIMIT, Clock, DecodeError, Source, name_of, reporting
 from data.video.timeline import (
-    COUNTED_CONTAINERS,
     Timeline,
+    is_counted_container,
     no_frame,
     opened,
     packets_of,
@@ -275,7 +275,7 @@ def decoded_frames(
 ) -> Iterator[VideoFrame]:
     """Frames from where the container stands; the time is checked at every packet."""
     number = 0
-    counted = bool(COUNTED_CONTAINERS & set(container.format.name.split(",")))
+    counted = is_counted_container(container)
     for packet in packets_of(container, stream, strict):
         clock.check()
         try:

@@ -78,7 +78,7 @@ def read_timeline(source: Source, strict: bool, clock: Clock) -> Timeline:
             pts.append(packet.pts)
             if packet.is_keyframe and packet.pts is not None:
                 keys.append(packet.pts)
-        made_up = "avi" in container.format.name.split(",") or stream.time_base is None
+        made_up = is_counted_container(container) or stream.time_base is None
         known = [] if made_up or len(set(pts)) < len(pts) else [p for p in pts if p is not None]
         known = sorted(known) if len(known) == len(pts) else []
         return Timeline(
@@ -197,8 +197,12 @@ def pixel_aspect(stream: VideoStream) -> Fraction:
 
 def is_counted(container: InputContainer, stream: VideoStream) -> bool:
     """Whether frames must be counted by decoding, because packets do not number them."""
-    formats = set(container.format.name.split(","))
-    return bool(formats & COUNTED_CONTAINERS) or codec_name(stream) in COUNTED_CODECS
+    return is_counted_container(container) or codec_name(stream) in COUNTED_CODECS
+
+
+def is_counted_container(container: InputContainer) -> bool:
+    """Whether a container's timestamps do not number the frames, and may tell no rate."""
+    return bool(COUNTED_CONTAINERS & set(container.format.name.split(",")))
 
 
 def _codec_id(source: Source) -> str:
