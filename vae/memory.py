@@ -15,6 +15,8 @@ MEMORY_FRACTION = 0.75
 besides, and for other processes."""
 LIVE_MAPS = 10
 """How many of its largest feature maps the VAE holds at once, at most; tests measure it."""
+MAX_ELEMENTS = 2**31 - 1
+"""Of a tensor: kernels that index with 32 bits fail, or are wrong, beyond."""
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -25,19 +27,37 @@ def groups_that_fit(
     """How many frame groups of a video fit into the free memory at once; at least 1.
 
     Args:
-        x: the batch, video or latent, whose type and device the activations have.
+        x: the batch, video or latent, on whose device it runs, in x's type or that of autocast.
         size: the video's frames, height and width.
         config: of the VAE.
         tiling: the tiles it runs in.
     """
     t, h, w = size
-    frame = x.shape[0] * h * w * x.element_size()  # bytes of one channel
-    budget = MEMORY_FRACTION * (free_memory(x.device) - 3 * t * frame)  # the decoded video
+    device, dtype = x.device, x.dtype
+    if torch.is_autocast_enabled(device.type):
+        dtype = torch.get_autocast_dtype(device.type)
+    values = x.shape[0] * h * w  # of one channel of a frame
+    video = 3 * t * values * x.element_size()
+    budget = MEMORY_FRACTION * (free_memory(device) - video)
     if tiling is not None:
-        frame *= min(tiling.height / h, 1) * min(tiling.width / w, 1)
-    frames = (budget / frame - 2 * kept_values(config)) / (LIVE_MAPS * largest_map(config))
+        h, w = min(tiling.height, h), min(tiling.width, w)
+        values = x.shape[0] * h * w
+    frames = budget / (values * dtype.itemsize) - 2 * kept_values(config)
+    frames /= LIVE_MAPS * largest_map(config)
+    enlarged = x.shape[0] * (h + 2) * (w + 2)  # enlarging computes a row and a column more
+    frames = min(frames, MAX_ELEMENTS / (enlarged * largest_tensor(config)))
     groups = (t - 1) // config.temporal_ratio
     return max(1, min(groups, int((frames - 1) // config.temporal_ratio)))
+
+
+def largest_tensor(config: VAEConfig) -> float:
+    """Values per pixel of the video in the largest tensor, at most; tests measure it.
+
+    A causal convolution computes both of its taps that read earlier frames at once, and the
+    decoder's head all of its taps, of both branches.
+    """
+    taps = 2 if config.temporal == "causal" else 1
+    return max(taps * largest_map(config), 12)
 
 
 def largest_map(config: VAEConfig) -> float:

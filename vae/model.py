@@ -17,7 +17,7 @@ from vae.decoder import Decoder
 from vae.encoder import Encoder
 from vae.memory import groups_that_fit
 from vae.posterior import DiagonalGaussian
-from vae.streaming import Step, join, run, split
+from vae.streaming import Step, run, run_whole
 from vae.tiling import TiledStep, Tiling
 
 
@@ -64,7 +64,7 @@ class VideoVAE(VideoAutoencoder, library_name="ivvae", tags=["video-vae"]):
                 `decode(..., size=x.shape[2:])` crops back.
             chunk_groups: frame groups to run at once; trades memory for speed, the result is the
                 same up to rounding. Default: all where gradients are needed, else as many as
-                `memory.MEMORY_FRACTION` of the free memory holds.
+                `memory.MEMORY_FRACTION` of the free memory holds. Halved where memory runs out.
             tiling: run frames tile by tile. Changes the result; see `vae.tiling`.
         Returns: Gaussian over `b z 1+(t-1)/4 h/8 w/8`.
         Raises: ValueError if t is not 1 + 4n, h or w no multiple of 8, or x is not `b 3 t h w`
@@ -75,9 +75,8 @@ class VideoVAE(VideoAutoencoder, library_name="ivvae", tags=["video-vae"]):
             x = inputs.pad(x, self.config)
         inputs.check_size(x, self.config)
         groups = self._chunk_groups(x, x.shape[2:], chunk_groups, tiling)
-        chunks = split(x, groups, self.config.temporal_ratio)
-        frames = 1 + (x.shape[2] - 1) // self.config.temporal_ratio
-        moments = join(run(self._encode_step(tiling), chunks, len(chunks)), frames)
+        step, ratio = self._encode_step(tiling), self.config.temporal_ratio
+        moments = run_whole(step, x, groups, ratio, self.config.latent_frames(x.shape[2]))
         return DiagonalGaussian.from_moments(moments)
 
     def decode(
@@ -102,8 +101,8 @@ class VideoVAE(VideoAutoencoder, library_name="ivvae", tags=["video-vae"]):
         whole = self.config.decoded_size(z)
         if size is not None:
             inputs.check_crop(size, whole, self.config)
-        chunks = split(z, self._chunk_groups(z, whole, chunk_groups, tiling), 1)
-        y = join(run(self._decode_step(tiling), chunks, len(chunks)), frames=whole[0])
+        groups = self._chunk_groups(z, whole, chunk_groups, tiling)
+        y = run_whole(self._decode_step(tiling), z, groups, 1, whole[0])
         return y if size is None else inputs.crop(y, size)
 
     def reconstruct(
@@ -195,10 +194,10 @@ class VideoVAE(VideoAutoencoder, library_name="ivvae", tags=["video-vae"]):
         return layer.conv2 if isinstance(layer, ResidualBlock) else layer.to_out
 
     def _encode_step(self, tiling: Tiling | None) -> Step:
-        return TiledStep.of(self.encode_step, tiling, self.config, latent=False)
+        return TiledStep.wrap(self.encode_step, tiling, self.config, latent=False)
 
     def _decode_step(self, tiling: Tiling | None) -> Step:
-        return TiledStep.of(self.decode_step, tiling, self.config, latent=True)
+        return TiledStep.wrap(self.decode_step, tiling, self.config, latent=True)
 
     def _chunk_groups(
         self, x: Tensor, size: Sequence[int], wanted: int | None, tiling: Tiling | None

@@ -4,11 +4,14 @@ A step takes a chunk `b c t h w`, what the step before left (None for the first)
 known to be the last; it gives the result and what it leaves in turn.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 Step = Callable[[Tensor, Any, bool], tuple[Tensor, Any]]
 
@@ -22,6 +25,30 @@ def run(step: Step, chunks: Iterable[Tensor], count: int | None = None) -> Itera
     for i, chunk in enumerate(chunks, start=1):
         result, past = step(chunk, past, i == count)
         yield result
+
+
+def run_whole(
+    step: Step, x: Tensor, chunk_groups: int, frames_per_group: int, frames: int
+) -> Tensor:
+    """The `frames` that `step` makes of all of `x` (b c t h w), in runs of `chunk_groups`.
+
+    Where the device's memory runs out without gradients, again in runs of half as many.
+    """
+    chunk_groups = max(1, min(chunk_groups, (x.shape[2] - 1) // frames_per_group))
+    while True:
+        chunks = split(x, chunk_groups, frames_per_group)
+        try:
+            return join(run(step, chunks, len(chunks)), frames)
+        except torch.OutOfMemoryError:
+            if chunk_groups == 1 or torch.is_grad_enabled():
+                raise
+        # outside of the handler, whose exception keeps the tensors of the failed run
+        log.warning(
+            "out of memory with chunk_groups=%d: trying again with %d",
+            chunk_groups,
+            chunk_groups // 2,
+        )
+        chunk_groups //= 2
 
 
 def split(x: Tensor, chunk_groups: int, frames_per_group: int) -> list[Tensor]:

@@ -4,7 +4,7 @@ A tile does not see what lies beyond its edges. Within reach of an edge that was
 wrong, so `context` pixels are thrown away there. Convolutions reach a fixed distance; with at least
 that much context tiling is exact. Attention at the deepest level sees the whole frame, and in a
 tile only the tile: with attention, tiling changes the result, mostly in slow variations of
-brightness and colour, which the linear fade of `blend` pixels keeps from showing as seams.
+brightness and color, which the linear fade of `blend` pixels keeps from showing as seams.
 docs/architecture.md has measured errors.
 """
 
@@ -24,7 +24,7 @@ from vae.streaming import Step
 class Tiling:
     """Size and overlap of tiles, in pixels of the video; multiples of the VAE's spatial ratio (8).
 
-    Neighbours overlap by at least 2 * context + blend. A frame that is no larger than a tile is run
+    Neighbors overlap by at least 2 * context + blend. A frame that is no larger than a tile is run
     whole.
     """
 
@@ -35,7 +35,7 @@ class Tiling:
     context: int = 64
     """Pixels that are thrown away at every edge inside the frame."""
     blend: int = 64
-    """Pixels over which neighbours fade linearly into each other."""
+    """Pixels over which neighbors fade linearly into each other."""
 
     def __post_init__(self) -> None:
         if self.context < 0 or self.blend < 0:
@@ -49,7 +49,7 @@ class Tiling:
 
     @property
     def overlap(self) -> int:
-        """Pixels that neighbours share, at least."""
+        """Pixels that neighbors share, at least."""
         return 2 * self.context + self.blend
 
     def check(self, config: VAEConfig) -> None:
@@ -74,7 +74,7 @@ class TiledStep:
     """The same for the output."""
 
     @classmethod
-    def of(cls, step: Step, tiling: Tiling | None, config: VAEConfig, *, latent: bool) -> Step:
+    def wrap(cls, step: Step, tiling: Tiling | None, config: VAEConfig, *, latent: bool) -> Step:
         """`step`, which takes latents or else frames, tile by tile; as it is without a tiling."""
         if tiling is None:
             return step
@@ -112,7 +112,7 @@ class Span:
     start: int
     size: int
     seams: tuple[float, float]
-    """Where half of the result is this tile's and half its neighbour's; infinite at the frame's
+    """Where half of the result is this tile's and half its neighbor's; infinite at the frame's
     edges."""
     blend: int
 
