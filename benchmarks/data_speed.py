@@ -74,7 +74,7 @@ def run(config: DataSpeed) -> None:
 def _decoding(_: Path, config: DataSpeed) -> None:
     for height, width in ((720, 1280), (240, 320)):
         video = encode_video(moving_noise(120, height, width), 25, quality=23)
-        options = ClipConfig(folder="", frames=17, stride=3, height=height, width=width)
+        options = ClipConfig(folder="none", frames=17, stride=3, height=height, width=width)
         readers: dict[str, Callable[[], Tensor]] = {
             "plain PyAV loop": lambda v=video, h=height, w=width: fit(_plain(v), h, w),
             "ours": lambda v=video, o=options: o.cut(v, 120, 3, SPAN[0]),

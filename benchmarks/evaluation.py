@@ -27,7 +27,7 @@ from data.video.encode import write_video
 from eval.clips.clip_protocol import ClipProtocol
 from eval.clips.source import ClipSource
 from eval.features.extractors import Extractor
-from eval.features.feature_cache import extract_features
+from eval.features.feature_cache import Extraction, extract_features
 from eval.metrics.frechet import frechet_distance, moments
 from eval.metrics.reconstruction import ssim
 

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
+import torch
 from annotated_types import Ge, Gt, Le, Lt, MinLen, MultipleOf
 
 
@@ -23,6 +24,32 @@ MAY_CHANGE = _MayChange()
 
 On a nested config it covers every field below.
 """
+
+
+class Rule(NamedTuple):
+    """A rule for `Annotated` besides the bounds of annotated_types."""
+
+    holds: Callable[[Any], bool]
+    demand: str
+    """What comes after `must`, such as `be a folder`."""
+
+    def __repr__(self) -> str:
+        return f"<{self.demand}>"
+
+
+def _is_device(name: str) -> bool:
+    """Whether torch can use a device of this name here."""
+    if name in ("auto", "cpu"):
+        return True
+    kind, _, number = name.partition(":")
+    count = torch.cuda.device_count() if kind == "cuda" else 0
+    return number.isdecimal() and int(number) < count if number else count > 0
+
+
+Workers = Annotated[int, Ge(0), Le(1024)]
+"""A number of processes beside the main one."""
+Device = Annotated[str, Rule(_is_device, "be auto, cpu, or a GPU of this machine: cuda, cuda:1")]
+"""Where a command computes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,22 +185,13 @@ def check_value(value: Any, hint: Any, name: str) -> None:
     elif origin is dict:
         for key, each in value.items():
             check_value(each, get_args(base)[1], f"{name}.{key}")
+    elif value == "":
+        raise _refusal(name, value, "not be empty")
     elif isinstance(value, float) and not math.isfinite(value):
         raise _refusal(name, value, "be a finite number")
     for rule in _metadata(hint) if value is not None else ():
         if complaint := _complaint(value, rule):
             raise _refusal(name, value, complaint)
-
-
-class Rule(NamedTuple):
-    """A rule for `Annotated` besides the bounds of annotated_types."""
-
-    holds: Callable[[Any], bool]
-    demand: str
-    """What comes after `must`, such as `be a folder`."""
-
-    def __repr__(self) -> str:
-        return f"must {self.demand}"
 
 
 def type_name(hint: Any) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Lt
 
-from common.config import MAY_CHANGE, Config
+from common.config import MAY_CHANGE, Config, Workers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class TrainConfig(OptimizerConfig):
     """Decay of the averaged weights, reached after a warm-up of (1 + step) / (10 + step)."""
     precision: Literal["no", "bf16", "fp16"] = "no"
     """Mixed precision of the forward and backward pass; "no" is float32."""
-    workers: Annotated[int, Ge(0), MAY_CHANGE] = 0
+    workers: Annotated[Workers, MAY_CHANGE] = 0
     """Loader processes per training process."""
     log_every: Annotated[int, Ge(1), MAY_CHANGE] = 50
     """Steps between log lines."""

@@ -1,7 +1,11 @@
 """The sizes of a Latte model, checked once, here."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le, MultipleOf
+
+from common.config import Config
 
 PRESETS: dict[str, dict[str, int]] = {
     "S": {"depth": 12, "hidden_size": 384, "num_heads": 6},
@@ -13,44 +17,41 @@ PRESETS: dict[str, dict[str, int]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatteConfig:
+class LatteConfig(Config):
     """Architecture of Latte. The transformer defaults to XL/2; sizes are those of the latent."""
 
-    in_channels: int
+    in_channels: Annotated[int, Ge(1)]
     """Channels of the latent."""
-    num_frames: int
+    num_frames: Annotated[int, Ge(1)]
     """Latent frames of a clip; images of joint training come on top."""
-    height: int
+    height: Annotated[int, Ge(1)]
     """Rows of the latent; a multiple of patch_size."""
-    width: int
+    width: Annotated[int, Ge(1)]
     """Columns of the latent; a multiple of patch_size."""
-    patch_size: int = 2
+    patch_size: Annotated[int, Ge(1)] = 2
     """Side of the square patch that becomes one token, in latent pixels."""
-    hidden_size: int = 1152
+    hidden_size: Annotated[int, Ge(1), MultipleOf(4)] = 1152
     """Width of a token; a multiple of num_heads and of 4."""
-    depth: int = 28
+    depth: Annotated[int, Ge(1)] = 28
     """Blocks in all; variants 1 and 2: half of them spatial, half temporal."""
-    num_heads: int = 16
+    num_heads: Annotated[int, Ge(1)] = 16
     """Attention heads per block."""
-    mlp_ratio: float = 4.0
+    mlp_ratio: Annotated[float, Gt(0)] = 4.0
     """Hidden width of the MLP as a multiple of hidden_size."""
     variant: Literal[1, 2, 3, 4] = 1
     """Where attention is spatial and where temporal, numbered as in the paper: 1 blocks take turns
     (as in the released models); 2 all spatial blocks, then all temporal; 3 both attentions after
     each other in every block, which is larger by 4 hidden_size^2 weights; 4 half of every block's
     heads spatial, half temporal."""
-    num_classes: int | None = None
+    num_classes: Annotated[int | None, Ge(1)] = None
     """Classes of a conditional model, labelled 0 .. num_classes - 1; null: unconditional."""
-    class_dropout: float = 0.1
+    class_dropout: Annotated[float, Ge(0), Le(1)] = 0.1
     """Share of training rows whose labels become the null class; conditional models only."""
     learn_sigma: bool = True
     """Also predict the variance: the output has 2 * in_channels channels instead of in_channels."""
 
     def __post_init__(self) -> None:
-        for name in ("in_channels", "num_frames", "height", "width", "patch_size"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
-        for name in ("hidden_size", "depth", "num_heads"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
+        super().__post_init__()
         for name in ("height", "width"):
             size, patch = getattr(self, name), self.patch_size
             _require(size % patch == 0, name, size, f"must be a multiple of patch_size={patch}")
@@ -59,12 +60,6 @@ class LatteConfig:
             "hidden_size",
             self.hidden_size,
             f"must be a multiple of num_heads={self.num_heads}",
-        )
-        _require(
-            self.hidden_size % 4 == 0,
-            "hidden_size",
-            self.hidden_size,
-            "must be a multiple of 4: sine and cosine of a row and a column position",
         )
         _require(
             self.depth % 2 == 0 or self.variant in (3, 4),
@@ -78,17 +73,6 @@ class LatteConfig:
             "num_heads",
             self.num_heads,
             "must be even: in variant 4 half of the heads are spatial, half temporal",
-        )
-        _require(self.mlp_ratio > 0, "mlp_ratio", self.mlp_ratio, "must be above 0")
-        _require(self.variant in (1, 2, 3, 4), "variant", self.variant, "must be 1, 2, 3 or 4")
-        _require(
-            self.num_classes is None or self.num_classes >= 1,
-            "num_classes",
-            self.num_classes,
-            "must be at least 1, or null for an unconditional model",
-        )
-        _require(
-            0 <= self.class_dropout <= 1, "class_dropout", self.class_dropout, "must be in [0, 1]"
         )
 
     @classmethod

@@ -8,43 +8,39 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
+from annotated_types import Ge, Gt, Lt
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from common.config import Config
 
 ModelFn = Callable[[Tensor, Tensor], Tensor]
 """(x_t `b c t h w`, timesteps `b` of the training schedule) -> output `b k t h w`, k = c or 2c."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffusionConfig:
+class DiffusionConfig(Config):
     """Noise schedule of the training process, what the model predicts and how it is weighted."""
 
-    steps: int = 1000
+    steps: Annotated[int, Ge(2)] = 1000
     """Diffusion steps T."""
-    beta_start: float = 1e-4
+    beta_start: Annotated[float, Gt(0)] = 1e-4
     """Variance added by the first step; the betas in between lie on a line."""
-    beta_end: float = 0.02
+    beta_end: Annotated[float, Lt(1)] = 0.02
     """Variance added by the last step."""
     prediction: Literal["noise", "v"] = "noise"
     """What the model predicts: the noise (as the released models) or
     v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x_0."""
-    min_snr_gamma: float | None = None
+    min_snr_gamma: Annotated[float | None, Gt(0)] = None
     """Bound on the weight of a step, in units of its signal-to-noise ratio: its loss, as one of
     x_0, counts min(SNR, gamma) times (the paper uses 5). null: the plain mean squared error."""
 
     def __post_init__(self) -> None:
-        if self.prediction not in ("noise", "v"):
-            raise ValueError(f"DiffusionConfig: prediction={self.prediction!r} must be noise or v.")
-        if self.min_snr_gamma is not None and not self.min_snr_gamma > 0:
-            raise ValueError(
-                f"DiffusionConfig: min_snr_gamma={self.min_snr_gamma} must be above 0, or null."
-            )
-        if self.steps < 2:
-            raise ValueError(f"DiffusionConfig: steps={self.steps} must be at least 2.")
-        if not 0 < self.beta_start <= self.beta_end < 1:
+        super().__post_init__()
+        if self.beta_start > self.beta_end:
             raise ValueError(
                 f"DiffusionConfig: beta_start={self.beta_start} and beta_end={self.beta_end} must "
                 "satisfy 0 < beta_start <= beta_end < 1."

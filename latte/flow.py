@@ -6,13 +6,15 @@ dx/dt = noise - x_0 and gets 1000 t for a timestep, the units that it knows from
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Gt
 from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from common.config import Config
 from latte.diffusion import ModelFn, frame_mean
 
 UNITS = 1000.0
@@ -20,7 +22,7 @@ UNITS = 1000.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlowConfig:
+class FlowConfig(Config):
     """Rectified flow, and at which times it is trained."""
 
     times: Literal["uniform", "logit_normal"] = "logit_normal"
@@ -28,19 +30,16 @@ class FlowConfig:
     prefers the middle."""
     mean: float = 0.0
     """Of that normal variable; above 0 prefers noise."""
-    std: float = 1.0
+    std: Annotated[float, Gt(0)] = 1.0
     """Its standard deviation."""
 
     def __post_init__(self) -> None:
-        if self.times not in ("uniform", "logit_normal"):
-            raise ValueError(f"FlowConfig: times={self.times!r} must be uniform or logit_normal.")
+        super().__post_init__()
         if self.times == "uniform" and (self.mean, self.std) != (0.0, 1.0):
             raise ValueError(
                 f"FlowConfig: mean={self.mean} and std={self.std} have a meaning for "
                 "times=logit_normal only."
             )
-        if not self.std > 0:
-            raise ValueError(f"FlowConfig: std={self.std} must be above 0.")
 
 
 class RectifiedFlow:

@@ -1,24 +1,27 @@
 """The options of a transformer whose sizes of the latent come from a cache."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
+from annotated_types import Ge, Le
+
+from common.config import Config
 from latte.config import PRESETS, LatteConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatteOptions:
+class LatteOptions(Config):
     """The transformer; the sizes of the latent come from the cache."""
 
     size: Literal["S", "B", "L", "XL", "custom"] = "XL"
     """One of the paper's sizes, or custom: then give hidden_size, depth and num_heads."""
-    hidden_size: int | None = None
+    hidden_size: Annotated[int | None, Ge(1)] = None
     """Width of a token (custom size)."""
-    depth: int | None = None
+    depth: Annotated[int | None, Ge(1)] = None
     """Blocks in all (custom size)."""
-    num_heads: int | None = None
+    num_heads: Annotated[int | None, Ge(1)] = None
     """Attention heads per block (custom size)."""
-    patch_size: int = 2
+    patch_size: Annotated[int, Ge(1)] = 2
     """Side of the square patch that becomes one token, in latent pixels: 2, 4 or 8 in the paper."""
     variant: Literal[1, 2, 3, 4] = 1
     """Where attention is spatial and where temporal, numbered as in the paper: 1 blocks take turns;
@@ -27,10 +30,11 @@ class LatteOptions:
     """Also predict the variance of DDPM's steps; null: in a diffusion yes, in a flow no."""
     class_conditional: bool = False
     """Condition on the labels of the cache; needed for classifier-free guidance."""
-    class_dropout: float = 0.1
+    class_dropout: Annotated[float, Ge(0), Le(1)] = 0.1
     """Share of training clips whose label is dropped."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         own = (self.hidden_size, self.depth, self.num_heads)
         if (self.size == "custom") != all(value is not None for value in own) or (
             self.size != "custom" and any(value is not None for value in own)

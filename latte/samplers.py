@@ -7,13 +7,15 @@ for every batch size and number of processes.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Ge, Le
 from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
+from common.config import Config
 from common.seeding import generator
 from latte.config import LatteConfig
 from latte.continuation import continuing
@@ -29,46 +31,34 @@ FLOW_METHODS = ("euler", "heun")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SamplerConfig:
+class SamplerConfig(Config):
     """How latents are sampled."""
 
     method: Literal["ddpm", "ddim", "dpm_solver", "euler", "heun"] = "ddpm"
     """For a diffusion: ddpm draws new noise at each step; ddim with eta 0 only at the start;
     dpm_solver is DPM-Solver++ of order 2 (needs diffusers). For a flow: euler or heun."""
-    steps: int = 250
+    steps: Annotated[int, Ge(1)] = 250
     """Sampling steps; for a diffusion from 2 to the schedule's length."""
     spacing: Spacing = "fractional"
     """Which timesteps ddpm and ddim take: fractional spreads them evenly from first to last; stride
     takes every n-th (the rule named ddim50 in public code). dpm_solver's are even in log SNR."""
-    eta: float = 0.0
+    eta: Annotated[float, Ge(0), Le(1)] = 0.0
     """DDIM only: share of new noise per step; 1 adds as much as DDPM's posterior."""
-    guidance: float = 1.0
+    guidance: Annotated[float, Ge(0)] = 1.0
     """Classifier-free guidance scale; 1 is none. Needs a class-conditional model."""
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     """Where to guide: from and to which share of the way from data (0) to noise (1)."""
 
     def __post_init__(self) -> None:
-        if self.method not in ("ddpm", "ddim", "dpm_solver", *FLOW_METHODS):
-            raise ValueError(
-                f"SamplerConfig: method={self.method!r} must be ddpm, ddim, dpm_solver, euler or "
-                "heun."
-            )
-        if self.spacing not in ("fractional", "stride"):
-            raise ValueError(
-                f"SamplerConfig: spacing={self.spacing!r} must be fractional or stride."
-            )
+        super().__post_init__()
         if self.spacing != "fractional" and self.method not in ("ddpm", "ddim"):
             raise ValueError(
                 f"SamplerConfig: spacing={self.spacing} has no meaning for method {self.method}."
             )
-        if self.steps < (least := 1 if self.method in FLOW_METHODS else 2):
-            raise ValueError(f"SamplerConfig: steps={self.steps} must be at least {least}.")
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"SamplerConfig: eta={self.eta} must be in [0, 1].")
+        if self.steps < 2 and self.method not in FLOW_METHODS:
+            raise ValueError(f"SamplerConfig: steps={self.steps} must be at least 2.")
         if self.eta and self.method != "ddim":
             raise ValueError(f"SamplerConfig: eta={self.eta} has a meaning for method ddim only.")
-        if self.guidance < 0:
-            raise ValueError(f"SamplerConfig: guidance={self.guidance} must not be negative.")
         low, high = self.guidance_interval
         if not 0 <= low < high <= 1:
             raise ValueError(

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from common.cli import main
+from common.config import Config
 from common.files import atomic_path, write_json
 from common.launch import call
 from common.output_folder import lock_folder
@@ -23,7 +24,7 @@ TRAIN = Path(__file__).with_name("train_vae.py")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ablate:
+class Ablate(Config):
     """Train every row of the paper's ablation with the same data, steps and seeds, and compare.
 
     Run it again to go on where it stopped. The table has the mean and the standard deviation over
@@ -48,6 +49,7 @@ class Ablate:
     """What starts train_vae.py, such as "accelerate launch"."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for row in (*self.architectures, *self.image_starts):
             if row not in (*PRESETS, *OTHERS):
                 raise ValueError(f"row {row!r}: use some of {', '.join((*PRESETS, *OTHERS))}")

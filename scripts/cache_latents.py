@@ -2,15 +2,17 @@
 
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from annotated_types import Ge, Lt
 from torch import Tensor
 
 from common.accelerator import inference_precision, make_accelerator
 from common.cli import main
+from common.config import Workers
 from common.files import read_json
 from common.output_folder import lock_folder
 from common.pixels import to_float
@@ -35,13 +37,13 @@ class CacheLatents(CacheConfig):
     """Folder, or address, with index.json and the shards."""
     out: str
     """Folder of the cache."""
-    frames: int = 17
+    frames: Annotated[int, Ge(1)] = 17
     """Frames per clip, 1 + 4n for the released VAE."""
-    stride: int = 3
+    stride: Annotated[int, Ge(1)] = 3
     """Source frames from one clip frame to the next."""
-    height: int = 256
+    height: Annotated[int, Ge(1)] = 256
     """Clip height, pixels; a multiple of 8 for the released VAE."""
-    width: int = 256
+    width: Annotated[int, Ge(1)] = 256
     """Clip width, pixels; likewise."""
     short_clips: Literal["skip", "loop", "shrink_stride"] = "skip"
     """Videos shorter than a clip: left out; repeated from their start; or read at the largest
@@ -53,23 +55,15 @@ class CacheLatents(CacheConfig):
     decoder: Decoder = "pyav"
     """torchcodec, an optional package, takes less time and gives the same frames, with colours that
     differ by about a level; it needs strict_decoding=false."""
-    max_error_fraction: float = 0.0
+    max_error_fraction: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Fraction of videos that may fail to decode and be left out; 0 stops at once."""
-    batch_size: int = 8
+    batch_size: Annotated[int, Ge(1)] = 8
     """Clips encoded at once on each device."""
-    workers: int = 2
+    workers: Workers = 2
     """Decoding processes per device; 0 decodes between batches."""
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     """Autocast of the encoder; "no" is float32, "auto" bf16 on a CUDA device and float32 elsewhere.
     The manifest says which it was."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.batch_size < 1 or self.workers < 0:
-            raise ValueError(
-                f"batch_size={self.batch_size} must be at least 1 and workers={self.workers} "
-                "not negative"
-            )
 
 
 def run(config: CacheLatents) -> None:

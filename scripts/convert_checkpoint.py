@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 
 from common.cli import main
+from common.config import Config
 from common.files import atomic_folder, atomic_path
 from vae import VAEConfig, VideoVAE, weights_hash
 from vae.convert import from_released, to_released
@@ -14,7 +15,7 @@ from vae.released import is_released_architecture, read_checkpoint, released_con
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvertCheckpoint:
+class ConvertCheckpoint(Config):
     """Convert a released IV-VAE checkpoint (.pth) to a from_pretrained folder, or a folder back."""
 
     source: str
@@ -31,6 +32,7 @@ class ConvertCheckpoint:
     """Standard deviation of the latents; default: 1 / the released scale, else 1."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         given = (self.latent_mean, self.latent_std) != (None, None)
         if self.direction == "released" and given:
             raise ValueError(

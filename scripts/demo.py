@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from common.cli import main
+from common.config import Config
 from common.files import read_json, write_json
 from common.launch import call
 from common.measure import peak_memory_bytes
@@ -29,7 +30,7 @@ CLIPS = Path("datasets/demo/clips")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Demo:
+class Demo(Config):
     """Run the demo: pack clips, train both VAEs, Latte and a classifier, sample, measure, report.
 
     Rerun to go on where it stopped: finished stages are skipped.

@@ -101,7 +101,7 @@ def run(config: EvalFVD) -> None:
         frames=config.frames,
         stride=config.stride_real,
         start=config.start_real,
-        count=num_real,
+        num_clips=num_real,
         seed=config.seed,
         height=config.height,
         width=config.width,

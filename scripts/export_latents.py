@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 
 from common.cli import main
+from common.config import Config
 from data.latents.dataset import LatentDataset
 from data.latents.export import export_latents
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportLatents:
+class ExportLatents(Config):
     """Write a latent cache as webdataset tars, to share it; run it again to go on."""
 
     latents: str

@@ -124,7 +124,7 @@ class Samples(Config):
     """Folders of generated videos, one flag each: one per VAE."""
     out: str
     """File to write, with the endings .png and .pdf."""
-    clips: Annotated[int, Ge(1)] = 3
+    num_clips: Annotated[int, Ge(1)] = 3
     """Rows of each folder."""
     frames: Annotated[tuple[int, ...], MinLen(1)] = (0, 4, 8, 12, 16)
     """Columns."""

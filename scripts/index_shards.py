@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from common.cli import main
+from common.config import Config, Workers
 from data.shards.external import index_foreign
 
 
 @dataclass(frozen=True, kw_only=True)
-class IndexShards:
+class IndexShards(Config):
     """Index webdataset shards of another tool; run it again to go on, or after a change."""
 
     shards: str
@@ -21,13 +22,9 @@ class IndexShards:
     """A video that cannot be decoded ends the run, or is left out and reported."""
     strict_decoding: bool = True
     """Refuse videos with damaged data; False takes what the decoder makes of them."""
-    workers: int | None = None
+    workers: Workers | None = None
     """Processes, each with a tar of its own; by default one for each CPU, 0 for none besides
     this."""
-
-    def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 0:
-            raise ValueError(f"workers={self.workers} must be 0 or more")
 
 
 def run(config: IndexShards) -> None:

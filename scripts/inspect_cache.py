@@ -3,14 +3,17 @@
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
+from annotated_types import Ge, Le
 from matplotlib.image import imsave
 from torch import Tensor
 
 from common.accelerator import make_accelerator
 from common.cli import main
+from common.config import Config
 from common.files import atomic_path
 from common.pixels import to_float
 from common.psnr import psnr_from_mse
@@ -22,7 +25,7 @@ from vae.registry import load_vae, vae_hash
 
 
 @dataclass(frozen=True, kw_only=True)
-class InspectCache:
+class InspectCache(Config):
     """Print what a latent cache holds; with its VAE, show decoded latents beside their sources."""
 
     latents: str
@@ -33,14 +36,13 @@ class InspectCache:
     """Folder of the shards it was made from; default: decoded latents alone."""
     out: str = "inspect"
     """Folder for grid.png (first, middle and last frames) and grid.mp4."""
-    num_clips: int = 6
+    num_clips: Annotated[int, Ge(1), Le(1000)] = 6
     """Latents shown, one per column, drawn at random by the seed."""
     seed: int = 0
     """Of that draw."""
 
     def __post_init__(self) -> None:
-        if self.num_clips < 1:
-            raise ValueError(f"num_clips={self.num_clips} must be at least 1")
+        super().__post_init__()
         if self.vae is None and self.data is not None:
             raise ValueError("data is shown beside decoded latents only: give vae, too")
 

@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from common.cli import main
+from common.config import Config
 from common.files import atomic_path, read_json, write_json
 from common.launch import call
 from common.output_folder import lock_folder
@@ -28,7 +29,7 @@ WEIGHTS = ("raw", "ema")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LearningCurve:
+class LearningCurve(Config):
     """Train one config of train_latte.py with several seeds, and score samples of the raw and of
     the averaged weights at parts of the training, with a classifier of the data's own classes.
 
@@ -59,6 +60,7 @@ class LearningCurve:
     """What starts train_latte.py and sample.py, such as "accelerate launch"."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.seeds or not self.percents:
             raise ValueError("name at least one seed and one percentage")
         if min(self.percents) < 0 or max(self.percents) != 100:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from common.accelerator import make_accelerator
 from common.cli import main
+from common.config import Workers
 from data.importers import IMPORTERS, ImportResult
 from data.shards.pack_video import Failed, ShardConfig, probe_one
 from data.shards.pool import map_ordered
@@ -37,15 +38,13 @@ class Packing(ShardConfig):
     """A video that cannot be packed ends the run, or is left out and reported."""
     time_limit: float = TIME_LIMIT
     """Seconds that reading one video may take; a slower one cannot be decoded."""
-    workers: int | None = None
+    workers: Workers | None = None
     """Processes that decode and encode; by default one for each CPU, 0 for none besides this."""
     dry_run: bool = False
     """Only look: report what would be packed, by the files' headers, and write nothing."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.workers is not None and self.workers < 0:
-            raise ValueError(f"workers={self.workers} must be 0 or more")
         if self.time_limit <= 0:
             raise ValueError(f"time_limit={self.time_limit} must be above 0 seconds")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from common.cli import main
-from common.config import differences
+from common.config import Config, differences
 from common.files import read_json
 from data.video.decode import read_frames
 from data.video.probe import probe
@@ -24,7 +24,7 @@ CLIPS = 8  # of a reconstruction run that are shown
 
 
 @dataclass(frozen=True, kw_only=True)
-class MakeReport:
+class MakeReport(Config):
     """Put results side by side on one web page that needs no network and no other file."""
 
     results: list[str]
@@ -36,6 +36,7 @@ class MakeReport:
     """Its title."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.results:
             raise ValueError("nothing to report: give --results")
 

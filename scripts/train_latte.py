@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import torch
 from accelerate import Accelerator
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.data import default_collate
@@ -86,7 +86,7 @@ class TrainLatte(Config):
     """The VAE that made the latents: decodes samples at every checkpoint. Default: no samples."""
     preview_sampler: SamplerConfig | None = None
     """How those samples are drawn. Default: 20 steps of DDIM, in a flow of Heun."""
-    num_previews: Annotated[int, Ge(1), MAY_CHANGE] = 4
+    num_previews: Annotated[int, Ge(1), Le(1000), MAY_CHANGE] = 4
     """Their number."""
     held_out: Annotated[str | None, MAY_CHANGE] = None
     """Folder of the latents, by the same VAE, whose loss by quarter of the way to noise is measured

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import torch
 from accelerate import Accelerator
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from common.cli import main
@@ -90,7 +90,7 @@ class TrainVAE(Config):
     """Their number, the first of the data set."""
     metric_networks: Annotated[NetworkConfig, MAY_CHANGE] = NetworkConfig()  # noqa: RUF009 (frozen)
     """Networks for LPIPS and rFVD of held-out clips, besides PSNR and SSIM."""
-    num_previews: Annotated[int, Ge(0), MAY_CHANGE] = 4
+    num_previews: Annotated[int, Ge(0), Le(1000), MAY_CHANGE] = 4
     """Clips shown side by side at every checkpoint, held-out ones if there are any; 0 for none. A
     stream has none to show."""
     activation_checkpointing: Annotated[bool, MAY_CHANGE] = False

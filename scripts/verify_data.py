@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from common.cli import main
+from common.config import Config, Workers
 from common.files import write_json
 from data.shards.verify import verify
 
@@ -14,7 +15,7 @@ UNITS = {"shards": "videos", "latents": "latents"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerifyData:
+class VerifyData(Config):
     """Check shards or a latent cache from end to end; exit code 1 if anything is wrong."""
 
     data: str
@@ -23,12 +24,8 @@ class VerifyData:
     """Of each video in shards: every frame, the first and the last, or none."""
     report: str | None = None
     """JSON file for the report; default: only printed."""
-    workers: int | None = None
+    workers: Workers | None = None
     """Processes; by default one for each CPU, 0 for none besides this."""
-
-    def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 0:
-            raise ValueError(f"workers={self.workers} must be 0 or more")
 
 
 def run(config: VerifyData) -> None:

@@ -154,8 +154,8 @@ def test_clips_have_the_right_frames(folder):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"frames": 0}, "bucket 0x8x8: frames=0"),
-        ({"batch_size": 0}, "bucket 1x8x8: batch_size=0"),
+        ({"frames": 0}, "frames=0 must be at least 1"),
+        ({"batch_size": 0}, "batch_size=0 must be at least 1"),
         ({"weight": 0.0}, "weight=0.0 must be above 0"),
     ],
 )

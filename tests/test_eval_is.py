@@ -47,7 +47,7 @@ def test_command(folders, tmp_path, capsys):
     assert 1 <= result["value"] <= result["ceiling"] + 0.1
     assert result["ceiling"] == ceiling(2, splits=1, classes=3)
     assert result["fake"]["skip"] == 1  # frame 0 of a video VAE's is dropped
-    assert (result["real"]["clips"], result["real"]["runs"]) == (2, 2)
+    assert (result["real"]["num_clips"], result["real"]["runs"]) == (2, 2)
     line = capsys.readouterr().out
     assert "N = 2, 2 runs, 1 splits; a perfect classifier gives" in line
     assert "real clips" in line
@@ -143,7 +143,7 @@ def test_fewer_real_clips_than_a_run_are_said_to_be(folders, tmp_path):
     clips = ClipProtocol(frames=4, num_clips=None)
     fake, real = (ClipSource(f, clips, progress=False) for f in (folders / "fake", few))
     result = evaluate_is(fake, extractor, ISProtocol(num_clips=4), real=real, extraction=QUIET)
-    assert result["real"]["clips"] == 2
+    assert result["real"]["num_clips"] == 2
     assert "only 2 real clips for 4 per run" in result["notes"][0]
     assert "no samples.json" in result["notes"][1]
 

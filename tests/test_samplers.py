@@ -304,7 +304,7 @@ def test_requests_that_do_not_fit(classes, changes, labels, message):
     [
         ({"steps": 1}, "steps=1 must be at least 2"),
         ({"eta": 0.5}, "for method ddim only"),
-        ({"eta": 2.0, "method": "ddim"}, "eta=2.0 must be in"),
+        ({"eta": 2.0, "method": "ddim"}, "eta=2.0 must be at most 1"),
         ({"guidance": -1.0}, "guidance=-1.0 must not be negative"),
         ({"guidance": 2.0, "guidance_interval": (0.5, 0.5)}, "must rise within 0, 1"),
         ({"guidance": 2.0, "guidance_interval": (0.5, 2.0)}, "must rise within 0, 1"),

@@ -1,10 +1,13 @@
 """A 3D PatchGAN: says of every patch of a video whether it looks real."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
+from annotated_types import Ge, MultipleOf
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from common.config import Config
 from common.conv3d import Conv3d
 
 NORM_GROUPS = 16
@@ -13,19 +16,13 @@ STD = 0.02  # of initial weights; Isola et al. 2017
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiscriminatorConfig:
+class DiscriminatorConfig(Config):
     """Size of the discriminator. Ours: the paper says only that it is 3D."""
 
-    channels: int = 64
+    channels: Annotated[int, Ge(1), MultipleOf(NORM_GROUPS)] = 64
     """Channels of the first layer; they double per layer, up to 8 times."""
-    layers: int = 3
+    layers: Annotated[int, Ge(1)] = 3
     """Layers that halve height and width; all but the first also halve the frames."""
-
-    def __post_init__(self) -> None:
-        if self.channels < NORM_GROUPS or self.channels % NORM_GROUPS:
-            raise ValueError(f"channels={self.channels} must be a multiple of {NORM_GROUPS}")
-        if self.layers < 1:
-            raise ValueError(f"layers={self.layers} must be at least 1")
 
     @property
     def min_size(self) -> int:

@@ -2,12 +2,14 @@
 `vae.adversarial`."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from common.config import Config
 from common.perceptual import load_lpips
 from vae.posterior import DiagonalGaussian
 
@@ -19,23 +21,18 @@ counts in Eq. 5, at any resolution."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class VAELossConfig:
+class VAELossConfig(Config):
     """Weights of Eq. 5: MAE + LPIPS + kl_weight * KL, each a sum over the image."""
 
-    kl_weight: float = 3e-6
+    kl_weight: Annotated[float, Ge(0)] = 3e-6
     """Weight of the KL term (alpha)."""
     perceptual: Literal["none", "vgg", "alex"] = "vgg"
     """Backbone of LPIPS; none leaves the term out."""
-    perceptual_weight: float = 1.0
+    perceptual_weight: Annotated[float, Ge(0)] = 1.0
     """Weight of LPIPS per pixel and colour, relative to MAE."""
     perceptual_weights: str | None = None
     """File of the backbone's ImageNet weights; null looks at IVVAE_VGG16 (or IVVAE_ALEXNET),
     weights/, ~/.cache/ivvae/ and torch hub's cache."""
-
-    def __post_init__(self) -> None:
-        for name in ("kl_weight", "perceptual_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
 
 
 class VAELoss(nn.Module):

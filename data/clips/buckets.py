@@ -6,11 +6,13 @@ step s gets is a pure function of (seed, s), as for a single size.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import Ge, Gt
 from torch.utils.data import Dataset
 
+from common.config import Config
 from common.seeding import fold
 from data.clips.batch_order import BatchOrder
 from data.clips.dataset import ClipConfig, ClipDataset
@@ -21,45 +23,38 @@ CYCLE = 100
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bucket:
+class Bucket(Config):
     """One size of clips."""
 
-    frames: int
+    frames: Annotated[int, Ge(1)]
     """Frames per clip; 1 for images."""
-    height: int
+    height: Annotated[int, Ge(1)]
     """Pixels."""
-    width: int
+    width: Annotated[int, Ge(1)]
     """Pixels."""
-    weight: float = 1.0
+    weight: Annotated[float, Gt(0)] = 1.0
     """Share of the steps, relative to the other buckets'."""
-    batch_size: int | None = None
+    batch_size: Annotated[int | None, Ge(1)] = None
     """Clips per step over all processes; default: as many as `pixels` allows."""
-
-    def __post_init__(self) -> None:
-        for name in ("frames", "height", "width", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"bucket {self}: {name}={value} must be at least 1")
-        if not self.weight > 0:
-            raise ValueError(f"bucket {self}: weight={self.weight} must be above 0")
 
     def __str__(self) -> str:
         return f"{self.frames}x{self.height}x{self.width}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class BucketConfig:
+class BucketConfig(Config):
     """Which sizes are mixed, and how many clips of each make a batch."""
 
     buckets: tuple[Bucket, ...]
     """The sizes."""
-    pixels: int | None = None
+    pixels: Annotated[int | None, Ge(1)] = None
     """Most pixels (frames x height x width x clips) per step over all processes, for buckets
     without a batch of their own, whose clips are then the largest power of two that fits."""
     enlarge: bool = False
     """Let videos smaller than a bucket fill it, enlarged; otherwise they go to smaller ones."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.buckets:
             raise ValueError("buckets is empty: give at least one size")
         names = [str(bucket) for bucket in self.buckets]

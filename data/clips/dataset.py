@@ -2,9 +2,10 @@
 
 import logging
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import Gt
 from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
@@ -30,13 +31,8 @@ class ClipConfig(ClipOptions):
     cache: str | None = None
     """Folder for shards that are read from an address; default: IVVAE_SHARD_CACHE, else
     ~/.cache/ivvae/shards."""
-    cache_gb: float = 100.0
+    cache_gb: Annotated[float, Gt(0)] = 100.0
     """Size that this folder is kept below, in GB (10^9 bytes)."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.cache_gb > 0:
-            raise ValueError(f"cache_gb={self.cache_gb} must be above 0")
 
 
 class ClipDataset(Dataset):

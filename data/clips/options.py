@@ -2,13 +2,15 @@
 
 import logging
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from annotated_types import Ge, Lt
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from common.config import Config
 from data.video.decode import Decoder, Source, read_frames
 from data.video.torchcodec_frames import check_decoder
 from data.video.transforms import Filter, fit
@@ -17,16 +19,16 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipOptions:
+class ClipOptions(Config):
     """Clips cut from videos."""
 
-    frames: int = 17
+    frames: Annotated[int, Ge(1)] = 17
     """Frames per clip; 1 gives images."""
-    stride: int = 1
+    stride: Annotated[int, Ge(1)] = 1
     """Source frames from one clip frame to the next."""
-    height: int = 256
+    height: Annotated[int, Ge(1)] = 256
     """Clip height, pixels."""
-    width: int = 256
+    width: Annotated[int, Ge(1)] = 256
     """Clip width, pixels."""
     start: Literal["random", "center"] = "random"
     """First frame: anew each epoch, or so that the clip lies in the middle of its video."""
@@ -44,15 +46,11 @@ class ClipOptions:
     decoder: Decoder = "pyav"
     """torchcodec, an optional package, takes less time and gives the same frames, with colours that
     differ by about a level; it needs strict_decoding=false."""
-    max_error_fraction: float = 0.0
+    max_error_fraction: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Fraction of samples that may fail to decode and be replaced by others; 0 stops at once."""
 
     def __post_init__(self) -> None:
-        for name in ("frames", "stride", "height", "width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        if not 0 <= self.max_error_fraction < 1:
-            raise ValueError(f"max_error_fraction={self.max_error_fraction} must be in [0, 1)")
+        super().__post_init__()
         check_decoder(self.decoder, self.strict_decoding)
 
     @property

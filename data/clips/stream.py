@@ -11,11 +11,12 @@ import logging
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from annotated_types import Ge
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from webdataset.filters import shuffle
 from webdataset.pipeline import DataPipeline
@@ -43,15 +44,13 @@ class StreamConfig(ClipOptions):
     urls: tuple[str, ...]
     """Shards: paths, addresses or `pipe:` and a command that writes a tar; {000..127} stands for
     numbers. A pipe's command is run by the shell."""
-    shuffle: int = 256
+    shuffle: Annotated[int, Ge(1)] = 256
     """Videos held by each worker, as stored, to be drawn from at random."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.urls:
             raise ValueError("urls is empty: name at least one shard")
-        if self.shuffle < 1:
-            raise ValueError(f"shuffle={self.shuffle} must be at least 1")
 
 
 def stream_batches(

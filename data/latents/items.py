@@ -2,32 +2,29 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import Ge
 from torch.utils.data import Dataset
 
+from common.config import Config
 from common.seeding import fold
 from data.clips.dataset import ClipDataset
 from data.video.decode import DecodeError
 
 
 @dataclass(frozen=True, kw_only=True)
-class CacheConfig:
+class CacheConfig(Config):
     """Which clips of each video are cached."""
 
-    clips_per_video: int = 1
+    clips_per_video: Annotated[int, Ge(1)] = 1
     """Clips per video; each starts at a fixed random place in its own equal part of the video."""
     flip: bool = False
     """Also encode every clip with its pixels mirrored. Not for time-lapse skies."""
     seed: int = 0
     """Of the clips' starts."""
-    items_per_shard: int = 512
+    items_per_shard: Annotated[int, Ge(1)] = 512
     """Latents per shard."""
-
-    def __post_init__(self) -> None:
-        for name in ("clips_per_video", "items_per_shard"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
-from typing import IO, Literal
+from typing import IO, Annotated, Literal
 
 import numpy as np
 import torch
+from annotated_types import Ge, Gt, Le, MultipleOf
 
+from common.config import Config
 from common.psnr import psnr_from_mse
 from data.shards.pool import report_progress
 from data.video.decode import TIME_LIMIT, DecodeError, TimedFrame, read_frames
@@ -27,39 +29,33 @@ COMPARED = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardConfig:
+class ShardConfig(Config):
     """What decides the content of shards."""
 
-    short_side: int = 256
+    short_side: Annotated[int, Ge(16), MultipleOf(2)] = 256
     """Shorter side of the packed videos in pixels, even; smaller videos keep their size."""
     reencode: bool = True
     """Resize and encode again as H.264; False stores the files as they are, whatever their size."""
-    crf: int = 12
+    crf: Annotated[int, Ge(0), Le(51)] = 12
     """H.264's constant rate factor, 0 (best) to 51. The demo's clips keep a PSNR of 39.6 dB with 12
     and 42.5 dB with 0, which loses nothing but half the resolution of colour, at 4 times the size.
     """
-    min_frames: int = 17
+    min_frames: Annotated[int, Ge(1)] = 17
     """Videos with fewer frames are left out and counted."""
     max_frames: int | None = None
     """Of longer videos only this many frames are packed, the first ones; by default all."""
-    fps: float | None = None
+    fps: Annotated[float | None, Gt(0), Le(1000)] = None
     """Frames per second, Hz, of the packed videos: at each time, the frame that is shown then. By
     default all frames are packed, at their mean rate."""
-    samples_per_shard: int = 1024
+    samples_per_shard: Annotated[int, Ge(1)] = 1024
     """A shard is made of this many videos, less those left out."""
-    shard_mb: int = 512
+    shard_mb: Annotated[int, Ge(1)] = 512
     """A shard that would grow larger than this many MB (10^6 bytes) is divided, between videos."""
     strict_decoding: bool = True
     """Refuse videos with damaged data; False takes what the decoder makes of them."""
 
     def __post_init__(self) -> None:
-        if self.short_side < 16 or self.short_side % 2:
-            raise ValueError(f"short_side={self.short_side} must be even and at least 16 pixels")
-        if not 0 <= self.crf <= 51:
-            raise ValueError(f"crf={self.crf} must be between 0 (best) and 51")
-        for name in ("min_frames", "samples_per_shard", "shard_mb"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        super().__post_init__()
         if self.max_frames is not None and self.max_frames < self.min_frames:
             raise ValueError(
                 f"max_frames={self.max_frames} is less than min_frames={self.min_frames}: "
@@ -67,8 +63,6 @@ class ShardConfig:
             )
         if self.max_frames is not None and not self.reencode:
             raise ValueError("max_frames cuts videos, which reencode=false stores whole. Use one.")
-        if self.fps is not None and not 0 < self.fps <= 1000:
-            raise ValueError(f"fps={self.fps} must be above 0, at most 1000")
         if self.fps is not None and not self.reencode:
             raise ValueError("fps takes other frames, which reencode=false stores whole. Use one.")
 

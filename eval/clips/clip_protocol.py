@@ -1,46 +1,42 @@
 """Which frames of which videos are evaluated."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Ge
+
+from common.config import Config
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipProtocol:
+class ClipProtocol(Config):
     """Which frames of which videos are evaluated."""
 
-    frames: int = 16
+    frames: Annotated[int, Ge(1)] = 16
     """Frames per clip."""
-    stride: int = 1
+    stride: Annotated[int, Ge(1)] = 1
     """Video frames from one clip frame to the next."""
     start: Literal["random", "first", "center"] = "random"
     """First frame: drawn from the seed and the video's id; the first one; or the clip centred."""
-    skip: int = 0
+    skip: Annotated[int, Ge(0)] = 0
     """Frames left out at the start of every video: 1 drops a video VAE's image frame."""
-    num_clips: int | None = 2048
+    num_clips: Annotated[int | None, Ge(1)] = 2048
     """Most clips, one per video; None takes every video."""
     seed: int = 0
     """Chooses videos and random starts."""
-    height: int | None = None
+    height: Annotated[int | None, Ge(1)] = None
     """Pixels; with `width`, frames are resized to cover this size (bicubic, antialiased, aspect
     kept) and cropped at the centre, as training data are. None keeps the videos' own size."""
-    width: int | None = None
+    width: Annotated[int | None, Ge(1)] = None
     """Pixels; see `height`."""
-    noise: float = 0.0
+    noise: Annotated[float, Ge(0)] = 0.0
     """Standard deviation of Gaussian noise added to the pixels in [-1, 1], drawn from the seed and
     the video's id: how far does a score move?"""
 
     def __post_init__(self) -> None:
-        for name, least in (("frames", 1), ("stride", 1), ("skip", 0), ("noise", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least {least}")
-        if self.num_clips is not None and self.num_clips < 1:
-            raise ValueError(
-                f"num_clips={self.num_clips} must be at least 1, or null for every video"
-            )
+        super().__post_init__()
         if (self.height is None) != (self.width is None):
             raise ValueError("height and width are given together or not at all")
-        if min(self.height or 1, self.width or 1) < 1:
-            raise ValueError(f"size {self.height}x{self.width} must be at least 1x1")
 
     @property
     def span(self) -> int:

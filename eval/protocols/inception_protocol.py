@@ -176,11 +176,11 @@ def is_line(result: Mapping[str, Any]) -> str:
 
     protocol, real = result["protocol"], result["real"]
     line = (
-        f"{result['name']} = {score(result)} (N = {protocol['clips']}, {protocol['runs']} runs, "
-        f"{protocol['splits']} splits; {perfect(result)})"
+        f"{result['name']} = {score(result)} (N = {protocol['num_clips']}, "
+        f"{protocol['runs']} runs, {protocol['splits']} splits; {perfect(result)})"
     )
     if real:
-        counts = f"N = {real['clips']}, {real['runs']} runs"
+        counts = f"N = {real['num_clips']}, {real['runs']} runs"
         line += f"; real clips {score(real)} ({counts}; {perfect(real)})"
     return "\n".join([line, *result["notes"]])
 

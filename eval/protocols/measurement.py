@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from accelerate import Accelerator
 from annotated_types import Ge
 
-from common.config import Config
+from common.config import Config, Device, Workers
 from common.files import write_json
 from eval.features.feature_cache import Extraction
 
@@ -29,9 +29,9 @@ class Measurement(Config):
     """A video that cannot be read ends the run, or is left out, counted and named in the result."""
     batch_size: Annotated[int, Ge(1)] = 8
     """Clips per forward pass."""
-    workers: Annotated[int, Ge(0)] = 0
+    workers: Workers = 0
     """Processes that decode ahead."""
-    device: str = "auto"
+    device: Device = "auto"
     """auto (each process its own GPU, where there is one), cpu, cuda, cuda:1, ..."""
 
     def extraction(self, accelerator: Accelerator, cache: str | None = None) -> Extraction:

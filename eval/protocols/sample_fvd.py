@@ -3,12 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
+from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor
 
+from common.config import Config
 from data.video.encode import from_uint8, to_uint8
 from eval.clips.clip_protocol import ClipProtocol
 from eval.clips.source import ClipSource
@@ -19,17 +22,17 @@ from eval.protocols.fvd import score_name
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleScoreConfig:
+class SampleScoreConfig(Config):
     """A curve of the Fréchet distance of a few samples. Few samples make it larger than the usual
     FVD, so its name holds their number: only values of one name compare."""
 
     real: str
     """Folder of the real clips: shards or videos."""
-    num_clips: int = 64
+    num_clips: Annotated[int, Ge(2)] = 64
     """Samples, at least 2."""
-    num_real_clips: int = 2048
+    num_real_clips: Annotated[int, Ge(2)] = 2048
     """Real clips at most, one per video."""
-    batch_size: int = 8
+    batch_size: Annotated[int, Ge(1)] = 8
     """Clips drawn and scored at once."""
     i3d: str | None = None
     """I3D's weights file; null looks at IVVAE_I3D, weights/ and ~/.cache/ivvae/."""
@@ -37,9 +40,7 @@ class SampleScoreConfig:
     """Folder of a trained classifier to take instead of I3D; the score is named after it."""
 
     def __post_init__(self) -> None:
-        for name, least in (("num_clips", 2), ("num_real_clips", 2), ("batch_size", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"fvd.{name}={getattr(self, name)} must be at least {least}")
+        super().__post_init__()
         if self.i3d is not None and self.classifier is not None:
             raise ValueError("fvd: give i3d or classifier, not both")
 
