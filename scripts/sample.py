@@ -252,7 +252,9 @@ def _copy(
         for kind, folder in wanted.items()
         if folder is not None and not (path := Path(folder) / f"clip-{index:06d}.{kind}").exists()
     }
-    if paths and frames is None:
+    if not paths:
+        return
+    if frames is None:
         lossless = _clip(Path(config.out), index)
         frames = read_frames(lossless, range(probe(lossless).frames))
     if "mp4" in paths:
