@@ -34,7 +34,7 @@ def groups_that_fit(
     """
     t, h, w = size
     device, dtype = x.device, x.dtype
-    if torch.is_autocast_enabled(device.type):
+    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
         dtype = torch.get_autocast_dtype(device.type)
     values = x.shape[0] * h * w  # of one channel of a frame
     video = 3 * t * values * x.element_size()
