@@ -82,17 +82,9 @@ def write_video(
             codec does not take, or a bad option.
     """
     path = Path(path)
-    if codec not in CODECS:
-        raise ValueError(f"{path}: codec {codec!r} is not one of {sorted(CODECS)}")
-    if path.suffix.lower() not in CODECS[codec].suffixes:
-        allowed = " or ".join(CODECS[codec].suffixes)
-        raise ValueError(f"{path}: {codec} needs a name ending in {allowed}, not {path.suffix!r}")
-    if not 0 <= quality <= 51:
-        raise ValueError(f"{path}: quality={quality} must be between 0 (best) and 51")
-    if not (math.isfinite(fps) and fps > 0):
-        raise ValueError(f"{path}: fps={fps} must be above 0")
+    _check_options(str(path), path.suffix.lower(), fps, codec, quality)
     with atomic_path(path) as temporary:
-        _write(temporary, path, frames, round_rate(fps), codec, quality)
+        _write(temporary, str(path), frames, round_rate(fps), codec, quality)
 
 
 def encode_video(
@@ -104,8 +96,10 @@ def encode_video(
 ) -> bytes:
     """Like `write_video`, but returns the file's bytes: an mp4 for h264, an mkv for ffv1."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "video" + (CODECS[codec].suffixes[0] if codec in CODECS else ""))
-        write_video(path, frames, fps, codec=codec, quality=quality)
+        suffix = CODECS[codec].suffixes[0] if codec in CODECS else ""
+        _check_options("video", suffix, fps, codec, quality)
+        path = Path(folder, "video" + suffix)
+        _write(path, "video", frames, round_rate(fps), codec, quality)
         return path.read_bytes()
 
 
@@ -129,18 +123,30 @@ def from_uint8(frames: UInt8[np.ndarray, "t h w c"]) -> Float[Tensor, "c t h w"]
     return to_float(video)
 
 
+def _check_options(name: str, suffix: str, fps: float | Fraction, codec: str, quality: int) -> None:
+    if codec not in CODECS:
+        raise ValueError(f"{name}: codec {codec!r} is not one of {sorted(CODECS)}")
+    if suffix not in CODECS[codec].suffixes:
+        allowed = " or ".join(CODECS[codec].suffixes)
+        raise ValueError(f"{name}: {codec} needs a name ending in {allowed}, not {suffix!r}")
+    if not 0 <= quality <= 51:
+        raise ValueError(f"{name}: quality={quality} must be between 0 (best) and 51")
+    if not (math.isfinite(fps) and fps > 0):
+        raise ValueError(f"{name}: fps={fps} must be above 0")
+
+
 def _write(
-    target: Path, path: Path, frames: Iterable[np.ndarray], fps: Fraction, codec: str, quality: int
+    target: Path, name: str, frames: Iterable[np.ndarray], fps: Fraction, codec: str, quality: int
 ) -> None:
-    """Encode to `target`; `path` names the file in errors."""
+    """Encode to `target`; `name` is the file's in errors."""
     images = iter(frames)
     first = next(images, None)
     if first is None:
-        raise ValueError(f"{path}: no frames to write")
+        raise ValueError(f"{name}: no frames to write")
     if codec == "h264" and max(first.shape[:2]) > MAX_SIDE:
         height, width = first.shape[:2]
         raise ValueError(
-            f"{path}: frames of {height}x{width} pixels; H.264 takes at most {MAX_SIDE} a side"
+            f"{name}: frames of {height}x{width} pixels; H.264 takes at most {MAX_SIDE} a side"
         )
     options = {"fflags": "+bitexact", **CODECS[codec].container}  # no dates, no random identifiers
     with av.open(str(target), "w", options=options) as container:
@@ -148,7 +154,7 @@ def _write(
         for number, image in enumerate(chain([first], images)):
             if image.dtype != np.uint8 or image.shape != (*first.shape[:2], 3):
                 raise ValueError(
-                    f"{path}: frame {number} is {image.dtype} {image.shape}; all frames must be "
+                    f"{name}: frame {number} is {image.dtype} {image.shape}; all frames must be "
                     f"uint8 (height, width, 3) and of the first one's size, {first.shape[:2]}"
                 )
             frame = _frame(image, codec)
