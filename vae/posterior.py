@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-LOGVAR_RANGE = (-30.0, 20.0)
+from common.posterior import LOGVAR_RANGE
 
 
 @dataclass(frozen=True)

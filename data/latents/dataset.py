@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from common.files import read_json, sha256_file
+from common.posterior import LOGVAR_RANGE
 from common.seeding import generator
 from data.clips.dataset import check_labels
-from data.latents.statistics import LOGVAR_RANGE
 
 Scaling = Literal["cache", "vae"]
 SCHEMA = 1

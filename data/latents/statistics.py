@@ -5,8 +5,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float16
 
-LOGVAR_RANGE = (-30.0, 20.0)
-"""Log-variances are clamped to it before they are used, as in the VAE's own posterior."""
+from common.posterior import LOGVAR_RANGE
 
 
 def shard_sums(moments: Float16[np.ndarray, "n c2 t h w"]) -> dict[str, Any]:
