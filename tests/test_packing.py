@@ -347,7 +347,7 @@ def test_the_script_explains_wrong_options(videos, tmp_path, capsys):
         ("ucf101", *common, "--split_index", 4): "split_index",
         ("ucf102", *common): "invalid choice: 'ucf102' (choose from 'ucf101'",
         ("frames", *common, "--fps", -1): "fps=-1.0 must be above 0",
-        ("frames", *common, "--crf", 99): "crf=99 must be between",
+        ("frames", *common, "--crf", 99): "crf=99 must be at most 51",
         ("folder", *common, "--time_limit", 0): "time_limit=0.0 must be above 0",
         ("ucf101", *common): "expected a folder with one folder for each class",
     }.items():
