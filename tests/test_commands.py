@@ -1,0 +1,92 @@
+"""Every field of every command: what it refuses, and whether a continued run may change it."""
+
+import math
+import types
+from typing import Union, get_args, get_origin
+
+import pytest
+
+from common.config import base_type, check_value, walk_fields
+from scripts import (
+    ablate,
+    cache_latents,
+    convert_checkpoint,
+    demo,
+    eval_fvd,
+    eval_is,
+    eval_reconstruction,
+    export_latents,
+    figures,
+    index_shards,
+    inspect_cache,
+    learning_curve,
+    make_shards,
+    report,
+    sample,
+    train_classifier,
+    train_latte,
+    train_vae,
+    verify_data,
+)
+
+COMMANDS = (
+    *(ablate.Ablate, cache_latents.CacheLatents, convert_checkpoint.ConvertCheckpoint, demo.Demo),
+    *(eval_fvd.EvalFVD, eval_is.EvalIS, eval_reconstruction.EvalReconstruction),
+    *(export_latents.ExportLatents, index_shards.IndexShards, inspect_cache.InspectCache),
+    *(learning_curve.LearningCurve, report.MakeReport, sample.Sample, verify_data.VerifyData),
+    *(train_classifier.TrainClassifier, train_latte.TrainLatte, train_vae.TrainVAE),
+    *make_shards.COMMANDS.values(),
+    *(figures.Comparison, figures.Caption, figures.Latents, figures.Unselected),
+    *(figures.Positions, figures.Preservation, figures.Samples),
+)
+RUN = {
+    *("folder", "steps", "workers", "log_every", "save_every", "keep", "keep_every"),
+    *("evaluate_every", "max_skipped_steps", "wandb"),
+}
+SHOWN = {"activation_checkpointing", "compile", "dry_run", "held_out", "num_held_out_clips"}
+MAY_CHANGE = {
+    train_vae.TrainVAE: SHOWN | {"metric_networks", "num_previews"},
+    train_latte.TrainLatte: SHOWN | {"fvd", "num_previews"},
+    train_classifier.TrainClassifier: set(),
+}
+
+
+def options(hint):
+    base = base_type(hint)
+    return get_args(base) if get_origin(base) in (Union, types.UnionType) else (base,)
+
+
+def refuses(value, field):
+    """Whether a field refuses a value; if so, in one line that begins with its path."""
+    message = ""
+    try:
+        check_value(value, field.hint, field.name)
+    except ValueError as error:
+        message = str(error)
+    assert not message or (message.startswith(field.name) and "\n" not in message)
+    return bool(message)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__name__)
+def test_null_infinity_and_absurd_workers_are_refused_at_every_depth(command):
+    for field in walk_fields(command):
+        kinds = [base_type(option) for option in options(field.hint)]
+        assert refuses(None, field) != (types.NoneType in kinds), field
+        assert all(refuses(value, field) for value in (math.inf, -math.inf, math.nan)), field
+        assert refuses("", field), field
+        if field.name.endswith("workers"):
+            assert refuses(-1, field), field
+            assert refuses(10**9, field), field
+
+
+@pytest.mark.parametrize("command", MAY_CHANGE, ids=lambda command: command.__name__)
+def test_what_a_continued_run_may_change_is_told_by_the_whole_path(command):
+    found = {field.name for field in walk_fields(command) if field.may_change}
+    marked = {f"train.{name}" for name in RUN} | MAY_CHANGE[command]
+    assert found == {
+        field.name
+        for field in walk_fields(command)
+        if any(field.name == name or field.name.startswith(f"{name}.") for name in marked)
+    }
+    assert marked <= found
+    assert not found & {"data.folder", "diffusion.steps", "stream.folder", "latents"}
