@@ -11,6 +11,7 @@ generated. Where gradients are needed, AOTAutograd splits the graph with the def
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -23,14 +24,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._functorch.aot_autograd import aot_function
 from torch._functorch.partitioners import min_cut_rematerialization_partition
-from torch._inductor.compile_fx import _recursive_joint_graph_passes, _recursive_post_grad_passes
-from torch._inductor.debug import DebugContext
-from torch._inductor.decomposition import select_decomp_table
-from torch._inductor.graph import GraphLowering
-from torch._inductor.ir import MultiOutput
-from torch._inductor.runtime.hints import DeviceProperties
-from torch._inductor.scheduler import NopKernelSchedulerNode
-from torch._inductor.virtualized import V
 from torch._subclasses import FakeTensorMode
 from torch.fx import GraphModule, Interpreter, Node
 from torch.nn.utils.stateless import _reparametrize_module
@@ -38,6 +31,20 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import flop_registry
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # of what PyTorch itself imports
+    from torch._inductor.compile_fx import (
+        _recursive_joint_graph_passes,
+        _recursive_post_grad_passes,
+    )
+    from torch._inductor.debug import DebugContext
+    from torch._inductor.decomposition import select_decomp_table
+    from torch._inductor.graph import GraphLowering
+    from torch._inductor.ir import MultiOutput
+    from torch._inductor.runtime.hints import DeviceProperties
+    from torch._inductor.scheduler import NopKernelSchedulerNode
+    from torch._inductor.virtualized import V
 
 CUDA = torch.device("cuda:0")
 aten = torch.ops.aten
@@ -99,7 +106,7 @@ class EagerCounter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         packet = getattr(func, "overloadpacket", func)
-        if packet in _WAITS and _devices(args) == {"cuda"}:
+        if packet in _WAITS and args[0].is_cuda:
             self.count.copies += 1
         if packet in (aten._local_scalar_dense, aten.is_nonzero):
             return args[0].dtype.is_floating_point + 0.0  # any value: there are none

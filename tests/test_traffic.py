@@ -1,0 +1,117 @@
+"""Counts of what passes would do on a GPU, from tensors without values."""
+
+import pytest
+import torch
+from torch._subclasses import FakeTensorMode
+
+from benchmarks.traffic import Traffic, measure
+from benchmarks.traffic_count import CUDA, Count, CudaRules, EagerCounter, without_values
+from latte import Latte, LatteConfig
+from latte.diffusion import DiffusionConfig, GaussianDiffusion
+from latte.flow import RectifiedFlow, integrate
+from latte.samplers import denoise, guided
+from vae import VAEConfig, VideoVAE
+
+
+def count_on_cuda(function):
+    """(the second call's count): what is made once, such as tables, is there by then."""
+    with EagerCounter(Count()), CudaRules():
+        function()
+    count = Count()
+    with EagerCounter(count), CudaRules():
+        function()
+    return count
+
+
+def test_kernels_bytes_and_flop_of_a_product():
+    with FakeTensorMode():
+        a, b = (torch.empty(64, 64, device=CUDA, dtype=torch.bfloat16) for _ in range(2))
+        count = Count()
+        with EagerCounter(count):
+            (a.t() @ b + 1).view(-1)  # views cost nothing
+    assert (count.kernels, count.flop) == (2, 2 * 64**3)
+    assert (count.read, count.written) == (3 * 2 * 64**2, 2 * 2 * 64**2)
+
+
+def test_copies_between_host_and_device_are_seen():
+    with FakeTensorMode():
+        table, t = torch.empty(10), torch.zeros(2, dtype=torch.int64, device=CUDA)
+        count = Count()
+        with EagerCounter(count):
+            table.to(CUDA)
+            t.max().item()
+            torch.full((2,), 3, device=CUDA)
+    assert count.copies == 2
+
+
+@pytest.fixture
+def latte():
+    config = LatteConfig(
+        in_channels=2, num_frames=3, height=4, width=4, patch_size=2, hidden_size=16, depth=2,
+        num_heads=2, num_classes=5,
+    )  # fmt: skip
+    with FakeTensorMode(), torch.no_grad():
+        model = Latte(config)
+        without_values(model, CUDA, torch.float32)
+        x, y = torch.empty(2, 2, 3, 4, 4, device=CUDA), torch.zeros(2, device=CUDA).long()
+        yield model, x, y
+
+
+def test_latte_and_its_losses_do_not_wait_for_the_host(latte):
+    model, x, y = latte
+    assert count_on_cuda(lambda: model(x, y, y)).copies == 0
+    for process, t in (
+        (GaussianDiffusion(), y),
+        (GaussianDiffusion(DiffusionConfig(prediction="v", min_snr_gamma=5.0)), y),
+        (RectifiedFlow(), y.float()),
+    ):
+
+        def loss(process=process, t=t):
+            channels = 4 if isinstance(process, GaussianDiffusion) else 2
+            process.training_loss(lambda x, t: model(x, t, y)[:, :channels], x, t, x)
+
+        assert count_on_cuda(loss).copies == 0
+
+
+@pytest.mark.parametrize("method", ["ddpm", "ddim", "euler", "heun"])
+def test_no_step_of_a_sampler_waits_for_the_host(latte, method):
+    """DPM-Solver's steps are diffusers', whose tables are NumPy's: no tensors without values."""
+    model, x, y = latte
+    spaced = GaussianDiffusion().respaced([0, 500])
+    with EagerCounter(Count()):
+        predict = guided(model, y, 4.0)
+
+    def run():
+        if method in ("euler", "heun"):
+            integrate(lambda x, t: predict(x, t)[:, :2], x, 2, method=method)
+        else:
+            denoise(predict, spaced, x, lambda i: torch.empty_like(x), method=method)
+
+    assert count_on_cuda(run).copies == 0
+
+
+def test_the_vae_does_not_wait_for_the_host():
+    with FakeTensorMode(), torch.no_grad():
+        model = VideoVAE(VAEConfig(dim=16, z_dim=4))
+        without_values(model, CUDA, torch.bfloat16)
+        x = torch.empty(1, 3, 5, 16, 16, device=CUDA, dtype=torch.bfloat16)
+        z = torch.empty(1, 4, 2, 2, 2, device=CUDA, dtype=torch.bfloat16)
+        assert count_on_cuda(lambda: model.encode_step(x, last=True)).copies == 0
+        assert count_on_cuda(lambda: model.decode_step(z, last=True)).copies == 0
+        assert count_on_cuda(lambda: model(x, z)).copies == 0
+
+
+BEFORE = {"encode": 745e9, "decode": 1183e9, "vae_step": 762e9}
+"""Bytes in eager mode before kernels were fused: 17x720x1280, and the training step 17x256x256."""
+
+
+@pytest.mark.parametrize("name", ["encode", "decode"])
+def test_eager_passes_move_little_more_than_half_of_what_they_did(name):
+    count, _ = measure(Traffic(), name, compiled=False)
+    assert count.bytes < 0.53 * BEFORE[name]
+    assert count.copies == 0
+
+
+def test_a_compiled_pass_moves_less_than_0_45_of_what_it_did():
+    count, _ = measure(Traffic(), "encode", compiled=True)
+    assert count.bytes < 0.45 * BEFORE["encode"]
