@@ -8,6 +8,7 @@ from torch.testing import assert_close
 
 from common.seeding import generator
 from latte import Latte, LatteConfig
+from latte.blocks import attend
 from latte.config import PRESETS
 from latte.embeddings import drop_labels, spatial_positions, temporal_positions
 from tests.builders.tiny_latte import TINY, awake, inputs
@@ -332,3 +333,14 @@ def test_bad_inputs():
         drop_labels(y, replace(TINY, num_classes=None), generator(0))
     with pytest.raises(ValueError, match="labels from 0 to 6, but this model knows classes 0 to 4"):
         drop_labels(torch.tensor([0, 6]), TINY, generator(0))
+
+
+@pytest.mark.parametrize("length", [1, 5, 16, 17])
+def test_attention_over_few_frames_is_attention(length):
+    q, k, v = torch.randn(3, 6, 2, length, 8, dtype=torch.float64).requires_grad_().unbind()
+    wanted = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+    assert_close(attend(q, k, v), wanted, rtol=1e-12, atol=1e-12)
+    gradients = [
+        torch.autograd.grad(y.square().sum(), (q, k, v)) for y in (attend(q, k, v), wanted)
+    ]
+    assert_close(*gradients, rtol=1e-10, atol=1e-12)

@@ -1,5 +1,7 @@
 """The whole model against the plain form of its description: equal results, fewer operations."""
 
+from unittest.mock import patch
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -9,6 +11,7 @@ from benchmarks.vae_speed import count_flop, tasks
 from tests.test_vae import make, video
 from vae import VAEConfig, VideoVAE
 from vae.complexity import count_macs
+from vae.convs import Chunk, TemporalConv
 
 CONFIG = VAEConfig(z_dim=4, dim=4)
 
@@ -45,3 +48,28 @@ def test_the_plain_form_does_what_is_counted_and_ours_an_eighth_less():
     for task, plain, saved in ((encode, counts[0], 0.117), (decode, counts[1], 0.132)):
         assert count_flop(task.plain, learns=False) == plain
         assert round(1 - count_flop(task.ours, learns=False) / plain, 3) == saved
+
+
+@pytest.mark.parametrize("temporal", ["group", "causal"])
+def test_neighbors_without_writing_in_place_give_the_same_results_and_gradients(temporal):
+    """The form that torch.compile gets, in chunks, where one gives to the next."""
+    torch.manual_seed(0)
+    group = {"group": 4, "causal": 2}[temporal]
+    conv = TemporalConv(3, 5, group=group, causal=temporal == "causal").double()
+    first, second = (torch.randn(2 * (1 + 4), 3, 4, 4).double(), torch.randn(8, 3, 4, 4).double())
+
+    def run() -> list[torch.Tensor]:
+        chunk = Chunk(batch=2, image=True, past={})
+        y = conv(first, chunk)
+        z = conv(second, Chunk(batch=2, image=False, past=chunk.carry, last=True))
+        weights = torch.linspace(0.5, 2, y.numel()).view_as(y).double()
+        gradients = torch.autograd.grad(
+            (y * weights).sum() + z.square().sum(), list(conv.parameters())
+        )
+        return [y, z, *gradients]
+
+    in_place = run()
+    with patch("torch.compiler._is_compiling_flag", True):
+        functional = run()
+    for a, b in zip(in_place, functional, strict=True):
+        assert_close(a, b, rtol=1e-12, atol=1e-12)
