@@ -193,7 +193,7 @@ def without_values(module: nn.Module, device: torch.device, dtype: torch.dtype) 
                     old.shape, device=device, dtype=dtype if old.is_floating_point() else old.dtype
                 )
                 needs = old.requires_grad
-                kind[name] = nn.Parameter(new, needs) if isinstance(old, nn.Parameter) else new
+                kind[name] = nn.Parameter(new, needs) if isinstance(old, nn.Parameter) else new  # type: ignore[index]
 
 
 def count_compiled(module: nn.Module, count: Count, fake: FakeTensorMode) -> None:

@@ -5,6 +5,9 @@ gradient of the gain is summed per program, then over programs in a fixed order,
 same in every run.
 """
 
+# Triton compiles these functions from their source; a type checker reads them as Python.
+# pyright: reportGeneralTypeIssues=false, reportArgumentType=false, reportReturnType=false
+
 import torch
 import triton
 import triton.language as tl
