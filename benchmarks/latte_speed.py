@@ -255,7 +255,7 @@ def report(config: LatteSpeed, name: str, tasks: list[Task]) -> None:
     for task, taken, used in zip(tasks, median, memory, strict=True):
         rate = flop[not task.form.plain] / taken
         options = {"device": config.device, "precision": task.form.precision}
-        peak = matmul_rate(vae_speed.LatteSpeed(**options))  # type: ignore[arg-type]
+        peak = matmul_rate(vae_speed.VAESpeed(**options))  # type: ignore[arg-type]
         seen = cuda or not task.form.compiled  # memory that compiled code takes on a CPU is not
         print(
             f"| {task.form.name} | {median[0] / taken:.2f} | {taken:.3f} | {100 * rate / peak:.0f} "
