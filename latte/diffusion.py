@@ -21,6 +21,30 @@ ModelFn = Callable[[Tensor, Tensor], Tensor]
 """(x_t `b c t h w`, timesteps `b` of the training schedule) -> output `b k t h w`, k = c or 2c."""
 
 
+@dataclass(frozen=True)
+class Interval:
+    """Guidance in a limited interval: of two model functions the timestep decides.
+
+    Samplers decide, which know it on the host, so that no step reads a value from the device.
+
+    Source: Kynkäänniemi et al. 2024, "Applying Guidance in a Limited Interval".
+    """
+
+    inside: ModelFn
+    outside: ModelFn
+    low: float
+    """First timestep of the interval, in the units that the model gets."""
+    high: float
+    """The last one."""
+
+
+def model_at(model: ModelFn | Interval, timestep: float) -> ModelFn:
+    """What to call where all rows have this timestep."""
+    if not isinstance(model, Interval):
+        return model
+    return model.inside if model.low <= timestep <= model.high else model.outside
+
+
 @dataclass(frozen=True, kw_only=True)
 class DiffusionConfig(Config):
     """Noise schedule of the training process, what the model predicts and how it is weighted."""
@@ -71,6 +95,8 @@ class GaussianDiffusion:
     ):
         self.config = config or DiffusionConfig()
         self.timesteps = _checked_timesteps(timesteps, self.config.steps)
+        # the same for the host, which does not wait for a device then
+        self.timestep_values = list(range(self.config.steps) if timesteps is None else timesteps)
         schedule = torch.linspace(
             self.config.beta_start, self.config.beta_end, self.config.steps, dtype=torch.float64
         )

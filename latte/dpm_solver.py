@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from latte.diffusion import GaussianDiffusion, ModelFn
+from latte.diffusion import GaussianDiffusion, Interval, ModelFn, model_at
 
 _PREDICTION = {"noise": "epsilon", "v": "v_prediction"}
 
@@ -35,7 +35,7 @@ def even_timesteps(diffusion: GaussianDiffusion, steps: int) -> list[int]:
 
 
 def dpm_solver(
-    model_fn: ModelFn,
+    model_fn: ModelFn | Interval,
     diffusion: GaussianDiffusion,
     start: Float[Tensor, "b c t h w"],
     steps: int,
@@ -74,6 +74,6 @@ def dpm_solver(
     x = start.float()
     for timestep in tqdm(scheduler.timesteps, desc="sampling", disable=not progress):
         t = torch.full((len(x),), int(timestep), device=x.device)
-        estimate = model_fn(x, t).float()[:, : x.shape[1]]
+        estimate = model_at(model_fn, int(timestep))(x, t).float()[:, : x.shape[1]]
         x = scheduler.step(estimate, timestep, x, return_dict=False)[0]
     return x

@@ -4,7 +4,6 @@ x_t = (1 - t) x_0 + t noise for t in [0, 1], as in `latte.diffusion` 0 the data;
 dx/dt = noise - x_0 and gets 1000 t for a timestep, the units that it knows from diffusion.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -15,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from common.config import Config
-from latte.diffusion import ModelFn, frame_mean
+from latte.diffusion import Interval, ModelFn, frame_mean, model_at
 
 UNITS = 1000.0
 """What a model is told at t = 1."""
@@ -107,7 +106,7 @@ class RectifiedFlow:
 
 
 def integrate(
-    model_fn: ModelFn,
+    model_fn: ModelFn | Interval,
     start: Float[Tensor, "b c t h w"],
     steps: int,
     *,
@@ -127,7 +126,11 @@ def integrate(
         Latents, float32.
     """
     x = start.float()
-    velocity = _at_time(model_fn)
+
+    def velocity(x: Tensor, time: float) -> Tensor:
+        t = torch.full((len(x),), UNITS * time, device=x.device)
+        return model_at(model_fn, UNITS * time)(x, t).float()
+
     for i in tqdm(range(steps), desc="sampling", disable=not progress):
         now, then = 1 - i / steps, 1 - (i + 1) / steps
         slope = velocity(x, now)
@@ -136,11 +139,3 @@ def integrate(
             moved = x + (then - now) * (slope + velocity(moved, then)) / 2
         x = moved
     return x
-
-
-def _at_time(model_fn: ModelFn) -> Callable[[Tensor, float], Tensor]:
-    def velocity(x: Tensor, time: float) -> Tensor:
-        t = torch.full((len(x),), UNITS * time, device=x.device)
-        return model_fn(x, t).float()
-
-    return velocity

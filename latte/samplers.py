@@ -19,7 +19,7 @@ from common.config import Config
 from common.seeding import generator
 from latte.config import LatteConfig
 from latte.continuation import continuing
-from latte.diffusion import GaussianDiffusion, ModelFn
+from latte.diffusion import GaussianDiffusion, Interval, ModelFn, model_at
 from latte.diffusion_process import DiffusionProcess
 from latte.dpm_solver import dpm_solver, require_diffusers
 from latte.embeddings import check_labels
@@ -126,7 +126,6 @@ def guided(
     model: Latte,
     y: Int[Tensor, " b"] | None,
     scale: float = 1.0,
-    interval: tuple[float, float] | None = None,
 ) -> ModelFn:
     """Bind labels and classifier-free guidance: one call for both predictions.
 
@@ -137,15 +136,11 @@ def guided(
         model: A class-conditional model, or with scale 1 any.
         y: Labels, one per clip.
         scale: Of guidance; 1 is none.
-        interval: Timesteps, in the units that the model gets, from and to which to guide; outside,
-            the class's prediction alone is computed. Default: everywhere. All rows are expected to
-            have the same timestep.
 
     Raises:
         ValueError: guidance without classes, labels missing, unexpected or out of range.
 
-    Source: Ho and Salimans 2022, equation 6, with scale = 1 + w; the interval: Kynkäänniemi et al.
-    2024, "Applying Guidance in a Limited Interval".
+    Source: Ho and Salimans 2022, equation 6, with scale = 1 + w.
     """
     config = model.config
     _check_guidance(scale, config)
@@ -161,8 +156,6 @@ def guided(
     labels = torch.cat([y, torch.full_like(y, config.null_label)])
 
     def predict(x: Tensor, t: Tensor) -> Tensor:
-        if interval is not None and not interval[0] <= t[0].item() <= interval[1]:
-            return model(x, t, y)
         output = model(torch.cat([x, x]), torch.cat([t, t]), labels)
         estimate, variance = output.split([x.shape[1], output.shape[1] - x.shape[1]], dim=1)
         with_class, without = estimate.chunk(2)
@@ -180,7 +173,7 @@ def _check_guidance(scale: float, model: LatteConfig) -> None:
 
 
 def denoise(
-    model_fn: ModelFn,
+    model_fn: ModelFn | Interval,
     diffusion: GaussianDiffusion,
     start: Float[Tensor, "b c t h w"],
     draw: Callable[[int], Tensor],
@@ -207,7 +200,7 @@ def denoise(
     x = start.float()
     for i in tqdm(range(len(diffusion) - 1, -1, -1), desc="sampling", disable=not progress):
         t = torch.full((len(x),), i, device=x.device)
-        output = model_fn(x, diffusion.training_timestep(t))
+        output = model_at(model_fn, diffusion.timestep_values[i])(x, diffusion.training_timestep(t))
         prediction = diffusion.predict(output, x, t)
         if method == "ddpm":
             x, std = prediction.mean, torch.exp(prediction.logvar / 2)
@@ -255,11 +248,6 @@ def sample(
     check_sampler(config, process, model.config)
     device = model.pos_embed.device
     y = None if labels is None else torch.tensor(labels, device=device)
-    low, high = config.guidance_interval
-    interval = (
-        None if (low, high) == (0, 1) else (low * process.max_timestep, high * process.max_timestep)
-    )
-    model_fn = guided(model, y, config.guidance, interval)
     c = model.config
     shape = (c.in_channels, c.num_frames, c.height, c.width)
     generators = [generator(seed, "sample", index) for index in indices]
@@ -268,15 +256,22 @@ def sample(
         return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device)
 
     start = draw(config.steps)
-    if known is not None:
-        known = known.to(device)
-        model_fn = continuing(model_fn, process, known, start)
+    known = None if known is None else known.to(device)
+
+    def bound(scale: float) -> ModelFn:
+        model_fn = guided(model, y, scale)
+        return model_fn if known is None else continuing(model_fn, process, known, start)
+
+    model_fn: ModelFn | Interval = bound(config.guidance)
+    if config.guidance_interval != (0, 1):
+        low, high = (share * process.max_timestep for share in config.guidance_interval)
+        model_fn = Interval(model_fn, bound(1.0), low, high)
     latents = _run(model_fn, process, config, start, draw, progress)
     return latents if known is None else torch.cat([known, latents[:, :, known.shape[2] :]], dim=2)
 
 
 def _run(
-    model_fn: ModelFn,
+    model_fn: ModelFn | Interval,
     process: DiffusionProcess,
     config: SamplerConfig,
     start: Tensor,
