@@ -1,7 +1,9 @@
 """Remote shards: cached whole, by many processes at once, within a limit, checked."""
 
+import contextlib
 import fcntl
 import functools
+import gzip
 import http.server
 import json
 import multiprocessing
@@ -37,8 +39,33 @@ class Handler(http.server.SimpleHTTPRequestHandler):
                 self.send_error(failure)
                 return
             body = Path(self.translate_path(self.path)).read_bytes()
-            self.send_response(200)
-            if failure == "cut":
+            if failure == "slow head":
+                body = b"HTTP/1.1 200 OK\r\nX-Padding: " + b"x" * 1000
+            else:
+                self.send_response(200)
+            if failure == "slow head" or failure == "slow":
+                if failure == "slow":
+                    self.end_headers()
+                with contextlib.suppress(OSError):  # the client has had enough
+                    for byte in body:
+                        self.wfile.write(bytes([byte]))
+                        time.sleep(0.01)
+                return
+            if failure == "html":
+                body = b"<!DOCTYPE html><html><body>Please log in</body></html>"
+            elif failure == "gzip":
+                body = gzip.compress(body)
+                self.send_header("Content-Encoding", "gzip")
+                self.send_header("Content-Length", str(len(body)))
+            elif failure == "cut without a length":
+                body = body[: len(body) // 2]
+            elif failure == "part of an index":
+                body = b'{"schema": 1, "samples": [{"key": 5}]}'
+            elif failure == "no index":
+                body = b"[1]"
+            elif failure == "empty":
+                body = b""
+            elif failure == "cut":
                 self.send_header("Content-Length", str(len(body)))
                 body = body[: len(body) // 2]
             elif failure == "changed":
@@ -169,8 +196,13 @@ def test_what_a_killed_download_left_makes_room_but_a_running_one_does_not(
     assert {path.name for path in tmp_path.glob("*.part")} == {"alive.part"}
 
 
-@pytest.mark.parametrize("failure", [500, 429, "cut", "changed"])
-def test_a_broken_download_is_tried_again_and_never_kept(server, packed, tmp_path, failure, caplog):
+@pytest.mark.parametrize(
+    "failure", [500, 429, "cut", "changed", "html", "gzip", "slow", "slow head"]
+)
+def test_a_broken_download_is_tried_again_and_never_kept(
+    server, packed, tmp_path, failure, caplog, monkeypatch
+):
+    monkeypatch.setattr(data.shards.remote_cache, "GRACE", 0.1)
     index = ShardIndex.load(server.url, cache(tmp_path))
     server.failures = [failure, failure]
     assert index.read(0) == ShardIndex.load(packed).read(0)
@@ -181,6 +213,63 @@ def test_a_broken_download_is_tried_again_and_never_kept(server, packed, tmp_pat
         other.read(0)
     assert not tars(tmp_path / "other")
     assert not list((tmp_path / "other").glob("*.part"))
+
+
+INDEX_FAILURES = {
+    "cut": r"\d+ bytes instead of \d+",
+    "cut without a length": "not valid JSON",
+    "html": "an HTML page, not the file",
+    "gzip": "a compressed answer",
+    "empty": "an empty answer",
+    "part of an index": "damaged index",
+    "no index": "schema None",
+    "slow": r"too slow: \d+ bytes in",
+    "slow head": "the connection failed",
+    503: "503",
+}
+
+
+@pytest.mark.parametrize("failure", INDEX_FAILURES)
+def test_an_index_that_comes_damaged_is_fetched_again(
+    server, packed, tmp_path, failure, caplog, monkeypatch
+):
+    monkeypatch.setattr(data.shards.remote_cache, "GRACE", 0.1)
+    server.failures = [failure] * 3
+    index = ShardIndex.load(server.url, cache(tmp_path))
+    assert list(index.samples) == list(ShardIndex.load(packed).samples)
+    assert "attempt 3 of 4" in caplog.text
+    server.failures = [failure] * 4
+    message = rf"^{server.url}/index.json: .*{INDEX_FAILURES[failure]}.*4 times\. Check the address"
+    with pytest.raises(ValueError, match=message) as error:
+        ShardIndex.load(server.url, cache(tmp_path / "other"))
+    assert "elete" not in str(error.value)
+    assert not list((tmp_path / "other").rglob("*index*"))
+    assert len(server.requests) == 8
+
+
+@pytest.mark.parametrize("failure", [*INDEX_FAILURES, "down"])
+def test_a_full_cache_goes_on_without_the_index_server(
+    server, packed, tmp_path, failure, caplog, monkeypatch
+):
+    monkeypatch.setattr(data.shards.remote_cache, "GRACE", 0.1)
+    first = ShardIndex.load(server.url, cache(tmp_path))
+    for i in range(6):
+        first.read(i)
+    server.failures = [failure] * 4
+    if failure == "down":
+        server.shutdown()
+        server.server_close()
+    again = ShardIndex.load(server.url, cache(tmp_path))
+    assert f"{server.url}/index.json: " in caplog.text
+    assert "Going on with the copy of an earlier run" in caplog.text
+    assert again.read(4) == ShardIndex.load(packed).read(4)
+
+
+def test_an_index_that_is_gone_or_forbidden_is_not_replaced_by_a_copy(server, tmp_path):
+    ShardIndex.load(server.url, cache(tmp_path))
+    server.failures = [404]
+    with pytest.raises(ValueError, match=r"index.json: 404"):
+        ShardIndex.load(server.url, cache(tmp_path))
 
 
 def test_mistakes_are_refused_at_once(server, packed, tmp_path):

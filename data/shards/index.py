@@ -27,7 +27,7 @@ from typing import Any, Self
 import numpy as np
 from safetensors import SafetensorError
 
-from common.files import atomic_path, read_json, sha256_file
+from common.files import atomic_path, sha256_file
 from data.shards.remote_cache import ShardCache, is_remote
 from data.shards.sample_table import Sample, Samples
 from data.video.video_record import VIDEO_EXTENSIONS
@@ -105,20 +105,19 @@ class ShardIndex:
         """
         cache = cache or ShardCache()
         if is_remote(source):
-            source = str(source).rstrip("/")
-            path = cache.refresh(f"{source}/{INDEX}")
+            url = str(source).rstrip("/")
+            loaded = cache.refresh(
+                f"{url}/{INDEX}", lambda path: cls(url, *_read(path, "the answer"), cache)
+            )
         else:
             path = Path(source, INDEX)
-        if not path.exists():
-            raise ValueError(
-                f"{source}: no {INDEX} there. It is written when packing is complete: "
-                "run scripts/make_shards.py (again), or name the folder of the shards. "
-                "Shards of other tools get one by scripts/index_shards.py."
-            )
-        try:
-            loaded = cls(str(source), *_read(path), cache)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path}: damaged index ({error}). Pack again.") from None
+            if not path.exists():
+                raise ValueError(
+                    f"{source}: no {INDEX} there. It is written when packing is complete: "
+                    "run scripts/make_shards.py (again), or name the folder of the shards. "
+                    "Shards of other tools get one by scripts/index_shards.py."
+                )
+            loaded = cls(str(source), *_read(path, str(path)), cache)
         if check:
             loaded._check_files()
         return loaded
@@ -256,17 +255,28 @@ def write_index(
     return index["hash"]
 
 
-def _read(path: Path) -> tuple[dict[str, Any], Samples]:
-    """All of an index but its samples, and these; KeyError, TypeError where it is damaged."""
+def _read(path: Path, name: str) -> tuple[dict[str, Any], Samples]:
+    """All of an index but its samples, and these; `ValueError` with `name` where it is damaged."""
     with suppress(OSError, SafetensorError, KeyError):
         samples, notes = Samples.load(path.with_name(COLUMNS))
         if notes["version"] == _version(path):
             return json.loads(notes["head"]), samples
-    index = read_json(path)
+    try:
+        index = json.loads(path.read_bytes())
+    except ValueError as error:  # of JSON, or bytes that are no text
+        raise ValueError(f"{name}: not valid JSON ({error}). Pack again.") from None
     schema = index.get("schema") if isinstance(index, dict) else None
     if schema != SCHEMA:
-        raise ValueError(f"{path}: schema {schema}, but this version reads {SCHEMA}. Pack again.")
-    samples = Samples.from_entries(index["samples"])
+        raise ValueError(f"{name}: schema {schema}, but this version reads {SCHEMA}. Pack again.")
+    try:
+        samples = Samples.from_entries(index["samples"])
+        shards = [Shard(**entry) for entry in index["shards"]]
+        outside = not ((samples.shard >= 0) & (samples.shard < len(shards))).all()
+        index["class_names"], index["hash"], index["config"]
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{name}: damaged index ({error!r}). Pack again.") from None
+    if outside:
+        raise ValueError(f"{name}: damaged index (samples of shards that it lacks). Pack again.")
     if len(samples) >= LARGE:
         _save_columns(path, index, samples)
     return index, samples

@@ -7,14 +7,16 @@ by fsspec, with the package that it needs for that place.
 import http.client
 import logging
 import os
+import socket
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
 from filelock import FileLock, Timeout
@@ -26,6 +28,11 @@ log = logging.getLogger(__name__)
 CACHE_VARIABLE = "IVVAE_SHARD_CACHE"
 ATTEMPTS = 4
 TIMEOUT = 60.0  # seconds without a byte
+SLOWEST = 10_000  # bytes per second, on average from the start of a download
+GRACE = 120.0  # seconds that a download may take beside these
+LARGEST = 4_000_000_000  # bytes of an index
+
+Content = TypeVar("Content")
 
 
 def is_remote(source: str | Path) -> bool:
@@ -75,20 +82,36 @@ class ShardCache:
         os.utime(descriptor)
         return descriptor
 
-    def refresh(self, url: str) -> Path:
-        """Download a small file, such as an index, anew; returns where it is.
+    def refresh(self, url: str, read: Callable[[Path], Content]) -> Content:
+        """Download a small file, such as an index, anew; returns what `read` makes of it.
+
+        A copy is kept. Where the download fails in a way that may pass, the copy of an earlier run
+        is read instead, and a warning says so.
+
+        Args:
+            read: reads the file; where it raises `ValueError`, the download was a broken one.
 
         Raises:
-            ValueError: it cannot be downloaded.
+            ValueError: nothing is there, or it cannot be downloaded and there is no copy.
         """
         path = self.folder / "indices" / sha256(url.encode()).hexdigest() / url.rsplit("/", 1)[-1]
+
+        def keep(part: Path) -> Content:
+            if path.exists() and sha256_file(path) == sha256_file(part):
+                part.unlink()
+                return read(path)
+            content = read(part)
+            os.replace(part, path)
+            return content
+
         with self._locked(path):
-            part = path.with_name(path.name + ".part")
-            self._attempts(url, part)
-            if not path.exists() or sha256_file(path) != sha256_file(part):
-                os.replace(part, path)
-            part.unlink(missing_ok=True)
-        return path
+            try:
+                return self._attempts(url, path.with_name(f"part.{path.name}"), keep, LARGEST)
+            except _BrokenError as error:
+                if not path.exists():
+                    raise
+                log.warning("%s Going on with the copy of an earlier run, %s.", error, path)
+                return read(path)
 
     def _fetch(self, url: str, path: Path, size: int, digest: str) -> int:
         if size > self.limit:
@@ -100,21 +123,25 @@ class ShardCache:
             if not path.exists():  # another process may have been faster
                 part = path.with_suffix(".part")
                 self._reserve(part, size)
-                self._attempts(url, part, size, digest)
+                self._attempts(url, part, lambda part: _check(part, size, digest), size)
                 with self._locked(self.folder / "room"):
                     os.replace(part, path)
             return os.open(path, os.O_RDONLY)
 
-    def _attempts(self, url: str, part: Path, size: int | None = None, digest: str = "") -> None:
-        """Download to `part` and check it, several times if need be."""
+    def _attempts(
+        self, url: str, part: Path, read: Callable[[Path], Content], limit: int
+    ) -> Content:
+        """Download to `part` and read it, several times if need be."""
         reason = ""
         for attempt in range(ATTEMPTS):
             if attempt:
                 time.sleep(self.wait * 2 ** (attempt - 1))
             try:
-                _download(url, part)
-                _check(part, size, digest)
-                return
+                looks = _download(url, part, limit)
+                try:
+                    return read(part)
+                except ValueError as error:
+                    raise _Broken(f"{looks}: {error}" if looks else str(error)) from None
             except _Broken as error:
                 log.warning("%s: %s (attempt %d of %d)", url, error, attempt + 1, ATTEMPTS)
                 reason = str(error)
@@ -122,9 +149,9 @@ class ShardCache:
                 part.unlink(missing_ok=True)
                 raise
         part.unlink(missing_ok=True)
-        raise ValueError(
-            f"{url}: {reason}, {ATTEMPTS} times. Check the address and the connection; if the data "
-            "were changed, their index must be made again."
+        raise _BrokenError(
+            f"{url}: {reason.removesuffix('.')}, {ATTEMPTS} times. Check the address and the "
+            "connection; if the data were changed, their index must be made again."
         )
 
     def _reserve(self, part: Path, size: int) -> None:
@@ -179,14 +206,32 @@ class _Broken(Exception):
     """A download that failed in a way that another attempt may mend."""
 
 
-def _download(url: str, target: Path) -> None:
+class _BrokenError(ValueError):
+    """A download of which all attempts failed so."""
+
+
+def _download(url: str, target: Path, limit: int) -> str:
+    """Write what is at `url` to `target`; returns what it looks like, if like no file of ours."""
+    start = time.monotonic()
     target.touch()
     with open(target, "r+b") as file:  # keeps the room that was reserved
         for block in _blocks(url):
             file.write(block)
+            seconds = time.monotonic() - start
+            if seconds > GRACE + file.tell() / SLOWEST:
+                raise _Broken(f"too slow: {file.tell()} bytes in {seconds:.3g} s")
+            if file.tell() > limit:
+                raise _Broken(f"more than {limit} bytes")
         file.truncate()
         file.flush()
         os.fsync(file.fileno())
+        file.seek(0)
+        head = file.read(64).lstrip().lower()
+    if head.startswith((b"<!doctype", b"<html")):
+        return "an HTML page, not the file"
+    if head.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"bzh", b"\xfd7zxz")):
+        return "a compressed answer, not the file itself"
+    return "" if head else "an empty answer"
 
 
 def _blocks(url: str) -> Iterator[bytes]:
@@ -198,8 +243,14 @@ def _blocks(url: str) -> Iterator[bytes]:
     """
     try:
         with _opened(url) as source:
-            while block := source.read(1 << 20):
+            length = getattr(source, "headers", {}).get("Content-Length")
+            received = 0
+            read = getattr(source, "read1", source.read)  # what has come, without waiting for more
+            while block := read(1 << 20):
+                received += len(block)
                 yield block
+            if length is not None and received != int(length):
+                raise _Broken(f"{received} bytes instead of {length}")
     except urllib.error.HTTPError as error:
         reason = f"{error.code} {error.reason}"
         if error.code >= 500 or error.code in (408, 429):
@@ -213,16 +264,47 @@ def _blocks(url: str) -> Iterator[bytes]:
 
 def _opened(url: str) -> AbstractContextManager[Any]:
     if url.startswith(("http://", "https://")):
-        return urllib.request.urlopen(url, timeout=TIMEOUT)
+        return urllib.request.build_opener(_HTTPHandler, _HTTPSHandler).open(url, timeout=TIMEOUT)
     try:
         return fsspec.open(url, "rb")  # type: ignore[return-value]
     except ValueError as error:
         raise ValueError(f"{url}: {error}. Give http(s)://, s3://, hf:// or the like.") from None
 
 
-def _check(path: Path, size: int | None, digest: str) -> None:
+class _Connection(http.client.HTTPConnection):
+    """Closes itself where the head of an answer takes too long, however steadily it comes."""
+
+    def getresponse(self) -> http.client.HTTPResponse:
+        end = time.monotonic() + GRACE
+        timer = threading.Timer(GRACE, self.sock.shutdown, [socket.SHUT_RDWR])
+        timer.daemon = True
+        timer.start()
+        try:
+            response = super().getresponse()
+        finally:
+            timer.cancel()
+        if time.monotonic() > end:  # then the head may be cut short without an error
+            raise TimeoutError("timed out")
+        return response
+
+
+class _TLSConnection(_Connection, http.client.HTTPSConnection):
+    """The same for https."""
+
+
+class _HTTPHandler(urllib.request.HTTPHandler):
+    def http_open(self, req: urllib.request.Request) -> Any:
+        return self.do_open(_Connection, req)
+
+
+class _HTTPSHandler(urllib.request.HTTPSHandler):
+    def https_open(self, req: urllib.request.Request) -> Any:
+        return self.do_open(_TLSConnection, req)
+
+
+def _check(path: Path, size: int, digest: str) -> None:
     found = path.stat().st_size
-    if size is not None and found != size:
-        raise _Broken(f"{found} bytes instead of {size}")
-    if digest and sha256_file(path) != digest:
-        raise _Broken("its sha256 is not the one in the index")
+    if found != size:
+        raise ValueError(f"{found} bytes instead of {size}")
+    if sha256_file(path) != digest:
+        raise ValueError("its sha256 is not the one in the index")
