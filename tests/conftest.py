@@ -1,4 +1,7 @@
-"""One thread per process: the tests' tensors are tiny, and several processes share the cores."""
+"""One thread per process: the tests' tensors are tiny, and several processes share the cores.
+
+Ordinary tests run on the CPU even where there is a GPU; `pytest -m gpu` runs those that need one.
+"""
 
 import os
 import subprocess
@@ -8,6 +11,13 @@ import torch
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.markexpr == "not gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = (
+            ""  # torch looks for devices when the first is asked for
+        )
 
 
 @pytest.fixture

@@ -1,0 +1,126 @@
+"""Random changes of configs for `benchmarks.faults`: every field of every command, in turn."""
+
+import os
+import random
+import runpy
+import shutil
+import types
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin
+
+import yaml
+
+from benchmarks import fault_chain
+from benchmarks.fault_chain import SCRIPTS, Command
+from common import cli
+from common.config import Field, base_type, walk_fields
+
+VALUES: dict[str, Any] = {
+    "null": None,
+    "inf": float("inf"),
+    "minus inf": float("-inf"),
+    "nan": float("nan"),
+    "minus one": -1,
+    "zero": 0,
+    "a million million": 10**12,
+    "a fraction": 0.3,
+    "an empty string": "",
+    "a word": "nonsense",
+    "true": True,
+    "an empty list": [],
+    "a list": [1, "x"],
+    "a mapping": {"nonsense": 1},
+    "a missing path": "/nonexistent/folder",
+    "a file": "/etc/hostname",
+}
+SIGNED = ("seed", "label")
+"""Fields of integers that may be negative, by the end of their name."""
+LIMIT = 120.0
+"""Seconds after which a command counts as hanging; unchanged it takes a few."""
+
+
+class Mutations:
+    """Runs commands with one field changed."""
+
+    def __init__(self, root: Path, chain: dict[str, Command]):
+        self.root = root / "work" / "mutations"
+        self.commands = list(chain.values())
+        self.fields = {
+            command.name: list(walk_fields(_config_class(command))) for command in chain.values()
+        }
+
+    def __call__(self, number: int, chance: random.Random) -> tuple[str, str | None]:
+        """One change: what was tried, and what is wrong with the answer."""
+        command = self.commands[number % len(self.commands)]
+        field = chance.choice(self.fields[command.name])
+        words, value = chance.choice(list(VALUES.items()))
+        folder = self.root / command.name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        output = folder / ("out.json" if command.name.startswith("eval") else "out")
+        settings = _nested({**command.options, command.output: output, field.name: value})
+        (folder / "config.yaml").write_text(yaml.safe_dump(_plain(settings)))
+        os.chdir(folder)  # for what a relative path names
+        arguments = [command.subcommand] if command.subcommand else []
+        arguments.append(f"--config={folder / 'config.yaml'}")
+        code = fault_chain.run(command, arguments, folder / "log", LIMIT)
+        tried = f"{command.name}: {field.name} is {words}: exit {code}"
+        return tried, _accepted(field, value) if code == 0 else refusal(code, folder / "log")
+
+
+def refusal(code: int | None, log: Path) -> str | None:
+    """What is wrong with how a command refused: it owes exit code 2 and one line."""
+    text = log.read_text(errors="replace") if log.exists() else ""
+    last = (text.strip().splitlines() or ["(nothing printed)"])[-1][:300]
+    if code is None:
+        return "it hangs"
+    if "Traceback" in text:
+        return f"traceback: {last}"
+    if code != 2:
+        return f"exit {code}: {last}"
+    return None if "error: " in text else "no error line"
+
+
+def _accepted(field: Field, value: Any) -> str | None:
+    """What is wrong with taking a value."""
+    base = base_type(field.hint)
+    kinds = get_args(base) if get_origin(base) in (Union, types.UnionType) else (base,)
+    kinds = tuple(base_type(kind) for kind in kinds)
+    if value is None and types.NoneType not in kinds:
+        return "null was accepted"
+    if isinstance(value, float) and not abs(value) < float("inf"):
+        return f"{value} was accepted"
+    if value == -1 and int in kinds and not field.name.endswith(SIGNED):
+        return "a negative count was accepted"
+    return None
+
+
+def _config_class(command: Command) -> type:
+    """The dataclass that a script parses, as it gives it to `main`."""
+    found: list[Any] = []
+    kept, cli.main = cli.main, lambda config_class, run: found.append(config_class)
+    try:
+        runpy.run_path(str(SCRIPTS / command.script), run_name="__main__")
+    finally:
+        cli.main = kept
+    return found[0][command.subcommand] if command.subcommand else found[0]
+
+
+def _nested(flat: dict[str, Any]) -> dict[str, Any]:
+    """Dotted names as nested mappings."""
+    tree: dict[str, Any] = {}
+    for name, value in flat.items():
+        *parents, last = name.split(".")
+        node = tree
+        for parent in parents:
+            if not isinstance(node.get(parent), dict):
+                node[parent] = {}
+            node = node[parent]
+        node[last] = value
+    return tree
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    return str(value) if isinstance(value, Path) else value

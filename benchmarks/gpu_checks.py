@@ -1,0 +1,387 @@
+"""The checks of `benchmarks.gpu_acceptance` that run in its own process."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch._dynamo.utils import counters
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import gpu_commands
+from benchmarks.vae_plain import Plain
+from common.measure import peak_memory_bytes, reset_peak_memory
+from eval.features.i3d import InceptionI3D
+from eval.metrics.reconstruction import ssim
+from latte import Latte, LatteConfig
+from latte.config import PRESETS
+from latte.diffusion import DiffusionConfig, GaussianDiffusion
+from latte.samplers import SamplerConfig, sample
+from vae import VAEConfig, VideoVAE
+from vae.tiling import Tiling
+
+Module = TypeVar("Module", bound=nn.Module)
+
+H100_BF16 = 989e12
+"""Dense bf16 FLOP/s that the vendor states for an H100 SXM; MFU is a share of it."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where the checks run."""
+
+    device: torch.device
+    folder: Path
+    """For what the commands write."""
+
+    @property
+    def is_tiny(self) -> bool:
+        """On a CPU everything is tiny: it shows that the checks work, and no speed."""
+        return self.device.type == "cpu"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check; `limits` are the most that its values of these names may be."""
+
+    run: Callable[[Machine], dict[str, Any]]
+    limits: dict[str, float] = field(default_factory=dict)
+    needs_cuda: bool = False
+
+
+def rates(machine: Machine) -> dict[str, Any]:
+    """Measured bf16 matrix products, FLOP/s, and copies, bytes/s read and written."""
+    size = 256 if machine.is_tiny else 8192
+    a = torch.randn(size, size, device=machine.device, dtype=torch.bfloat16)
+    products = 2 * size**3 / seconds(lambda: a @ a, machine, repeats=10)
+    block = torch.empty(1 << (20 if machine.is_tiny else 31), dtype=torch.uint8, device=a.device)
+    copies = 2 * block.nbytes / seconds(lambda: block.clone(), machine, repeats=5)
+    return {"matmul_tflops": products / 1e12, "copy_tb_per_s": copies / 1e12}
+
+
+def parity_float32(machine: Machine) -> dict[str, Any]:
+    """Relative distance of the device's float32 results from the CPU's."""
+    with full_precision():
+        vae, clip = make_vae(machine, dim=16), video(machine, 5, 32, 32)
+        latte = make_latte(machine, "S")
+        z = torch.randn(2, 4, 3, 8, 8)
+        t = torch.tensor([3, 700])
+        values = {
+            "vae": distance(machine, vae, lambda m, x: m(x, x.new_zeros(1))[0], clip),
+            "vae_gradients": distance(machine, vae, gradients, clip),
+            "latte": distance(machine, latte, lambda m, x: m(x, t.to(x.device)), z),
+            "sampler": distance(machine, latte, draw, z),
+        }
+        i3d = scrambled(InceptionI3D()).eval()
+        values["i3d"] = distance(machine, i3d, lambda m, x: m(x), video(machine, 9, 224, 224))
+        pair = torch.rand(2, 1, 3, 5, 64, 64) * 2 - 1
+        values["ssim"] = distance(machine, nn.Identity(), lambda _, x: ssim(x[0], x[1]), pair)
+    return {**values, "largest": max(values.values())}
+
+
+def parity_bfloat16(machine: Machine) -> dict[str, Any]:
+    """Relative distance of bf16 results from float32 on the device."""
+    vae, clip = make_vae(machine, dim=16), video(machine, 9, 64, 64).to(machine.device)
+    latte, z = make_latte(machine, "S"), torch.randn(2, 4, 3, 8, 8, device=machine.device)
+    t = torch.tensor([3, 700], device=machine.device)
+    values = {}
+    calls: dict[str, Callable[[], Tensor]] = {
+        "vae": lambda: vae.reconstruct(clip),
+        "latte": lambda: latte(z, t),
+    }
+    for name, call in calls.items():
+        with torch.no_grad():
+            exact = call()
+            with torch.autocast(machine.device.type, torch.bfloat16):
+                values[name] = relative(call(), exact)
+    return {**values, "largest": max(values.values())}
+
+
+def parts_equal_the_whole(machine: Machine) -> dict[str, Any]:
+    """Chunks and streams against the whole in float32; tiles, where attention reaches past them."""
+    with full_precision(), torch.no_grad():
+        vae, clip = make_vae(machine, dim=16), video(machine, 17, 64, 64).to(machine.device)
+        mean = vae.encode(clip).mean
+        chunked = vae.encode(clip, chunk_groups=1).mean
+        frames = torch.cat(list(vae.stream_decode(mean.split(1, dim=2))), dim=2)
+        whole = vae.decode(mean)
+        tiles = vae.decode(mean, tiling=Tiling(height=48, width=48, context=8, blend=8))
+    values = {"chunks": relative(chunked, mean), "stream": relative(frames, whole)}
+    return {**values, "largest": max(values.values()), "tiles": relative(tiles, whole)}
+
+
+def large_tensors(machine: Machine) -> dict[str, Any]:
+    """A clip whose maps would pass 2^31 elements if all its groups ran at once."""
+    vae = make_vae(machine, dim=64).bfloat16()
+    clip = video(machine, 33, 1088, 1920).to(machine.device, torch.bfloat16)
+    with torch.no_grad():
+        default = vae.encode(clip).mean
+        stepped = vae.encode(clip, chunk_groups=1).mean
+    return {"difference": relative(default, stepped)}
+
+
+def compilation(machine: Machine) -> dict[str, Any]:
+    """Compiled blocks against eager ones on several sizes; recompile limits are not reached."""
+    latte = make_latte(machine, "S")
+    z = torch.randn(2, 4, 3, 8, 8, device=machine.device)
+    t = torch.tensor([3, 700], device=machine.device)
+    torch._dynamo.reset()
+    counters.clear()
+    with torch.no_grad():
+        eager = latte(z, t)
+        for block in latte.blocks:
+            block.compile(dynamic=False)
+        compiled = latte(z, t)
+    graphs = counters["stats"]["unique_graphs"]
+    limit_hits = counters["unimplemented"].total() if counters["unimplemented"] else 0
+    torch._dynamo.reset()
+    return {"difference": relative(compiled, eager), "graphs": graphs, "limit_hits": limit_hits}
+
+
+def no_hidden_waits(machine: Machine) -> dict[str, Any]:
+    """One step of everything with synchronizing calls forbidden."""
+    for call in hot_calls(machine).values():
+        call()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for call in hot_calls(machine).values():
+            call()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return {"calls": len(hot_calls(machine))}
+
+
+def graph_capture(machine: Machine) -> dict[str, Any]:
+    """The same calls captured in CUDA graphs and replayed."""
+    values = {}
+    for name, call in hot_calls(machine).items():
+        expected = call().clone()
+        stream = torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            call()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            result = call()
+        graph.replay()
+        torch.cuda.synchronize()
+        values[name] = relative(result, expected)
+    return {**values, "largest": max(values.values())}
+
+
+def vae_throughput(machine: Machine) -> dict[str, Any]:
+    """Seconds to encode and decode, and times as fast as the plain form in the same run."""
+    values: dict[str, Any] = {}
+    sizes = [(5, 16, 16)] if machine.is_tiny else [(17, 256, 256), (17, 720, 1280)]
+    vae = make_vae(machine, dim=64, z_dim=16)
+    plain = Plain(vae)
+    for size in sizes:
+        clip = video(machine, *size).to(machine.device)
+        name = "x".join(map(str, size))
+        with torch.no_grad(), torch.autocast(machine.device.type, torch.bfloat16):
+            z = vae.encode(clip).mean
+            calls = {
+                "encode": (partial(vae.encode, clip), partial(plain.encode, clip)),
+                "decode": (partial(vae.decode, z), partial(plain.decode, z)),
+            }
+            for way, (ours, theirs) in calls.items():
+                taken = seconds(ours, machine)
+                values[f"{way}_{name}"] = taken
+                values[f"{way}_{name}_times_as_fast"] = seconds(theirs, machine) / taken
+    return values
+
+
+def vae_training(machine: Machine) -> dict[str, Any]:
+    """Seconds and memory of a forward and backward pass on one clip, bf16."""
+    vae = make_vae(machine, dim=64, z_dim=16).train()
+    clip = video(machine, *((5, 16, 16) if machine.is_tiny else (17, 256, 256)))
+    clip = clip.to(machine.device)
+
+    def step() -> None:
+        vae.zero_grad(set_to_none=True)
+        with torch.autocast(machine.device.type, torch.bfloat16):
+            y, posterior = vae(clip, torch.zeros(1, device=clip.device))
+        ((y.float() - clip).abs().mean() + 1e-6 * posterior.kl().mean()).backward()
+
+    reset_peak_memory(machine.device)
+    taken = seconds(step, machine)
+    return {"step_seconds": taken, "peak_gb": peak_memory_bytes(machine.device) / 1e9}
+
+
+def latte_training(machine: Machine) -> dict[str, Any]:
+    """Seconds, memory and share of the peak rate of a training step of Latte-XL/2, bf16."""
+    values: dict[str, Any] = {}
+    latte = make_latte(machine, "S" if machine.is_tiny else "XL", 5, 32).train()
+    process = GaussianDiffusion(DiffusionConfig())
+    for batch in (1, 2) if machine.is_tiny else (8, 16, 32):
+        c = latte.config
+        x = torch.randn(
+            batch, c.in_channels, c.num_frames, c.height, c.width, device=machine.device
+        )
+        t = torch.randint(0, 1000, (batch,), device=machine.device)
+        noise = torch.randn_like(x)
+
+        def step(x: Tensor = x, t: Tensor = t, noise: Tensor = noise) -> None:
+            latte.zero_grad(set_to_none=True)
+            with torch.autocast(machine.device.type, torch.bfloat16):
+                loss = process.training_loss(latte, x, t, noise)
+            loss["loss"].mean().backward()
+
+        reset_peak_memory(machine.device)
+        taken = seconds(step, machine)
+        with FlopCounterMode(display=False) as counter:
+            step()
+        values |= {
+            f"seconds_{batch}": taken,
+            f"peak_gb_{batch}": peak_memory_bytes(machine.device) / 1e9,
+            f"unused_rate_{batch}": 1 - counter.get_total_flops() / taken / H100_BF16,
+        }
+    return values
+
+
+def sampling(machine: Machine) -> dict[str, Any]:
+    """Seconds for 2,048 clips of Latte-XL at 250 steps, from ten steps of one batch, bf16."""
+    latte = make_latte(machine, "S" if machine.is_tiny else "XL", 5, 8 if machine.is_tiny else 32)
+    config, clips = SamplerConfig(method="ddim", steps=2 if machine.is_tiny else 10), 8
+    process = GaussianDiffusion(DiffusionConfig())
+
+    def call() -> Tensor:
+        with torch.autocast(machine.device.type, torch.bfloat16):
+            return sample(latte, process, config, indices=range(clips), seed=0)
+
+    taken = seconds(call, machine, repeats=1)
+    return {"hours_2048_clips": taken / config.steps * 250 / clips * 2048 / 3600}
+
+
+CHECKS = {
+    "rates": Check(rates),
+    "parity_float32": Check(parity_float32, {"largest": 1e-4}),
+    "parity_bfloat16": Check(parity_bfloat16, {"largest": 0.04}),
+    "parts_equal_the_whole": Check(parts_equal_the_whole, {"largest": 1e-5}),
+    "large_tensors": Check(large_tensors, {"difference": 0.01}, needs_cuda=True),
+    "compilation": Check(compilation, {"difference": 1e-4, "limit_hits": 0}, needs_cuda=True),
+    "no_hidden_waits": Check(no_hidden_waits, needs_cuda=True),
+    "graph_capture": Check(graph_capture, {"largest": 1e-5}, needs_cuda=True),
+    "vae_throughput": Check(
+        vae_throughput, {"encode_17x720x1280": 0.30, "decode_17x720x1280": 0.46}
+    ),
+    "vae_training": Check(vae_training, {"step_seconds": 0.20}),
+    "latte_training": Check(latte_training, {"seconds_32": 0.33, "unused_rate_32": 0.65}),
+    "sampling": Check(sampling, {"hours_2048_clips": 0.6}),
+    "memory_estimates": Check(gpu_commands.memory_estimates, {"excess_gb": 0}, needs_cuda=True),
+    "chain": Check(gpu_commands.chain),
+    "stop_and_resume": Check(gpu_commands.stop_and_resume),
+    "launchers": Check(gpu_commands.launchers),
+    "out_of_memory": Check(gpu_commands.out_of_memory, needs_cuda=True),
+    "pytest_gpu": Check(gpu_commands.pytest_gpu, needs_cuda=True),
+}
+
+
+def hot_calls(machine: Machine) -> dict[str, Callable[[], Tensor]]:
+    """What has to run without waiting: one step of the VAE, of Latte and of each sampler."""
+    vae, clip = make_vae(machine, dim=16), video(machine, 5, 32, 32).to(machine.device)
+    latte, z = make_latte(machine, "S"), torch.randn(2, 4, 3, 8, 8, device=machine.device)
+    t = torch.tensor([3, 700], device=machine.device)
+    latent = vae.encode(clip).mean
+
+    @torch.no_grad()
+    def call(function: Callable[[], Tensor]) -> Tensor:
+        return function()
+
+    return {
+        "encode_step": lambda: call(lambda: vae.encode_step(clip, None)[0]),
+        "decode_step": lambda: call(lambda: vae.decode_step(latent, None)[0]),
+        "latte": lambda: call(lambda: latte(z, t)),
+    }
+
+
+def make_vae(machine: Machine, *, dim: int, z_dim: int = 4) -> VideoVAE:
+    """A VAE whose residual branches do not start at zero, so that every path counts."""
+    torch.manual_seed(0)
+    dim = min(dim, 8) if machine.is_tiny else dim
+    return scrambled(VideoVAE(VAEConfig(z_dim=z_dim, dim=dim))).eval().to(machine.device)
+
+
+def make_latte(machine: Machine, size: str, frames: int = 3, side: int = 8) -> Latte:
+    """Likewise, an unconditional Latte."""
+    torch.manual_seed(0)
+    sizes = {"depth": 2, "hidden_size": 32, "num_heads": 2} if machine.is_tiny else PRESETS[size]
+    side = 8 if machine.is_tiny else side
+    config = LatteConfig(in_channels=4, num_frames=frames, height=side, width=side, **sizes)
+    return scrambled(Latte(config)).eval().to(machine.device)
+
+
+def scrambled(model: Module) -> Module:
+    """Matrices of zeros get random values."""
+    for parameter in model.parameters():
+        if not parameter.any() and parameter.ndim > 1:
+            nn.init.normal_(parameter, std=0.5 * parameter[0].numel() ** -0.5)
+    return model
+
+
+def video(machine: Machine, frames: int, height: int, width: int) -> Tensor:
+    """Uniform noise in [-1, 1], on the CPU; smaller where everything is tiny."""
+    if machine.is_tiny and height != 224:
+        frames, height, width = min(frames, 5), min(height, 64), min(width, 64)
+    return torch.rand(1, 3, frames, height, width) * 2 - 1
+
+
+def distance(
+    machine: Machine, model: nn.Module, call: Callable[[Any, Tensor], Tensor], x: Tensor
+) -> float:
+    """Of the device's result from the CPU's, relative to its norm."""
+    with torch.no_grad() if call is not gradients else torch.enable_grad():
+        expected = call(model.cpu(), x)
+        result = call(model.to(machine.device), x.to(machine.device))
+    return relative(result.cpu(), expected)
+
+
+def gradients(model: VideoVAE, x: Tensor) -> Tensor:
+    """All gradients of the squared error, as one vector."""
+    model.zero_grad(set_to_none=True)
+    y, posterior = model(x, x.new_zeros(1))
+    ((y - x).square().mean() + 1e-3 * posterior.kl().mean()).backward()
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+def draw(model: Latte, x: Tensor) -> Tensor:
+    """Four steps of DDIM."""
+    process = GaussianDiffusion(DiffusionConfig())
+    config = SamplerConfig(method="ddim", steps=4)
+    return sample(model, process, config, indices=range(2), seed=0)
+
+
+def relative(value: Tensor, expected: Tensor) -> float:
+    """Norm of the difference over the norm of what was expected."""
+    value, expected = value.float(), expected.float()
+    return ((value - expected).norm() / expected.norm()).item()
+
+
+def seconds(call: Callable[[], Any], machine: Machine, repeats: int = 3) -> float:
+    """The shortest of several calls, after two that warm up."""
+    if machine.is_tiny:
+        repeats = 1
+    times = []
+    for number in range(repeats + (1 if machine.is_tiny else 2)):
+        since = time.perf_counter()
+        call()
+        if not machine.is_tiny:
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - since) if number else None
+    return min(times)
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Without TF32."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
