@@ -312,7 +312,7 @@ def make_latte(machine: Machine, size: str, frames: int = 3, side: int = 8) -> L
     torch.manual_seed(0)
     sizes = {"depth": 2, "hidden_size": 32, "num_heads": 2} if machine.is_tiny else PRESETS[size]
     side = 8 if machine.is_tiny else side
-    config = LatteConfig(in_channels=4, num_frames=frames, height=side, width=side, **sizes)
+    config = LatteConfig(in_channels=4, num_frames=frames, height=side, width=side, **sizes)  # type: ignore[arg-type]
     return scrambled(Latte(config)).eval().to(machine.device)
 
 

@@ -1,6 +1,5 @@
 """Settings that every training run has."""
 
-import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -27,15 +26,6 @@ class OptimizerConfig(Config):
     """Gradient norm above which gradients are scaled down; null: only measured."""
     clip_from_step: Annotated[int, Ge(0)] = 0
     """Finished steps before which gradients are only measured."""
-
-    def learning_rate_at(self, step: int, steps: int) -> float:
-        """Learning rate of the step that follows `step` finished ones, of `steps` in all."""
-        if step < self.warmup_steps:
-            return self.learning_rate * (step + 1) / self.warmup_steps
-        if self.schedule == "constant":
-            return self.learning_rate
-        done = (step - self.warmup_steps) / max(1, steps - self.warmup_steps)
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +79,7 @@ class TrainConfig(OptimizerConfig):
         """The course of a cosine schedule depends on the steps."""
         return frozenset({"steps"} if self.schedule == "cosine" else ())
 
-    def local_batch(self, world_size: int) -> int:
+    def local_batch_size(self, world_size: int) -> int:
         """Clips per step of one process.
 
         Raises:

@@ -13,7 +13,7 @@ from engine.run_folder import kept
 from engine.train import Trainer
 
 
-def plan(
+def dry_run(
     trainer: Trainer,
     batch: Batch,
     loss_function: LossFunction,
@@ -40,9 +40,9 @@ def plan(
     at_once = (
         "all at once" if config.micro_batch_size is None else f"{config.micro_batch_size} at once"
     )
-    for player in trainer.players.all:
-        since = f", trained from step {player.start} on" if player.start else ""
-        yield f"{player.name or 'model'}: {_count(player.module) / 1e6:.2f} M parameters{since}"
+    for each in trainer.trained:
+        since = f", trained from step {each.start} on" if each.start else ""
+        yield f"{each.name or 'model'}: {_count(each.module) / 1e6:.2f} M parameters{since}"
     yield f"steps: {trainer.step} done, {len(steps)} to come"
     yield (
         f"batch: {clips_per_step:g} clips = {world} processes x {clips_per_step / world:g}, "
@@ -56,23 +56,23 @@ def plan(
         needed = state + activations
         yield (
             f"memory, estimated: {needed / GIGABYTE:.3g} GB in one step of a process with all "
-            f"players active: {state / GIGABYTE:.3g} GB for weights, gradients, AdamW and the "
+            f"modules trained: {state / GIGABYTE:.3g} GB for weights, gradients, AdamW and the "
             f"average, {activations / GIGABYTE:.3g} GB for activations; {free / GIGABYTE:.3g} GB "
             "are free here"
         )
     if trainer.accelerator.device.type == "cpu" and needed > free:
         yield "memory, measured: not, because a step would not fit"
     else:
-        yield measured(trainer, trainer.rehearse(batch, loss_function))
+        yield measured(trainer, trainer.measure_step_memory(batch, loss_function))
 
 
 def measured(trainer: Trainer, memory: int) -> str:
-    """The line that says what `Trainer.rehearse` has found."""
+    """The line that says what `Trainer.measure_step_memory` has found."""
     device = trainer.accelerator.device
     whole = " (whole process)" if device.type == "cpu" else ""
     return (
-        f"memory, measured: {memory / GIGABYTE:.3g} GB at most in one step with all players "
-        f"active, on {device}{whole}"
+        f"memory, measured: {memory / GIGABYTE:.3g} GB at most in one step with all modules "
+        f"trained, on {device}{whole}"
     )
 
 
@@ -80,7 +80,7 @@ def _checkpoints(trainer: Trainer, steps: range) -> list[str]:
     config = trainer.config
     saved = [s for s in steps if s % config.save_every == 0 or s == config.steps]
     stay, _ = kept(saved, config.keep, config.keep_every)
-    sizes = [_count(player.module) for player in trainer.players.all]
+    sizes = [_count(each.module) for each in trainer.trained]
     each = 4 * (3 * sum(sizes) + sizes[0]) / GIGABYTE  # weights and AdamW's two moments; the EMA
     most = (len(stay) + 1) * each  # one more while the newest is written
     root = trainer.folder.path.absolute()

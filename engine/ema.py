@@ -3,7 +3,7 @@
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from engine.fsdp import local
 
@@ -20,10 +20,14 @@ class EMA:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
-        """Take in the weights after `step` finished steps."""
-        decay = min(self.decay, (1 + step) / (10 + step))
+    def update(self, model: nn.Module, step: int, skip: Tensor | None = None) -> None:
+        """Take in the weights after `step` finished steps, unless `skip`, on the device, is 1."""
+        weight = 1 - min(self.decay, (1 + step) / (10 + step))
         averages, weights = ([local(p) for p in m.parameters()] for m in (self.model, model))
-        torch._foreach_lerp_(averages, weights, 1 - decay)
+        if skip is None:
+            torch._foreach_lerp_(averages, weights, weight)
+        else:
+            scaled = weight * (1 - skip.to(averages[0].dtype))
+            torch._foreach_lerp_(averages, weights, [scaled] * len(averages))
         for average, value in zip(self.model.buffers(), model.buffers(), strict=True):
             average.copy_(value)

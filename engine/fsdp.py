@@ -120,7 +120,7 @@ def local(value: Tensor) -> Tensor:
     return value.to_local() if isinstance(value, DTensor) else value
 
 
-def whole(value: Tensor) -> Tensor:
+def full_state(value: Tensor) -> Tensor:
     """`value` put together; all processes have to ask for it."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
@@ -136,12 +136,12 @@ class Shell:
         }
         self._module = copy.deepcopy(module, empty).eval()
 
-    def filled(self, module: nn.Module, accelerator: Accelerator) -> nn.Module | None:
+    def unsharded_copy(self, module: nn.Module, accelerator: Accelerator) -> nn.Module | None:
         """A plain module, on the accelerator, with the weights of `module`: in the main process, on
         the others None. All have to ask for it."""
         weights = {}
         for name, value in module.state_dict().items():
-            value = whole(value)
+            value = full_state(value)
             if accelerator.is_main_process:
                 weights[name] = value
         if not accelerator.is_main_process:
@@ -168,7 +168,7 @@ def checkpoint_whole(
     """
 
     def collected(value: Tensor) -> Tensor | None:
-        value = whole(value)
+        value = full_state(value)
         return value.cpu() if accelerator.is_main_process else None
 
     def save(models: list[nn.Module], weights: list[dict[str, Tensor]], folder: str) -> None:

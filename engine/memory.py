@@ -1,18 +1,21 @@
 """The memory of a training step, worked out on tensors without data: nothing is computed."""
 
+from dataclasses import replace
+
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.distributed.tensor import DTensor
 
 from common.measure import LiveMemory
-from engine.optimization import Batch, LossFunction, StepInfo, count_clips
+from engine.optimization import Batch, LossFunction, micro_batches
+from engine.prefetch import to_device
 from engine.train import Trainer
 
 
 def estimate_memory(
     trainer: Trainer, batch: Batch, loss_function: LossFunction
 ) -> tuple[int, int] | None:
-    """Memory of a step of this process with all players active, without running it.
+    """Memory of a step of this process with all modules trained, without running it.
 
     The forward and backward passes run on tensors that have a shape and no data: in seconds, on any
     machine, whatever the size. What the device's libraries take for themselves is not in it:
@@ -26,23 +29,29 @@ def estimate_memory(
         weights are shared out (FSDP).
     """
     kept = {name: stateful.state_dict() for name, stateful in trainer.states.items()}
-    unwrap, players = trainer.accelerator.unwrap_model, trainer.players.all
-    modules = [unwrap(player.module) for player in players]
+    modules = [trainer.accelerator.unwrap_model(each.module) for each in trainer.trained]
     if any(isinstance(p, DTensor) for module in modules for p in module.parameters()):
         return None
     memory = LiveMemory()
-    part, info = _micro_batch(trainer, batch)
+    config, step = trainer.config, max(trainer.step, trainer.all_from)
+    parts = micro_batches(batch, size=config.micro_batch_size, seed=config.seed, step=step, rank=0)
+    part, info = next(parts)
+    info = replace(info, last=False)  # what follows the last one is exchanged by all processes
     eager = torch.compiler.set_stance("force_eager")
     try:
         with eager, FakeTensorMode(allow_non_fake_inputs=True), memory:
-            for player, module in zip(players, modules, strict=True):
-                values = (player.loss or loss_function)(module, part, info)
+            part = to_device(part, trainer.accelerator.device)
+            values, outputs = loss_function(modules[0], part, info)
+            values["loss"].backward()
+            if trainer.discriminator is not None:
+                values, _ = trainer.discriminator.loss(modules[1], outputs, info)
                 values["loss"].backward()
-                del values
+            del values, outputs
     except DataDependentOutputException:
         return None
     finally:
-        trainer.players.discard_gradients()
+        for each in trainer.trained:
+            each.discard_gradients()
         for name, stateful in trainer.states.items():
             stateful.load_state_dict(kept[name])
     weights = sum(p.nbytes for module in modules for p in module.parameters())
@@ -53,14 +62,3 @@ def estimate_memory(
     whole = info.share == 1
     activations = max(0, memory.peak - weights) if whole else memory.peak
     return copies * weights + average, activations
-
-
-def _micro_batch(trainer: Trainer, batch: Batch) -> tuple[Batch, StepInfo]:
-    """The first one. It is not called the last of its step: what follows that one reads values."""
-    count = count_clips(batch)
-    part = {
-        name: value[: trainer.config.micro_batch_size or count] for name, value in batch.items()
-    }
-    clips = count_clips(part)
-    step = max(trainer.step, trainer.players.all_from)
-    return part, StepInfo(trainer.config.seed, step, range(clips), clips / count, last=False)

@@ -1,19 +1,19 @@
-"""The modules that a run trains, one or two: optimisers, clipping, and the gradients of a step."""
+"""The modules that a run trains: the model and, in a GAN, the discriminator."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from common.seeding import fold
 from engine import fsdp
-from engine.config import OptimizerConfig, TrainConfig
-from engine.watch import Stopwatch
+from engine.config import OptimizerConfig
+from engine.schedule import learning_rate_at
 
 Batch = dict[str, Any]
 
@@ -25,7 +25,7 @@ class StepInfo:
     seed: int
     """The run's seed."""
     step: int
-    """Optimiser steps finished so far."""
+    """Optimizer steps finished so far."""
     positions: range
     """Places of these clips in the global batch. Noise drawn per place does not depend on the
     number of processes."""
@@ -35,48 +35,53 @@ class StepInfo:
     """Whether this is the last micro-batch of the step."""
 
 
-LossFunction = Callable[[nn.Module, Batch, StepInfo], dict[str, Tensor]]
-"""Returns scalars; "loss" is minimised, the others are logged. It gets its micro-batch alone and
-may add to it what a player that comes later in the same step needs."""
+class Losses(NamedTuple):
+    """What a loss function returns."""
+
+    values: dict[str, Tensor]
+    """Scalars: "loss" is minimized, the others are logged."""
+    outputs: Mapping[str, Tensor] = MappingProxyType({})
+    """What the discriminator's loss of the same micro-batch is given; without gradients."""
+
+
+LossFunction = Callable[[nn.Module, Any, StepInfo], Losses]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Opponent:
-    """A second module, trained on the same batches: the discriminator of a GAN."""
+class DiscriminatorTraining:
+    """How the discriminator of a GAN is trained, on the same batches as the model."""
 
     module: nn.Module
     """On the CPU."""
     optimizer: OptimizerConfig
-    """Its own optimiser and clipping; the schedule counts from `start`."""
+    """Its own optimizer and clipping; the schedule counts from `start`."""
     loss: LossFunction
-    """Called after the main loss of the same micro-batch."""
+    """Given the `outputs` of the model's loss in place of a batch."""
     start: int = 0
     """Finished steps of the run at which its training begins."""
-    name: str = "discriminator"
-    """Prefix of its logged values."""
 
 
-class Player:
-    """A module with its optimiser, prepared for all processes."""
+class TrainedModule:
+    """A module with its optimizer, prepared for all processes."""
 
     def __init__(
         self,
         module: nn.Module,
         options: OptimizerConfig,
-        loss: LossFunction | None,
         accelerator: Accelerator,
+        *,
         name: str = "",
         start: int = 0,
     ):
+        """`name`: prefix of its logged values. `start`: finished steps at which it begins."""
         self.options = options
-        self.loss = loss
         self.accelerator = accelerator
         self.name = name
         self.start = start
         self.fsdp = fsdp.is_active(accelerator)
         if self.fsdp:
-            # an opponent is small, and whole its loss may freeze it or differentiate it twice
-            place = fsdp.shard if loss is None else fsdp.replicate
+            # a discriminator is small, and whole its loss may freeze it or differentiate it twice
+            place = fsdp.replicate if name else fsdp.shard
             self.module = place(module, accelerator)
             self.optimizer = self._adamw(self.module)
         else:
@@ -87,12 +92,12 @@ class Player:
         """The name under which one of its values is logged."""
         return f"{self.name}/{value}" if self.name else value
 
-    def exchange(self, now: bool) -> AbstractContextManager[Any]:
-        """Within, a forward and backward pass lets the processes exchange gradients only if `now`.
+    def sync_gradients(self, enabled: bool) -> AbstractContextManager[Any]:
+        """Within, backward passes average gradients over the processes only if `enabled`.
 
-        What they have added up before is exchanged with it.
+        What was added up before without is averaged with it.
         """
-        if now:
+        if enabled:
             return nullcontext()
         no_sync = fsdp.no_sync if self.fsdp else self.accelerator.no_sync
         return no_sync(self.module)
@@ -109,7 +114,24 @@ class Player:
 
     def learning_rate_at(self, step: int, steps: int) -> float:
         """Its learning rate after `step` finished steps of the run's `steps`."""
-        return self.options.learning_rate_at(step - self.start, steps - self.start)
+        return learning_rate_at(self.options, step - self.start, steps - self.start)
+
+    def update(self, learning_rate: float, skip: Tensor | None = None) -> None:
+        """One step of AdamW; if `skip` is 1, nothing changes. The host does not wait for `skip`."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        if skip is not None:  # fused AdamW reads it on the device, as it does for a GradScaler
+            setattr(getattr(self.optimizer, "optimizer", self.optimizer), "found_inf", skip)  # noqa: B010
+        self.optimizer.step()
+
+    def discard_gradients(self) -> None:
+        """Forget the gradients."""
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def allocate_optimizer_state(self) -> list[Tensor]:
+        """Memory as large as AdamW takes at its first step, if that is yet to come."""
+        parameters = [] if self.optimizer.state else list(self.module.parameters())
+        return [torch.empty_like(p) for p in parameters for _ in range(2)]
 
     def _adamw(self, module: nn.Module) -> torch.optim.AdamW:
         options = self.options
@@ -122,102 +144,17 @@ class Player:
         )
 
 
-class Players:
-    """The model and, in a GAN, its opponent: the gradients and the update of one step.
-
-    Both take their gradients from the weights that the step began with, and step together.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        opponent: Opponent | None,
-        config: TrainConfig,
-        accelerator: Accelerator,
-        watch: Stopwatch,
-    ):
-        self.config = config
-        self.accelerator = accelerator
-        self.watch = watch
-        self.all = [Player(model, config, None, accelerator)]
-        if opponent is not None:
-            assert config.precision != "fp16", "one loss scale cannot serve two optimisers"
-            o = opponent
-            self.all.append(Player(o.module, o.optimizer, o.loss, accelerator, o.name, o.start))
-        if fsdp.is_active(accelerator):
-            trained = [(player.module, player.optimizer) for player in self.all]
-            fsdp.checkpoint_whole(accelerator, trained)
-
-    @property
-    def model(self) -> nn.Module:
-        """The first player's module, unwrapped."""
-        return self.accelerator.unwrap_model(self.all[0].module)
-
-    @property
-    def all_from(self) -> int:
-        """Finished steps from which on all play."""
-        return max(player.start for player in self.all)
-
-    def active(self, step: int) -> list[Player]:
-        """Those that play after `step` finished steps."""
-        return [player for player in self.all if player.start <= step]
-
-    def gradients(self, batch: Batch, main: LossFunction, step: int) -> dict[str, Tensor]:
-        """Add up the gradients of a step over its micro-batches.
-
-        Args:
-            batch: this process's part of the global batch.
-            main: the loss of the model.
-        Returns: mean losses of this process, by name.
-        """
-        rank, count = self.accelerator.process_index, count_clips(batch)
-        torch.manual_seed(fold(self.config.seed, "step", step, rank))  # dropout
-        size = self.config.micro_batch_size or count
-        totals: dict[str, Tensor] = {}
-        for start in range(0, count, size):
-            part = {name: value[start : start + size] for name, value in batch.items()}
-            clips, last = count_clips(part), start + size >= count
-            positions = range(rank * count + start, rank * count + start + clips)
-            info = StepInfo(self.config.seed, step, positions, clips / count, last)
-            for player in self.active(step):
-                with player.exchange(last):
-                    values = (player.loss or main)(player.module, part, info)
-                    self.watch.mark(player.name or "forward")
-                    self.accelerator.backward(values["loss"] * info.share)
-                    self.watch.mark(player.name or "backward")
-                for name, value in values.items():
-                    key = player.label(name)
-                    totals[key] = totals.get(key, 0) + value.detach() * info.share
-        return totals
-
-    def clip(self, step: int) -> dict[str, Tensor]:
-        """Clip the gradients of each; returns their norms before."""
-        return {player.label("grad_norm"): player.clip(step) for player in self.active(step)}
-
-    def update(self, step: int) -> None:
-        """One optimiser step of each, after `step` finished ones."""
-        for player in self.active(step):
-            for group in player.optimizer.param_groups:
-                group["lr"] = player.learning_rate_at(step, self.config.steps)
-            player.optimizer.step()
-
-    def learning_rates(self, step: int) -> dict[str, float]:
-        """What `update` sets, by name."""
-        return {
-            player.label("learning_rate"): player.learning_rate_at(step, self.config.steps)
-            for player in self.active(step)
-        }
-
-    def discard_gradients(self) -> None:
-        """Forget the gradients of all."""
-        for player in self.all:
-            player.optimizer.zero_grad(set_to_none=True)
-
-    def reserve(self) -> list[Tensor]:
-        """Memory as large as AdamW takes at its first step, of those that have yet to step."""
-        waiting = [player for player in self.all if not player.optimizer.state]
-        parameters = [p for player in waiting for p in player.module.parameters()]
-        return [torch.empty_like(p) for p in parameters for _ in range(2)]
+def micro_batches(
+    batch: Batch, *, size: int | None, seed: int, step: int, rank: int
+) -> Iterator[tuple[Batch, StepInfo]]:
+    """Parts of a process's batch, of `size` clips each or all at once, and their places."""
+    count = count_clips(batch)
+    for start in range(0, count, size or count):
+        part = {name: value[start : start + (size or count)] for name, value in batch.items()}
+        clips = count_clips(part)
+        first = rank * count + start
+        last = start + clips >= count
+        yield part, StepInfo(seed, step, range(first, first + clips), clips / count, last)
 
 
 def count_clips(batch: Batch) -> int:

@@ -1,18 +1,26 @@
 """SIGTERM and SIGINT ask a run to save and end; every process ends at the same step."""
 
+import os
 import signal
 from types import FrameType, TracebackType
 from typing import Self
 
 import torch
-from accelerate import Accelerator
+from torch import Tensor
+
+LAUNCHED = "TORCHELASTIC_RUN_ID" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
+"""Whether torchrun or accelerate launch started this process."""
+PARENT = os.getppid()
 
 
 class StopSignal:
-    """Within the context the two signals are noted instead of obeyed; a second SIGINT is obeyed."""
+    """Within the context the two signals are noted instead of obeyed; a second SIGINT is obeyed.
 
-    def __init__(self, accelerator: Accelerator):
-        self.accelerator = accelerator
+    `accelerate launch` ends at SIGTERM without telling the process that it has started: where a
+    launcher is gone, that counts as SIGTERM.
+    """
+
+    def __init__(self) -> None:
         self.number = 0
         self._before: dict[int, object] = {}
 
@@ -30,12 +38,18 @@ class StopSignal:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
-    def agreed(self) -> int:
-        """The signal that any process was sent, 0 for none; all processes get the same answer."""
-        if self.accelerator.num_processes == 1:
-            return self.number
-        noted = torch.tensor([self.number], device=self.accelerator.device)
-        return int(self.accelerator.gather(noted).max())  # type: ignore[union-attr]
+    def noted(self) -> dict[str, Tensor]:
+        """What this process was sent, to be averaged over all processes."""
+        if LAUNCHED and os.getppid() != PARENT:
+            self.number = signal.SIGTERM
+        numbers = {"SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT}
+        return {name: torch.tensor(float(self.number == n)) for name, n in numbers.items()}
+
+    @staticmethod
+    def agreed(means: dict[str, float]) -> int:
+        """The signal that any process was sent, 0 for none, from the means of `noted`."""
+        names = [name for name in ("SIGTERM", "SIGINT") if means[name] > 0]
+        return int(signal.Signals[names[0]]) if names else 0
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.number == signal.SIGINT == number:

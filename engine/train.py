@@ -1,11 +1,11 @@
 """The training loop of all trainers.
 
-`step`, the number of finished optimiser steps, is the one counter: data, noise and learning rate
+`step`, the number of finished optimizer steps, is the one counter: data, noise and learning rate
 are pure functions of it and the seed, so a resumed run equals a straight one bit for bit.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,20 +19,26 @@ from common.cli import Stopped
 from common.files import atomic_folder, write_json
 from common.measure import GIGABYTE, peak_memory_bytes
 from common.output_folder import Input
+from common.seeding import fold
 from engine import fsdp
 from engine.config import TrainConfig
 from engine.ema import EMA
 from engine.guard import Guard
-from engine.optimization import Batch, LossFunction, Opponent, Players, count_clips
+from engine.optimization import (
+    Batch,
+    DiscriminatorTraining,
+    LossFunction,
+    TrainedModule,
+    count_clips,
+    micro_batches,
+)
+from engine.prefetch import BatchSource, prefetch, to_device
 from engine.run_folder import RunFolder
 from engine.stop import StopSignal
-from engine.watch import Means, Stopwatch
+from engine.watch import Means, ReducedValues, Stopwatch
 
 log = logging.getLogger(__name__)
 
-BatchSource = Callable[[int], Iterator[Batch]]
-"""Gives this process's batches from a step on. Their shapes may differ from step to step; all
-processes get equally many clips at a step."""
 Preview = Callable[[nn.Module, nn.Module, int, Path], None]
 """Gets the averaged and the raw model, the step and the samples folder, at every checkpoint, in the
 main process."""
@@ -49,10 +55,10 @@ class Stateful(Protocol):
 
 
 class Trainer:
-    """One run: a model, its optimiser and average, and the folder they are kept in.
+    """One run: a model, its optimizer and average, and the folder they are kept in.
 
-    A GAN has an `Opponent` besides, with its own optimiser and clipping. Both take their gradients
-    from the weights that the step began with, and step together.
+    In a GAN the discriminator is trained besides, with its own optimizer and clipping. Both take
+    their gradients from the weights that the step began with, and step together.
 
     Building a trainer restores the newest checkpoint that the folder holds; it writes nothing.
     """
@@ -64,7 +70,7 @@ class Trainer:
         accelerator: Accelerator,
         model: nn.Module,
         notes: dict[str, Any] | None = None,
-        opponent: Opponent | None = None,
+        discriminator: DiscriminatorTraining | None = None,
         states: dict[str, Stateful] | None = None,
         inputs: Mapping[str, Input] | None = None,
     ):
@@ -74,7 +80,7 @@ class Trainer:
             command: the whole config of the command, of which `config` is a part.
             model: on the CPU, with `save_pretrained`.
             notes: kept with the exported weights, in their `training.json`.
-            opponent: trained beside the model.
+            discriminator: trained beside the model.
             states: what else checkpoints hold, by name.
             inputs: data and weights that the run is made from, by name.
         Raises:
@@ -84,7 +90,7 @@ class Trainer:
         self.config = config
         self.accelerator = accelerator
         self.notes = notes
-        self.local_batch = config.local_batch(accelerator.num_processes)
+        self.local_batch_size = config.local_batch_size(accelerator.num_processes)
         self.folder = RunFolder(config.folder, accelerator)
         self.folder.check(command, inputs)
         self.ema = EMA(model.to(accelerator.device), config.ema_decay)
@@ -92,17 +98,39 @@ class Trainer:
         if fsdp.is_active(accelerator):
             self.shell = fsdp.Shell(model)
             fsdp.shard(self.ema.model, accelerator)
-        self.watch = Stopwatch(accelerator.device)
-        self.players = Players(model, opponent, config, accelerator, self.watch)
+        self.trained = [TrainedModule(model, config, accelerator)]
+        self.discriminator = discriminator
+        if discriminator is not None:
+            assert config.precision != "fp16", "one loss scale cannot serve two optimizers"
+            self.trained.append(
+                TrainedModule(
+                    discriminator.module,
+                    discriminator.optimizer,
+                    accelerator,
+                    name="discriminator",
+                    start=discriminator.start,
+                )
+            )
+        if fsdp.is_active(accelerator):
+            fsdp.checkpoint_whole(
+                accelerator, [(each.module, each.optimizer) for each in self.trained]
+            )
+        self.watch, self.means, self.stop = Stopwatch(accelerator.device), Means(), StopSignal()
         self.guard = Guard(config.max_skipped_steps, config.spike_factor)
         self.states: dict[str, Stateful] = {"guard": self.guard, **(states or {})}
-        self.step = self.clips = self.bad_samples = 0
+        self.step = self.clips = self.bad_samples = self.stopped_by = 0
+        self._unread: ReducedValues | None = None  # of the newest step
         if checkpoint := self.folder.latest():
             state = self.folder.load(checkpoint, self.ema.model)
             self.step, self.clips = state["step"], state["clips"]
             for name, stateful in self.states.items():
                 stateful.load_state_dict(state["states"][name])
             log.info("%s: resuming at step %d of %d", config.folder, self.step, config.steps)
+
+    @property
+    def model(self) -> nn.Module:
+        """The model, unwrapped."""
+        return self.accelerator.unwrap_model(self.trained[0].module)
 
     def run(
         self,
@@ -117,35 +145,128 @@ class Trainer:
             ValueError: losses or gradients were not finite `max_skipped_steps` times in a row.
             Stopped: SIGTERM or SIGINT came; the state is saved.
         """
+        config = self.config
         self.folder.claim()
-        if self.step >= self.config.steps:
-            log.info("%s: all %d steps are done", self.config.folder, self.step)
+        if self.step >= config.steps:
+            log.info("%s: all %d steps are done", config.folder, self.step)
             return self._finish()
-        self.folder.start_log(self.step, self.config.wandb)
-        means = Means()
-        with StopSignal(self.accelerator) as stop, self._progress() as bar:
+        self.folder.start_log(self.step, config.wandb)
+        with self.stop, self._progress() as bar:
             self.watch.restart()
-            for batch in batches(self.step):
+            for batch in prefetch(batches(self.step), self.accelerator.device):
                 self.watch.mark("data")
-                means.add(self._update(batch, loss_function))
+                self._step(batch, loss_function)
                 bar.update()
-                stopped_by = stop.agreed()
-                last = self.step == self.config.steps or stopped_by != 0
-                save = last or self.step % self.config.save_every == 0
-                scores = self._evaluate(evaluate, last and not stopped_by)
-                if save or scores or self.step % self.config.log_every == 0:
-                    self._log(means, scores, bar)
+                # What is saved or logged must include this step; else it is read a step later
+                last = self.step == config.steps
+                every = [config.save_every, config.log_every, config.evaluate_every or config.steps]
+                if last or any(self.step % steps == 0 for steps in every):
+                    self._read_values()
+                stopped = self.stopped_by != 0
+                save = last or stopped or self.step % config.save_every == 0
+                scores = self._evaluate(evaluate, last)
+                if save or scores or self.step % config.log_every == 0:
+                    self._read_values()
+                    self._log(scores, bar)
                 if save:
                     self._save(preview)
-                if stopped_by:
-                    raise Stopped(self._stop_message(stopped_by), stopped_by)
+                if stopped:
+                    raise Stopped(self._stop_message(), self.stopped_by)
                 if last:
                     break
                 self.watch.restart()
         return self._finish()
 
-    def rehearse(self, batch: Batch, loss_function: LossFunction) -> int:
-        """Run a step's forward and backward passes, of all players, and change nothing.
+    def _step(self, batch: Batch, loss_function: LossFunction) -> None:
+        """One optimizer step of all modules on this process's part of a global batch."""
+        # Forward and backward passes
+        losses = self._add_gradients(batch, loss_function, self.step)
+
+        # Clip
+        active = self._active(self.step)
+        norms = {each.label("grad_norm"): each.clip(self.step) for each in active}
+
+        # Guard: one reduction over the processes brings all that is decided on or logged
+        checked = {**losses, **norms}
+        counted = batch["bad_samples"].sum() if "bad_samples" in batch else torch.zeros(())
+        reduced = ReducedValues(
+            self.step + 1, checked, {"bad_samples": counted, **self.stop.noted()}, self.accelerator
+        )
+        accepted, skip = True, None
+        scaler = self.accelerator.scaler
+        if scaler is None and self.guard.spike_factor is None:
+            skip = reduced.not_finite()  # decided on the device, where nothing waits for the host
+            self._read_values()  # of the step before
+            self._unread = reduced
+        else:
+            accepted = self._read(reduced)
+
+        # Update; fp16's loss scale falls only where the optimizer sees what is not finite
+        if accepted or scaler is not None:
+            for each in active:
+                each.update(each.learning_rate_at(self.step, self.config.steps), skip)
+        for each in self.trained:
+            each.discard_gradients()
+        self.step += 1
+        if accepted:
+            self.ema.update(self.model, self.step, skip)
+
+        # Count
+        clips = count_clips(batch) * self.accelerator.num_processes
+        self.clips += clips
+        self.means.add({"clips": clips})
+        self.watch.mark("optimizer")
+        self.watch.finish()
+
+    def _add_gradients(
+        self, batch: Batch, loss_function: LossFunction, step: int
+    ) -> dict[str, Tensor]:
+        """Add up the gradients of a step over its micro-batches; returns mean losses by name."""
+        seed, rank = self.config.seed, self.accelerator.process_index
+        torch.manual_seed(fold(seed, "step", step, rank))  # dropout
+        size, totals = self.config.micro_batch_size, {}
+        for part, info in micro_batches(batch, size=size, seed=seed, step=step, rank=rank):
+            for each in self._active(step):
+                with each.sync_gradients(info.last):
+                    if self.discriminator is None or each is self.trained[0]:
+                        values, part = loss_function(each.module, part, info)
+                    else:
+                        values, _ = self.discriminator.loss(each.module, part, info)
+                    self.watch.mark(each.name or "forward")
+                    self.accelerator.backward(values["loss"] * info.share)
+                    self.watch.mark(each.name or "backward")
+                for name, value in values.items():
+                    key = each.label(name)
+                    totals[key] = totals.get(key, 0) + value.detach() * info.share
+        return totals
+
+    def _active(self, step: int) -> list[TrainedModule]:
+        """The modules that are trained after `step` finished steps."""
+        return [each for each in self.trained if each.start <= step]
+
+    def _read_values(self) -> None:
+        """Read what the newest step has measured, if that is still to be done."""
+        if self._unread is not None:
+            reduced, self._unread = self._unread, None
+            self._read(reduced)
+
+    def _read(self, reduced: ReducedValues) -> bool:
+        """Take a step's values into the log's means and the guard; whether it was accepted.
+
+        All processes read the same numbers, and so decide alike.
+        """
+        values, counts = reduced.read()
+        self.bad_samples += round(counts["bad_samples"] * self.accelerator.num_processes)
+        self.stopped_by = self.stopped_by or self.stop.agreed(counts)
+        accepted = self.guard.accepts(
+            reduced.step, values, [name for name in values if name.endswith("grad_norm")]
+        )
+        if accepted:
+            self.means.add(values)
+        return accepted
+
+    def measure_step_memory(self, batch: Batch, loss_function: LossFunction) -> int:
+        """Run a step's forward and backward passes, of all modules, and change nothing.
 
         Shows before the run what memory a step takes, the discriminator and AdamW's state included.
 
@@ -158,8 +279,9 @@ class Trainer:
         """
         kept = {name: stateful.state_dict() for name, stateful in self.states.items()}
         try:
-            reserved = self.players.reserve()
-            self.players.gradients(batch, loss_function, max(self.step, self.players.all_from))
+            reserved = [each.allocate_optimizer_state() for each in self.trained]
+            batch = to_device(batch, self.accelerator.device)
+            self._add_gradients(batch, loss_function, max(self.step, self.all_from))
             memory = peak_memory_bytes(self.accelerator.device)
         except torch.OutOfMemoryError as error:
             raise ValueError(
@@ -167,53 +289,27 @@ class Trainer:
                 f"size. ({error})"
             ) from None
         del reserved
-        self.players.discard_gradients()
+        for each in self.trained:
+            each.discard_gradients()
         for name, stateful in self.states.items():
             stateful.load_state_dict(kept[name])
         self.watch.restart()
         return memory
 
-    def _update(self, batch: Batch, loss_function: LossFunction) -> dict[str, float]:
-        """One optimiser step of all players on this process's part of a global batch.
-
-        Returns: means over the processes of the losses and norms, unless the step was refused, and
-        the seconds by part.
-        """
-        losses = self.players.gradients(batch, loss_function, self.step)
-        norms = self.players.clip(self.step)
-        bad = batch.get("bad_samples", torch.zeros(1)).sum().to(self.accelerator.device)
-        values = self._agreed({**losses, **norms, "bad": bad})
-        self.bad_samples += round(values.pop("bad") * self.accelerator.num_processes)
-        accepted = self.guard.accepts(self.step + 1, values, norms)
-        # fp16's loss scale falls only where the optimiser sees what is not finite; it skips then
-        if accepted or self.accelerator.scaler is not None:
-            self.players.update(self.step)
-        self.players.discard_gradients()
-        self.step += 1
-        clips = count_clips(batch) * self.accelerator.num_processes
-        self.clips += clips
-        if accepted:
-            self.ema.update(self.players.model, self.step)
-        self.watch.mark("optimiser")
-        seconds = {f"seconds/{part}": value for part, value in self.watch.lap().items()}
-        return {**(values if accepted else {}), **seconds, "clips": clips}
-
-    def _agreed(self, values: dict[str, Tensor]) -> dict[str, float]:
-        """Means over the processes, the same numbers on each."""
-        row = torch.stack([value.detach().float() for value in values.values()])
-        row = self.accelerator.reduce(row, "mean")
-        assert isinstance(row, Tensor)
-        return dict(zip(values, row.tolist(), strict=True))
+    @property
+    def all_from(self) -> int:
+        """Finished steps from which on all modules are trained."""
+        return max(each.start for each in self.trained)
 
     def _evaluate(self, evaluate: Evaluate | None, last: bool) -> dict[str, float]:
         """Scores of the raw and of the averaged weights, where they are due."""
         every = self.config.evaluate_every
         if evaluate is None or every is None or (self.step % every and not last):
             return {}
-        raw, scores = self.players.model, {}
+        raw, scores = self.model, {}
         was_training = raw.training
         for kind, module in (("raw", raw.eval()), ("ema", self.ema.model)):
-            model = self._whole(module)
+            model = self._unsharded(module)
             if model is None:
                 continue
             try:
@@ -226,10 +322,14 @@ class Trainer:
         raw.train(was_training)
         return scores
 
-    def _log(self, means: Means, scores: dict[str, float], bar: tqdm) -> None:
-        values = means.flush()
+    def _log(self, scores: dict[str, float], bar: tqdm) -> None:
+        for lap in self.watch.read():
+            self.means.add({f"seconds/{part}": seconds for part, seconds in lap.items()})
+        values = self.means.flush()
         seconds = sum(value for name, value in values.items() if name.startswith("seconds/"))
-        values |= self.players.learning_rates(self.step - 1)
+        for each in self._active(self.step - 1):
+            rate = each.learning_rate_at(self.step - 1, self.config.steps)
+            values[each.label("learning_rate")] = rate
         values |= {
             "seconds_per_step": seconds,
             "clips_per_second": values.pop("clips") / seconds,
@@ -248,24 +348,24 @@ class Trainer:
             "clips": self.clips,
             "states": {name: stateful.state_dict() for name, stateful in self.states.items()},
         }
-        averaged = self._whole(self.ema.model)
+        averaged = self._unsharded(self.ema.model)
         self.folder.save(
             state, partial(self._export, averaged), self.config.keep, self.config.keep_every
         )
-        raw = self._whole(self.players.model) if preview else None
+        raw = self._unsharded(self.model) if preview else None
         if preview and averaged is not None and raw is not None:
             try:
                 preview(averaged, raw, self.step, self.folder.path / "samples")
             except ValueError as error:  # what is only looked at does not end a run
                 log.warning("step %d: no preview: %s", self.step, error)
 
-    def _whole(self, module: nn.Module) -> nn.Module | None:
+    def _unsharded(self, module: nn.Module) -> nn.Module | None:
         """The model, or its average, with all its weights: in the main process, else None.
 
         All processes have to ask for it.
         """
         if self.shell is not None:
-            return self.shell.filled(module, self.accelerator)
+            return self.shell.unsharded_copy(module, self.accelerator)
         return module if self.accelerator.is_main_process else None
 
     def _export(self, averaged: nn.Module | None, folder: Path) -> None:
@@ -277,7 +377,7 @@ class Trainer:
 
     def _finish(self) -> Path:
         target = self.folder.path / "export"
-        averaged = self._whole(self.ema.model)
+        averaged = self._unsharded(self.ema.model)
         if averaged is not None:
             with atomic_folder(target) as temporary:
                 self._export(averaged, temporary)
@@ -294,8 +394,8 @@ class Trainer:
             disable=not self.accelerator.is_main_process,
         )
 
-    def _stop_message(self, number: int) -> str:
+    def _stop_message(self) -> str:
         return (
-            f"stopped by signal {number} at step {self.step} of {self.config.steps}, saved in "
-            f"{self.config.folder}. Run the same command to go on."
+            f"stopped by signal {self.stopped_by} at step {self.step} of {self.config.steps}, "
+            f"saved in {self.config.folder}. Run the same command to go on."
         )

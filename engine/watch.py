@@ -8,17 +8,19 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from jaxtyping import UInt8
+from torch import Tensor
 
 
 class Stopwatch:
     """Seconds by part of a step.
 
     On an accelerator its own clock is read (events on its stream), so that nothing waits for it
-    before the end of the step.
+    before the times are read.
     """
 
     def __init__(self, device: torch.device):
         self.device = device
+        self._finished: list[list[tuple[str, float | torch.Event]]] = []
         self.restart()
 
     def restart(self) -> None:
@@ -29,9 +31,18 @@ class Stopwatch:
         """The time since the last mark was spent on `part`."""
         self._marks.append((part, self._now()))
 
-    def lap(self) -> dict[str, float]:
-        """Seconds by part since `restart`, which begins anew."""
-        marks, last = self._marks, self._marks[-1][1]
+    def finish(self) -> None:
+        """The step is over; its times wait to be read."""
+        self._finished.append(self._marks)
+        self.restart()
+
+    def read(self) -> list[dict[str, float]]:
+        """Seconds by part of each step that was finished and not yet read."""
+        laps, self._finished = self._finished, []
+        return [self._seconds(marks) for marks in laps]
+
+    def _seconds(self, marks: list[tuple[str, float | torch.Event]]) -> dict[str, float]:
+        last = marks[-1][1]
         if isinstance(last, torch.Event):
             last.synchronize()
         seconds: dict[str, float] = defaultdict(float)
@@ -40,7 +51,6 @@ class Stopwatch:
                 seconds[part] += before.elapsed_time(after) / 1000  # type: ignore[arg-type]
             else:
                 seconds[part] += after - before  # type: ignore[operator]
-        self.restart()
         return dict(seconds)
 
     def _now(self) -> float | torch.Event:
@@ -58,6 +68,45 @@ def show_pictures(
     for tracker in accelerator.trackers:
         layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
         tracker.log_images({name: pictures}, step=step, **layout)  # type: ignore[attr-defined]
+
+
+class ReducedValues:
+    """Means over the processes of a step's scalars, on their way from the device to the host.
+
+    One reduction and one copy carry them all, and the host waits for them only in `read`.
+    """
+
+    def __init__(
+        self,
+        step: int,
+        checked: dict[str, Tensor],
+        counts: dict[str, Tensor],
+        accelerator: Accelerator,
+    ):
+        """`checked`: what must be finite in step number `step`; `counts`: what else is told."""
+        self.step = step
+        self._names, self._checked = [*checked, *counts], len(checked)
+        values = [*checked.values(), *counts.values()]
+        row = [v.detach().float().to(accelerator.device, non_blocking=True) for v in values]
+        means = accelerator.reduce(torch.stack(row), "mean")
+        assert isinstance(means, Tensor)
+        self._row = means
+        self._host = self._row.to("cpu", non_blocking=True)
+        self._copied = None
+        if accelerator.device.type != "cpu":
+            self._copied = torch.Event(accelerator.device)
+            self._copied.record()
+
+    def not_finite(self) -> Tensor:
+        """1 if a checked value is not finite, else 0: a scalar on the device."""
+        return 1 - self._row[: self._checked].isfinite().all().float()
+
+    def read(self) -> tuple[dict[str, float], dict[str, float]]:
+        """The checked values and the counts; the same numbers in each process."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        pairs = list(zip(self._names, self._host.tolist(), strict=True))
+        return dict(pairs[: self._checked]), dict(pairs[self._checked :])
 
 
 class Means:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from common.seeding import generator, noise
-from engine.optimization import Batch, StepInfo
+from engine.optimization import Batch, Losses, StepInfo
 from latte.config import LatteConfig
 from latte.diffusion_process import DiffusionProcess
 from latte.embeddings import drop_labels
@@ -40,29 +40,49 @@ class LatteLoss:
         self.joint = joint
         self.accelerator = accelerator
 
-    def __call__(self, model: nn.Module, batch: Batch, info: StepInfo) -> dict[str, Tensor]:
+    def __call__(self, model: nn.Module, batch: Batch, info: StepInfo) -> Losses:
         """Means over the rows of the losses of `DiffusionProcess.training_loss`.
 
         Args:
             model: A Latte, perhaps wrapped for several processes.
-            batch: `latent` `b c t h w`, images last; `label` `b`, and with images `image_labels`
-                `b i`.
-            info: Seed, step, and places in the global batch.
+            batch: `latent` `b c t h w`, images last, and what `draw` adds; on the device.
+            info: Not needed: all that depends on it is drawn.
         """
-        device = self.accelerator.device
-        x0 = batch["latent"].to(device, non_blocking=True)
-        draw = noise(tuple(x0.shape[1:]), info.seed, "diffusion", info.step, info.positions)
-        times = [generator(info.seed, "timestep", info.step, p) for p in info.positions]
-        t = torch.cat([self.process.draw_time(g) for g in times]).to(device)
-        y = self._labels(batch, info)
-        y = None if y is None else y.to(device)
-        weight = self.joint.frame_weight(info.positions)
-        weight = None if weight is None else weight.to(device)
+        y = batch.get("condition")
         with self.accelerator.autocast():
             losses = self.process.training_loss(
-                lambda x, t: model(x, t, y, self.joint.per_clip), x0, t, draw.to(device), weight
+                lambda x, t: model(x, t, y, self.joint.per_clip),
+                batch["latent"],
+                batch["timestep"],
+                batch["noise"],
+                batch.get("frame_weight"),
             )
-        return {name: value.mean() for name, value in losses.items()}
+        return Losses({name: value.mean() for name, value in losses.items()})
+
+    def draw(self, batch: Batch, seed: int, step: int, positions: range) -> Batch:
+        """What the loss of a batch draws at random, each row's by its place in the global batch.
+
+        Args:
+            batch: `latent`; `label` `b`, and with images `image_labels` `b i`.
+
+        Returns: "noise", "timestep", of a conditional model "condition" (labels of clips and
+            images, some rows' dropped), and where rows' frames weigh differently "frame_weight".
+        """
+        shape = tuple(batch["latent"].shape[1:])
+        times = [self.process.draw_time(generator(seed, "timestep", step, p)) for p in positions]
+        drawn = {
+            "noise": noise(shape, seed, "diffusion", step, positions),
+            "timestep": torch.cat(times),
+        }
+        if self.config.num_classes is not None:
+            labels = batch["label"]
+            if self.joint.per_clip:
+                labels = torch.cat([labels[:, None], batch["image_labels"]], dim=1)  # b (1 + i)
+            rows = zip(labels.split(1), positions, strict=True)
+            drops = [drop_labels(y, self.config, generator(seed, "drop", step, p)) for y, p in rows]
+            drawn["condition"] = torch.cat(drops)
+        weight = self.joint.frame_weight(positions)
+        return drawn if weight is None else {**drawn, "frame_weight": weight}
 
     @torch.no_grad()
     def quarters(
@@ -86,16 +106,3 @@ class LatteLoss:
                 lambda x, t: model(x, t, y), rows, t.to(device), draw.to(device)
             )
         return losses["mse"]
-
-    def _labels(self, batch: Batch, info: StepInfo) -> Tensor | None:
-        """Labels of clips and images; some rows' dropped, each by a draw of its own place."""
-        if self.config.num_classes is None:
-            return None
-        labels = batch["label"]
-        if self.joint.per_clip:
-            labels = torch.cat([labels[:, None], batch["image_labels"]], dim=1)  # b (1 + i)
-        rows = zip(labels.split(1), info.positions, strict=True)
-        drops = (
-            drop_labels(y, self.config, generator(info.seed, "drop", info.step, p)) for y, p in rows
-        )
-        return torch.cat(list(drops))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from common.cli import main
@@ -20,7 +20,7 @@ from data.clips.dataset import ClipConfig, ClipDataset
 from data.clips.loader import training_batches
 from engine.accelerator import training_accelerator
 from engine.config import TrainConfig
-from engine.optimization import Batch, StepInfo
+from engine.optimization import Batch, Losses, StepInfo
 from engine.train import Trainer
 from eval.features.classifier import ClassifierConfig, ClipClassifier
 
@@ -69,12 +69,12 @@ def _train(config: TrainClassifier, accelerator: Accelerator) -> dict[str, Any]:
     inputs = {"data": Input(config.data.folder, train.hash)}
     trainer = Trainer(config, config.train, accelerator, ClipClassifier(shape), inputs=inputs)
 
-    def step_loss(model: nn.Module, batch: Batch, info: StepInfo) -> dict[str, Tensor]:
-        labels = batch["label"].to(accelerator.device)
+    def step_loss(model: nn.Module, batch: Batch, info: StepInfo) -> Losses:
+        labels = batch["label"]
         with accelerator.autocast():
             logits = model(to_float(batch["video"].to(accelerator.device))).float()
         hits = (logits.argmax(1) == labels).float()
-        return {"loss": F.cross_entropy(logits, labels), "accuracy": hits.mean()}
+        return Losses({"loss": F.cross_entropy(logits, labels), "accuracy": hits.mean()})
 
     export = trainer.run(batches, step_loss)
     metrics = {"class_names": train.class_names, "data_hash": train.hash, "test": None}

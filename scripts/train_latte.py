@@ -23,8 +23,9 @@ from data.latents.joint import JointLatents
 from data.video.encode import to_uint8, write_video
 from engine.accelerator import training_accelerator
 from engine.config import TrainConfig
-from engine.dry_run import plan
+from engine.dry_run import dry_run
 from engine.optimization import Batch
+from engine.prefetch import with_draws
 from engine.train import Evaluate, Preview, Trainer
 from eval.protocols.sample_fvd import SampleScore, SampleScoreConfig
 from latte import Latte, LatteConfig
@@ -155,14 +156,17 @@ def _train(config: TrainLatte, accelerator: Accelerator) -> Path | None:
     if config.init_from is not None:
         inputs["init_from"] = Input(config.init_from, weights_hash(model))
     trainer = Trainer(config, train, accelerator, model, notes.to_json(), inputs=inputs)
-    _prepare(config, trainer.players.model)
+    _prepare(config, trainer.model)
     images = 0 if config.images is None else config.images.per_step
     joint = JointBatch(train.global_batch_size, images, model_config.num_frames)
     loss = LatteLoss(notes.process, model_config, joint, accelerator)
+    batches = with_draws(batches, loss.draw, train.seed, accelerator.process_index)
     if config.dry_run:
-        for line in plan(
+        batch = _some_clips(train, trainer.local_batch_size, clips)
+        positions = range(len(batch["latent"]))
+        for line in dry_run(
             trainer,
-            _some_clips(train, trainer.local_batch, clips),
+            batch | loss.draw(batch, train.seed, trainer.step, positions),
             loss,
             clips_in_data=len(latents),
             clips_per_step=train.global_batch_size,

@@ -10,14 +10,14 @@ from typing import Annotated, Literal
 import torch
 from accelerate import Accelerator
 from annotated_types import Ge, Le
-from torch import Tensor, nn
+from torch import nn
 
 from common.cli import main
 from common.config import MAY_CHANGE, Config
 from common.output_folder import Input, lock_folder
 from common.perceptual import check_size
 from common.pixels import to_float
-from common.seeding import fold, noise
+from common.seeding import fold
 from data.clips.buckets import Bucket, BucketClips, BucketConfig
 from data.clips.dataset import ClipConfig, ClipDataset
 from data.clips.loader import training_batches
@@ -26,9 +26,10 @@ from data.clips.stream import StreamConfig, training_stream
 from data.video.encode import write_video
 from engine.accelerator import training_accelerator
 from engine.config import TrainConfig
-from engine.dry_run import measured, plan
-from engine.optimization import Batch, StepInfo
-from engine.train import BatchSource, Evaluate, Preview, Trainer
+from engine.dry_run import dry_run, measured
+from engine.optimization import Batch
+from engine.prefetch import BatchSource, with_draws
+from engine.train import Evaluate, Preview, Trainer
 from engine.watch import show_pictures
 from eval.features.metric_networks import NetworkConfig
 from eval.protocols.held_out import HeldOut, side_by_side
@@ -41,7 +42,7 @@ from vae.discriminator import Discriminator
 from vae.losses import VAELoss, VAELossConfig
 from vae.memory import free_memory
 from vae.registry import OTHERS, comparator_config
-from vae.start import initial_model, prepare
+from vae.training import StepLoss, initial_model, prepare
 from vae.visual import compared
 
 log = logging.getLogger(__name__)
@@ -218,31 +219,24 @@ def _train(config: TrainVAE, accelerator: Accelerator) -> Path | None:
         train,
         accelerator,
         model,
-        opponent=None if gan is None else gan.opponent,
+        discriminator=None if gan is None else gan.training,
         states={} if gan is None else {"adversarial": gan},
         inputs=_inputs(config, clips, model),
     )
     prepare(
-        trainer.players.model,
+        trainer.model,
         recompute=config.activation_checkpointing,
         compile=config.compile,
     )
 
-    def step_loss(module: nn.Module, batch: Batch, info: StepInfo) -> dict[str, Tensor]:
-        video = batch["video"] = to_float(batch["video"].to(accelerator.device, non_blocking=True))
-        latent = config.vae_config.latent_shape(*video.shape[2:])
-        draw = noise(latent, info.seed, "posterior", info.step, info.positions)
-        with accelerator.autocast():
-            reconstruction, posterior = module(video, draw.to(accelerator.device))
-        if gan is None:
-            return loss(reconstruction, video, posterior)
-        # asked for now: with FSDP a layer has its weights only after the forward pass
-        return gan.for_model(reconstruction, posterior, batch, info, model.last_layer())
-
+    step_loss = StepLoss(loss, model, accelerator, gan)
+    batches = with_draws(batches, step_loss.draw, train.seed, accelerator.process_index)
+    blank = _blank(config, accelerator.num_processes)
+    blank |= step_loss.draw(blank, train.seed, trainer.step, range(len(blank["video"])))
     if config.dry_run:
-        for line in plan(
+        for line in dry_run(
             trainer,
-            _blank(config, accelerator.num_processes),
+            blank,
             step_loss,
             clips_in_data=len(clips) if clips else None,
             clips_per_step=config.clips_per_step,
@@ -251,7 +245,7 @@ def _train(config: TrainVAE, accelerator: Accelerator) -> Path | None:
             accelerator.print(line, flush=True)
         return None
     if gan is not None:
-        memory = trainer.rehearse(_blank(config, accelerator.num_processes), step_loss)
+        memory = trainer.measure_step_memory(blank, step_loss)
         log.info("%s: %s", train.folder, measured(trainer, memory))
     shown = held_out or (clips.sets[0] if isinstance(clips, BucketClips) else clips)
     preview = (

@@ -90,11 +90,10 @@ def by_hand(**values):
 
     def step(number, share=1.0, last=True, target=0.0):
         weight.grad = None
-        batch = {"video": full(1, target)}
-        y = weight * full(1, 0.5)
-        found = gan.for_model(y, posterior, batch, info(number, share, last), [weight])
+        y, place = weight * full(1, 0.5), info(number, share, last)
+        found, clips = gan.generator_loss(y, posterior, full(1, target), place, [weight])
         found["loss"].backward()
-        return found, batch
+        return found, clips
 
     return gan, slope, weight, step
 
@@ -102,20 +101,20 @@ def by_hand(**values):
 def test_the_adaptive_weight_in_closed_form():
     gan, slope, weight, step = by_hand()
     # d MAE / dw = 0.5, d (-logit) / dw = -2 * 0.5: their ratio is 0.5
-    first, batch = step(0)
+    first, _ = step(0)
     assert first["gan_weight"] == 0  # only measured
     assert_close(weight.grad.item(), REFERENCE_VALUES * 0.5)
     assert_close(first["loss"].item(), REFERENCE_VALUES * 0.5)
-    assert_close(gan.ratio, 0.5)
-    second, batch = step(1)
+    assert_close(gan.ratio.item(), 0.5)
+    second, clips = step(1)
     assert_close(second["gan_weight"].item(), 0.8 * 0.5)
     assert_close(second["gan"].item(), -1.0)
     assert_close(second["loss"].item(), REFERENCE_VALUES * (0.5 - 0.4))
     assert_close(weight.grad.item(), REFERENCE_VALUES * (0.5 - 0.4 * 1.0))
     assert slope.a.grad is None  # the model's step leaves the discriminator alone
     assert slope.a.requires_grad
-    assert_close(batch["reconstruction"], full(1, 0.5))
-    assert not batch["reconstruction"].requires_grad
+    assert_close(clips["fake"], full(1, 0.5))
+    assert not clips["fake"].requires_grad
 
 
 def test_perceptual_network_and_discriminator_are_run_once_for_the_weight_and_the_gradient():
@@ -131,7 +130,7 @@ def test_perceptual_network_and_discriminator_are_run_once_for_the_weight_and_th
     step(0)
     assert calls == ["perceptual", "discriminator"]
     # d (MAE + LPIPS) / dw = 0.5 + 2 * 0.5 is in the weight and in the gradient
-    assert_close(gan.ratio, 1.5)
+    assert_close(gan.ratio.item(), 1.5)
     assert_close(weight.grad.item(), REFERENCE_VALUES * 1.5)
 
 
@@ -140,7 +139,7 @@ def test_gradients_of_micro_batches_are_added_before_their_norm_is_taken():
     step(0, share=0.75, last=False, target=0.0)  # d MAE / dw = 0.5
     assert gan.ratio == 0
     step(0, share=0.25, target=1.0)  # d MAE / dw = -0.5, so 0.25 in all
-    assert_close(gan.ratio, 0.25)
+    assert_close(gan.ratio.item(), 0.25)
 
 
 def test_the_ratio_is_smoothed_limited_and_saved():
@@ -149,7 +148,7 @@ def test_the_ratio_is_smoothed_limited_and_saved():
     with torch.no_grad():
         slope.a.fill_(4.0)
     step(1)  # running norms: MAE 0.5; GAN (1 + 2) / 2
-    assert_close(gan.ratio, 0.5 / 1.5)
+    assert_close(gan.ratio.item(), 0.5 / 1.5)
     other = by_hand(smoothing=0.5)[0]
     other.load_state_dict(gan.state_dict())
     assert other.ratio == gan.ratio
@@ -169,11 +168,10 @@ def test_a_bf16_reconstruction_is_compared_and_weighed_in_float32():
         with torch.autocast("cpu", dtype=dtype, enabled=dtype == torch.bfloat16):
             y = torch.einsum("i o, b i t h w -> b o t h w", weight, 1 - video)
         assert y.dtype == dtype
-        batch = {"video": video}
-        values = gan.for_model(y, posterior, batch, info(0), [weight])
+        values, clips = gan.generator_loss(y, posterior, video, info(0), [weight])
         assert {value.dtype for value in values.values()} == {torch.float32}
-        assert batch["reconstruction"].dtype == torch.float32
-        ratios.append(gan.ratio)
+        assert clips["fake"].dtype == torch.float32
+        ratios.append(gan.ratio.item())
     assert_close(ratios[0], ratios[1], rtol=0.02, atol=0)
 
 
@@ -181,14 +179,14 @@ def test_a_gradient_that_is_not_finite_leaves_the_ratio_alone():
     gan, _, _, step = by_hand()
     step(0)
     step(1, target=float("nan"))
-    assert_close(gan.ratio, 0.5)
+    assert_close(gan.ratio.item(), 0.5)
 
 
 def test_start_warm_up_and_fixed_weight():
     _, _, weight, step = by_hand(weighting="fixed", start_step=2, warmup_steps=4)
-    found, batch = step(1)
+    found, clips = step(1)
     assert "gan" not in found
-    assert "reconstruction" not in batch
+    assert not clips
     assert [step(s)[0]["gan_weight"].item() for s in (2, 4, 6, 9)] == pytest.approx(
         [0, 0.4, 0.8, 0.8]
     )
@@ -197,11 +195,8 @@ def test_start_warm_up_and_fixed_weight():
 
 def test_the_hinge_loss_and_r1_by_hand():
     gan, slope, _, _ = by_hand(r1_weight=3.0)
-    batch = {
-        "video": full(2, 0.1),
-        "reconstruction": full(2, 0.25),
-    }
-    values = gan.for_discriminator(slope, batch, info(0))
+    clips = {"real": full(2, 0.1), "fake": full(2, 0.25)}
+    values, _ = gan.discriminator_loss(slope, clips, info(0))
     assert_close(values["hinge"].item(), 0.5 * ((1 - 0.2) + (1 + 0.5)))
     r1 = 0.5 * 192 * (2.0 / 192) ** 2  # half the squared gradient of the mean logit
     assert_close(values["r1"].item(), r1)
@@ -219,7 +214,7 @@ def test_settings_out_of_range_are_refused(values):
         AdversarialConfig(**values)
 
 
-# the step of both players
+# the step of both modules
 
 
 class Toy(nn.Module):
@@ -250,18 +245,18 @@ def toy_trainer(folder, *, steps=4, **values):
     loss = VAELoss(VAELossConfig(perceptual="none", kl_weight=0.1))
     gan = AdversarialLoss(options, loss, discriminator, accelerator)
     states = {"adversarial": gan}
-    trainer = Trainer(config, config, accelerator, model, None, gan.opponent, states)  # type: ignore[arg-type]
+    trainer = Trainer(config, config, accelerator, model, None, gan.training, states)  # type: ignore[arg-type]
     last_layer = list(model.head.parameters())
 
     def step_loss(module, batch, info):
         video = batch["video"]
         posterior = DiagonalGaussian(module.body(video), torch.zeros_like(video))
-        return gan.for_model(module(video), posterior, batch, info, last_layer)
+        return gan.generator_loss(module(video), posterior, video, info, last_layer)
 
     return trainer, step_loss
 
 
-def toy_run(folder, *, batches=None, rehearse=False, steps=4, **values):
+def toy_run(folder, *, batches=None, measure=False, steps=4, **values):
     """Train the toy; the trainer, and all weights, which say it all."""
     trainer, step_loss = toy_trainer(folder, steps=steps, **values)
 
@@ -272,15 +267,15 @@ def toy_run(folder, *, batches=None, rehearse=False, steps=4, **values):
             generator = torch.Generator().manual_seed(step)
             yield {"video": torch.rand(size, generator=generator, dtype=torch.float64)}
 
-    if rehearse:
+    if measure:
         zeros = {"video": torch.zeros(4, 3, 5, 16, 8, dtype=torch.float64)}
-        assert trainer.rehearse(zeros, step_loss) > 0
+        assert trainer.measure_step_memory(zeros, step_loss) > 0
     trainer.run(batches or source, step_loss)
-    return trainer, {k: v for p in trainer.players.all for k, v in p.module.state_dict().items()}
+    return trainer, {k: v for p in trainer.trained for k, v in p.module.state_dict().items()}
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 2])
-def test_accumulation_gives_both_players_the_update_of_one_big_batch(micro_batch_size, tmp_path):
+def test_accumulation_gives_both_modules_the_update_of_one_big_batch(micro_batch_size, tmp_path):
     _, whole = toy_run(tmp_path / "whole")
     _, parts = toy_run(tmp_path / "parts", micro_batch_size=micro_batch_size)
     assert_close(parts, whole, rtol=1e-9, atol=1e-12)
@@ -309,11 +304,11 @@ def test_the_discriminator_begins_at_its_start_and_has_its_own_settings(tmp_path
     assert read_log(tmp_path)[-1]["clips_seen"] == 16
 
 
-def test_a_rehearsed_step_changes_nothing(tmp_path):
+def test_a_measured_step_changes_nothing(tmp_path):
     _, plain = toy_run(tmp_path / "plain")
-    _, rehearsed = toy_run(tmp_path / "rehearsed", rehearse=True)
-    assert_close(rehearsed, plain, rtol=0, atol=0)
-    logs = [[x["loss"] for x in read_log(tmp_path / n)] for n in ("plain", "rehearsed")]
+    _, measured = toy_run(tmp_path / "measured", measure=True)
+    assert_close(measured, plain, rtol=0, atol=0)
+    logs = [[x["loss"] for x in read_log(tmp_path / n)] for n in ("plain", "measured")]
     assert logs[0] == logs[1]
 
 
@@ -321,13 +316,13 @@ def test_memory_that_does_not_suffice_is_said_before_the_run(tmp_path, monkeypat
     def fail(*_):
         raise torch.OutOfMemoryError("tried to allocate 1 TiB")
 
-    monkeypatch.setattr("engine.optimization.Players.gradients", fail)
+    monkeypatch.setattr("engine.train.Trainer._add_gradients", fail)
     with pytest.raises(ValueError, match="lower micro_batch_size"):
-        toy_run(tmp_path, rehearse=True)
+        toy_run(tmp_path, measure=True)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_bad_batch_is_passed_over_by_both_players_and_the_run_goes_on(tmp_path):
+def test_a_bad_batch_is_passed_over_by_both_modules_and_the_run_goes_on(tmp_path):
     def source(bad):
         def batches(start):
             for step in range(start, 4):
@@ -373,6 +368,6 @@ def test_a_spike_is_passed_over_and_counted(tmp_path, monkeypatch, caplog):
     assert "step 4 skipped: " in caplog.text
     assert "times the usual" in caplog.text
     assert "loss" not in read_log(tmp_path / "run")[3]
-    moments = trainer.players.all[0].optimizer.state_dict()["state"][0]
+    moments = trainer.trained[0].optimizer.state_dict()["state"][0]
     assert moments["step"] == 4  # of 5
     assert moments["exp_avg_sq"].max() < 1e8

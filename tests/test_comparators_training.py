@@ -22,7 +22,7 @@ from vae.comparators.training import initial_comparator
 from vae.discriminator import DiscriminatorConfig
 from vae.losses import VAELossConfig
 from vae.registry import GCCONV, OTHERS, comparator_config, load_vae, new_vae
-from vae.start import initial_model
+from vae.training import initial_model
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs" / "vae"

@@ -32,7 +32,7 @@ from vae.adversarial import AdversarialConfig
 from vae.config import PRESETS
 from vae.discriminator import DiscriminatorConfig
 from vae.losses import VAELossConfig
-from vae.start import initial_model
+from vae.training import initial_model
 
 ROOT = Path(__file__).parents[1]
 DEBUG = sorted((ROOT / "configs" / "vae" / "debug").glob("*.yaml"))
@@ -194,8 +194,8 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(shards, tmp_path, capsys, 
         "4 clips = 1 processes x 4, 2 at once",
         "data: 0 clips seen, 40 to come, 6.7 epochs of 6",
         "checkpoints: 5 to come, 3 of them stay",
-        "GB in one step of a process with all players active",
-        "GB at most in one step with all players active, on cpu (whole process)",
+        "GB in one step of a process with all modules trained",
+        "GB at most in one step with all modules trained, on cpu (whole process)",
     ):
         assert words in text
     assert not (tmp_path / "run").exists()

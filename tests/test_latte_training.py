@@ -116,7 +116,9 @@ def joint_loss(positions, batch, images=3):
     model = awake(TINY)
     loss = LatteLoss(GaussianDiffusion(), TINY, JointBatch(4, images, 3), Accelerator(cpu=True))
     part = {name: value[positions.start : positions.stop] for name, value in batch.items()}
-    return loss(model, part, StepInfo(seed=1, step=5, positions=positions))["loss"].item()
+    part |= loss.draw(part, 1, 5, positions)
+    values, _ = loss(model, part, StepInfo(seed=1, step=5, positions=positions))
+    return values["loss"].item()
 
 
 def joint_batch():

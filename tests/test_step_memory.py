@@ -29,24 +29,24 @@ def video(clips=4):
 
 
 def bytes_of(trainer):
-    return sum(p.nbytes for player in trainer.players.all for p in player.module.parameters())
+    return sum(p.nbytes for each in trainer.trained for p in each.module.parameters())
 
 
 def test_the_estimate_is_what_a_step_takes_and_changes_nothing(tmp_path):
     trainer, loss = toy_trainer(tmp_path)
-    before = [p.clone() for player in trainer.players.all for p in player.module.parameters()]
+    before = [p.clone() for each in trainer.trained for p in each.module.parameters()]
     state, activations = estimate_memory(trainer, video(), loss)
-    for player in trainer.players.all:
-        assert all(p.grad is None for p in player.module.parameters())
+    for each in trainer.trained:
+        assert all(p.grad is None for p in each.module.parameters())
     assert trainer.states["adversarial"].state_dict() == {"norms": None}
     with LiveMemory() as memory:
-        trainer.rehearse(video(), loss)
+        trainer.measure_step_memory(video(), loss)
     # gradients, AdamW's two moments and activations
     expected = 3 * bytes_of(trainer) + activations
     assert_close(float(memory.peak), float(expected), rtol=0.05, atol=0)
     average = sum(p.nbytes for p in trainer.ema.model.parameters())
     assert state == 4 * bytes_of(trainer) + average
-    after = [p for player in trainer.players.all for p in player.module.parameters()]
+    after = [p for each in trainer.trained for p in each.module.parameters()]
     assert_close(before, after, rtol=0, atol=0)
 
 

@@ -20,7 +20,7 @@ from scripts.train_vae import TrainVAE
 from tests.builders.packed import pack
 from vae import VAEConfig, VideoVAE
 from vae.losses import VAELossConfig
-from vae.start import initial_model
+from vae.training import initial_model
 
 ROOT = Path(__file__).parents[1]
 MODEL = VAEConfig(z_dim=4, dim=4, channel_multipliers=(1, 1, 2, 2), num_blocks=1)

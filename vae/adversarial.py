@@ -1,6 +1,7 @@
 """The adversarial term of Eq. 5: hinge losses, the weight of the term, its start and warm-up."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -9,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from annotated_types import Ge, Gt, Lt
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 from torch.autograd import grad
 
 from common.config import Config
 from engine.config import OptimizerConfig
-from engine.optimization import Batch, Opponent, StepInfo
+from engine.optimization import DiscriminatorTraining, Losses, StepInfo
 from vae.discriminator import Discriminator, DiscriminatorConfig
 from vae.losses import REFERENCE_VALUES, VAELoss, wide
 from vae.posterior import DiagonalGaussian
@@ -81,105 +82,108 @@ class AdversarialLoss:
         discriminator: Discriminator,
         accelerator: Accelerator,
     ):
-        """`discriminator`: the module that `opponent` trains."""
+        """`discriminator`: the module that `training` trains, on the CPU."""
         self.config = config
         self.loss = loss
         self.discriminator = discriminator
         self.accelerator = accelerator
-        self._norms: list[float] | None = None  # running means: reconstruction, GAN
+        # running means: reconstruction, GAN; NaN before the first. Read on the device alone
+        self._norms = torch.full((2,), math.nan, dtype=torch.float64, device=accelerator.device)
         self._sums: list[Tensor] | None = None  # gradients of this step's micro-batches so far
 
     @property
-    def opponent(self) -> Opponent:
-        """The discriminator as the trainer's second player.
-
-        Its loss needs "video" in the batch, and "reconstruction", which `for_model` leaves there.
-        """
-        config = self.config
-        return Opponent(
+    def training(self) -> DiscriminatorTraining:
+        """How the trainer is to train the discriminator."""
+        return DiscriminatorTraining(
             module=self.discriminator,
-            optimizer=config.optimizer,
-            loss=self.for_discriminator,
-            start=config.start_step,
+            optimizer=self.config.optimizer,
+            loss=self.discriminator_loss,
+            start=self.config.start_step,
         )
 
     @property
-    def ratio(self) -> float:
+    def ratio(self) -> Float64[Tensor, ""]:
         """What the weight is multiplied by at the next step."""
         if self.config.weighting == "fixed":
-            return 1.0
-        if self._norms is None:
-            return 0.0
+            return torch.ones_like(self._norms[0])
         reconstruction, gan = self._norms
-        return min(reconstruction / max(gan, TINY), self.config.max_ratio)
+        ratio = (reconstruction / gan.clamp(min=TINY)).clamp(max=self.config.max_ratio)
+        return torch.where(self._norms.isnan().any(), 0.0, ratio)
 
-    def for_model(
+    def generator_loss(
         self,
         reconstruction: Float[Tensor, "b 3 t h w"],
         posterior: DiagonalGaussian,
-        batch: Batch,
+        video: Float[Tensor, "b 3 t h w"],
         info: StepInfo,
         last_layer: Sequence[Tensor],
-    ) -> dict[str, Float[Tensor, ""]]:
+    ) -> Losses:
         """Eq. 5 for the VAE.
 
         Args:
-            batch: with "video" `b 3 t h w` on the device; gets "reconstruction".
             last_layer: parameters at which gradients are compared.
-        Returns: as `VAELoss`, and once the term has started "gan" (minus the mean logit) and
-        "gan_weight" (what the term is multiplied by).
+        Returns: values as of `VAELoss`, and once the term has started "gan" (minus the mean logit)
+        and "gan_weight" (what the term is multiplied by); the real and the reconstructed clips
+        for the discriminator.
         """
         if info.step < self.config.start_step:
-            return self.loss(reconstruction, batch["video"], posterior)
+            return Losses(self.loss(reconstruction, video, posterior))
+
+        # Both terms at the reconstruction
         leaf = wide(reconstruction.detach()).requires_grad_()
-        values = self.loss.reconstruction(leaf, batch["video"])
+        values = self.loss.reconstruction(leaf, video)
         gradient = grad(values["loss"], leaf)[0]
         with frozen(self.discriminator):
             gan = -wide(self.discriminator(leaf)).mean()
         gan_gradient = grad(REFERENCE_VALUES * gan, leaf)[0]
+
+        # How much the second counts
         weight = self.config.weight * self.config.ramp_at(info.step) * self.ratio
         if self.config.weighting == "adaptive":
             pairs = ((values["loss"], gradient), (gan, gan_gradient))
             self._measure(wide(reconstruction), pairs, last_layer, info)
-        batch["reconstruction"] = leaf.detach()
-        regular = self.loss.regularisation(posterior, batch["video"])
-        loss = values["loss"].detach() + weight * REFERENCE_VALUES * gan.detach()
-        path = (wide(reconstruction) * (gradient + weight * gan_gradient)).sum()
-        return {
-            **values,
-            **regular,
-            "gan": gan,
-            "gan_weight": torch.tensor(weight, device=leaf.device),
-            "loss": loss + (path - path.detach()) + regular["loss"],
-        }
 
-    def for_discriminator(
-        self, module: nn.Module, batch: Batch, info: StepInfo
-    ) -> dict[str, Float[Tensor, ""]]:
+        # Their sum, whose gradient goes on from the reconstruction
+        regular = self.loss.regularization(posterior, video)
+        term = (weight * REFERENCE_VALUES).to(gan.dtype) * gan.detach()
+        loss = values["loss"].detach() + term
+        path = (wide(reconstruction) * (gradient + weight * gan_gradient)).sum()
+        loss = loss + (path - path.detach()) + regular["loss"]
+        values |= {**regular, "gan": gan, "gan_weight": weight.float(), "loss": loss}
+        return Losses(values, {"real": video, "fake": leaf.detach()})
+
+    def discriminator_loss(
+        self, module: nn.Module, clips: Mapping[str, Tensor], info: StepInfo
+    ) -> Losses:
         """Hinge loss of the discriminator, mean over patches, and with r1_weight its penalty.
 
+        Args:
+            clips: "real" and "fake" ones, `b 3 t h w`.
         Returns: "loss", "hinge", the mean logits "real" and "fake", and "r1".
         """
-        penalise = self.config.r1_weight > 0
-        video = batch["video"].detach().requires_grad_(penalise)
-        both = torch.cat([video, batch["reconstruction"].to(video)])
+        penalize = self.config.r1_weight > 0
+        video = clips["real"].detach().requires_grad_(penalize)
+        both = torch.cat([video, clips["fake"].to(video)])
         real, fake = wide(module(both)).chunk(2)
         hinge = 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
         values = {"hinge": hinge, "real": real.mean(), "fake": fake.mean(), "loss": hinge}
-        if penalise:
+        if penalize:
             per_clip = real.flatten(1).mean(1).sum()
             slope = grad(per_clip, video, create_graph=True)[0]
             r1 = 0.5 * slope.square().flatten(1).sum(1).mean()
             values |= {"r1": r1, "loss": hinge + self.config.r1_weight * r1}
-        return values
+        return Losses(values)
 
     def state_dict(self) -> dict[str, Any]:
         """The running norms, for JSON."""
-        return {"norms": self._norms}
+        norms = self._norms.tolist()
+        return {"norms": None if math.isnan(norms[0]) else norms}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
-        self._norms, self._sums = state["norms"], None
+        self._sums = None
+        norms = state["norms"] or [math.nan] * 2
+        self._norms = torch.tensor(norms, dtype=torch.float64, device=self.accelerator.device)
 
     def _measure(
         self,
@@ -206,15 +210,11 @@ class AdversarialLoss:
         total = self.accelerator.reduce(torch.stack(self._sums), "mean")
         assert isinstance(total, Tensor)
         self._sums = None
-        if not total.isfinite().all():  # such a step changes nothing
-            return
-        new, old = total.norm(dim=1).tolist(), self._norms
+        new, old = total.norm(dim=1).double(), self._norms
         keep = self.config.smoothing
-        self._norms = (
-            new
-            if old is None
-            else [keep * a + (1 - keep) * b for a, b in zip(old, new, strict=True)]
-        )
+        mean = torch.where(old.isnan(), new, keep * old + (1 - keep) * new)
+        # a step that is not finite changes nothing
+        self._norms = torch.where(total.isfinite().all(), mean, old)
 
 
 @contextmanager

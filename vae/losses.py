@@ -63,7 +63,7 @@ class VAELoss(nn.Module):
         1] units), "kl" (nats per latent element) and "lpips" (mean over frames).
         """
         reconstructed = self.reconstruction(reconstruction, video)
-        regular = self.regularisation(posterior, video)
+        regular = self.regularization(posterior, video)
         return {**reconstructed, **regular, "loss": reconstructed["loss"] + regular["loss"]}
 
     def reconstruction(
@@ -78,7 +78,7 @@ class VAELoss(nn.Module):
         loss = REFERENCE_VALUES * (mae + self.config.perceptual_weight * lpips)
         return {"mae": mae, "lpips": lpips, "loss": loss}
 
-    def regularisation(
+    def regularization(
         self, posterior: DiagonalGaussian, video: Float[Tensor, "b 3 t h w"]
     ) -> dict[str, Float[Tensor, ""]]:
         """The KL term: "loss" is its part of Eq. 5."""

@@ -111,7 +111,7 @@ def training_stream(
         ValueError: the processes do not divide the global batch.
     """
     rank, world = accelerator.process_index, accelerator.num_processes
-    batch = train.local_batch(world)
+    batch_size = train.local_batch_size(world)
 
     def source(step: int) -> Iterator[dict[str, Any]]:
         if step:
@@ -121,7 +121,7 @@ def training_stream(
                 step,
             )
         seed = fold(train.seed, "stream", step)
-        return stream_batches(config, batch, rank, world, train.workers, seed)
+        return stream_batches(config, batch_size, rank, world, train.workers, seed)
 
     return source
 

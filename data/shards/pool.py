@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from multiprocessing import get_context, parent_process
 from typing import TypeVar
 
@@ -30,7 +30,7 @@ def map_ordered(
     *,
     patience: float | None = None,
     on_death: Callable[[Task, int], Result] | None = None,
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Yield `function(task)` in the order of the tasks, a few of them worked out ahead.
 
     A task whose process dies takes no other with it: another process takes its place.

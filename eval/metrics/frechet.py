@@ -190,7 +190,8 @@ def _distance(mean_a: ndarray, mean_b: ndarray, root_a: ndarray, root_b: ndarray
     """Distance of Gaussians with covariances `root^T root`."""
     squared = np.sum((mean_a - mean_b) ** 2)
     traces = np.sum(root_a**2) + np.sum(root_b**2)
-    return max(float(squared + traces - 2 * scipy.linalg.svdvals(root_a @ root_b.T).sum()), 0.0)
+    overlap = np.sum(scipy.linalg.svdvals(root_a @ root_b.T))
+    return max(float(squared + traces - 2 * overlap), 0.0)
 
 
 def _other_dimensions(a: int, b: int) -> str:

@@ -40,7 +40,7 @@ def weigh(config):
     """How many of a model's values, and of its average's, each process holds."""
     accelerator = training_accelerator(config)
     trainer = Trainer(config, config, accelerator, Latte(TINY))
-    modules = {"weights": trainer.players.model, "average": trainer.ema.model}
+    modules = {"weights": trainer.model, "average": trainer.ema.model}
     held = {
         name: sum(fsdp.local(p).numel() for p in module.parameters())
         for name, module in modules.items()

@@ -1,14 +1,19 @@
-"""How the model of a training stage begins: its weights, and what saves memory or time."""
+"""How a stage of training begins, and the loss of its steps."""
 
 import logging
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 
 from common.config import differences
 from common.files import read_json
+from common.pixels import to_float
+from common.seeding import noise
+from engine.optimization import Batch, Losses, StepInfo
+from vae.adversarial import AdversarialLoss
 from vae.base import VideoAutoencoder
 from vae.checkpointing import enable_activation_checkpointing
 from vae.comparators.base import ComparatorConfig
@@ -16,9 +21,49 @@ from vae.comparators.training import initial_comparator
 from vae.config import VAEConfig
 from vae.image_vae import ImageVAE
 from vae.inflate import inflate
+from vae.losses import VAELoss
 from vae.model import VideoVAE
 
 log = logging.getLogger(__name__)
+
+
+class StepLoss:
+    """The loss function of a run, for `engine.train.Trainer`; what it draws comes with the batch.
+
+    Args:
+        loss: Eq. 5 without its adversarial term.
+        model: that is trained, not wrapped.
+        accelerator: of the run.
+        gan: the adversarial term; None: none.
+    """
+
+    def __init__(
+        self,
+        loss: VAELoss,
+        model: VideoAutoencoder,
+        accelerator: Accelerator,
+        gan: AdversarialLoss | None = None,
+    ):
+        self.loss = loss
+        self.model = model
+        self.accelerator = accelerator
+        self.gan = gan
+
+    def draw(self, batch: Batch, seed: int, step: int, positions: range) -> Batch:
+        """Noise of the posterior, for each clip by its place in the global batch."""
+        shape = self.model.config.latent_shape(*batch["video"].shape[2:])
+        return {"noise": noise(shape, seed, "posterior", step, positions)}
+
+    def __call__(self, module: nn.Module, batch: Batch, info: StepInfo) -> Losses:
+        """Eq. 5 of reconstructions of `video` (`b 3 t h w`) from a sample of the posterior."""
+        video = to_float(batch["video"])
+        with self.accelerator.autocast():
+            reconstruction, posterior = module(video, batch["noise"])
+        if self.gan is None:
+            return Losses(self.loss(reconstruction, video, posterior))
+        # asked for now: with FSDP a layer has its weights only after the forward pass
+        last_layer = self.model.last_layer()
+        return self.gan.generator_loss(reconstruction, posterior, video, info, last_layer)
 
 
 def initial_model(
