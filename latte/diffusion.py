@@ -8,12 +8,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from annotated_types import Ge, Gt, Lt
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch._guards import detect_fake_mode
 
 from common.config import Config
 
@@ -122,7 +123,7 @@ class GaussianDiffusion:
             "posterior_std": self.posterior_variance.sqrt(),
             "loss_weight": self.loss_weight,
         }
-        self._on_device: dict[tuple[str, torch.device], Tensor] = {}
+        self._on_device: dict[tuple[Any, ...], Tensor] = {}
 
     def __len__(self) -> int:
         return len(self.timesteps)
@@ -137,16 +138,18 @@ class GaussianDiffusion:
 
         A table is copied to a device once, so that later steps need not wait for the host.
         """
-        if (name, t.device) not in self._on_device:
-            table = self._tables[name].to(t.device, torch.float32)
-            self._on_device[name, t.device] = table
-        return self._on_device[name, t.device][t].view(-1, 1, 1, 1, 1)
+        return self._on_device_of(t, name, self._tables[name].float)[t].view(-1, 1, 1, 1, 1)
 
     def training_timestep(self, t: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
         """The timesteps of the training schedule at positions `t`, what a model is told."""
-        if ("timesteps", t.device) not in self._on_device:
-            self._on_device["timesteps", t.device] = self.timesteps.to(t.device)
-        return self._on_device["timesteps", t.device][t]
+        return self._on_device_of(t, "timesteps", lambda: self.timesteps)[t]
+
+    def _on_device_of(self, t: Tensor, name: str, table: Callable[[], Tensor]) -> Tensor:
+        """The table on the device of `t`, kept; memory estimates, without data, get their own."""
+        key = name, t.device, detect_fake_mode(t)
+        if key not in self._on_device:
+            self._on_device[key] = table().to(t.device)
+        return self._on_device[key]
 
     def draw_time(self, generator: torch.Generator) -> Int[Tensor, " 1"]:
         """A position for one row of training, uniform."""

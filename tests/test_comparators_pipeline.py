@@ -132,7 +132,7 @@ def test_every_comparator_runs_through_the_whole_chain(root):
         latte = trained(root, name, latents, scaling=scaling)
         samples = sampled(root, name, latte)
         check_samples(samples, latte, model, name)
-        inspected = {"latents": str(latents), "vae": source(root, name), "items": 1}
+        inspected = {"latents": str(latents), "vae": source(root, name), "num_clips": 1}
         inspect_cache.run(
             inspect_cache.InspectCache(
                 **inspected, data=str(root / "shards"), out=str(root / name / "look")

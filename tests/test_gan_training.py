@@ -252,7 +252,7 @@ BUCKET = '{"buckets": [{"frames": %s, "height": 16, "width": 16, "batch_size": %
         (["--init_from=/nowhere"], "/nowhere: no VideoVAE here"),
         (["--buckets", BUCKET % (101, 4)], "bucket 101x16x16: "),
         (["--buckets", BUCKET % (5, 8)], "bucket 5x16x16: the data set has 6 samples, fewer"),
-        (["--loss.perceptual=vgg"], "vgg16-397923af.pth: no weights for LPIPS."),
+        (["--loss.perceptual=vgg"], "no vgg16-397923af.pth found"),
         (["--adversarial.start_step=6"], "start_step=6 is not before the end of the run"),
         (["--train.micro_batch_size=3"], "micro_batch_size=3 does not divide the 4 clips"),
         (["--held_out.folder=nowhere"], "nowhere"),

@@ -41,4 +41,4 @@ def test_a_failure_is_recorded_and_the_others_still_run(tmp_path, monkeypatch):
 
 def test_an_unknown_check_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no check nonsense: use rates"):
-        parse(GPUAcceptance, ["--out", str(tmp_path / "x"), "--only", "nonsense"])
+        parse(GPUAcceptance, ["--out", str(tmp_path / "x"), "--only=[nonsense]"])

@@ -47,7 +47,7 @@ def configs(root, out):
         preview_sampler=FEW,
         num_previews=1,
         fvd=SampleScoreConfig(
-            real=str(root / "shards"), clips=3, classifier=str(root / "features")
+            real=str(root / "shards"), num_clips=3, classifier=str(root / "features")
         ),
     )
     sampling = Sample(

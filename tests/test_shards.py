@@ -289,8 +289,8 @@ def test_records_that_contradict_each_other(videos, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"short_side": 33}, "short_side=33"),
-        ({"crf": 99}, "crf=99 must be"),
+        ({"short_side": 33}, "short_side=33 must be a multiple of 2"),
+        ({"crf": 99}, "crf=99 must be at most 51"),
         ({"min_frames": 0}, "min_frames=0 must be at least 1"),
         ({"max_frames": 16}, "max_frames=16 is less than min_frames=17"),
         ({"max_frames": 30, "reencode": False}, "which reencode=false stores whole"),
