@@ -120,3 +120,8 @@ def test_eager_passes_move_little_more_than_half_of_what_they_did(name):
 def test_a_compiled_pass_moves_less_than_0_45_of_what_it_did():
     count, _ = measure(Traffic(), "encode", compiled=True)
     assert count.bytes < 0.45 * BEFORE["encode"]
+
+
+def test_a_count_that_is_not_trusted_is_refused():
+    with pytest.raises(ValueError, match="compiled vae_step is not trusted"):
+        Traffic(passes=("vae_step",))
