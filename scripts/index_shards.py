@@ -19,7 +19,10 @@ class IndexShards(Config):
     """Folder for index.json, to be named wherever a folder of shards is asked for. Default: the
     folder of the tars."""
     on_error: Literal["stop", "skip"] = "stop"
-    """A video that cannot be decoded ends the run, or is left out and reported."""
+    """A video that cannot be decoded, or a tar without its end, ends the run or is reported."""
+    decode: Literal["all", "first"] = "all"
+    """Decode every frame, so that loading refuses nothing that is taken; or, in a small part of the
+    time, only the first."""
     strict_decoding: bool = True
     """Refuse videos with damaged data; False takes what the decoder makes of them."""
     workers: Workers | None = None
@@ -35,6 +38,7 @@ def run(config: IndexShards) -> None:
         config.out,
         strict=config.strict_decoding,
         on_error=config.on_error,
+        decode=config.decode,
         workers=workers,
     )
     print(
@@ -42,6 +46,10 @@ def run(config: IndexShards) -> None:
         f"{report.shards} tars indexed; {len(report.without_video)} without a video, "
         f"{len(report.failures)} failed, {report.unlabeled} unlabeled"
     )
+    if report.unchecked:
+        print(f"  {report.unchecked} videos were not decoded beyond their first frame")
+    for name in report.cut:
+        print(f"  no end: {name}: cut after a member, or written so")
     for failure in report.failures:
         print(f"  failed: {failure['key']}: {failure['reason']}")
 

@@ -1,5 +1,6 @@
 """Shards of other tools: webdataset's rules, read by offset, never changed, watched for changes."""
 
+import io
 import os
 import tarfile
 
@@ -13,9 +14,12 @@ from data.shards.external import index_foreign
 from data.shards.index import ShardIndex
 from data.shards.sample_table import Samples
 from data.shards.tar_entries import find_label, split_name, video_extension
+from data.video.decode import read_frames
 from scripts.index_shards import IndexShards, run
 from tests.builders.packed import pack
-from tests.builders.videos import read_barcode, write_barcode_video
+from tests.builders.videos import damage_packet, read_barcode, write_barcode_video
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset's open shards
 
 
 @pytest.fixture(scope="module")
@@ -98,12 +102,12 @@ def test_a_stopped_run_goes_on_and_a_later_one_looks_at_changes_only(theirs, vid
     scanned = []
     scan = data.shards.external._scan
 
-    def watched(tar, strict):
+    def watched(tar, *how):
         if tar.name == "b.tar" and not scanned.count("b.tar"):
             scanned.append(tar.name)
             raise KeyboardInterrupt
         scanned.append(tar.name)
-        return scan(tar, strict)
+        return scan(tar, *how)
 
     monkeypatch.setattr(data.shards.external, "_scan", watched)
     with pytest.raises(KeyboardInterrupt):
@@ -244,3 +248,95 @@ def test_large_indices_are_kept_as_arrays_and_read_again_after_a_change(theirs, 
     assert len(ShardIndex.load(theirs)) == 2
     (theirs / ".index.safetensors").write_bytes(b"damaged")
     assert len(ShardIndex.load(theirs)) == 2
+
+
+def raw_tar(path, members):
+    """A tar of members with any names, in order."""
+    with tarfile.open(path, "w") as archive:
+        for name, data in members:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    return path
+
+
+def read_by_webdataset(tar):
+    return [
+        {name: data for name, data in sample.items() if not name.startswith("__")}
+        | {"key": sample["__key__"]}
+        for sample in wds.WebDataset(str(tar), shardshuffle=False)
+    ]
+
+
+def test_odd_names_are_read_as_webdataset_reads_them(tmp_path, videos):
+    tar = raw_tar(
+        tmp_path / "x.tar",
+        [
+            ("upper.MP4", videos[0]),
+            ("upper.CLS", b"1"),
+            ("upper.Json", b'{"class_name": "run"}'),
+            ("__under.mp4", videos[1]),
+            ("__under.cls", b"0"),
+            ("__under__x.mp4", videos[2]),
+            ("__meta__", b"no sample"),
+            ("__folder__/x.mp4", b"no sample"),
+            ("./__deep/y.mp4", videos[1]),
+        ],
+    )
+    index_foreign(tmp_path, progress=False)
+    index, theirs = ShardIndex.load(tmp_path), read_by_webdataset(tar)
+    assert [sample.key for sample in index.samples] == [sample["key"] for sample in theirs]
+    assert len(index) == 4
+    assert [index.read(i) for i in range(4)] == [sample["mp4"] for sample in theirs]
+    labels = [int(sample["cls"]) if "cls" in sample else None for sample in theirs]
+    assert [sample.label for sample in index.samples] == labels == [1, 0, None, None]
+    assert index.class_names[1] == "run"
+
+
+def test_a_member_that_occurs_twice_is_a_failure_as_it_is_for_webdataset(tmp_path, videos):
+    members = [("a.mp4", videos[0]), ("a.MP4", videos[1]), ("b.mp4", videos[1])]
+    tar = raw_tar(tmp_path / "x.tar", members)
+    with pytest.raises(ValueError, match="duplicate file name"):
+        read_by_webdataset(tar)
+    with pytest.raises(ValueError, match=r"x.tar: a: member mp4 occurs twice"):
+        index_foreign(tmp_path, progress=False)
+    report = index_foreign(tmp_path, on_error="skip", progress=False)
+    assert (report.found, report.written, len(report.failures)) == (2, 1, 1)
+
+
+def test_a_tar_cut_between_members_is_noticed(tmp_path, videos, capsys):
+    tar = raw_tar(tmp_path / "x.tar", [(f"{i}.mp4", video) for i, video in enumerate(videos)])
+    with tarfile.open(tar) as archive:
+        third = archive.getmembers()[2].offset
+    whole = tar.read_bytes()
+    for size in (third, third + 100):  # exactly between members, and in a header
+        tar.write_bytes(whole[:size])
+        with pytest.raises(ValueError, match=r"x.tar: (has no end: it was cut|is no readable tar)"):
+            index_foreign(tmp_path, progress=False)
+    tar.write_bytes(whole[:third])
+    report = index_foreign(tmp_path, on_error="skip", progress=False)
+    assert (report.cut, report.written) == (("x.tar",), 2)
+    run(parse(IndexShards, ["--shards", str(tmp_path), "--on_error", "skip", "--workers", "0"]))
+    assert "no end: x.tar" in capsys.readouterr().out
+    tar.write_bytes(whole)
+    assert index_foreign(tmp_path, progress=False).cut == ()
+
+
+def test_what_indexing_takes_loading_reads(tmp_path, videos, capsys):
+    options = {"g": "12", "deadline": "realtime", "cpu-used": "8"}
+    path = write_barcode_video(tmp_path / "a.webm", 40, encoder="libvpx-vp9", options=options)
+    damaged = damage_packet(path, 20).read_bytes()
+    write(tmp_path / "set" / "x.tar", [{"__key__": "damaged", "webm": damaged}])
+    write(tmp_path / "set" / "y.tar", [{"__key__": "whole", "mp4": videos[0]}])
+    with pytest.raises(ValueError, match=r"x.tar: damaged: .*cannot be decoded"):
+        index_foreign(tmp_path / "set", progress=False)
+    report = index_foreign(tmp_path / "set", on_error="skip", progress=False)
+    assert ([f["key"] for f in report.failures], report.written) == (["damaged"], 1)
+    quick = index_foreign(tmp_path / "set", decode="first", progress=False)
+    assert (quick.written, quick.unchecked) == (2, 2)
+    index_foreign(tmp_path / "set", strict=False, progress=False)
+    index = ShardIndex.load(tmp_path / "set")
+    for i, sample in enumerate(index.samples):
+        numbers = range(sample.frames)
+        read = read_frames(index.read(i), numbers, strict=False, frames=sample.frames)
+        assert len(read) == sample.frames

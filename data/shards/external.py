@@ -3,8 +3,8 @@
     index_foreign("their/shards")              # writes their/shards/index.json
     index_foreign("their/shards", "my/index")  # where their folder cannot be written
 
-Each tar is read once: its headers, its checksum, and every video's frame count. What was found in
-a tar is kept in `index.parts`, so a run that was stopped goes on, and a later one looks only at
+Each tar is read once: its headers, its checksum, and every video, which is decoded. What was found
+in a tar is kept in `index.parts`, so a run that was stopped goes on, and a later one looks only at
 tars that changed.
 """
 
@@ -20,10 +20,17 @@ from tqdm import tqdm
 from common.files import read_json, sha256_file, write_json
 from data.shards.index import Shard, write_index
 from data.shards.pool import map_ordered
-from data.shards.tar_entries import find_label, plain_extension, tar_samples, video_extension
-from data.video.probe import probe
+from data.shards.tar_entries import (
+    find_label,
+    has_end,
+    plain_extension,
+    tar_samples,
+    video_extension,
+)
+from data.video.probe import check_frames, probe
 
 PARTS = "index.parts"
+VERSION = 2  # of what is kept of a tar
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
@@ -43,6 +50,10 @@ class ForeignReport:
     """Keys of samples that hold no video."""
     failures: tuple[dict[str, str], ...]
     """Key and reason of each video that cannot be decoded."""
+    cut: tuple[str, ...]
+    """Tars without the zeros that end one: cut between members, or so written."""
+    unchecked: int
+    """Videos in the index of which only the first frame was decoded."""
     hash: str
     """Content hash, as in the index."""
 
@@ -53,6 +64,7 @@ def index_foreign(
     *,
     strict: bool = True,
     on_error: Literal["stop", "skip"] = "stop",
+    decode: Literal["all", "first"] = "all",
     workers: int = 0,
     progress: bool = True,
 ) -> ForeignReport:
@@ -66,8 +78,10 @@ def index_foreign(
     Args:
         out: folder for the index; default: `folder`. Give this one to `ShardIndex` then.
         strict: see `read_frames`.
-        on_error: what to do with a video that cannot be decoded: end here, or leave it out and
-            count it.
+        on_error: what to do with a video that cannot be decoded, or a tar that has no end: end
+            here, or leave the video out, take what the tar has, and count them.
+        decode: every frame of a video, so that loading refuses no video that is taken; or, in a
+            small part of the time, its first frame, where packets and header tell the others.
         workers: processes, each with a tar of its own; 0 does it in this one.
         progress: show a bar.
 
@@ -83,11 +97,15 @@ def index_foreign(
     if not os.access(target if target.exists() else target.parent, os.W_OK):
         raise ValueError(f"{target}: cannot be written. Give another folder for the index: out.")
     scan = partial(
-        _part, folder=folder, parts=target / PARTS, strict=strict, stop=on_error == "stop"
+        _part,
+        folder=folder,
+        parts=target / PARTS,
+        read_as={"version": VERSION, "strict": strict, "decode": decode},
+        stop=on_error == "stop",
     )
     results = map_ordered(scan, tars, workers)
     bar = tqdm(results, total=len(tars), unit="tar", desc="indexing", disable=not progress)
-    return _conclude(list(bar), folder, target, strict)
+    return _conclude(list(bar), folder, target, strict, decode)
 
 
 def _tars(folder: Path) -> list[Path]:
@@ -106,22 +124,24 @@ def _tars(folder: Path) -> list[Path]:
     return tars
 
 
-def _part(tar: Path, *, folder: Path, parts: Path, strict: bool, stop: bool) -> dict[str, Any]:
+def _part(
+    tar: Path, *, folder: Path, parts: Path, read_as: dict[str, Any], stop: bool
+) -> dict[str, Any]:
     """What is in one tar; from an earlier run if the tar is the same."""
     name = tar.relative_to(folder).as_posix()
     path = parts / f"{name.replace('/', '__')}.json"
     stat = tar.stat()
     old = read_json(path) if path.exists() else None
-    if old is not None and (old["strict"], old["shard"]["bytes"]) == (strict, stat.st_size):
+    if old is not None and (old.get("read_as"), old["shard"]["bytes"]) == (read_as, stat.st_size):
         if old["shard"]["mtime_ns"] == stat.st_mtime_ns:
             return _checked(old, tar, stop)
         if old["shard"]["sha256"] == sha256_file(tar):
             old["shard"]["mtime_ns"] = stat.st_mtime_ns
             write_json(path, old)
             return _checked(old, tar, stop)
-    part = _scan(tar, strict)
+    part = _scan(tar, read_as["strict"], read_as["decode"])
     shard = Shard(name, sha256_file(tar), stat.st_size, len(part["samples"]), stat.st_mtime_ns)
-    part = {"strict": strict, "shard": asdict(shard), **part}
+    part = {"read_as": read_as, "shard": asdict(shard), **part}
     _checked(part, tar, stop)
     write_json(path, part)
     return part
@@ -134,14 +154,19 @@ def _checked(part: dict[str, Any], tar: Path, stop: bool) -> dict[str, Any]:
             f"{tar}: {failure['key']}: {failure['reason']}. Leave out such videos with "
             "on_error=skip."
         )
+    if stop and part["cut"]:
+        raise ValueError(
+            f"{tar}: has no end: it was cut after a member, or its writer left the end out. Copy "
+            "it again, or take the samples that it has with on_error=skip."
+        )
     return part
 
 
-def _scan(tar: Path, strict: bool) -> dict[str, Any]:
+def _scan(tar: Path, strict: bool, decode: str) -> dict[str, Any]:
     samples, failures, without = [], [], []
     found = 0
     with open(tar, "rb") as file:
-        for key, members in tar_samples(tar):
+        for key, members, repeated in tar_samples(tar):
             found += 1
             extension = video_extension(members)
             if extension is None:
@@ -154,7 +179,16 @@ def _scan(tar: Path, strict: bool) -> dict[str, Any]:
             }
             try:
                 label, class_name = find_label(content)
+                if repeated:
+                    raise ValueError(f"member {repeated[0]} occurs twice")
                 info = probe(content[extension], strict=strict)
+                if strict and decode == "all":
+                    size = check_frames(content[extension], strict=True)
+                    if size != (info.frames, info.height, info.width):
+                        raise ValueError(
+                            f"{info.frames} frames of {info.height}x{info.width} by its packets, "
+                            f"but decoding gives {size[0]} of {size[1]}x{size[2]}"
+                        )
             except Exception as error:  # noqa: BLE001 - whatever a sample raises is its failure
                 failures.append({"key": key, "reason": str(error) or type(error).__name__})
                 continue
@@ -174,7 +208,13 @@ def _scan(tar: Path, strict: bool) -> dict[str, Any]:
                     },
                 }
             )
-    return {"found": found, "samples": samples, "failures": failures, "without_video": without}
+    return {
+        "found": found,
+        "samples": samples,
+        "failures": failures,
+        "without_video": without,
+        "cut": not has_end(tar),
+    }
 
 
 def _read(descriptor: int, offset: int, size: int) -> bytes:
@@ -182,7 +222,7 @@ def _read(descriptor: int, offset: int, size: int) -> bytes:
 
 
 def _conclude(
-    parts: list[dict[str, Any]], folder: Path, target: Path, strict: bool
+    parts: list[dict[str, Any]], folder: Path, target: Path, strict: bool, decode: str
 ) -> ForeignReport:
     failures = [failure for part in parts for failure in part["failures"]]
     full = [part for part in parts if part["samples"]]
@@ -206,6 +246,8 @@ def _conclude(
         unlabeled=sum(sample["label"] is None for sample in samples),
         without_video=tuple(key for part in parts for key in part["without_video"]),
         failures=tuple(failures),
+        cut=tuple(part["shard"]["name"] for part in parts if part["cut"]),
+        unchecked=len(samples) if strict and decode == "first" else 0,
         hash=content_hash,
     )
 

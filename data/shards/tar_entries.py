@@ -1,6 +1,8 @@
 """webdataset's rules: which members of a tar are one sample, which is its video, what its label.
 
-Members belong together if their paths are equal up to the first dot of the file name.
+Members belong together if they follow each other and their paths are equal up to the first dot of
+the file name. Extensions are taken in lower case. Files named `__like_this__`, and what lies in
+such a folder, are no samples.
 """
 
 import json
@@ -11,6 +13,8 @@ from pathlib import Path
 
 from data.video.video_record import VIDEO_EXTENSIONS
 
+META = re.compile(r"__[^/]*__($|/)")
+
 
 def split_name(name: str) -> tuple[str, str] | None:
     """webdataset's (key, extension) of a member, at the first dot of the file name, or None."""
@@ -18,21 +22,38 @@ def split_name(name: str) -> tuple[str, str] | None:
     return (match.group(1), match.group(2)) if match else None
 
 
-def tar_samples(tar: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
-    """Samples of a tar in order: the key, and extension -> (offset, size)."""
+def tar_samples(tar: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]], list[str]]]:
+    """Samples of a tar in order: the key, extension -> (offset, size), and repeated extensions.
+
+    Of a member that occurs twice in a sample the first counts.
+    """
     current: str | None = None
     members: dict[str, tuple[int, int]] = {}
+    repeated: list[str] = []
     for name, place in tar_members(tar):
         parts = split_name(name)
-        if parts is None or name.startswith("__"):
+        if parts is None or META.match(name):
             continue
-        if parts[0] != current or parts[1] in members:
+        key, extension = parts[0], parts[1].lower()
+        if key != current:
             if current is not None:
-                yield current, members
-            current, members = parts[0], {}
-        members[parts[1]] = place
+                yield current, members, repeated
+            current, members, repeated = key, {}, []
+        if extension in members:
+            repeated.append(extension)
+        else:
+            members[extension] = place
     if current is not None:
-        yield current, members
+        yield current, members, repeated
+
+
+def has_end(tar: Path) -> bool:
+    """Whether a readable tar ends as tars do, with zeros; one cut between members does not."""
+    with open(tar, "rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
+        for _ in archive:
+            pass
+        file.seek(archive.offset)
+        return file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
 
 
 def tar_members(tar: Path) -> Iterator[tuple[str, tuple[int, int]]]:
@@ -55,7 +76,7 @@ def tar_members(tar: Path) -> Iterator[tuple[str, tuple[int, int]]]:
 
 
 def video_extension(extensions: Iterable[str]) -> str | None:
-    """The first of a sample's extensions that is a video's, as it is written; None without one."""
+    """The first of a sample's extensions that is a video's; None without one."""
     return next((e for e in extensions if plain_extension(e) in VIDEO_EXTENSIONS), None)
 
 
