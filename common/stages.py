@@ -1,11 +1,16 @@
 """Stages of a longer command, each done once: a record tells with which settings and inputs."""
 
+import datetime
+import shlex
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from common.files import read_json, write_json
+from common.launch import call
 from common.measure import GIGABYTE
 from common.output_folder import Input, describe_identity, identity_changes
 
@@ -26,11 +31,12 @@ def run_stage(
         inputs: files that the result depends on, such as weights.
 
     Returns:
-        `seconds` and `memory_gb` of the work, and what it was done with.
+        `seconds` and `memory_gb` of the work, when it was `finished`, and what it was done with.
 
     Raises:
         ValueError: it was done with other settings or inputs, or an input is missing.
     """
+    print(f"[{record.stem}] is there already" if record.exists() else f"\n[{record.stem}]")  # noqa: T201
     for path in inputs:
         if not path.is_file():
             raise ValueError(f"{path}: no such file; the stage before makes it")
@@ -48,7 +54,54 @@ def run_stage(
     cost = {
         "seconds": round(time.perf_counter() - start, 1),
         "memory_gb": round(memory / GIGABYTE, 3),
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(),
     }
     done = {**describe_identity(settings, hashes), **cost}
     write_json(record, done)
     return done
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandStages:
+    """Commands of the user as stages, each in a process of its own."""
+
+    scripts: Path
+    """Folder of the commands."""
+    launcher: str = sys.executable
+    """What starts them, such as "accelerate launch"."""
+
+    def run(
+        self,
+        record: Path,
+        script: str,
+        options: Mapping[str, Any] | None = None,
+        *,
+        config: Path | None = None,
+        inputs: Sequence[Path] = (),
+    ) -> dict[str, Any]:
+        """Run a command unless `record` says that it was done with the same; returns the record.
+
+        Args:
+            record: JSON file, written when the command is done.
+            script: such as `train_vae.py`.
+            options: name to value, without the dashes; they overrule the config.
+            config: YAML file of further options.
+            inputs: files that the result depends on, such as weights.
+
+        Raises:
+            ValueError: the command failed, or was done before with other options or inputs.
+        """
+        options = {f"--{name}": _flag(value) for name, value in (options or {}).items()}
+        command = [*shlex.split(self.launcher), str(self.scripts / script)]
+        command += ["--config", str(config)] if config else []
+        command += [f"{name}={value}" for name, value in options.items()]
+        settings = {config.name: config.read_text()} if config else {}
+        settings = settings | ({"options": options} if options else {})
+        return run_stage(record, lambda: call(command), settings=settings, inputs=inputs)
+
+
+def _flag(value: Any) -> str:
+    """As the command line takes it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(list(value)) if isinstance(value, tuple) else str(value)

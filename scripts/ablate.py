@@ -1,10 +1,8 @@
 """Train the rows of the paper's ablation on one budget and tabulate what they reach."""
 
-import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 import yaml
@@ -12,15 +10,17 @@ import yaml
 from common.cli import main
 from common.config import Config
 from common.files import atomic_path, write_json
-from common.launch import call
 from common.output_folder import lock_folder
-from common.stages import run_stage
+from common.stages import CommandStages
 from engine.run_folder import read_log
+from eval.report.seed_table import seed_table
 from vae.config import PRESETS
 from vae.registry import OTHERS, load_vae
 
-SCORES = ("psnr", "ssim", "ssim_1", "ssim_2", "ssim_3", "ssim_4", "ssim_margin")
-TRAIN = Path(__file__).with_name("train_vae.py")
+SCORES = {"psnr": 2} | dict.fromkeys(
+    ("ssim", "ssim_1", "ssim_2", "ssim_3", "ssim_4", "ssim_margin"), 4
+)
+"""Scores of the table, with their decimals."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,19 +67,6 @@ class Ablate(Config):
                 raise ValueError(f"{path}: no such config file")
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One line of the table."""
-
-    architecture: str
-    from_image: bool
-
-    @property
-    def name(self) -> str:
-        """Of its runs' folders, and in the table."""
-        return f"{self.architecture}_from_image" if self.from_image else self.architecture
-
-
 def run(config: Ablate) -> None:
     """Train what is missing, then write ablation.json and ablation.md."""
     with lock_folder(config.folder):
@@ -87,56 +74,49 @@ def run(config: Ablate) -> None:
 
 
 def _run(config: Ablate) -> None:
-    entries = [Entry(row, False) for row in config.architectures]
-    entries += [Entry(row, True) for row in config.image_starts]
-    results: dict[str, Any] = {entry.name: {"parameters": 0, "scores": {}} for entry in entries}
+    entries = {row: (row, False) for row in config.architectures}
+    entries |= {f"{row}_from_image": (row, True) for row in config.image_starts}
+    results: dict[str, Any] = {name: {"parameters": 0, "scores": {}} for name in entries}
+    table = ""
     for seed in config.seeds:
-        for entry in entries:
-            folder = _train(config, entry, seed)
-            result = results[entry.name]
-            model = load_vae(folder / "export")
-            result["parameters"] = sum(p.numel() for p in model.parameters())
-            result["scores"][seed] = _scores(folder)
+        for name, (architecture, from_image) in entries.items():
+            folder, start = config.folder / name, None
+            if from_image:
+                start = folder / f"image-{seed}"
+                _train(config, config.image, architecture, seed, start)
+            video = folder / f"video-{seed}"
+            _train(config, config.video, architecture, seed, video, start)
+            model = load_vae(video / "export")
+            results[name]["parameters"] = sum(p.numel() for p in model.parameters())
+            results[name]["scores"][seed] = _scores(video)
+        rows = {n: ([f"{r['parameters']:,}"], r["scores"].values()) for n, r in results.items()}
+        table = "\n".join(seed_table(["row", "parameters"], rows, SCORES)) + "\n"
         write_json(config.folder / "ablation.json", results)
         with atomic_path(config.folder / "ablation.md") as temporary:
-            temporary.write_text(_table(results))
-    print(_table(results), end="")
+            temporary.write_text(table)
+    print(table, end="")
 
 
-def _train(config: Ablate, entry: Entry, seed: int) -> Path:
-    """The folder of a finished run, which is trained or resumed where it is not done."""
-    folder = config.folder / entry.name
-    start = None
-    if entry.from_image:
-        image = folder / f"image-{seed}"
-        start = image / "export"
-        _stage(config, config.image, entry, seed, image)
-    _stage(config, config.video, entry, seed, folder / f"video-{seed}", start)
-    return folder / f"video-{seed}"
-
-
-def _stage(
+def _train(
     config: Ablate,
     file: Path | None,
-    entry: Entry,
+    architecture: str,
     seed: int,
     folder: Path,
     start: Path | None = None,
 ) -> None:
-    """Train by one config, unless its record says that it was done with the same."""
+    """Train by one config, from the image VAE of the run `start`."""
     assert file is not None
-    command = [*shlex.split(config.launcher), str(TRAIN), "--config", str(file)]
-    command += [f"--architecture={entry.architecture}", f"--train.seed={seed}"]
-    command += [f"--train.folder={folder}"]
+    options = {"architecture": architecture, "train.seed": seed, "train.folder": folder}
     values = yaml.safe_load(file.read_text())
     sets = [Path((values.get(part) or {}).get("folder", "")) for part in ("data", "held_out")]
-    inputs = [index for folder in sets if (index := folder / "index.json").is_file()]
+    inputs = [index for each in sets if (index := each / "index.json").is_file()]
     if start is not None:
-        command += ["--init_from", str(start)]
-        inputs.append(start / "model.safetensors")
-    settings = {"architecture": entry.architecture, "seed": seed, "config": file.read_text()}
+        options["init_from"] = start / "export"
+        inputs.append(start / "export" / "model.safetensors")
+    commands = CommandStages(scripts=Path(__file__).parent, launcher=config.launcher)
     record = folder.with_name(f"{folder.name}.json")
-    run_stage(record, lambda: call(command), settings=settings, inputs=inputs)
+    commands.run(record, "train_vae.py", options, config=file, inputs=inputs)
 
 
 def _scores(folder: Path) -> dict[str, float]:
@@ -148,20 +128,6 @@ def _scores(folder: Path) -> dict[str, float]:
             f"{folder}: no {error} at the last step. Set held_out, and train.evaluate_every to "
             "something that divides train.steps."
         ) from error
-
-
-def _table(results: dict[str, Any]) -> str:
-    lines = ["| row | parameters | " + " | ".join(SCORES) + " |", "|---" * (2 + len(SCORES)) + "|"]
-    for name, result in results.items():
-        runs = result["scores"].values()
-        cells = [_cell([r[score] for r in runs], 2 if score == "psnr" else 4) for score in SCORES]
-        lines.append(f"| {name} | {result['parameters']:,} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
-def _cell(values: list[float], digits: int) -> str:
-    spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{mean(values):.{digits}f}{spread}"
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from eval.clips.clip_protocol import ClipProtocol
 from eval.clips.source import ClipSource
 from eval.features.extractors import FVDPreset, load_classifier, load_fvd_extractor
 from eval.protocols.fvd import evaluate_fvd, fvd_line
-from eval.protocols.measurement import Measurement, give_out
+from eval.protocols.measurement import Measurement, check_out, give_out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +82,7 @@ class EvalFVD(Measurement):
 
 def run(config: EvalFVD) -> None:
     """Check, measure, write."""
+    check_out(config.out)
     accelerator = make_accelerator()
     main_process = accelerator.is_main_process
     with accelerator.local_main_process_first():  # one process downloads

@@ -11,7 +11,7 @@ from eval.clips.clip_protocol import ClipProtocol
 from eval.clips.source import ClipSource
 from eval.features.extractors import load_c3d, load_classifier
 from eval.protocols.inception_protocol import PROTOCOLS, evaluate_is, is_line
-from eval.protocols.measurement import Measurement, give_out
+from eval.protocols.measurement import Measurement, check_out, give_out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +82,7 @@ class EvalIS(Measurement):
 
 def run(config: EvalIS) -> None:
     """Check, measure, write."""
+    check_out(config.out)
     changes = {name: getattr(config, name) for name in ("num_clips", "runs", "splits")}
     changes = {name: value for name, value in changes.items() if value is not None}
     protocol = replace(PROTOCOLS[config.protocol], **changes)

@@ -224,7 +224,9 @@ def _describe(
 
 
 def _cost(vae: VideoAutoencoder, video: Tensor, config: EvalReconstruction) -> dict[str, Any]:
-    with full_precision(video.device):
+    """In float32 without TF32, and under `bfloat16` by autocast to it."""
+
+    def measure() -> dict[str, Any]:
         return measure_cost(
             lambda x: vae.encode(x).mode(),
             lambda z: vae.decode(z, size=video.shape[2:]),
@@ -232,6 +234,11 @@ def _cost(vae: VideoAutoencoder, video: Tensor, config: EvalReconstruction) -> d
             repeats=config.repeats,
             warmup=config.warmup,
         )
+
+    with full_precision(video.device):
+        exact = measure()
+    with torch.autocast(video.device.type, torch.bfloat16):
+        return exact | {"bfloat16": measure()}
 
 
 def report(result: dict[str, Any]) -> str:

@@ -1,25 +1,22 @@
 """What Latte has learned after parts of its training, over several seeds."""
 
 import math
-import shlex
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
-import torch
 import yaml
 
 from common.cli import main
 from common.config import Config
 from common.files import atomic_path, read_json, write_json
-from common.launch import call
 from common.output_folder import lock_folder
-from common.stages import run_stage
-from eval.features.classifier import ClipClassifier
-from eval.report.demo import DemoSet, demo_protocol, demo_scores, generated_set, packed_set
+from common.stages import CommandStages
+from data.video.decode import read_frames
+from eval.protocols.experiment_scores import FRAMES, ExperimentScores
+from eval.report.seed_table import seed_table
 from latte.samplers import SamplerConfig
 
 SCRIPTS = Path(__file__).parent
@@ -71,24 +68,70 @@ class LearningCurve(Config):
 
 
 def run(config: LearningCurve) -> None:
-    """Train and sample what is missing, then write learning_curve.json and learning_curve.md."""
+    """Train, sample and score what is missing, then write learning_curve.json and .md."""
     with lock_folder(config.folder):
         _run(config)
 
 
 def _run(config: LearningCurve) -> None:
-    classifier = ClipClassifier.from_pretrained(config.classifier)
-    classifier.to("cuda" if torch.cuda.is_available() else "cpu")
+    commands = CommandStages(scripts=SCRIPTS, launcher=config.launcher)
     steps = _steps(config)
     results: dict[str, Any] = {"protocol": {}, "scores": {}}
     for seed in config.seeds:
         folder = config.folder / f"seed-{seed}"
-        _train(config, seed, folder / "run", math.gcd(*steps.values()))
-        parts = _samples(config, seed, folder, steps)
-        scores, results["protocol"] = _scores(config, classifier, parts)
-        for name, values in scores.items():
-            results["scores"].setdefault(name, {})[seed] = values
-        results["protocol"]["steps"] = steps
+
+        # Train without previews, keeping a checkpoint at each percentage
+        every = math.gcd(*steps.values())
+        options = {
+            "train.seed": seed,
+            "train.folder": folder / "run",
+            "train.save_every": every,
+            "train.keep_every": every,
+            "vae": None,
+        }
+        manifest = Path(yaml.safe_load(config.train.read_text())["latents"]) / "manifest.json"
+        commands.run(
+            folder / "run.json", "train_latte.py", options, config=config.train, inputs=[manifest]
+        )
+
+        # Sample
+        parts = _parts(config, steps)
+        for name, (step, options) in parts.items():
+            checkpoint = folder / "run" / "checkpoints" / f"step-{step:08d}"
+            out = folder / name.replace(" ", "-")
+            commands.run(
+                out.with_name(f"{out.name}.json"),
+                "sample.py",
+                {"latte": checkpoint, "out": out, "seed": seed, **options},
+                config=config.samples,
+                inputs=[checkpoint / "model.safetensors", checkpoint / "ema/model.safetensors"],
+            )
+
+        # Score
+        clips = [folder / name.replace(" ", "-") for name in parts]
+        files = [clip["file"] for clip in read_json(clips[0] / "samples.json")["clips"]]
+        height, width = read_frames(clips[0] / files[0], [0]).shape[1:3]
+        scores = ExperimentScores(
+            # one process, whatever trains
+            commands=CommandStages(scripts=SCRIPTS),
+            records=folder / "scores" / "records",
+            results=folder / "scores",
+            classifier=Path(config.classifier),
+            reference=Path(config.reference),
+            num_clips=len(files),
+            size=(height, width),
+        )
+        for name, out in zip(parts, clips, strict=True):
+            scored = scores.score(out.name, out)
+            results["scores"].setdefault(name, {})[seed] = scored.summary
+            results["protocol"] = {
+                "clips": len(files),
+                "frames": FRAMES,
+                "reference_clips": scored.fvd["protocol"]["clips_real"],
+                "classes": scored.inception["classes"],
+                "samplers": {"full": asdict(config.full), "fast": asdict(config.fast)},
+                "steps": steps,
+            }
         write_json(config.folder / "learning_curve.json", results)
         with atomic_path(config.folder / "learning_curve.md") as temporary:
             temporary.write_text(_report(config, results))
@@ -106,136 +149,52 @@ def _steps(config: LearningCurve) -> dict[int, int]:
     return {percent: total * percent // 100 for percent in config.percents}
 
 
-def _latents(config: LearningCurve) -> Path:
-    """The manifest of the latents that are trained on."""
-    return Path(yaml.safe_load(config.train.read_text())["latents"]) / "manifest.json"
-
-
-def _train(config: LearningCurve, seed: int, folder: Path, every: int) -> None:
-    """Train without previews, keeping a checkpoint at each percentage."""
-    options = {
-        "--train.seed": seed,
-        "--train.folder": folder,
-        "--train.save_every": every,
-        "--train.keep_every": every,
-        "--vae": "null",
-    }
-    record, latents = folder.with_name("run.json"), _latents(config)
-    _stage(config, record, "train_latte.py", config.train, options, [latents])
-
-
-def _samples(
-    config: LearningCurve, seed: int, folder: Path, steps: dict[int, int]
-) -> dict[str, Path]:
-    """Folders of finished samples, by what they are of."""
-    parts = {}
-
-    def add(name: str, step: int, options: dict[str, Any]) -> None:
-        checkpoint = folder / "run" / "checkpoints" / f"step-{step:08d}"
-        out = parts[name] = folder / name.replace(" ", "-")
-        given = {"--latte": checkpoint, "--out": out, "--seed": seed, **options}
-        weights = [checkpoint / "model.safetensors", checkpoint / "ema" / "model.safetensors"]
-        record = out.with_name(f"{out.name}.json")
-        _stage(config, record, "sample.py", config.samples, given, weights)
-
+def _parts(config: LearningCurve, steps: dict[int, int]) -> dict[str, tuple[int, dict[str, Any]]]:
+    """What is sampled: name to the step of the checkpoint and options of sample.py."""
+    parts: dict[str, tuple[int, dict[str, Any]]] = {}
     for percent, step in steps.items():
         if percent == 0:  # no weights differ yet, and every new model predicts the same
-            add("0 new", steps[100], {"--untrained": "true"})
+            parts["0 new"] = steps[100], {"untrained": True}
             continue
         for weights in WEIGHTS:
-            add(f"{percent} {weights}", step, {"--weights": weights})
-    for name in ("full", "fast"):
-        sampler = {f"--sampler.{k}": v for k, v in asdict(getattr(config, name)).items()}
-        add(name, steps[100], sampler)
+            parts[f"{percent} {weights}"] = step, {"weights": weights}
+    for name, sampler in (("full", config.full), ("fast", config.fast)):
+        parts[name] = steps[100], {f"sampler.{k}": v for k, v in asdict(sampler).items()}
     return parts
-
-
-def _scores(
-    config: LearningCurve, classifier: ClipClassifier, parts: dict[str, Path]
-) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """Scores of each part, and what they were measured with."""
-    first = next(iter(parts.values()))
-    clip = read_json(first / "samples.json")["clips"][0]["file"]
-    protocol = demo_protocol(first / clip)
-    sets: dict[str, DemoSet] = {k: generated_set(path, protocol) for k, path in parts.items()}
-    reference = packed_set(Path(config.reference), protocol)
-    scores = demo_scores(classifier, reference, sets)
-    return scores, {
-        "clips": len(next(iter(sets.values())).source),
-        "frames": protocol.frames,
-        "reference_clips": len(reference.source),
-        "classes": classifier.config.num_classes,
-        "samplers": {"full": asdict(config.full), "fast": asdict(config.fast)},
-    }
 
 
 def _report(config: LearningCurve, results: dict[str, Any]) -> str:
     """The two tables and what they say, in markdown."""
     protocol, scores = results["protocol"], results["scores"]
-    names = [name for name in scores if name not in ("full", "fast")]
     seeds = len(next(iter(scores.values())))
-    last, chance = scores["100 ema"].values(), 1 / protocol["classes"]
-    least = min(values["recognised"] for values in last)
-    ratio = _mean(scores["fast"], "fvd_demo") / _mean(scores["full"], "fvd_demo")
-    samplers = {f"{s.method}, {s.steps} steps": n for n, s in _samplers(config).items()}
+    last, chance = (
+        [run["recognised"] for run in scores["100 ema"].values()],
+        1 / protocol["classes"],
+    )
+    full, fast = (mean(run["fvd_demo"] for run in scores[n].values()) for n in ("full", "fast"))
+    parts = {n: ((), s.values()) for n, s in scores.items() if n not in ("full", "fast")}
+    samplers = {
+        f"{sampler.method}, {sampler.steps} steps": ((), scores[name].values())
+        for name, sampler in (("full", config.full), ("fast", config.fast))
+    }
     return "\n".join(
         [
             f"{protocol['clips']} clips a row and seed, {seeds} seeds (mean ± standard deviation), "
             f"against {protocol['reference_clips']} training clips.",
             "",
-            *_table("% of training, weights", {name: name for name in names}, scores),
+            *seed_table(["% of training, weights"], parts, SCORES),
             "",
-            f"Class recognised: {100 * _mean(scores['100 ema'], 'recognised'):.0f} % on the mean, "
-            f"{100 * least:.0f} % with the worst seed, by chance {100 * chance:.0f} %: a margin of "
-            f"at least {100 * (least - chance):.0f} points.",
+            f"Class recognised: {100 * mean(last):.0f} % on the mean, {100 * min(last):.0f} % with "
+            f"the worst seed, by chance {100 * chance:.0f} %: a margin of at least "
+            f"{100 * (min(last) - chance):.0f} points.",
             "",
-            *_table("averaged weights, sampler", samplers, scores),
+            *seed_table(["averaged weights, sampler"], samplers, SCORES),
             "",
-            f"The sampler of few steps has {ratio:.3f} times the fvd_demo of the one of many.",
+            f"The sampler of few steps has {fast / full:.3f} times the fvd_demo of the one of "
+            "many.",
             "",
         ]
     )
-
-
-def _samplers(config: LearningCurve) -> dict[str, SamplerConfig]:
-    return {"full": config.full, "fast": config.fast}
-
-
-def _table(title: str, rows: dict[str, str], scores: dict[str, Any]) -> list[str]:
-    lines = [f"| {title} | " + " | ".join(SCORES) + " |", "|---" * (1 + len(SCORES)) + "|"]
-    for shown, name in rows.items():
-        runs = scores[name].values()
-        cells = [_cell([run[score] for run in runs], digits) for score, digits in SCORES.items()]
-        lines.append(f"| {shown} | {' | '.join(cells)} |")
-    return lines
-
-
-def _cell(values: list[float], digits: int) -> str:
-    spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{mean(values):.{digits}f}{spread}"
-
-
-def _mean(runs: dict[int, dict[str, float]], score: str) -> float:
-    return mean(values[score] for values in runs.values())
-
-
-def _stage(
-    config: LearningCurve,
-    record: Path,
-    script: str,
-    file: Path,
-    options: dict[str, Any],
-    inputs: Sequence[Path],
-) -> None:
-    """Run a command unless its record says that it was done, with these settings and inputs."""
-    flags = [f"{name}={_flag(value)}" for name, value in options.items()]
-    command = [*shlex.split(config.launcher), str(SCRIPTS / script), "--config", str(file), *flags]
-    settings = {"options": {k: _flag(v) for k, v in options.items()}, "config": file.read_text()}
-    run_stage(record, lambda: call(command), settings=settings, inputs=inputs)
-
-
-def _flag(value: Any) -> str:
-    return str(list(value)) if isinstance(value, tuple) else str(value)
 
 
 if __name__ == "__main__":

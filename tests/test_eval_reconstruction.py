@@ -59,6 +59,7 @@ def test_every_method_is_measured_on_the_same_clips(folder):
     assert described["parameters"] > result["methods"]["frames"]["parameters"]
     assert described["cost"]["size"] == "5x32x32"
     assert described["cost"]["encode"] > 0
+    assert described["cost"]["bfloat16"]["decode"] > 0
     assert len(described["sha256"]) == 64
     assert len(result["protocol"]["content"]) == 64
     assert any("LPIPS with vgg was not measured" in note for note in result["notes"])
@@ -98,7 +99,9 @@ def test_tables_hold_measured_and_published_rows(folder):
     assert positions[1].endswith("measured here")
     assert positions[-1].endswith('"supplement, Table 5"')
     cost = (folder / "out" / "cost.csv").read_text().splitlines()
-    assert cost[0].startswith('method,"parameters, M","MACs, T","FLOPs, T","encode, s"')
+    counts = 'method,"parameters, M","MACs at 17x512x512, T","FLOPs at 17x512x512, T",'
+    assert cost[0].startswith(counts + '"encode at 5x32x32, fp32, s"')
+    assert '"decode at 5x32x32, bf16, s"' in cost[0]
     assert "medians of 1 runs after 1 to warm up, for one 5x32x32 video on" in text
     assert "rfvd3_5f_tiny" in (folder / "out" / "quality.csv").read_text()
     assert r"\color{gray}" in (folder / "out" / "tables.tex").read_text()

@@ -1,16 +1,18 @@
 """The learning curve: what is trained, sampled and scored, and what a second run does."""
 
+import warnings
 from dataclasses import replace
 
 import pytest
 import torch
 
+from common import stages
 from common.cli import parse
 from common.files import read_json
 from engine.run_folder import read_log
 from eval.features.classifier import ClassifierConfig, ClipClassifier
 from latte.samplers import SamplerConfig
-from scripts import cache_latents, learning_curve, sample, train_latte
+from scripts import cache_latents, eval_fvd, eval_is, learning_curve, sample, train_latte
 from scripts.learning_curve import LearningCurve
 from tests.builders.packed import pack
 from vae import VAEConfig, VideoVAE
@@ -65,20 +67,28 @@ def calls(monkeypatch):
     def call(command):
         script = command[1].rpartition("/")[2]
         done.append(script)
-        if script == "train_latte.py":
-            train_latte.run(parse(train_latte.TrainLatte, command[2:]))
-        else:
-            sample.run(parse(sample.Sample, command[2:]))
+        module, kind = {
+            "train_latte.py": (train_latte, train_latte.TrainLatte),
+            "sample.py": (sample, sample.Sample),
+            "eval_fvd.py": (eval_fvd, eval_fvd.EvalFVD),
+            "eval_is.py": (eval_is, eval_is.EvalIS),
+        }[script]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "2 clips: the distance is biased")
+            warnings.filterwarnings("ignore", ".* clips have the features of another")
+            warnings.filterwarnings("ignore", "2 real and 2 generated|.*use equal numbers")
+            module.run(parse(kind, command[2:]))
         return 0
 
-    monkeypatch.setattr(learning_curve, "call", call)
+    monkeypatch.setattr(stages, "call", call)
     return done
 
 
 def test_the_curve_of_two_seeds(curve, calls):
     learning_curve.run(curve)
     parts = {"0 new", "50 raw", "50 ema", "100 raw", "100 ema", "full", "fast"}
-    assert calls == (["train_latte.py"] + ["sample.py"] * len(parts)) * 2
+    scored = ["eval_fvd.py", "eval_is.py"] * len(parts)
+    assert calls == (["train_latte.py"] + ["sample.py"] * len(parts) + scored) * 2
     result = read_json(curve.folder / "learning_curve.json")
     assert set(result["scores"]) == parts
     assert all(set(runs) == {"0", "1"} for runs in result["scores"].values())
@@ -102,8 +112,9 @@ def test_the_curve_of_two_seeds(curve, calls):
     assert "2 clips a row and seed, 2 seeds" in report
     assert "by chance 50 %" in report
 
+    done = len(calls)
     learning_curve.run(curve)  # all is there
-    assert len(calls) == 16
+    assert len(calls) == done
     assert (curve.folder / "learning_curve.md").read_text() == report
     with pytest.raises(ValueError, match=r"fast.json: .*options.--sampler.steps was '2', now '3'"):
         learning_curve.run(replace(curve, fast=SamplerConfig(method="ddim", steps=3)))

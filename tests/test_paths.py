@@ -117,12 +117,18 @@ def test_a_folder_where_a_file_is_due_is_one_line(root, command, option, name, p
     check(root, command, {option: root / place.format(name)}, capsys)
 
 
-def check(root, command, changed, capsys):
+@pytest.mark.parametrize("command", ["eval_fvd", "eval_is"])
+def test_a_result_that_cannot_be_written_is_refused_before_anything_is_read(root, command, capsys):
+    nowhere = {"fake": root / "nowhere", "classifier": root / "nowhere", "out": root / "videos"}
+    check(root, command, nowhere, capsys, match=f"out={root}/videos: is a folder")
+
+
+def check(root, command, changed, capsys, *, match=None):
     script, *choice = command.split()
     before = sorted(path for path in root.rglob("*") if path.name != "__pycache__")
     code = run_script(f"{script}.py", *choice, *flags(commands(root)[command] | changed), cwd=root)
     *_, last = capsys.readouterr().err.strip().splitlines()
     assert code == 2, last
     assert last.startswith("error: ")
-    assert str(root) in last
+    assert (match or str(root)) in last
     assert sorted(root.rglob("*")) == before

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from common.perceptual import PerceptualLoss
 from data.video.encode import to_uint8, write_video
+from eval.clips.labels import Labels, read_labels, write_labels
 from eval.clips.source import ClipSource
 from eval.features.extractors import Extractor, full_precision
 from eval.features.feature_cache import finite_features
@@ -48,7 +49,8 @@ def evaluate_autoencoders(
         batch_size: clips at once.
         workers: processes that decode ahead.
         device: where clips, LPIPS and the extractor are.
-        save: how many clips to write losslessly into `folder/<method>` and `folder/source`.
+        save: how many clips to write losslessly into `folder/<method>` and `folder/source`, with a
+            samples.json of their labels where these are known.
         folder: see `save`.
         frame_rate: of written clips, Hz, where the source's is not known.
         progress: show a bar.
@@ -91,6 +93,11 @@ def evaluate_autoencoders(
                 rate,
             )
             bar.update(len(ids))
+    if save and (known := read_labels(source.folder)):  # so that eval_is can tell what they show
+        files = {f"{i:06d}.mkv": known.labels.get(id) for i, id in enumerate(source.ids[:save])}
+        labels = {file: label for file, label in files.items() if label is not None}
+        for name in ("source", *methods) if labels else ():
+            write_labels(Path(folder) / name, Labels(labels, known.class_names))
     scores = {
         name: meters[name].compute()
         | {k: v / len(source) for k, v in perceived[name].items()}

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from accelerate import Accelerator
@@ -42,6 +43,21 @@ class Measurement(Config):
             workers=self.workers,
             cache=cache,
         )
+
+
+def check_out(out: str | None) -> None:
+    """Refuse a path that no result can be written to, before anything is measured.
+
+    Raises:
+        ValueError: `out` is a folder, or lies below a file.
+    """
+    if out is None:
+        return
+    path = Path(out)
+    if path.is_dir():
+        raise ValueError(f"out={out}: is a folder. Name a file, such as {path / 'result.json'}.")
+    if parents := [parent for parent in path.parents if parent.is_file()]:
+        raise ValueError(f"out={out}: {parents[0]} is a file, so no folder can be made there")
 
 
 def give_out(result: Mapping[str, Any], text: str, out: str | None) -> None:

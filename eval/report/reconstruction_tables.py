@@ -12,6 +12,8 @@ from eval.report.tables import to_csv, to_latex, to_markdown
 
 UNCOMPRESSED = ("keyframes",)
 """Baselines that keep frames at full size: no rivals of what compresses them."""
+MACS = "17x512x512"
+"""Size at which MACs are counted, that of the supplement's Table 3."""
 PSNR_NOTE = (
     "PSNR is the mean over frames, then videos; PSNR pooled is that of the pooled squared error. "
     "An exact frame counts as 100 dB. The paper does not say which it uses, nor LPIPS's network."
@@ -170,33 +172,45 @@ def _cost_table(methods: Mapping[str, Any], missing: Mapping[str, str]) -> Table
     def scaled(key: str, scale: float) -> Callable[[Any], Cell]:
         return lambda m: None if m.get(key) is None else m[key] / scale
 
-    def cost(key: str, scale: float = 1) -> Callable[[Any], Cell]:
-        return lambda m: m["cost"][key] / scale if (m.get("cost") or {}).get(key) else None
+    def cost(keys: Sequence[str], precision: str, scale: float = 1) -> Callable[[Any], Cell]:
+        def value(method: Any) -> Cell:
+            found = method.get("cost") or {}
+            found = found if precision == "float32" else found.get(precision, {})
+            return sum(found[key] for key in keys) / scale if found else None
 
-    def total(method: Any) -> Cell:
-        return sum(method["cost"][k] for k in ("encode", "decode")) if method.get("cost") else None
+        return value
 
     first = next((m["cost"] for m in methods.values() if m.get("cost")), None)
     caption = (
-        "At 17x512x512: MACs are those of convolutions (what the paper calls FLOPS); FLOPs are two "
-        "for each MAC, attention's products included."
+        "MACs are those of convolutions (what the paper calls FLOPS); FLOPs are two for each MAC, "
+        "attention's products included."
     )
+    size = first["size"] if first else ""
     if first:
         threads = f", {first['threads']} threads" if first["threads"] else ""
         caption += (
             f" Times are medians of {first['repeats']} runs after {first['warmup']} to warm up, "
-            f"for one {first['size']} video on {first['device']}{threads}."
+            f"for one {size} video on {first['device']}{threads}: in float32 without TF32, "
+            "and in bf16 by autocast."
         )
-    columns: Columns = [
+    columns: list[tuple[str, Column, Callable[[Any], Cell]]] = [
         ("parameters", Column(name="parameters", unit="M", decimals=1), scaled("parameters", 1e6)),
-        ("macs", Column(name="MACs", unit="T", decimals=1), scaled("macs", 1e12)),
-        ("", Column(name="FLOPs", unit="T", decimals=1), scaled("flops", 1e12)),
-        ("encode", Column(name="encode", unit="s", decimals=2), cost("encode")),
-        ("decode", Column(name="decode", unit="s", decimals=2), cost("decode")),
-        ("total", Column(name="both", unit="s", decimals=2), total),
-        ("", Column(name="encoder memory", unit="MB", decimals=0), cost("encode_memory", 1e6)),
-        ("", Column(name="decoder memory", unit="MB", decimals=0), cost("decode_memory", 1e6)),
+        ("macs", Column(name=f"MACs at {MACS}", unit="T", decimals=1), scaled("macs", 1e12)),
+        ("", Column(name=f"FLOPs at {MACS}", unit="T", decimals=1), scaled("flops", 1e12)),
     ]
+    for precision, short in (("float32", "fp32"), ("bfloat16", "bf16")):
+        where = f"at {size}, {short}"
+        for key, name, parts in (
+            ("encode", "encode", ["encode"]),
+            ("decode", "decode", ["decode"]),
+            ("total", "both", ["encode", "decode"]),
+        ):
+            heading = Column(name=f"{name} {where}", unit="s", decimals=2)
+            published = key if precision == "float32" else ""
+            columns.append((published, heading, cost(parts, precision)))
+        for name in ("encode", "decode"):
+            heading = Column(name=f"{name}r memory {where}", unit="MB", decimals=0)
+            columns.append(("", heading, cost([f"{name}_memory"], precision, 1e6)))
     vaes = {name: method for name, method in methods.items() if method.get("parameters")}
     return _table("Cost", caption, columns, vaes, missing, _windows(methods))
 

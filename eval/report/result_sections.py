@@ -1,0 +1,169 @@
+"""Sections of the page from results on disk: reconstructions, scores, samples, training, stages."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.config import differences
+from common.files import read_json
+from data.video.decode import read_frames
+from data.video.probe import probe
+from engine.run_folder import read_log
+from eval.protocols.published import published_rows
+from eval.report.items import Cell, Column, Comparison, Curve, Gallery, Item, Section, Table
+from eval.report.reconstruction_tables import reconstruction_tables
+
+CLIPS = 8  # of a reconstruction run that are shown
+GALLERY_CLIPS = 4  # of each class
+FPS = 8  # at which clips are shown
+
+
+def reconstruction_section(label: str, folder: Path, result: dict[str, Any]) -> Section:
+    """Tables, and the first saved clips side by side."""
+    items: list[Item] = list(reconstruction_tables(result).values())
+    for clip in result["clips"][:CLIPS]:
+        clips = {
+            name: _frames(file)
+            for name in ("source", *result["metrics"])
+            if (file := folder / name / f"{clip['name']}.mkv").is_file()
+        }
+        if len(clips) < 2 or "source" not in clips:
+            continue
+        scores = {name: clip["scores"][name] for name in clips if name != "source"}
+        texts = (f"{m} {s['psnr']:.2f} dB, SSIM {s['ssim']:.4f}" for m, s in scores.items())
+        items.append(
+            Comparison(
+                title=f"Clip {clip['key']}",
+                caption=f"Whole clip: {'; '.join(texts)}.",
+                clips=clips,
+                fps=FPS,
+                scores={
+                    f"{metric.upper()} {name}": s[metric]
+                    for metric in ("psnr", "ssim")
+                    for name, s in scores.items()
+                },
+                error_of=list(scores),
+            )
+        )
+    return Section(title=f"Reconstruction: {label}", items=items)
+
+
+def score_tables(results: Sequence[tuple[str, dict[str, Any]]]) -> list[Table]:
+    """One table per name and set-up: only rows of equal protocols stand together."""
+    groups: dict[str, dict[str, dict[str, Any]]] = {}
+    for label, result in results:
+        if "protocol" not in result:
+            raise ValueError(
+                f"{label}: made by an older version, without a protocol. Measure anew."
+            )
+        protocol = json.dumps([result["name"], result["protocol"]], sort_keys=True)
+        groups.setdefault(protocol, {})[label] = result
+    firsts: dict[str, tuple[int, dict[str, Any]]] = {}  # of each kind: table number, protocol
+    tables = []
+    for number, group in enumerate(groups.values(), 1):
+        first = next(iter(group.values()))
+        table, protocol = firsts.setdefault(first["kind"], (number, first["protocol"]))
+        changes = [line for line in differences(protocol, first["protocol"]) if table != number]
+        why = [f"Does not compare with table ({table}): {'; '.join(changes)}."] if changes else []
+        tables.append(_score_table(group, f" ({number})" if len(groups) > 1 else "", why))
+    return tables
+
+
+def _score_table(group: Mapping[str, dict[str, Any]], suffix: str, why: list[str]) -> Table:
+    first = next(iter(group.values()))
+    is_score = first["kind"] == "is"
+    better = "high" if is_score else "low"
+    columns: list[str | Column] = [
+        "run",
+        Column(name=first["name"], better=better, decimals=2),
+        Column(name="±", decimals=2),
+        Column(name="ceiling" if is_score else "FVD at infinity", decimals=2),
+        Column(name="real clips" if is_score else "KVD", decimals=2 if is_score else 4),
+        "clips",
+    ]
+    known = is_score and any(r["accuracy"] is not None for r in group.values())
+    if known:
+        columns.append(Column(name="class recognised", unit="%", better="high", decimals=0))
+    rows: list[list[Cell]] = []
+    for label, r in group.items():
+        infinity, real = r.get("infinity"), r["real"]
+        if is_score:
+            more = [r["ceiling"], real["value"] if real else None]
+        else:
+            more = [infinity["value"] if infinity else None, r["kvd"]]
+        rows.append([label, r["value"], r["std"], *more, r["fake"]["clips"]])
+        if known:
+            rows[-1].append(None if r["accuracy"] is None else 100 * r["accuracy"])
+    notes = [note for r in group.values() for note in r["notes"]]
+    published = first["extractor"]["published_weights"]
+    metrics = ["is" if is_score else "fvd", *("" for _ in columns[2:])]
+    return Table(
+        title=first["name"] + suffix,
+        columns=columns,
+        rows=rows,
+        reference_rows=published_rows(metrics) if published else (),
+        notes=[*why, *dict.fromkeys(notes)],
+    )
+
+
+def samples_gallery(label: str, folder: Path) -> Gallery:
+    """The first generated clips of each class."""
+    groups: dict[str, list[np.ndarray]] = {}
+    for clip in read_json(folder / "samples.json")["clips"]:
+        group = groups.setdefault(clip["class_name"] or "all", [])
+        if len(group) < GALLERY_CLIPS:
+            group.append(_frames(folder / clip["file"]))
+    return Gallery(title=label, clips=groups, fps=FPS)
+
+
+def training_section(label: str, folder: Path) -> Section:
+    """A curve of everything that the run logged; on a log axis where it spans over a decade."""
+    lines = read_log(folder)
+    names = {name for line in lines for name in line if name != "step"}
+    curves = []
+    for name in sorted(names):
+        points = [(line["step"], line[name]) for line in lines if name in line]
+        if len(points) > 1 and all(isinstance(value, int | float) for _, value in points):
+            steps, values = zip(*points, strict=True)
+            curves.append(
+                Curve(
+                    title=name,
+                    x_label="step",
+                    y_label=name,
+                    series={label: (steps, values)},
+                    log_y=0 < 10 * min(values) < max(values),
+                )
+            )
+    if not curves:
+        raise ValueError(f"{folder}/log.jsonl: fewer than two steps, nothing to draw")
+    return Section(title=f"Training: {label}", items=curves)
+
+
+def is_stages(folder: Path) -> bool:
+    """Whether a folder holds the records of `common.stages`, and nothing else."""
+    files = list(folder.glob("*.json"))
+    return bool(files) and all("seconds" in read_json(file) for file in files)
+
+
+def cost_section(label: str, folder: Path) -> Section:
+    """Time and memory of the stages whose records a folder holds, in the order they ended."""
+    records = {file.stem: read_json(file) for file in folder.glob("*.json")}
+    ordered = sorted(records.items(), key=lambda item: item[1]["finished"])
+    table = Table(
+        title=f"Time and memory of the {label}",
+        columns=[
+            "stage",
+            Column(name="time", unit="s", decimals=0),
+            Column(name="peak memory", unit="GB", decimals=2),
+        ],
+        rows=[[name, record["seconds"], record["memory_gb"]] for name, record in ordered],
+        notes=["Memory is that of the process; GPU memory is not included."],
+    )
+    return Section(title="Cost", items=[table])
+
+
+def _frames(path: Path) -> np.ndarray:
+    return read_frames(path, range(probe(path).frames))
