@@ -5,9 +5,10 @@ import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import jsonargparse
 
@@ -89,7 +90,10 @@ def main(
     command: type[Command] | Mapping[str, type[Command]], run: Callable[[Command], Any]
 ) -> None:
     """Parse and run. Exit codes: 0 done; 2 the user's mistake; 128 + n stopped by signal n."""
-    sys.exit(_exit_code(command, run))
+    with warnings.catch_warnings():
+        warnings.showwarning = _log_warning
+        code = _exit_code(command, run)
+    sys.exit(code)
 
 
 class Parser(jsonargparse.ArgumentParser):
@@ -192,6 +196,18 @@ def _complain(message: str, code: int) -> int:
     kind = "error: " if code == 2 else ""
     print(prefix + kind + " ".join(message.split()), file=sys.stderr)  # noqa: T201
     return code
+
+
+def _log_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A warning as one line of the log, which only the main process shows, without its code."""
+    logging.getLogger("py.warnings").warning("warning: %s", " ".join(str(message).split()))
 
 
 def _is_main() -> bool:

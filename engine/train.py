@@ -33,7 +33,7 @@ from engine.optimization import (
     micro_batches,
 )
 from engine.prefetch import BatchSource, prefetch, to_device
-from engine.run_folder import RunFolder
+from engine.run_folder import RunFolder, read_log
 from engine.stop import StopSignal
 from engine.watch import Means, ReducedValues, Stopwatch
 
@@ -138,9 +138,13 @@ class Trainer:
         loss_function: LossFunction,
         preview: Preview | None = None,
         evaluate: Evaluate | None = None,
+        *,
+        next_command: str | None = None,
     ) -> Path:
         """Train to `config.steps`; returns the folder of the averaged weights, for from_pretrained.
 
+        Args:
+            next_command: what to run with the export, shown at the end.
         Raises:
             ValueError: losses or gradients were not finite `max_skipped_steps` times in a row.
             Stopped: SIGTERM or SIGINT came; the state is saved.
@@ -149,7 +153,7 @@ class Trainer:
         self.folder.claim()
         if self.step >= config.steps:
             log.info("%s: all %d steps are done", config.folder, self.step)
-            return self._finish()
+            return self._finish(next_command)
         self.folder.start_log(self.step, config.wandb)
         with self.stop, self._progress() as bar:
             self.watch.restart()
@@ -175,7 +179,7 @@ class Trainer:
                 if last:
                     break
                 self.watch.restart()
-        return self._finish()
+        return self._finish(next_command)
 
     def _step(self, batch: Batch, loss_function: LossFunction) -> None:
         """One optimizer step of all modules on this process's part of a global batch."""
@@ -375,7 +379,7 @@ class Trainer:
         training = {"step": self.step, "ema_decay": self.config.ema_decay}
         write_json(folder / "training.json", {**training, "notes": self.notes})
 
-    def _finish(self) -> Path:
+    def _finish(self, next_command: str | None) -> Path:
         target = self.folder.path / "export"
         averaged = self._unsharded(self.ema.model)
         if averaged is not None:
@@ -383,6 +387,15 @@ class Trainer:
                 self._export(averaged, temporary)
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
+        if self.accelerator.is_main_process:
+            log.info("%s: the averaged weights of step %d", target, self.step)
+            newest = read_log(self.folder.path)[-1]
+            scores = {name: x for name, x in newest.items() if name.startswith("eval/ema/")}
+            shown = scores or {name: newest[name] for name in ("loss",) if name in newest}
+            for name, value in shown.items():
+                log.info("  %s %.4g", name, value)
+            if next_command is not None:
+                log.info("next: %s", next_command)
         return target
 
     def _progress(self) -> tqdm:

@@ -76,7 +76,11 @@ def _train(config: TrainClassifier, accelerator: Accelerator) -> dict[str, Any]:
         hits = (logits.argmax(1) == labels).float()
         return Losses({"loss": F.cross_entropy(logits, labels), "accuracy": hits.mean()})
 
-    export = trainer.run(batches, step_loss)
+    following = (
+        f"python scripts/eval_fvd.py --real {config.data.folder} --fake SAMPLES "
+        f"--classifier {config.train.folder}/export"
+    )
+    export = trainer.run(batches, step_loss, next_command=following)
     metrics = {"class_names": train.class_names, "data_hash": train.hash, "test": None}
     if accelerator.is_main_process:
         if test is not None:

@@ -181,7 +181,11 @@ def _train(config: TrainLatte, accelerator: Accelerator) -> Path | None:
         if fvd is not None:
             fvd.prepare(accelerator.device, trainer.folder.path / "features")
             evaluate = _with_fvd(evaluate, fvd, draw)
-    return trainer.run(batches, loss, preview, evaluate)
+    following = (
+        f"python scripts/sample.py --latte {train.folder}/export --vae {config.vae or 'VAE'} "
+        "--out SAMPLES --num_clips 16"
+    )
+    return trainer.run(batches, loss, preview, evaluate, next_command=following)
 
 
 def _vae(config: TrainLatte, latents: LatentDataset, model: LatteConfig) -> VideoAutoencoder | None:

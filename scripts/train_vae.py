@@ -251,7 +251,7 @@ def _train(config: TrainVAE, accelerator: Accelerator) -> Path | None:
     preview = (
         _preview(config.num_previews, shown, accelerator) if config.num_previews and shown else None
     )
-    return trainer.run(batches, step_loss, preview, evaluate)
+    return trainer.run(batches, step_loss, preview, evaluate, next_command=_next_command(config))
 
 
 def _training_data(
@@ -280,6 +280,20 @@ def _inputs(
     if config.init_from is not None:
         inputs["init_from"] = Input(config.init_from, weights_hash(model))
     return inputs
+
+
+def _next_command(config: TrainVAE) -> str:
+    """The video VAE from the image VAE; latents by the video VAE."""
+    export = f"{config.train.folder}/export"
+    if config.stage == "image":
+        return f"python scripts/train_vae.py --config VIDEO_STAGE.yaml --init_from {export}"
+    vae = f"{config.architecture}:{export}" if config.architecture in OTHERS else export
+    frames, height, width = config.sizes[0]
+    data = "SHARDS" if config.data is None else config.data.folder
+    return (
+        f"python scripts/cache_latents.py --vae {vae} --data {data} --frames {frames} "
+        f"--height {height} --width {width} --out LATENTS"
+    )
 
 
 def _size(clips: ClipOptions | Bucket) -> Size:

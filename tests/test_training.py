@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import yaml
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
+from common.cli import parse
 from engine.run_folder import read_log
 from scripts import cache_latents, train_latte, train_vae
 from scripts.train_latte import LatteOptions, TrainLatte
@@ -204,6 +206,20 @@ def test_the_loss_falls_and_the_average_is_exported(shards, tmp_path):
         weights(tmp_path), load_file(checkpoint / "ema" / "model.safetensors"), rtol=0, atol=0
     )
     assert (tmp_path / "samples" / "step-00000060.mp4").stat().st_size > 0
+
+
+def test_training_ends_with_the_export_the_scores_and_the_next_command(shards, tmp_path, caplog):
+    config = video_run(tmp_path / "run", shards, steps=1)
+    train = replace(config.train, evaluate_every=1)
+    with caplog.at_level("INFO"):
+        train_vae.run(replace(config, train=train, held_out=config.data, num_held_out_clips=1))
+    first, *scores, last = [
+        record.message for record in caplog.records if record.name == "engine.train"
+    ]
+    assert first == f"{tmp_path}/run/export: the averaged weights of step 1"
+    assert any(line.startswith("  eval/ema/psnr ") for line in scores)
+    command = last.removeprefix("next: python scripts/cache_latents.py ").split()
+    assert parse(cache_latents.CacheLatents, command).vae == f"{tmp_path}/run/export"
 
 
 def test_a_video_vae_starts_from_an_image_vae(shards, tmp_path):
