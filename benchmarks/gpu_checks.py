@@ -1,12 +1,11 @@
 """The checks of `benchmarks.gpu_acceptance` that run in its own process."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,17 +14,20 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import gpu_commands
 from benchmarks.vae_plain import Plain
+from benchmarks.vae_speed import full_precision
 from common.measure import peak_memory_bytes, reset_peak_memory
 from eval.features.i3d import InceptionI3D
 from eval.metrics.reconstruction import ssim
 from latte import Latte, LatteConfig
 from latte.config import PRESETS
 from latte.diffusion import DiffusionConfig, GaussianDiffusion
-from latte.samplers import SamplerConfig, sample
+from latte.flow import RectifiedFlow, integrate
+from latte.samplers import FLOW_METHODS, SamplerConfig, denoise, sample
 from vae import VAEConfig, VideoVAE
 from vae.tiling import Tiling
 
 Module = TypeVar("Module", bound=nn.Module)
+Method = Literal["ddpm", "ddim", "euler", "heun"]
 
 H100_BF16 = 989e12
 """Dense bf16 FLOP/s that the vendor states for an H100 SXM; MFU is a share of it."""
@@ -75,8 +77,12 @@ def parity_float32(machine: Machine) -> dict[str, Any]:
             "vae": distance(machine, vae, lambda m, x: m(x, x.new_zeros(1))[0], clip),
             "vae_gradients": distance(machine, vae, gradients, clip),
             "latte": distance(machine, latte, lambda m, x: m(x, t.to(x.device)), z),
-            "sampler": distance(machine, latte, draw, z),
         }
+        for method in ("ddpm", "ddim"):
+            values[method] = distance(machine, latte, partial(draw, method=method), z)
+        flow = make_latte(machine, "S", learn_sigma=False)
+        for method in ("euler", "heun"):
+            values[method] = distance(machine, flow, partial(draw, method=method), z)
         i3d = scrambled(InceptionI3D()).eval()
         values["i3d"] = distance(machine, i3d, lambda m, x: m(x), video(machine, 9, 224, 224))
         pair = torch.rand(2, 1, 3, 5, 64, 64) * 2 - 1
@@ -145,15 +151,17 @@ def compilation(machine: Machine) -> dict[str, Any]:
 
 def no_hidden_waits(machine: Machine) -> dict[str, Any]:
     """One step of everything with synchronizing calls forbidden."""
-    for call in hot_calls(machine).values():
-        call()
+    calls = hot_calls(machine)
+    for call in calls.values():
+        call()  # what is made once, such as tables, waits
+    torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for call in hot_calls(machine).values():
+        for call in calls.values():
             call()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    return {"calls": len(hot_calls(machine))}
+    return {"calls": len(calls)}
 
 
 def graph_capture(machine: Machine) -> dict[str, Any]:
@@ -162,6 +170,7 @@ def graph_capture(machine: Machine) -> dict[str, Any]:
     for name, call in hot_calls(machine).items():
         expected = call().clone()
         stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             call()
         torch.cuda.current_stream().wait_stream(stream)
@@ -287,7 +296,9 @@ def hot_calls(machine: Machine) -> dict[str, Callable[[], Tensor]]:
     vae, clip = make_vae(machine, dim=16), video(machine, 5, 32, 32).to(machine.device)
     latte, z = make_latte(machine, "S"), torch.randn(2, 4, 3, 8, 8, device=machine.device)
     t = torch.tensor([3, 700], device=machine.device)
-    latent = vae.encode(clip).mean
+    latent = vae.encode(clip).mean.clone()
+    spaced = GaussianDiffusion().respaced([0, 500])
+    flow = make_latte(machine, "S", learn_sigma=False)
 
     @torch.no_grad()
     def call(function: Callable[[], Tensor]) -> Tensor:
@@ -297,6 +308,10 @@ def hot_calls(machine: Machine) -> dict[str, Callable[[], Tensor]]:
         "encode_step": lambda: call(lambda: vae.encode_step(clip, None)[0]),
         "decode_step": lambda: call(lambda: vae.decode_step(latent, None)[0]),
         "latte": lambda: call(lambda: latte(z, t)),
+        "ddpm": lambda: call(lambda: denoise(latte, spaced, z, lambda _: z, method="ddpm")),
+        "ddim": lambda: call(lambda: denoise(latte, spaced, z, lambda _: z, method="ddim")),
+        "euler": lambda: call(lambda: integrate(flow, z, 2, method="euler")),
+        "heun": lambda: call(lambda: integrate(flow, z, 2, method="heun")),
     }
 
 
@@ -307,12 +322,15 @@ def make_vae(machine: Machine, *, dim: int, z_dim: int = 4) -> VideoVAE:
     return scrambled(VideoVAE(VAEConfig(z_dim=z_dim, dim=dim))).eval().to(machine.device)
 
 
-def make_latte(machine: Machine, size: str, frames: int = 3, side: int = 8) -> Latte:
+def make_latte(
+    machine: Machine, size: str, frames: int = 3, side: int = 8, *, learn_sigma: bool = True
+) -> Latte:
     """Likewise, an unconditional Latte."""
     torch.manual_seed(0)
     sizes = {"depth": 2, "hidden_size": 32, "num_heads": 2} if machine.is_tiny else PRESETS[size]
     side = 8 if machine.is_tiny else side
-    config = LatteConfig(in_channels=4, num_frames=frames, height=side, width=side, **sizes)  # type: ignore[arg-type]
+    shape = {"in_channels": 4, "num_frames": frames, "height": side, "width": side}
+    config = LatteConfig(learn_sigma=learn_sigma, **shape, **sizes)  # type: ignore[arg-type]
     return scrambled(Latte(config)).eval().to(machine.device)
 
 
@@ -349,10 +367,10 @@ def gradients(model: VideoVAE, x: Tensor) -> Tensor:
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
-def draw(model: Latte, x: Tensor) -> Tensor:
-    """Four steps of DDIM."""
-    process = GaussianDiffusion(DiffusionConfig())
-    config = SamplerConfig(method="ddim", steps=4)
+def draw(model: Latte, x: Tensor, method: Method) -> Tensor:
+    """Four steps of a sampler."""
+    process = RectifiedFlow() if method in FLOW_METHODS else GaussianDiffusion()
+    config = SamplerConfig(method=method, steps=4)
     return sample(model, process, config, indices=range(2), seed=0)
 
 
@@ -374,14 +392,3 @@ def seconds(call: Callable[[], Any], machine: Machine, repeats: int = 3) -> floa
             torch.cuda.synchronize()
         times.append(time.perf_counter() - since) if number else None
     return min(times)
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """Without TF32."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before

@@ -24,7 +24,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from benchmarks import vae_speed
-from benchmarks.vae_speed import count_flop, matmul_rate, peak_bytes
+from benchmarks.vae_speed import count_flop, full_precision, matmul_rate, peak_bytes
 from common.cli import main
 from engine.ema import EMA
 from latte import Latte, LatteConfig
@@ -174,8 +174,9 @@ def run(config: LatteSpeed) -> None:
     x = torch.randn(config.batch, c.in_channels, c.num_frames, c.height, c.width)
     x, y = x.to(config.device), torch.arange(config.batch, device=config.device)
     steps = config.sampling_steps
-    check("gradients", [(form, form.gradients(x, y)) for form in todo])
-    check("guided sampling", [(form, form.sample(x, y, steps)) for form in todo])
+    with full_precision():
+        check("gradients", [(form, form.gradients(x, y)) for form in todo])
+        check("guided sampling", [(form, form.sample(x, y, steps)) for form in todo])
     print(f"{config.device}, {torch.get_num_threads()} threads, Latte-{config.size}/2")
     work = {
         "training step": [

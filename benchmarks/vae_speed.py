@@ -13,8 +13,8 @@ processor time that counts, so that other work on the machine disturbs less: run
 
 import statistics
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -80,8 +80,9 @@ def run(config: VAESpeed) -> None:
         model.encoder.compile(dynamic=False)
         model.decoder.compile(dynamic=False)
     small = video(config, config.train_height, config.train_width)
-    for task in tasks(model, small, small):
-        check(task)
+    with full_precision():
+        for task in tasks(model, small, small):
+            check(task)
     peak = matmul_rate(config)
     print(f"{config.device}, {torch.get_num_threads()} threads, {config.precision}: ", end="")
     print(f"matrix products at {peak / 1e9:.0f} GFLOP/s")
@@ -214,6 +215,17 @@ def matmul_rate(config: VAESpeed) -> float:
         (a @ a)[0, 0].item()
         times.append(clock() - start)
     return 2 * size**3 / min(times)
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Without TF32."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 def autocast(config: VAESpeed) -> AbstractContextManager[object]:

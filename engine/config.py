@@ -91,7 +91,8 @@ class TrainConfig(OptimizerConfig):
                 f"processes: use a multiple of {world_size}"
             )
         local = self.global_batch_size // world_size
-        if self.micro_batch_size is not None and local % self.micro_batch_size:
+        # where fewer clips than a micro-batch fall to a process, it takes all at once
+        if self.micro_batch_size is not None and local % min(self.micro_batch_size, local):
             raise ValueError(
                 f"micro_batch_size={self.micro_batch_size} does not divide the {local} clips per "
                 f"process (global_batch_size={self.global_batch_size}, {world_size} processes)"

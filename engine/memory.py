@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import torch
+from torch._guards import detect_fake_mode
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.distributed.tensor import DTensor
 
@@ -38,8 +39,11 @@ def estimate_memory(
     part, info = next(parts)
     info = replace(info, last=False)  # what follows the last one is exchanged by all processes
     eager = torch.compiler.set_stance("force_eager")
+    # weights may have no data themselves, of a model that is too large for this machine
+    fake = detect_fake_mode(list(modules[0].parameters()))
+    fake = fake or FakeTensorMode(allow_non_fake_inputs=True)
     try:
-        with eager, FakeTensorMode(allow_non_fake_inputs=True), memory:
+        with eager, fake, memory:
             part = to_device(part, trainer.accelerator.device)
             values, outputs = loss_function(modules[0], part, info)
             values["loss"].backward()

@@ -203,6 +203,7 @@ def test_a_batch_is_shared_equally_or_refused():
         config().local_batch_size(3)
     with pytest.raises(ValueError, match="micro_batch_size=3 does not divide the 4 clips"):
         config(micro_batch_size=3).local_batch_size(2)
+    assert config(micro_batch_size=4).local_batch_size(4) == 2  # fewer than one micro-batch
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,11 @@
 """The command for a GPU runs to its end on a CPU, tiny, and records failures without stopping."""
 
 import pytest
+import torch
 
 from benchmarks import gpu_acceptance
 from benchmarks.gpu_acceptance import GPUAcceptance
-from benchmarks.gpu_checks import CHECKS, Check
+from benchmarks.gpu_checks import CHECKS, Check, Machine, hot_calls
 from common.cli import parse
 from common.files import read_json
 
@@ -42,3 +43,9 @@ def test_a_failure_is_recorded_and_the_others_still_run(tmp_path, monkeypatch):
 def test_an_unknown_check_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no check nonsense: use rates"):
         parse(GPUAcceptance, ["--out", str(tmp_path / "x"), "--only=[nonsense]"])
+
+
+def test_what_must_not_wait_on_a_gpu_runs_on_a_cpu(tmp_path):
+    """Without that, only a GPU would show a mistake in these calls."""
+    for name, call in hot_calls(Machine(torch.device("cpu"), tmp_path)).items():
+        assert call().isfinite().all(), name
