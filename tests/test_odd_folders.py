@@ -8,6 +8,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+import webdataset
 
 from data.clips.dataset import ClipConfig, ClipDataset
 from data.importers.folder import Folder
@@ -17,7 +18,17 @@ from data.video.decode import iterate_frames, read_frames
 from data.video.probe import probe
 from data.video.video_record import VideoRecord, open_record
 from tests.builders.commands import run_script
-from tests.builders.videos import barcode_frame, damage_packet, read_barcode, write_barcode_video
+from tests.builders.videos import (
+    barcode_frame,
+    damage_packet,
+    drop_sync_table,
+    read_barcode,
+    set_display_matrix,
+    turn_clockwise,
+    write_audio,
+    write_barcode_video,
+    write_packed_avi,
+)
 
 
 def pack(root, out, *options):
@@ -185,3 +196,66 @@ def test_all_agree_on_a_damaged_video_that_is_allowed(reencode, tmp_path, capsys
     clip = ClipDataset(whole, seed=0).clip(0, 0)
     shown = [read_barcode(frame.permute(1, 2, 0).numpy()) for frame in clip.unbind(1)]
     assert shown == [read_barcode(frame) for frame in iterate_frames(path, strict=False)]
+
+
+def write_one_of_each(root):
+    """One of each odd file; returns the keys of those that can be packed."""
+    write_barcode_video(root / "plain.mp4", 20)
+    drop_sync_table(write_barcode_video(root / "nosync.mp4", 30, options={"g": "12"}))
+    turn_clockwise(write_barcode_video(root / "turned.mp4", 12))
+    set_display_matrix(write_barcode_video(root / "mirrored.mp4", 12), -1, 0, 0, 1)
+    write_packed_avi(root / "packed.avi", 21)
+    write_barcode_video(root / "rate1000.mkv", 20, fps=1000, pts=[33 * n for n in range(20)])
+    write_barcode_video(root / "variable.mp4", 20, pts=[n * n * 10 for n in range(1, 21)])
+    write_barcode_video(root / "raw.h264", 15, options={"bf": "2"})
+    write_barcode_video(root / "UPPER.MP4", 10)
+    latin = write_barcode_video(root / "latin.mp4", 14)
+    os.rename(latin, os.fsencode(root) + b"/caf\xe9.mp4")
+    write_audio(root / "sound.mp4")
+    write_audio(root / "empty.mkv", empty_video=True)
+    (root / "page.mp4").write_bytes(b"<!DOCTYPE html>")
+    (root / "nothing.mp4").write_bytes(b"")
+    damaged = {"encoder": "libvpx-vp9", "options": {"deadline": "realtime", "cpu-used": "8"}}
+    damage_packet(write_barcode_video(root / "damaged.webm", 40, **damaged), 20)
+    (root / "notes.txt").write_text("no video")
+    return {
+        *("plain", "nosync", "turned", "mirrored", "packed", "rate1000", "variable", "raw"),
+        *("UPPER", "caf%E9"),
+    }
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset's open shards
+@pytest.mark.parametrize("reencode", ["true", "false"])
+def test_packing_verification_loader_and_webdataset_agree_on_one_of_each(
+    reencode, tmp_path, capsys
+):
+    root, out = tmp_path / "videos", tmp_path / "out"
+    expected = write_one_of_each(root)
+    assert pack(root, out, "--on_error", "skip", "--reencode", reencode) == 0
+    index = ShardIndex.load(out)
+    keys = [sample.key for sample in index.samples]
+    assert set(keys) == expected
+    failures = json.loads((out / "report.json").read_text())["failures"]
+    names = ("sound", "empty", "page", "nothing", "damaged")
+    assert {failure["id"] for failure in failures} == set(names)
+    assert run_script("verify_data.py", "--data", out, "--workers", 0) in (None, 0)
+    assert "no problems" in capsys.readouterr().out
+
+    plain = list(webdataset.WebDataset(str(out / "shard-000000.tar"), shardshuffle=False))
+    assert [sample["__key__"] for sample in plain] == keys
+    for number, (sample, theirs) in enumerate(zip(index.samples, plain, strict=True)):
+        (extension,) = sample.members.keys() - {"json"}
+        assert theirs[extension] == index.read(number)
+        frames = list(iterate_frames(theirs[extension]))
+        assert len(frames) == sample.frames == len(facts(index, number).get("times", frames))
+        config = ClipConfig(
+            folder=str(out),
+            frames=sample.frames,
+            stride=1,
+            height=sample.height,
+            width=sample.width,
+            flip=False,
+        )
+        dataset = ClipDataset(config, seed=0)
+        clip = dataset.clip(dataset.positions.tolist().index(number), 0)
+        np.testing.assert_array_equal(clip.permute(1, 2, 3, 0).numpy(), np.stack(frames))
