@@ -23,9 +23,9 @@ from data.video.encode import write_video
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 FORK = get_context("fork")
-UNSTABLE = re.compile(r"second|memory|time|date|elapsed|folder|path|out$|pid|host")
+UNSTABLE = re.compile(r"second|memory|time|date|elapsed|folder|path|out$|pid|host|random_states")
 """JSON keys whose values differ from run to run, or name the folder."""
-SKIPPED = re.compile(r"(^|/)(tensorboard|\.lock|.*tfevents)")
+SKIPPED = re.compile(r"(^|/)(tensorboard|\.lock|.*tfevents|random_states)")
 """Files that are not compared."""
 
 
@@ -74,7 +74,13 @@ def make_chain(root: Path, launch: Launch | None = None) -> dict[str, Command]:
     shards = inputs / "shards"
     size = {"height": 16, "width": 16}
     clips = {"frames": 5, **size}
-    train = {"global_batch_size": 2, "learning_rate": 1e-3, "log_every": 1, "save_every": 3, "steps": 12}
+    train = {
+        "global_batch_size": 2,
+        "learning_rate": 1e-3,
+        "log_every": 1,
+        "save_every": 3,
+        "steps": 12,
+    }
     data = {"data.folder": shards, **{f"data.{name}": value for name, value in clips.items()}}
     training = {f"train.{name}": value for name, value in train.items()}
     vae = {"z_dim": 4, "dim": 4, "channel_multipliers": [1, 1, 2, 2], "num_blocks": 1}

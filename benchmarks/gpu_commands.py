@@ -92,7 +92,12 @@ def out_of_memory(machine: "Machine") -> dict[str, Any]:
     """Too large a batch ends with one line and exit code 2, before the first step."""
     command = make_chain(machine.folder, launch)["train_vae"]
     output = machine.folder / "oom" / str(time.time_ns())
-    sizes = {"train.global_batch_size": 4096, "data.height": 1024, "data.width": 1024, "model.dim": 64}
+    sizes = {
+        "train.global_batch_size": 4096,
+        "data.height": 1024,
+        "data.width": 1024,
+        "model.dim": 64,
+    }
     line = [sys.executable, str(SCRIPTS / command.script), *command.arguments(output, **sizes)]
     done = _call(line, machine)
     assert done.returncode == 2, f"exit code {done.returncode}: {_last(done.stderr)}"
