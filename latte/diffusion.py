@@ -54,7 +54,7 @@ class DiffusionConfig(Config):
     """Diffusion steps T."""
     beta_start: Annotated[float, Gt(0)] = 1e-4
     """Variance added by the first step; the betas in between lie on a line."""
-    beta_end: Annotated[float, Lt(1)] = 0.02
+    beta_end: Annotated[float, Gt(0), Lt(1)] = 0.02
     """Variance added by the last step."""
     prediction: Literal["noise", "v"] = "noise"
     """What the model predicts: the noise (as the released models) or

@@ -46,7 +46,7 @@ class SamplerConfig(Config):
     """DDIM only: share of new noise per step; 1 adds as much as DDPM's posterior."""
     guidance: Annotated[float, Ge(0)] = 1.0
     """Classifier-free guidance scale; 1 is none. Needs a class-conditional model."""
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    guidance_interval: tuple[Annotated[float, Ge(0)], float] = (0.0, 1.0)
     """Where to guide: from and to which share of the way from data (0) to noise (1)."""
 
     def __post_init__(self) -> None:

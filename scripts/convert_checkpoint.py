@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Gt
 
 from common.cli import main
 from common.config import Config
@@ -28,7 +29,7 @@ class ConvertCheckpoint(Config):
     latent_mean: float | None = None
     """Mean of the latents, kept in config.json; default: the released shift, 0 where the
     checkpoint's size is not a released one."""
-    latent_std: float | None = None
+    latent_std: Annotated[float, Gt(0)] | None = None
     """Standard deviation of the latents; default: 1 / the released scale, else 1."""
 
     def __post_init__(self) -> None:

@@ -41,17 +41,17 @@ class EvalFVD(Measurement):
     """Folder of a trained classifier to use instead of I3D; the score is named after it."""
     split: str = "unstated"
     """Which videos `real` holds, such as train; recorded in the result."""
-    frames: int = 16
+    frames: Annotated[int, Ge(1)] = 16
     """Frames per clip."""
-    stride_real: int = 3
+    stride_real: Annotated[int, Ge(1)] = 3
     """Frames from one real clip frame to the next: the stride the generator was trained with."""
-    stride_fake: int = 1
+    stride_fake: Annotated[int, Ge(1)] = 1
     """The same for generated videos."""
     start_real: Literal["random", "first", "center"] = "random"
     """Where clips begin in real videos."""
     start_fake: Literal["random", "first", "center"] = "first"
     """Where clips begin in generated videos."""
-    skip_fake: int = 0
+    skip_fake: Annotated[int, Ge(0)] = 0
     """Frames left out at the start of generated videos; 17 frames give 16 with 0 or 1."""
     num_clips: Annotated[int, Ge(2)] | None = 2048
     """Most clips per side, one per video; null takes every video."""

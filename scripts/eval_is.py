@@ -30,11 +30,11 @@ class EvalIS(Measurement):
     protocol: Literal["is_2048x10runs", "is_10k_10splits", "is_2048_10splits"] = "is_2048x10runs"
     """TGANv2's 10 runs of 2048 clips; 10,000 clips in 10 splits; StyleGAN-V's 2048 in 10 splits.
     Only scores of one protocol compare."""
-    num_clips: int | None = None
+    num_clips: Annotated[int, Ge(2)] | None = None
     """Clips per run instead of the protocol's; the score then has another name."""
-    runs: int | None = None
+    runs: Annotated[int, Ge(1)] | None = None
     """Runs instead of the protocol's."""
-    splits: int | None = None
+    splits: Annotated[int, Ge(1)] | None = None
     """Splits instead of the protocol's."""
     weights: str | None = None
     """C3D's weights: TGANv2's npz or StyleGAN-V's TorchScript; null looks at IVVAE_C3D, weights/
@@ -48,13 +48,13 @@ class EvalIS(Measurement):
     """Fetch TGANv2's files into ~/.cache/ivvae/ if C3D is found nowhere (317 MB)."""
     classifier: str | None = None
     """Folder of a trained classifier to use instead of C3D; the score is named after it."""
-    frames: int = 16
+    frames: Annotated[int, Ge(1)] = 16
     """Frames per clip; C3D takes 16."""
-    skip_fake: int = 1
+    skip_fake: Annotated[int, Ge(0)] = 1
     """Frames left out at the start of generated videos: 1 drops frame 0 of 17, like the paper."""
-    stride_fake: int = 1
+    stride_fake: Annotated[int, Ge(1)] = 1
     """Frames from one generated clip frame to the next."""
-    stride_real: int = 1
+    stride_real: Annotated[int, Ge(1)] = 1
     """The same for real videos."""
     start_fake: Literal["random", "first", "center"] = "first"
     """Where clips begin in generated videos."""

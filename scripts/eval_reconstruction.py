@@ -49,9 +49,9 @@ class EvalReconstruction(NetworkConfig, Measurement):
     """Folder of shards, of videos, or of folders of frames: the clips."""
     out: str
     """Folder for the results and, lossless, for source/ and one folder of clips per method."""
-    frames: int = 17
+    frames: Annotated[int, Ge(1)] = 17
     """Frames per clip, from the middle of each video."""
-    stride: int = 1
+    stride: Annotated[int, Ge(1)] = 1
     """Video frames from one clip frame to the next."""
     height: Annotated[int, Ge(1)] | None = 256
     """Pixels; frames are resized to cover the size and cropped at the centre. null keeps theirs."""
@@ -71,11 +71,11 @@ class EvalReconstruction(NetworkConfig, Measurement):
     measures no time and no memory. On a CPU, choose a small size."""
     warmup: Annotated[int, Ge(0)] = 1
     """Runs before those, not counted."""
-    cost_frames: int = 17
+    cost_frames: Annotated[int, Ge(1)] = 17
     """The supplement's Table 6 has 17 frames."""
-    cost_height: int = 720
+    cost_height: Annotated[int, Ge(1)] = 720
     """Of Table 6, pixels."""
-    cost_width: int = 1280
+    cost_width: Annotated[int, Ge(1)] = 1280
     """Of Table 6, pixels."""
     batch_size: Annotated[int, Ge(1)] = 4
     """Clips at once."""

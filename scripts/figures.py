@@ -24,6 +24,8 @@ from vae import VideoVAE
 from vae.registry import load_vae
 from vae.visual import latent_maps, unselected_frames
 
+Pixels = Annotated[int, Ge(0)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison(Config):
@@ -40,9 +42,9 @@ class Comparison(Config):
     """Name of a saved clip."""
     methods: list[str] = field(default_factory=list)
     """Rows, one flag each; by default every method."""
-    frames: Annotated[tuple[int, ...], MinLen(1)] = (0, 1, 2, 3, 4)
+    frames: Annotated[tuple[Annotated[int, Ge(0)], ...], MinLen(1)] = (0, 1, 2, 3, 4)
     """Columns."""
-    box: tuple[int, int, int, int] | None = None
+    box: tuple[Pixels, Pixels, Pixels, Pixels] | None = None
     """What to enlarge: top, left, height, width, pixels; null takes the middle quarter."""
     gain: Annotated[float, Gt(0)] | None = None
     """Factor of the error maps; null chooses a power of two for all rows."""
@@ -70,7 +72,7 @@ class Caption(ClipOptions):
 
     vae: list[str]
     """VAEs, one flag each, as for eval_reconstruction; `label=...` names its row."""
-    start: int = 2
+    start: Annotated[int, Ge(0)] = 2
     """First frame with the caption; 1 is the first frame of the first group of 4."""
     text: str = "SUDDEN CAPTION 0123"
     """What it says."""
@@ -126,7 +128,7 @@ class Samples(Config):
     """File to write, with the endings .png and .pdf."""
     num_clips: Annotated[int, Ge(1)] = 3
     """Rows of each folder."""
-    frames: Annotated[tuple[int, ...], MinLen(1)] = (0, 4, 8, 12, 16)
+    frames: Annotated[tuple[Annotated[int, Ge(0)], ...], MinLen(1)] = (0, 4, 8, 12, 16)
     """Columns."""
 
 

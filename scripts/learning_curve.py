@@ -5,9 +5,10 @@ import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
+from annotated_types import Ge
 
 from common.cli import main
 from common.config import Config
@@ -43,7 +44,7 @@ class LearningCurve(Config):
     """Export folder of train_classifier, for the scores."""
     reference: str
     """Shards of the clips that Latte was trained on: what samples are compared with."""
-    percents: tuple[int, ...] = (0, 25, 50, 100)
+    percents: tuple[Annotated[int, Ge(0)], ...] = (0, 25, 50, 100)
     """Parts of the training after which to sample, in percent of its steps."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of weights, data order and noise, and of the samples."""
@@ -60,7 +61,7 @@ class LearningCurve(Config):
         super().__post_init__()
         if not self.seeds or not self.percents:
             raise ValueError("name at least one seed and one percentage")
-        if min(self.percents) < 0 or max(self.percents) != 100:
+        if max(self.percents) != 100:
             raise ValueError(f"percents={self.percents} must be from 0 to 100, and end with 100")
         for path in (self.train, self.samples):
             if not path.is_file():

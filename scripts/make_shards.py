@@ -7,9 +7,10 @@ from dataclasses import dataclass, fields
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from accelerate import Accelerator, InitProcessGroupKwargs
+from annotated_types import Gt
 from tqdm import tqdm
 
 from common.accelerator import make_accelerator
@@ -36,28 +37,17 @@ class Packing(ShardConfig):
     """Folder for the shards."""
     on_error: Literal["stop", "skip"] = "stop"
     """A video that cannot be packed ends the run, or is left out and reported."""
-    time_limit: float = TIME_LIMIT
+    time_limit: Annotated[float, Gt(0)] = TIME_LIMIT
     """Seconds that reading one video may take; a slower one cannot be decoded."""
     workers: Workers | None = None
     """Processes that decode and encode; by default one for each CPU, 0 for none besides this."""
     dry_run: bool = False
     """Only look: report what would be packed, by the files' headers, and write nothing."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.time_limit <= 0:
-            raise ValueError(f"time_limit={self.time_limit} must be above 0 seconds")
-
 
 def _command(importer: type) -> type:
     """One command for each set: its importer's options and those of packing."""
-
-    def check(self: Any) -> None:
-        Packing.__post_init__(self)
-        if hasattr(importer, "__post_init__"):
-            importer.__post_init__(self)
-
-    contents = {"__doc__": importer.__doc__, "__module__": __name__, "__post_init__": check}
+    contents = {"__doc__": importer.__doc__, "__module__": __name__}
     return dataclass(frozen=True, kw_only=True)(
         type(importer.__name__, (importer, Packing), contents)
     )

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from annotated_types import Ge, MultipleOf
 from torch import nn
 from tqdm import tqdm
 
@@ -22,7 +23,7 @@ from engine.accelerator import training_accelerator
 from engine.config import TrainConfig
 from engine.optimization import Batch, Losses, StepInfo
 from engine.train import Trainer
-from eval.features.classifier import ClassifierConfig, ClipClassifier
+from eval.features.classifier import GROUPS, ClassifierConfig, ClipClassifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +36,8 @@ class TrainClassifier(Config):
     """Training clips; every video needs a class."""
     test: str | None = None
     """Folder of held-out shards with the same classes; their accuracy is reported."""
-    channels: int = 32
+    channels: Annotated[int, Ge(GROUPS), MultipleOf(GROUPS)] = 32
     """Channels of the first stage, a multiple of 8; the features have 4 times as many."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        ClassifierConfig(num_classes=2, width=self.channels)  # refuses a bad width now
 
 
 def run(config: TrainClassifier) -> dict[str, Any]:

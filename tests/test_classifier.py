@@ -101,6 +101,6 @@ def test_unfit_data_is_refused(shards, tmp_path):
     others = pack(tmp_path / "others", [8, 8], class_names=("c", "d"))
     with pytest.raises(ValueError, match="its classes are not those of"):
         train_classifier.run(training(shards, tmp_path / "out", test=others))
-    with pytest.raises(ValueError, match="width=12 must be a multiple of 8"):
+    with pytest.raises(ValueError, match="channels=12 must be a multiple of 8"):
         training(shards, tmp_path / "out", channels=12)
     assert not (tmp_path / "out").exists()

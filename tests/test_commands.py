@@ -6,7 +6,7 @@ from typing import Union, get_args, get_origin
 
 import pytest
 
-from common.config import base_type, check_value, walk_fields
+from common.config import base_type, check_value, item_types, walk_fields
 from scripts import (
     ablate,
     cache_latents,
@@ -39,6 +39,7 @@ COMMANDS = (
     *(figures.Comparison, figures.Caption, figures.Latents, figures.Unselected),
     *(figures.Positions, figures.Preservation, figures.Samples),
 )
+SIGNED = {"seed", "seeds", "labels", "train.seed", "latent_mean", "model.latent_mean", "flow.mean"}
 RUN = {
     *("folder", "steps", "workers", "log_every", "save_every", "keep", "keep_every"),
     *("evaluate_every", "max_skipped_steps", "wandb"),
@@ -77,6 +78,19 @@ def test_null_infinity_and_absurd_workers_are_refused_at_every_depth(command):
         if field.name.endswith("workers"):
             assert refuses(-1, field), field
             assert refuses(10**9, field), field
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__name__)
+def test_negative_numbers_are_refused_but_of_seeds_and_means(command):
+    for field in walk_fields(command):
+        for base in map(base_type, options(field.hint)):
+            listed = get_origin(base) in (list, tuple)
+            numbers = item_types(base, 1) if listed else (base,)
+            kinds = {base_type(number) for number in numbers}
+            if kinds & {int, float} and field.name not in SIGNED:
+                negative = [-1 if int in kinds else -1.0] * len(numbers)
+                value = get_origin(base)(negative) if listed else negative[0]
+                assert refuses(value, field), field
 
 
 @pytest.mark.parametrize("command", MAY_CHANGE, ids=lambda command: command.__name__)

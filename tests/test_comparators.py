@@ -309,11 +309,15 @@ def test_bad_values_and_latents_are_refused():
     ("config", "changes", "message"),
     [
         (CVVAEConfig, {"dim": 40}, "multiple of norm_groups=32"),
-        (ODVAEConfig, {"temporal": "both"}, "use 'causal' or 'group_causal'"),
-        (ODVAEConfig, {"channel_multipliers": (1, 2)}, "must be 4 positive"),
-        (OpenSoraConfig, {"latent_std": (1.0, 0.0, 1.0, 1.0)}, "must be positive"),
-        (CVVAEConfig, {"latent_mean": (1.0, 2.0)}, "give 1 or z_dim=4 finite values"),
-        (CVVAEConfig, {"windows": "all"}, "windows='all': use one of"),
+        (ODVAEConfig, {"temporal": "both"}, "temporal='both' must be one of causal, group_causal"),
+        (ODVAEConfig, {"channel_multipliers": (1, 2)}, "must be 4 numbers"),
+        (
+            OpenSoraConfig,
+            {"latent_std": (1.0, 0.0, 1.0, 1.0)},
+            r"latent_std\[1\]=0\.0 must be above 0",
+        ),
+        (CVVAEConfig, {"latent_mean": (1.0, 2.0)}, "must have 1 or z_dim=4 values"),
+        (CVVAEConfig, {"windows": "all"}, "windows='all' must be one of"),
         (OpenSoraConfig, {"temporal_blocks": 0}, "must be at least 1"),
     ],
 )

@@ -97,7 +97,7 @@ def test_the_scale_of_other_sizes_can_be_given(released, tmp_path):
     assert (values["latent_mean"], values["latent_std"]) == ([0.5], [2.0])
     with pytest.raises(ValueError, match="not part of a released file"):
         ConvertCheckpoint(source="vae", out="x.pth", latent_mean=0.0)
-    with pytest.raises(ValueError, match="must be positive"):
+    with pytest.raises(ValueError, match=r"latent_std=-1\.0 must be above 0"):
         convert(released, tmp_path / "bad", latent_std=-1.0)
     assert not (tmp_path / "bad").exists()
 

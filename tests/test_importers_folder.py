@@ -69,5 +69,5 @@ def test_folder_mistakes(tmp_path):
 def test_split_by_hash(videos):
     parts = [scan(videos, split=split, holdout=0.5)[0] for split in ("train", "test")]
     assert sorted(r.id for part in parts for r in part) == [r.id for r in scan(videos)[0]]
-    with pytest.raises(ValueError, match="holdout=2 must be a fraction"):
+    with pytest.raises(ValueError, match="holdout=2 must be below 1"):
         scan(videos, split="test", holdout=2)

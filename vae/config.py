@@ -1,36 +1,38 @@
 """What defines a VAE: one frozen dataclass, kept with the weights."""
 
-import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
+from annotated_types import Ge, Gt, Lt, MinLen
 from torch import Tensor
+
+from common.config import Config
 
 Size = tuple[int, int, int]
 """Frames, height, width."""
+Count = Annotated[int, Ge(1)]
+LatentStd = tuple[Annotated[float, Gt(0)], ...]
 Temporal = Literal["group_causal", "causal"]
 BranchConvs = Literal["2d3d", "3d3d"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatentConfig:
+class LatentConfig(Config):
     """How latents relate to videos: what the configs of all video autoencoders have in common."""
 
-    z_dim: int = 16
+    z_dim: Count = 16
     """Latent channels."""
     latent_mean: tuple[float, ...] = (0.0,)
     """Mean of the latents, one value or one per channel; `normalize` subtracts it."""
-    latent_std: tuple[float, ...] = (1.0,)
+    latent_std: LatentStd = (1.0,)
     """Standard deviation of the latents, one value or one per channel."""
 
     def __post_init__(self) -> None:
-        _check_whole_numbers(z_dim=self.z_dim)
+        super().__post_init__()
         for name in ("latent_mean", "latent_std"):
             values = getattr(self, name)
-            if len(values) not in (1, self.z_dim) or not all(map(math.isfinite, values)):
-                raise ValueError(f"{name}={values}: give 1 or z_dim={self.z_dim} finite values")
-        if min(self.latent_std) <= 0:
-            raise ValueError(f"latent_std={self.latent_std} must be positive")
+            if len(values) not in (1, self.z_dim):
+                raise ValueError(f"{name}={values} must have 1 or z_dim={self.z_dim} values")
 
     @property
     def spatial_ratio(self) -> int:
@@ -103,17 +105,17 @@ class VAEConfig(LatentConfig):
     One class covers the paper's whole ablation; `VAEConfig.preset` names its rows.
     """
 
-    z_dim: int = 16
+    z_dim: Count = 16
     """Latent channels; with two branches half of them describe keyframes, half motion."""
-    dim: int = 64
+    dim: Count = 64
     """Channels of one branch at the first level."""
-    channel_multipliers: tuple[int, ...] = (1, 2, 4, 4)
+    channel_multipliers: Annotated[tuple[Count, ...], MinLen(1)] = (1, 2, 4, 4)
     """Channels per level in units of dim; between levels height and width halve."""
-    num_blocks: int = 2
+    num_blocks: Count = 2
     """Residual blocks per encoder level; a decoder level has one more."""
     temporal_downsample: tuple[bool, ...] = (False, True, True)
     """Which of the steps between levels halve the frames of a group too."""
-    branches: int = 2
+    branches: Literal[1, 2] = 2
     """2: keyframe and motion branch (KTC unit); 1: the baseline, or an image VAE, which is one
     branch without temporal_downsample."""
     temporal: Temporal = "group_causal"
@@ -125,23 +127,11 @@ class VAEConfig(LatentConfig):
     branch_convs: BranchConvs = "2d3d"
     """Convolutions of the two branches: the keyframe branch's is 2D, or 3D like the motion
     branch's."""
-    dropout: float = 0.0
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Dropout probability inside residual blocks."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        multipliers = {
-            f"channel_multipliers[{i}]": value for i, value in enumerate(self.channel_multipliers)
-        }
-        _check_whole_numbers(
-            dim=self.dim, num_blocks=self.num_blocks, branches=self.branches, **multipliers
-        )
-        if not multipliers:
-            raise ValueError(
-                "channel_multipliers is empty: give one per level, such as (1, 2, 4, 4)"
-            )
-        if self.branches not in (1, 2):
-            raise ValueError(f"branches={self.branches} is not allowed: use 1 or 2")
         if self.z_dim % self.branches:
             allowed = f"{self.z_dim - 1} or {self.z_dim + 1}" if self.z_dim > 1 else "2"
             raise ValueError(
@@ -154,15 +144,10 @@ class VAEConfig(LatentConfig):
                 "level but the first needs an even number"
             )
         _check_pattern(self)
-        for name, kind in (("temporal", Temporal), ("branch_convs", BranchConvs)):
-            if getattr(self, name) not in get_args(kind):
-                raise ValueError(f"{name}={getattr(self, name)!r}: use one of {get_args(kind)}")
         if self.branches == 1 and self.branch_convs != "2d3d":
             raise ValueError(
                 f"branch_convs={self.branch_convs!r} is for two branches, but branches=1"
             )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout} must be in [0, 1)")
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> "VAEConfig":
@@ -227,15 +212,9 @@ class VAEConfig(LatentConfig):
         )
 
 
-def _check_whole_numbers(**values: int) -> None:
-    for name, value in values.items():
-        if type(value) is not int or value < 1:
-            raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
-
-
 def _check_pattern(config: VAEConfig) -> None:
     pattern, steps = config.temporal_downsample, len(config.channel_multipliers) - 1
-    if len(pattern) != steps or any(type(halve) is not bool for halve in pattern):
+    if len(pattern) != steps:
         raise ValueError(
             f"temporal_downsample={pattern}: give {steps} values, True or False, one for each of "
             "the steps between levels"

@@ -7,8 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+from annotated_types import Gt, Le
+
+from common.config import Config
 from data.video.decode_errors import printable
 from data.video.video_record import VideoRecord
 
@@ -24,6 +27,8 @@ SPLITS = {
 """What folders and columns call the parts of a set."""
 
 Split = Literal["train", "val", "test"]
+FrameRate = Annotated[float, Gt(0), Le(1000)]
+"""Frames per second, Hz."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class ImportResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Importer(ABC):
+class Importer(Config, ABC):
     """A data set as it lies on disk."""
 
     root: Path

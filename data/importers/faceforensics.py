@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from data.importers.base import (
+    FrameRate,
     Importer,
     ImportResult,
     find_root,
@@ -13,7 +14,6 @@ from data.importers.base import (
     subfolders,
 )
 from data.importers.files import frame_records, frames_below, video_records, videos_below
-from data.importers.folder import check_fps
 
 PLUS_PLUS = {"original_sequences", "manipulated_sequences"}
 EXPECTED = (
@@ -31,11 +31,8 @@ class FaceForensics(Importer):
     """Which videos; copies without folders for the splits have only `all`."""
     kind: Literal["original", "altered"] = "original"
     """Which videos, where a split has original/, altered/ and mask/."""
-    fps: float = 25.0
+    fps: FrameRate = 25.0
     """Frame rate that the packed videos get, Hz, where frames are images."""
-
-    def __post_init__(self) -> None:
-        check_fps(self.fps)
 
     def scan(self) -> ImportResult:
         """Take what the split's folder holds: videos if there are any, else frames."""

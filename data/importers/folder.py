@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from data.importers.base import Importer, ImportResult, files_in, not_found, subfolders
+from annotated_types import Gt, Lt
+
+from data.importers.base import FrameRate, Importer, ImportResult, files_in, not_found, subfolders
 from data.importers.files import (
     extension,
     frame_records,
@@ -26,7 +28,7 @@ class _Generic(Importer):
     several places are one class."""
     split: Literal["all", "train", "test"] = "all"
     """Which videos: all, or one side of the split that `holdout` makes by a hash of each id."""
-    holdout: float = 0.1
+    holdout: Annotated[float, Gt(0), Lt(1)] = 0.1
     """Fraction of the videos that are the split `test`; the others are `train`."""
 
     def _split(self, records: list[VideoRecord]) -> list[VideoRecord]:
@@ -89,11 +91,8 @@ class FrameFolders(_Generic):
 
     root: Path
     """Folder of folders of frames, or a zip of them."""
-    fps: float = 25.0
+    fps: FrameRate = 25.0
     """Frame rate that the packed videos get, Hz."""
-
-    def __post_init__(self) -> None:
-        check_fps(self.fps)
 
     def scan(self) -> ImportResult:
         """Find folders with images at any depth, following links; hidden files are left out."""
@@ -114,9 +113,3 @@ class FrameFolders(_Generic):
         names, labels = self._classes([printable(each.folder.parent.name) for each in found], loose)
         records, more = frame_records(found, labels, self.fps)
         return ImportResult(self._split(records), names, notes=notes + more)
-
-
-def check_fps(fps: float) -> None:
-    """Refuse (`ValueError`) a frame rate that is none."""
-    if not 0 < fps < float("inf"):
-        raise ValueError(f"fps={fps} must be above 0")

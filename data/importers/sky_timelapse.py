@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from data.importers.base import Importer, ImportResult, find_root, not_found, subfolders
+from data.importers.base import FrameRate, Importer, ImportResult, find_root, not_found, subfolders
 from data.importers.files import frame_records, frames_below
-from data.importers.folder import check_fps
 
 SPLITS = {"train": ("sky_train", "train"), "test": ("sky_test", "test")}
 EXPECTED = "a folder with sky_train/ and sky_test/, which hold <id>/<id>_<k>/*.jpg"
@@ -20,11 +19,8 @@ class SkyTimelapse(Importer):
     """Folder of sky_train/ and sky_test/."""
     split: Literal["all", "train", "test"] = "train"
     """Which videos."""
-    fps: float = 25.0
+    fps: FrameRate = 25.0
     """Frame rate that the packed videos get, Hz; a time-lapse has none of its own."""
-
-    def __post_init__(self) -> None:
-        check_fps(self.fps)
 
     def scan(self) -> ImportResult:
         """Find the folders of frames; frames are sorted by the number after the last `_`."""

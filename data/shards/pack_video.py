@@ -42,7 +42,7 @@ class ShardConfig(Config):
     """
     min_frames: Annotated[int, Ge(1)] = 17
     """Videos with fewer frames are left out and counted."""
-    max_frames: int | None = None
+    max_frames: Annotated[int, Ge(1)] | None = None
     """Of longer videos only this many frames are packed, the first ones; by default all."""
     fps: Annotated[float | None, Gt(0), Le(1000)] = None
     """Frames per second, Hz, of the packed videos: at each time, the frame that is shown then. By

@@ -1,12 +1,15 @@
 """A small video classifier for one's own clips: features and scores where no I3D is at hand."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch.nn.functional as F
+from annotated_types import Ge, MultipleOf
 from einops import reduce
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from common.config import Config
 from common.conv3d import Conv3d
 from common.pretrained import Pretrained
 from eval.features.preprocess import check_video
@@ -15,19 +18,13 @@ GROUPS = 8  # of each group norm; batch statistics would make features depend on
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierConfig:
+class ClassifierConfig(Config):
     """Shape of a `ClipClassifier`."""
 
-    num_classes: int
+    num_classes: Annotated[int, Ge(2)]
     """Classes to tell apart, at least 2."""
-    width: int = 32
+    width: Annotated[int, Ge(GROUPS), MultipleOf(GROUPS)] = 32
     """Channels of the first stage, a multiple of 8; the features have 4 times as many."""
-
-    def __post_init__(self) -> None:
-        if self.num_classes < 2:
-            raise ValueError(f"num_classes={self.num_classes}: at least 2 are needed")
-        if self.width < GROUPS or self.width % GROUPS:
-            raise ValueError(f"width={self.width} must be a multiple of {GROUPS}")
 
 
 class Block(nn.Module):

@@ -7,13 +7,16 @@ content-debiased FVD of Ge et al. 2024.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from common.config import Config
 from common.weights import read_state_dict
 
 SIZE, FRAMES = 224, 16
@@ -24,20 +27,20 @@ HEADS = {384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16}
 
 
 @dataclass(frozen=True, kw_only=True)
-class VideoMAEConfig:
+class VideoMAEConfig(Config):
     """Shape of the transformer; the defaults are the giant model of VideoMAE v2."""
 
-    dim: int = 1408
+    dim: Annotated[int, Ge(1)] = 1408
     """Channels of a token, and of the features."""
-    depth: int = 40
+    depth: Annotated[int, Ge(1)] = 40
     """Blocks."""
-    heads: int = 16
+    heads: Annotated[int, Ge(1)] = 16
     """Attention heads."""
-    hidden: int = 6144
+    hidden: Annotated[int, Ge(1)] = 6144
     """Channels inside the MLPs."""
-    patch: int = 14
+    patch: Annotated[int, Ge(1)] = 14
     """Pixels along each side of a token's patch."""
-    tubelet: int = 2
+    tubelet: Annotated[int, Ge(1)] = 2
     """Frames of a token."""
 
 

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import Ge
 from jaxtyping import Float
 from scipy.stats import chisquare
 
+from common.config import Config
 from eval.clips.labels import read_labels
 from eval.clips.source import ClipSource, check_rates
 from eval.features.extractors import Extractor
@@ -19,22 +21,20 @@ UNLIKELY = 1e-3  # probability below which labels are not taken for uniform draw
 
 
 @dataclass(frozen=True, kw_only=True)
-class ISProtocol:
+class ISProtocol(Config):
     """How clips become one score."""
 
-    num_clips: int
+    num_clips: Annotated[int, Ge(2)]
     """Clips per run."""
-    runs: int = 1
+    runs: Annotated[int, Ge(1)] = 1
     """Runs, each on clips of its own; the score is their mean, and its spread theirs."""
-    splits: int = 1
+    splits: Annotated[int, Ge(1)] = 1
     """Parts of a run that are scored on their own; with one run, the spread is theirs."""
 
     def __post_init__(self) -> None:
-        if self.runs < 1 or not 1 <= self.splits <= self.num_clips or self.num_clips < 2:
-            raise ValueError(
-                f"num_clips={self.num_clips}, runs={self.runs}, splits={self.splits}: at least 2 "
-                "clips, 1 run and 1 split are needed, and no more splits than clips"
-            )
+        super().__post_init__()
+        if self.splits > self.num_clips:
+            raise ValueError(f"splits={self.splits} must be at most num_clips={self.num_clips}")
         if self.runs > 1 and self.splits > 1:
             raise ValueError(f"runs={self.runs} and splits={self.splits}: only one may exceed 1")
 

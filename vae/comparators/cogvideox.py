@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vae.comparators.base import ComparatorConfig, check_widths
 from vae.comparators.diffusers_vae import DiffusersVAE
+from vae.config import Count, LatentStd
 
 WHOLE = 1 << 30  # frames; more than any video has
 OFFICIAL_FRAMES, OFFICIAL_LATENTS = 8, 2
@@ -19,15 +20,15 @@ OFFICIAL_FRAMES, OFFICIAL_LATENTS = 8, 2
 class CogVideoXConfig(ComparatorConfig):
     """Sizes of a CogVideoX VAE; the defaults are CogVideoX-2b's."""
 
-    z_dim: int = 16
+    z_dim: Count = 16
     """Latent channels."""
-    latent_std: tuple[float, ...] = (1 / 1.15258426,)
+    latent_std: LatentStd = (1 / 1.15258426,)
     """Standard deviation of the latents: the inverse of the scaling factor."""
-    channels: tuple[int, ...] = (128, 256, 256, 512)
+    channels: tuple[Count, ...] = (128, 256, 256, 512)
     """Channels per level."""
-    num_blocks: int = 3
+    num_blocks: Count = 3
     """Residual blocks per encoder level; a decoder level has one more."""
-    norm_groups: int = 32
+    norm_groups: Count = 32
     """Groups of the norms."""
 
     @property

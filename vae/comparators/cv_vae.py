@@ -27,6 +27,7 @@ from vae.comparators.blocks import (
     sd_encoder,
 )
 from vae.comparators.windows import Tiles, Windows
+from vae.config import Count, LatentStd
 
 EPS = 1e-5
 FILES = (
@@ -46,22 +47,20 @@ FLAGS = {
 class CVVAEConfig(ComparatorConfig):
     """Sizes of a CV-VAE; the defaults are the published one."""
 
-    latent_std: tuple[float, ...] = (1 / 0.18215,)
+    latent_std: LatentStd = (1 / 0.18215,)
     """Standard deviation of the latents: the inverse of the config's scaling factor."""
-    dim: int = 128
+    dim: Count = 128
     """Channels of the first level."""
-    channel_multipliers: tuple[int, ...] = (1, 2, 4, 4)
+    channel_multipliers: tuple[Count, ...] = (1, 2, 4, 4)
     """Channels per level in units of dim."""
-    num_blocks: int = 2
+    num_blocks: Count = 2
     """Residual blocks per encoder level; a decoder level has one more."""
-    norm_groups: int = 32
+    norm_groups: Count = 32
     """Groups of the norms."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_widths("CV-VAE", self.dim, self.channel_multipliers, self.norm_groups)
-        if self.num_blocks < 1:
-            raise ValueError(f"num_blocks={self.num_blocks} must be at least 1")
 
 
 class CVVAE(Comparator):

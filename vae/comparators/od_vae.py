@@ -31,6 +31,7 @@ from vae.comparators.blocks import (
 )
 from vae.comparators.gcconv import GroupCausalConv3d
 from vae.comparators.windows import Tiles, Windows
+from vae.config import Count, LatentStd
 
 log = logging.getLogger(__name__)
 
@@ -65,15 +66,15 @@ older AttnBlock3D has the same keys but mixes channels with frames."""
 class ODVAEConfig(ComparatorConfig):
     """Sizes of an OD-VAE; the defaults are the published one."""
 
-    latent_std: tuple[float, ...] = (1 / 0.18215,)
+    latent_std: LatentStd = (1 / 0.18215,)
     """Standard deviation of the latents: the inverse of the official wrapper's factor."""
-    dim: int = 128
+    dim: Count = 128
     """Channels of the first level."""
-    channel_multipliers: tuple[int, ...] = (1, 2, 4, 4)
+    channel_multipliers: tuple[Count, ...] = (1, 2, 4, 4)
     """Channels per level in units of dim."""
-    num_blocks: int = 2
+    num_blocks: Count = 2
     """Residual blocks per encoder level; a decoder level has one more."""
-    norm_groups: int = 32
+    norm_groups: Count = 32
     """Groups of the norms."""
     temporal: Literal["causal", "group_causal"] = "causal"
     """How convolutions join frames: backward only, or inside a frame group in both directions
@@ -82,10 +83,6 @@ class ODVAEConfig(ComparatorConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_widths("OD-VAE", self.dim, self.channel_multipliers, self.norm_groups)
-        if self.num_blocks < 1:
-            raise ValueError(f"num_blocks={self.num_blocks} must be at least 1")
-        if self.temporal not in ("causal", "group_causal"):
-            raise ValueError(f"temporal={self.temporal!r}: use 'causal' or 'group_causal'")
 
 
 class ODVAE(Comparator):

@@ -17,6 +17,7 @@ from vae.comparators.base import Comparator, ComparatorConfig, check_widths
 from vae.comparators.blocks import Named, PaddedConv3d, ResidualBlock
 from vae.comparators.sdxl import SDXLVAE, Z_DIM, from_diffusers_names
 from vae.comparators.windows import Windows
+from vae.config import Count, LatentStd
 
 EPS = 1e-5
 SPATIAL_SCALE = 0.18215
@@ -34,21 +35,21 @@ class OpenSoraConfig(ComparatorConfig):
 
     latent_mean: tuple[float, ...] = (-0.10, 0.34, 0.27, 0.98)
     """Mean of the latents, per channel: the official shift."""
-    latent_std: tuple[float, ...] = (3.85, 2.32, 2.33, 3.06)
+    latent_std: LatentStd = (3.85, 2.32, 2.33, 3.06)
     """Standard deviation of the latents, per channel: the official scale."""
-    spatial_dim: int = 128
+    spatial_dim: Count = 128
     """Channels of the image VAE's first level."""
-    spatial_multipliers: tuple[int, ...] = (1, 2, 4, 4)
+    spatial_multipliers: tuple[Count, ...] = (1, 2, 4, 4)
     """Its channels per level in units of spatial_dim."""
-    spatial_blocks: int = 2
+    spatial_blocks: Count = 2
     """Its residual blocks per encoder level; a decoder level has one more."""
-    temporal_dim: int = 128
+    temporal_dim: Count = 128
     """Channels of the temporal VAE's first level."""
-    temporal_multipliers: tuple[int, ...] = (1, 2, 2, 4)
+    temporal_multipliers: tuple[Count, ...] = (1, 2, 2, 4)
     """Its channels per level in units of temporal_dim."""
-    temporal_blocks: int = 4
+    temporal_blocks: Count = 4
     """Its residual blocks per level, and in the middle."""
-    norm_groups: int = 32
+    norm_groups: Count = 32
     """Groups of the norms."""
 
     def __post_init__(self) -> None:
@@ -56,11 +57,6 @@ class OpenSoraConfig(ComparatorConfig):
         groups = self.norm_groups
         check_widths("spatial", self.spatial_dim, self.spatial_multipliers, groups)
         check_widths("temporal", self.temporal_dim, self.temporal_multipliers, groups)
-        if min(self.spatial_blocks, self.temporal_blocks) < 1:
-            raise ValueError(
-                f"spatial_blocks={self.spatial_blocks}, temporal_blocks={self.temporal_blocks}: "
-                "must be at least 1"
-            )
 
     def check_frames(self, frames: int) -> None:
         if frames < 1:

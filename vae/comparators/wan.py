@@ -7,19 +7,20 @@ from typing import Any, ClassVar
 
 from vae.comparators.base import ComparatorConfig
 from vae.comparators.diffusers_vae import DiffusersVAE
+from vae.config import Count
 
 
 @dataclass(frozen=True, kw_only=True)
 class WanConfig(ComparatorConfig):
     """Sizes of a Wan VAE; the defaults are Wan 2.1's."""
 
-    z_dim: int = 16
+    z_dim: Count = 16
     """Latent channels."""
-    dim: int = 96
+    dim: Count = 96
     """Channels of the first level."""
-    channel_multipliers: tuple[int, ...] = (1, 2, 4, 4)
+    channel_multipliers: tuple[Count, ...] = (1, 2, 4, 4)
     """Channels per level in units of dim."""
-    num_blocks: int = 2
+    num_blocks: Count = 2
     """Residual blocks per encoder level; a decoder level has one more."""
 
     def __post_init__(self) -> None:
@@ -28,10 +29,9 @@ class WanConfig(ComparatorConfig):
             raise ValueError(
                 f"windows={self.windows}: the VAE is causal, windows do not change its result"
             )
-        if self.dim < 1 or self.num_blocks < 1 or len(self.channel_multipliers) != 4:
+        if len(self.channel_multipliers) != 4:
             raise ValueError(
-                f"dim={self.dim}, num_blocks={self.num_blocks}, channel_multipliers="
-                f"{self.channel_multipliers}: need positive numbers, and 4 multipliers"
+                f"channel_multipliers={self.channel_multipliers} must have 4 values, one per level"
             )
 
 
