@@ -1,1 +1,4 @@
-"""What all trainers share: the loop, run folders, checkpoints, seeding, the command line."""
+"""Training alone: the loop, optimization, checkpoints, memory of a step, FSDP.
+
+May import `common`.
+"""

@@ -1,4 +1,7 @@
-"""IV-VAE: keyframe-based temporal compression with group causal convolution."""
+"""IV-VAE: keyframe-based temporal compression with group causal convolution.
+
+May import `common` and `engine`.
+"""
 
 from vae.config import VAEConfig
 from vae.image_vae import ImageVAE

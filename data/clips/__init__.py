@@ -1,0 +1,4 @@
+"""Training clips: which frames and crops, in which order, loaded by which process.
+
+May import `common`, `engine.config`, `data.video` and `data.shards`.
+"""

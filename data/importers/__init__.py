@@ -4,6 +4,8 @@
     result.records, result.class_names, result.missing, result.unlabeled, result.notes
 
 A new set is a frozen dataclass derived from `Importer` with its options as fields, and a line here.
+
+May import `common` and `data.video`.
 """
 
 from data.importers.activitynet import ActivityNet
