@@ -88,7 +88,7 @@ def _decoding(_: Path, config: DataSpeed) -> None:
         exact = readers["plain PyAV loop"]()
         for name, reader in readers.items():
             difference = (reader() - exact).abs().mean().item()
-            # torchcodec enlarges the colours more roughly; a wrong frame differs by 0.6
+            # torchcodec enlarges the colors more roughly; a wrong frame differs by 0.6
             assert difference <= (0.1 if "torchcodec" in name else 0), (name, difference)
         _table(f"clips of 17 frames at {height}p, clips/s/core", readers, config.rounds, 1)
 

@@ -30,12 +30,12 @@ class OptimizerConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(OptimizerConfig):
-    """How to train: length, batch, optimiser, averaging, guards, and what to keep."""
+    """How to train: length, batch, optimizer, averaging, guards, and what to keep."""
 
     folder: Annotated[str, MAY_CHANGE]
     """Run folder; rerunning with the same folder resumes."""
     steps: Annotated[int, Ge(1), MAY_CHANGE]
-    """Optimiser steps in all."""
+    """Optimizer steps in all."""
     global_batch_size: Annotated[int, Ge(1)]
     """Clips per step over all processes."""
     micro_batch_size: Annotated[int | None, Ge(1)] = None

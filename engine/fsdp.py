@@ -2,7 +2,7 @@
 
 Accelerate's launcher and config file ask for it, and torch's `fully_shard` does it. Accelerate's
 own preparation is not used: it takes one model, sums gradients in bf16, lets the saving of a
-checkpoint step an optimiser that has yet to begin, and does nothing on a CPU.
+checkpoint step an optimizer that has yet to begin, and does nothing on a CPU.
 
 Whatever leaves a run, a checkpoint, an export or a model to be looked at, is whole: the same as one
 process would have written or shown.
@@ -199,7 +199,7 @@ def checkpoint_whole(
 
 
 def _files(folder: str, count: int) -> list[tuple[Path, Path]]:
-    """Weights and optimiser of each, under the names that Accelerate gives them."""
+    """Weights and optimizer of each, under the names that Accelerate gives them."""
     names = ["" if i == 0 else f"_{i}" for i in range(count)]
     root = Path(folder)
     return [(root / f"model{n}.safetensors", root / f"optimizer{n}.bin") for n in names]

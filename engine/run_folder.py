@@ -138,7 +138,7 @@ class RunFolder:
         self.accelerator.wait_for_everyone()
 
     def load(self, checkpoint: Path, ema: nn.Module) -> dict[str, Any]:
-        """Restore what is prepared (modules, optimisers) and the EMA; return the saved state."""
+        """Restore what is prepared (modules, optimizers) and the EMA; return the saved state."""
         self.accelerator.load_state(str(checkpoint))
         load_weights(ema, checkpoint / "ema" / "model.safetensors")
         return read_json(checkpoint / STATE)

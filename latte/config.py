@@ -44,7 +44,7 @@ class LatteConfig(Config):
     each other in every block, which is larger by 4 hidden_size^2 weights; 4 half of every block's
     heads spatial, half temporal."""
     num_classes: Annotated[int | None, Ge(1)] = None
-    """Classes of a conditional model, labelled 0 .. num_classes - 1; null: unconditional."""
+    """Classes of a conditional model, labeled 0 .. num_classes - 1; null: unconditional."""
     class_dropout: Annotated[float, Ge(0), Le(1)] = 0.1
     """Share of training rows whose labels become the null class; conditional models only."""
     learn_sigma: bool = True

@@ -26,7 +26,7 @@ def continuing(
     Args:
         model_fn: The model with labels and guidance bound.
         process: The one it was trained on, with its whole schedule.
-        known: Normalised latents of the first frames.
+        known: Normalized latents of the first frames.
         start: The noise that sampling begins with.
 
     Raises:

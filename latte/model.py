@@ -64,7 +64,7 @@ class Latte(nn.Module, Pretrained, license="apache-2.0", tags=["video-generation
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
 
-        # The patch convolution is a linear layer on flattened patches: initialised like one.
+        # The patch convolution is a linear layer on flattened patches: initialized like one.
         projection = self.x_embedder.proj
         nn.init.xavier_uniform_(rearrange(projection.weight.data, "d c p q -> d (c p q)"))
         nn.init.zeros_(projection.bias)  # type: ignore[arg-type]

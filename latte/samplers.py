@@ -236,7 +236,7 @@ def sample(
         indices: The clips' numbers in the whole set; each clip's noise comes from (seed, index).
         labels: One per clip for a class-conditional model, None for an unconditional one.
         seed: Of the whole set.
-        known: The first k latent frames of each clip, normalised, to be continued
+        known: The first k latent frames of each clip, normalized, to be continued
             (see `latte.continuation`); they are returned as given.
         progress: Show a bar with rate and remaining time.
 

@@ -15,7 +15,7 @@ from latte.flow import FlowConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatentNotes:
+class TrainingMetadata:
     """The latents a model was trained on, and the process that it learned to reverse."""
 
     vae_hash: str
@@ -47,7 +47,7 @@ class LatentNotes:
         return (z - self._per_channel(self.mean, z)) / self._per_channel(self.std, z)
 
     def denormalize(self, z: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c t h w"]:
-        """Normalised latents to the VAE's raw ones: z * std + mean."""
+        """Normalized latents to the VAE's raw ones: z * std + mean."""
         return z * self._per_channel(self.std, z) + self._per_channel(self.mean, z)
 
     def to_json(self) -> dict[str, Any]:
@@ -55,11 +55,11 @@ class LatentNotes:
         return asdict(self)
 
     @classmethod
-    def load(cls, folder: str | Path) -> "LatentNotes":
+    def load(cls, folder: str | Path) -> "TrainingMetadata":
         """Read them from an export folder.
 
         Raises:
-            ValueError: the folder has no notes, or of another version.
+            ValueError: no metadata there, or of another version.
         """
         training = read_json(Path(folder) / "training.json")
         try:

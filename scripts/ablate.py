@@ -42,7 +42,7 @@ class Ablate(Config):
     wan are rows too: the architectures that the paper compares with, on the same budget."""
     image_starts: tuple[str, ...] = ()
     """Rows also trained from an image VAE: with two branches of half the latent channels, with one
-    of all of them (the regular initialisation)."""
+    of all of them (the regular initialization)."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of the weights, of the data's order and of the noise."""
     launcher: str = sys.executable

@@ -54,7 +54,7 @@ class EvalReconstruction(NetworkConfig, Measurement):
     stride: Annotated[int, Ge(1)] = 1
     """Video frames from one clip frame to the next."""
     height: Annotated[int, Ge(1)] | None = 256
-    """Pixels; frames are resized to cover the size and cropped at the centre. null keeps theirs."""
+    """Pixels; frames are resized to cover the size and cropped at the center. null keeps theirs."""
     width: Annotated[int, Ge(1)] | None = 256
     """See height."""
     num_clips: Annotated[int, Ge(1)] | None = None

@@ -80,7 +80,7 @@ class Caption(ClipOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Latents(ClipOptions):
-    """Latent channels of one frame group, normalised by Eq. 6 (supplement, Fig. 10)."""
+    """Latent channels of one frame group, normalized by Eq. 6 (supplement, Fig. 10)."""
 
     vae: str
     """Folder or hub id of a video VAE of ours."""

@@ -26,7 +26,7 @@ from data.video.encode import to_uint8, write_video
 from data.video.probe import probe
 from latte import Latte
 from latte.samplers import SamplerConfig, check_sampler, sample
-from latte.training_metadata import LatentNotes
+from latte.training_metadata import TrainingMetadata
 from vae import VideoVAE, weights_hash
 from vae.base import VideoAutoencoder
 from vae.registry import load_vae, vae_hash
@@ -65,7 +65,7 @@ class Sample(Config):
     mp4: Annotated[str | None, MAY_CHANGE] = None
     """Folder for MP4 copies, for people; evaluate the lossless files."""
     gif: Annotated[str | None, MAY_CHANGE] = None
-    """Folder for GIF copies (256 colours), likewise."""
+    """Folder for GIF copies (256 colors), likewise."""
     weights: Literal["ema", "raw"] = "ema"
     """The averaged weights, or a checkpoint's raw ones."""
     untrained: bool = False
@@ -145,11 +145,11 @@ def run(config: Sample) -> None:
     accelerator.end_training()
 
 
-def _trained(config: Sample) -> tuple[Latte, LatentNotes]:
+def _trained(config: Sample) -> tuple[Latte, TrainingMetadata]:
     """The model with the weights asked for, and what it knows of its latents."""
     folder = Path(config.latte)
     averaged = folder / "ema" if (folder / "state.json").is_file() else folder
-    latte, notes = Latte.from_pretrained(averaged), LatentNotes.load(averaged)
+    latte, notes = Latte.from_pretrained(averaged), TrainingMetadata.load(averaged)
     if config.weights == "raw":
         file = folder / "model.safetensors"
         if averaged == folder or not file.is_file():
@@ -160,7 +160,7 @@ def _trained(config: Sample) -> tuple[Latte, LatentNotes]:
     return latte, notes
 
 
-def _known(config: Sample, notes: LatentNotes, latte: Latte) -> LatentDataset | None:
+def _known(config: Sample, notes: TrainingMetadata, latte: Latte) -> LatentDataset | None:
     """The latents whose first frames are continued, once they are known to fit."""
     if config.first_frames is None:
         return None
@@ -183,7 +183,7 @@ def _known(config: Sample, notes: LatentNotes, latte: Latte) -> LatentDataset | 
 
 
 def _first_frames(
-    config: Sample, notes: LatentNotes, known: LatentDataset | None, indices: list[int]
+    config: Sample, notes: TrainingMetadata, known: LatentDataset | None, indices: list[int]
 ) -> Tensor | None:
     if known is None:
         return None
@@ -210,7 +210,7 @@ def _labels(config: Sample, latte: Latte) -> list[int] | None:
 def _list_clips(
     out: Path,
     config: Sample,
-    notes: LatentNotes,
+    notes: TrainingMetadata,
     labels: list[int] | None,
     known: LatentDataset | None,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Train a small video classifier on packed, labelled videos."""
+"""Train a small video classifier on packed, labeled videos."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +31,7 @@ class TrainClassifier(Config):
     """Train a classifier whose features and probabilities score clips of your own classes."""
 
     train: TrainConfig
-    """Length, batch, optimiser, run folder."""
+    """Length, batch, optimizer, run folder."""
     data: ClipConfig
     """Training clips; every video needs a class."""
     test: str | None = None
@@ -94,10 +94,10 @@ def _labelled(config: ClipConfig, seed: int) -> ClipDataset:
             f"{config.folder}: {len(dataset.class_names)} classes, but at least 2 are needed"
         )
     samples = (dataset.sample(i) for i in range(len(dataset)))
-    if unlabelled := [sample.key for sample in samples if sample.label in (None, -1)]:
+    if unlabeled := [sample.key for sample in samples if sample.label in (None, -1)]:
         raise ValueError(
-            f"{config.folder}: {len(unlabelled)} of {len(dataset)} videos have no class, "
-            f"{unlabelled[0]} for one. Pack videos in class folders."
+            f"{config.folder}: {len(unlabeled)} of {len(dataset)} videos have no class, "
+            f"{unlabeled[0]} for one. Pack videos in class folders."
         )
     return dataset
 

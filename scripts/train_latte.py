@@ -37,7 +37,7 @@ from latte.options import LatteOptions
 from latte.samplers import SamplerConfig, check_sampler, sample
 from latte.start import initial_model
 from latte.training import LatteLoss
-from latte.training_metadata import LatentNotes
+from latte.training_metadata import TrainingMetadata
 from vae import weights_hash
 from vae.base import VideoAutoencoder
 from vae.memory import free_memory
@@ -65,13 +65,13 @@ class TrainLatte(Config):
     """
 
     train: TrainConfig
-    """Length, batch, optimiser, run folder."""
+    """Length, batch, optimizer, run folder."""
     latents: str
     """Folder of the latent cache."""
     posterior: Literal["sample", "mean"] = "sample"
     """Train on posterior samples, drawn anew each epoch, or on means."""
     scaling: Scaling = "cache"
-    """Normalise latents by the cache's statistics per channel, or by what is documented of the VAE
+    """Normalize latents by the cache's statistics per channel, or by what is documented of the VAE
     that made them, such as a factor of 0.18215."""
     model: LatteOptions = field(default_factory=LatteOptions)
     """The transformer."""
@@ -223,8 +223,8 @@ def _clip(latents: LatentDataset) -> tuple[int, int, int, int]:
     return source["frames"], source["stride"], source["height"], source["width"]
 
 
-def _notes(config: TrainLatte, latents: LatentDataset) -> LatentNotes:
-    return LatentNotes(
+def _notes(config: TrainLatte, latents: LatentDataset) -> TrainingMetadata:
+    return TrainingMetadata(
         vae_hash=latents.vae_hash,
         cache_hash=latents.hash,
         mean=tuple(latents.mean.tolist()),
@@ -273,7 +273,7 @@ def _evaluate(
 
 
 def _drawing(
-    config: TrainLatte, vae: VideoAutoencoder, notes: LatentNotes, accelerator: Accelerator
+    config: TrainLatte, vae: VideoAutoencoder, notes: TrainingMetadata, accelerator: Accelerator
 ) -> Draw:
     """Decoded samples, from the same noise each time, of all classes in turn."""
 
@@ -291,7 +291,7 @@ def _drawing(
     return draw
 
 
-def _preview(config: TrainLatte, draw: Draw, notes: LatentNotes) -> Preview:
+def _preview(config: TrainLatte, draw: Draw, notes: TrainingMetadata) -> Preview:
     """Samples side by side: above by the averaged weights, below by the raw ones."""
 
     def write(averaged: nn.Module, raw: nn.Module, step: int, folder: Path) -> None:

@@ -59,7 +59,7 @@ class TrainVAE(Config):
     """
 
     train: TrainConfig
-    """Length, batch, optimiser, run folder."""
+    """Length, batch, optimizer, run folder."""
     data: ClipConfig | None = None
     """Training clips, from indexed shards."""
     stream: StreamConfig | None = None

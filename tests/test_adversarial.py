@@ -31,13 +31,13 @@ def test_a_logit_sees_its_receptive_field_and_no_more(layers):
     torch.manual_seed(0)
     config = DiscriminatorConfig(channels=16, layers=layers)
     model = Discriminator(config).double()
-    for i, layer in enumerate(model.layers):  # normalisation would see the whole clip
+    for i, layer in enumerate(model.layers):  # normalization would see the whole clip
         model.layers[i] = nn.Identity() if isinstance(layer, nn.GroupNorm) else layer
     t, h, w = config.receptive_field
     video = torch.randn(1, 3, 2 * t, 2 * h, 2 * w, dtype=torch.float64, requires_grad=True)
     logits = model(video)[0, 0]
-    centre = tuple(n // 2 for n in logits.shape)
-    logits[centre].backward()
+    center = tuple(n // 2 for n in logits.shape)
+    logits[center].backward()
     seen = video.grad.abs().sum((0, 1)).nonzero()
     extent = seen.amax(0) - seen.amin(0) + 1
     assert extent.tolist() == [t, h, w]

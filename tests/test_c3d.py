@@ -42,9 +42,9 @@ def test_preprocessing_closed_form(tiny):
     model = C3D()
     mean = torch.rand(3, 16, 112, 112) * 255
     model.mean.copy_(mean)
-    colour = torch.tensor([-1.0, 0.25, 1.0])  # R, G, B
-    result = model.preprocess(colour.reshape(1, 3, 1, 1, 1).expand(1, 3, 16, 40, 60))
-    bgr = colour.flip(0).reshape(1, 3, 1, 1, 1)
+    color = torch.tensor([-1.0, 0.25, 1.0])  # R, G, B
+    result = model.preprocess(color.reshape(1, 3, 1, 1, 1).expand(1, 3, 16, 40, 60))
+    bgr = color.flip(0).reshape(1, 3, 1, 1, 1)
     assert_close(result, 128 * bgr + 128 - mean, rtol=1e-5, atol=1e-4)
 
 

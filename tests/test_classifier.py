@@ -95,9 +95,9 @@ def test_equal_seeds_give_equal_weights_and_others_do_not(shards, tmp_path):
 
 
 def test_unfit_data_is_refused(shards, tmp_path):
-    unlabelled = pack(tmp_path / "unlabelled", [8, 8], class_names=())
+    unlabeled = pack(tmp_path / "unlabeled", [8, 8], class_names=())
     with pytest.raises(ValueError, match="0 classes"):
-        train_classifier.run(training(unlabelled, tmp_path / "out"))
+        train_classifier.run(training(unlabeled, tmp_path / "out"))
     others = pack(tmp_path / "others", [8, 8], class_names=("c", "d"))
     with pytest.raises(ValueError, match="its classes are not those of"):
         train_classifier.run(training(shards, tmp_path / "out", test=others))

@@ -43,8 +43,8 @@ def test_frames_are_those_of_the_protocol(videos):
     assert clips.too_short == 1
     for _, clip in clips:
         assert numbers(clip) == [1, 4, 7, 10]
-    centred = source(videos, frames=4, stride=3, start="center")
-    assert all(numbers(clip) == [5, 8, 11, 14] for _, clip in centred)
+    centered = source(videos, frames=4, stride=3, start="center")
+    assert all(numbers(clip) == [5, 8, 11, 14] for _, clip in centered)
 
 
 def test_random_starts_depend_on_the_seed_and_the_video_only(videos):

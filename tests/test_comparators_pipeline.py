@@ -16,7 +16,7 @@ from eval.features.classifier import ClassifierConfig, ClipClassifier
 from latte import Latte
 from latte.options import LatteOptions
 from latte.samplers import SamplerConfig, sample
-from latte.training_metadata import LatentNotes
+from latte.training_metadata import TrainingMetadata
 from scripts import cache_latents, eval_fvd, eval_reconstruction, inspect_cache, train_latte
 from scripts import sample as sampling
 from tests.builders.packed import pack
@@ -110,7 +110,7 @@ def check_cache(latents: Path, model: VideoAutoencoder, name: str) -> None:
 @torch.no_grad()
 def check_samples(samples: Path, latte: Path, model: VideoAutoencoder, name: str) -> None:
     """The clips are what the VAE decodes from Latte's latents, at the length that was cached."""
-    notes, generator = LatentNotes.load(latte), Latte.from_pretrained(latte)
+    notes, generator = TrainingMetadata.load(latte), Latte.from_pretrained(latte)
     assert notes.frames == FRAMES[name]
     z = sample(generator, notes.process, SAMPLER, indices=range(3), labels=[0, 1, 0], seed=0)
     if name == "opensora_v12":  # trained with scaling="vae"

@@ -131,7 +131,7 @@ def test_torchcodec_gives_the_frames_asked_for(name, tmp_path, monkeypatch):
         read_frames(path, [0, 21, 39], decoder=decoder, strict=False)
         for decoder in ("pyav", "torchcodec")
     )
-    assert np.abs(expected.astype(int) - frames).mean() < 3  # colours are converted more roughly
+    assert np.abs(expected.astype(int) - frames).mean() < 3  # colors are converted more roughly
 
 
 @pytest.mark.usefixtures("torchcodec")

@@ -74,7 +74,7 @@ def stage_run(stage, folder, shards, steps):
 
 
 def assert_same_run(a: Path, b: Path, steps: int):
-    """Weights and losses, and all that the last checkpoint holds of networks and optimisers, bit
+    """Weights and losses, and all that the last checkpoint holds of networks and optimizers, bit
     for bit."""
     assert_close(weights(a), weights(b), rtol=0, atol=0)
     for name in ("loss", "gan", "discriminator/loss", "discriminator/grad_norm"):

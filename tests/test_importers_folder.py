@@ -40,9 +40,9 @@ def test_folder_gives_ids_classes_and_labels(videos):
         ("walk__deep__run__f", 0),
         ("walk__e", 1),
     ]
-    unlabelled, none = scan(videos, labels="none")
+    unlabeled, none = scan(videos, labels="none")
     assert none == []
-    assert {record.label for record in unlabelled} == {None}
+    assert {record.label for record in unlabeled} == {None}
 
 
 def test_folder_keeps_ids_apart_and_survives_links_in_circles(tmp_path):

@@ -1,4 +1,4 @@
-"""Clips with images behind them: right latents, independent choices, one normalisation."""
+"""Clips with images behind them: right latents, independent choices, one normalization."""
 
 import pytest
 import torch

@@ -95,7 +95,7 @@ def test_copies_for_people(made, tmp_path):
     with Image.open(tmp_path / "gif" / "clip-000000.gif") as gif:
         assert gif.n_frames == 9
         first = np.asarray(gif.convert("RGB")).astype(float)
-    assert abs(first - lossless[0]).mean() < 16  # 256 colours
+    assert abs(first - lossless[0]).mean() < 16  # 256 colors
     assert (tmp_path / "mp4" / "clip-000000.mp4").stat().st_size > 0
 
 

@@ -26,7 +26,7 @@ from latte.flow import FlowConfig, RectifiedFlow
 from latte.joint import JointBatch
 from latte.samplers import SamplerConfig
 from latte.training import LatteLoss
-from latte.training_metadata import LatentNotes
+from latte.training_metadata import TrainingMetadata
 from scripts import cache_latents, sample, train_latte
 from scripts.train_latte import ImageOptions, LatteOptions, TrainLatte
 from tests.builders.packed import pack
@@ -176,7 +176,7 @@ def test_a_joint_run_resumes_exactly_and_equals_its_micro_batches(made, tmp_path
 )
 def test_samples_are_drawn_by_the_process_that_was_trained(made, tmp_path, options):
     export = train_latte.run(config(made, tmp_path / "run", steps=1, **options))
-    notes = LatentNotes.load(export)
+    notes = TrainingMetadata.load(export)
     assert notes.diffusion == options.get("diffusion", DiffusionConfig())
     assert notes.flow == options.get("flow")
     assert isinstance(notes.process, RectifiedFlow if "flow" in options else GaussianDiffusion)

@@ -1,4 +1,4 @@
-"""IV-VAE: the released behaviour, inflation, norms and resampling, saving, refusals."""
+"""IV-VAE: the released behavior, inflation, norms and resampling, saving, refusals."""
 
 from typing import TypeVar
 
@@ -107,7 +107,7 @@ def test_an_inflated_vae_repeats_what_the_image_vae_does(preset):
     with torch.no_grad():
         frames = image.decode(image.encode(x).mean)
         y = model.decode(model.encode(x).mean)
-    shown = [0, 4, 4, 4, 4, 8, 8, 8, 8]  # the regular initialisation: all as their group's last
+    shown = [0, 4, 4, 4, 4, 8, 8, 8, 8]  # the regular initialization: all as their group's last
     if config.branches == 2:
         shown[1], shown[5] = 1, 5  # but keyframes themselves
     assert_close(y, frames[:, :, shown])

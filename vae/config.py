@@ -198,7 +198,7 @@ class VAEConfig(LatentConfig):
         """The image VAE that this video VAE is inflated from: one branch alone.
 
         It has z_dim / 2 latent channels where the video VAE has two branches (the paper's choice),
-        and z_dim where it has one ("regular" initialisation, which the paper argues against).
+        and z_dim where it has one ("regular" initialization, which the paper argues against).
         """
         return replace(
             self,

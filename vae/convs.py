@@ -74,7 +74,7 @@ faster than one for each: kernels compute 8 or 16 output channels at once."""
 class TemporalConv(Cached, nn.Conv3d):
     """Convolution over three frames, causal or group causal (GCConv; paper, Sec. 3.3).
 
-    Group causal: a frame of a group sees its neighbours within the group in both directions and
+    Group causal: a frame of a group sees its neighbors within the group in both directions and
     the last frame of the group before, never a later group. The temporal taps (W0, W1, W2) read
     (x[t-1], x[t], x[t+1]) with x[t+1] = 0 at the end of a group; the image frame reads (x, x, 0).
 

@@ -1,13 +1,13 @@
 """Start a video VAE from an image VAE (supplement 2.2, Weight Initialization, Eq. 3 and 4).
 
 Each branch becomes the image VAE: its weights stand block-diagonally, the blocks across branches
-are zero. 2D kernels become 3D ones at the temporal tap that reads the frame itself (centre
-initialisation), temporal downsampling inherits the last frame of each pair (Eq. 3), and temporal
+are zero. 2D kernels become 3D ones at the temporal tap that reads the frame itself (center
+initialization), temporal downsampling inherits the last frame of each pair (Eq. 3), and temporal
 upsampling repeats frames (Eq. 4). So at the start every keyframe of the video VAE's reconstruction
 is the image VAE's reconstruction of that frame, and every other frame of a group is that of the
 group's last frame.
 
-With one branch, in a baseline, this is the regular initialisation that the paper argues against:
+With one branch, in a baseline, this is the regular initialization that the paper argues against:
 the image VAE has as many latent channels as the video VAE, and every frame of a group starts as
 the group's last frame.
 """

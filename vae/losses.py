@@ -29,7 +29,7 @@ class VAELossConfig(Config):
     perceptual: Literal["none", "vgg", "alex"] = "vgg"
     """Backbone of LPIPS; none leaves the term out."""
     perceptual_weight: Annotated[float, Ge(0)] = 1.0
-    """Weight of LPIPS per pixel and colour, relative to MAE."""
+    """Weight of LPIPS per pixel and color, relative to MAE."""
     perceptual_weights: str | None = None
     """File of the backbone's ImageNet weights; null looks at IVVAE_VGG16 (or IVVAE_ALEXNET),
     weights/, ~/.cache/ivvae/ and torch hub's cache."""
@@ -59,7 +59,7 @@ class VAELoss(nn.Module):
     ) -> dict[str, Float[Tensor, ""]]:
         """Scalars in float32 or wider.
 
-        Returns: "loss" (Eq. 5, what is minimised), and for people "mae" (mean over pixels, in [-1,
+        Returns: "loss" (Eq. 5, what is minimized), and for people "mae" (mean over pixels, in [-1,
         1] units), "kl" (nats per latent element) and "lpips" (mean over frames).
         """
         reconstructed = self.reconstruction(reconstruction, video)

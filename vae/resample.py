@@ -154,7 +154,7 @@ class SplitFrames(nn.Conv3d):
 
 
 class TemporalSplitFrames(TemporalConv):
-    """One frame and its neighbours to the channels of two: TemporalConv 3x1x1, C -> 2C.
+    """One frame and its neighbors to the channels of two: TemporalConv 3x1x1, C -> 2C.
 
     The causal one does not see the image frame.
     """

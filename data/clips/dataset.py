@@ -176,7 +176,7 @@ class ClipDataset(Dataset):
 
 
 def check_labels(where: str, labels: Any, classes: int) -> None:
-    """Refuse (`ValueError`) labels outside `[0, classes)`; -1 means unlabelled."""
+    """Refuse (`ValueError`) labels outside `[0, classes)`; -1 means unlabeled."""
     labels = np.asarray(labels)
     wrong = labels[(labels < -1) | (labels >= classes)]
     if len(wrong):

@@ -44,7 +44,7 @@ class ClipOptions(Config):
     strict_decoding: bool = True
     """Refuse videos with damaged data; otherwise decoders hide it in grey or smeared frames."""
     decoder: Decoder = "pyav"
-    """torchcodec, an optional package, takes less time and gives the same frames, with colours that
+    """torchcodec, an optional package, takes less time and gives the same frames, with colors that
     differ by about a level; it needs strict_decoding=false."""
     max_error_fraction: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Fraction of samples that may fail to decode and be replaced by others; 0 stops at once."""

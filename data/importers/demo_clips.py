@@ -6,7 +6,7 @@
 It shows that everything works and that losses fall; it is far too small for numbers that mean
 something. Each shot is a class. Its first three quarters are for training, the rest, after a gap,
 for testing; both are cut into segments that overlap others of their own part only. The clips' own
-licences are partly unstated, so they are fetched and never copied into a repository.
+licenses are partly unstated, so they are fetched and never copied into a repository.
 """
 
 import importlib.metadata
@@ -31,7 +31,7 @@ SEGMENTS = 8
 HELD_OUT = 0.25
 """Fraction of each shot kept for testing, but at least `MIN_FRAMES`."""
 GAP = 3
-"""Frames between the parts that neither uses: neighbouring frames are nearly equal."""
+"""Frames between the parts that neither uses: neighboring frames are nearly equal."""
 TEST_SEGMENTS = 4
 """Test segments of each shot, or fewer where they would start less than `STRIDE` frames apart."""
 STRIDE = 4

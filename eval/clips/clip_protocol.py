@@ -17,7 +17,7 @@ class ClipProtocol(Config):
     stride: Annotated[int, Ge(1)] = 1
     """Video frames from one clip frame to the next."""
     start: Literal["random", "first", "center"] = "random"
-    """First frame: drawn from the seed and the video's id; the first one; or the clip centred."""
+    """First frame: drawn from the seed and the video's id; the first one; or the clip centered."""
     skip: Annotated[int, Ge(0)] = 0
     """Frames left out at the start of every video: 1 drops a video VAE's image frame."""
     num_clips: Annotated[int | None, Ge(1)] = 2048
@@ -26,7 +26,7 @@ class ClipProtocol(Config):
     """Chooses videos and random starts."""
     height: Annotated[int | None, Ge(1)] = None
     """Pixels; with `width`, frames are resized to cover this size (bicubic, antialiased, aspect
-    kept) and cropped at the centre, as training data are. None keeps the videos' own size."""
+    kept) and cropped at the center, as training data are. None keeps the videos' own size."""
     width: Annotated[int | None, Ge(1)] = None
     """Pixels; see `height`."""
     noise: Annotated[float, Ge(0)] = 0.0

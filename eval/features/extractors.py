@@ -129,7 +129,7 @@ def load_i3d(
     """I3D logits, the features of FVD.
 
     Args:
-        preset: `i3d_tf`: eps 1e-3, frames stretched; `i3d_videogpt`: eps 1e-5, centre crop;
+        preset: `i3d_tf`: eps 1e-3, frames stretched; `i3d_videogpt`: eps 1e-5, center crop;
             `i3d_torchscript`: StyleGAN-V's program, which resizes by itself.
         path: the weights file; see `find_weights` for where it is looked for otherwise.
         allow_unknown: take other weights than the published; the score is then `fvd_unverified`.

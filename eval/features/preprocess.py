@@ -15,7 +15,7 @@ RANGE_TOLERANCE = 1e-3  # how far outside [-1, 1] a video may lie by rounding
 def resize_frames(
     video: Float[Tensor, "b c t h w"], size: int, mode: Resize
 ) -> Float[Tensor, "b c t size size"]:
-    """Bilinear resize of every frame, half-pixel centres, no antialiasing.
+    """Bilinear resize of every frame, half-pixel centers, no antialiasing.
 
     Frames that already are `size x size` come back untouched.
 
@@ -23,7 +23,7 @@ def resize_frames(
         video: any range.
         size: pixels, height and width of the result.
         mode: `stretch` changes the aspect ratio (TensorFlow's FVD, StyleGAN-V); `crop` brings the
-            short side to `size` and cuts out the centre (the VideoGPT port).
+            short side to `size` and cuts out the center (the VideoGPT port).
     """
     b, _, _, h, w = video.shape
     if (h, w) == (size, size):

@@ -103,7 +103,7 @@ class VideoMAE(nn.Module):
         self.eval()
 
     def forward(self, video: Float[Tensor, "b 3 16 224 224"]) -> Float[Tensor, "b d"]:
-        """The normalised mean over all tokens, as the classifier's last layer gets it.
+        """The normalized mean over all tokens, as the classifier's last layer gets it.
 
         Args:
             video: RGB in [-1, 1].

@@ -18,7 +18,7 @@ TINY = LatteConfig(
 
 
 def awake(config: LatteConfig, seed: int = 0) -> Latte:
-    """A model whose zero-initialised layers have been moved, so that every path counts."""
+    """A model whose zero-initialized layers have been moved, so that every path counts."""
     torch.manual_seed(seed)
     model = Latte(config)
     for parameter in model.parameters():

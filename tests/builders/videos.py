@@ -32,9 +32,9 @@ def barcode_frame(number: int, height: int = 64, width: int = 96, shade: int = 0
 def read_barcode(frame: np.ndarray) -> int:
     """The number that `barcode_frame` wrote, from a decoded frame of any size."""
     height, width = frame.shape[:2]
-    centres = [int((bit + 0.5) * width / BITS) for bit in range(BITS)]
+    centers = [int((bit + 0.5) * width / BITS) for bit in range(BITS)]
     rows = frame[height // 8 : 3 * height // 8].mean(axis=(0, 2))
-    return sum(int(rows[x] > 127) << bit for bit, x in enumerate(centres))
+    return sum(int(rows[x] > 127) << bit for bit, x in enumerate(centers))
 
 
 def write_barcode_video(

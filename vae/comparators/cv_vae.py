@@ -79,7 +79,7 @@ class CVVAE(Comparator):
         widths = [config.dim * m for m in config.channel_multipliers]
         z, groups = config.z_dim, config.norm_groups
         causal = partial(PaddedConv3d, front=2, fill="repeat")
-        centred = partial(PaddedConv3d, front=1, back=1)
+        centered = partial(PaddedConv3d, front=1, back=1)
         self.encoder = sd_encoder(
             _layers(causal, _attention(SpatialAttention, groups), _downsample, groups),
             widths,
@@ -88,7 +88,7 @@ class CVVAE(Comparator):
             out_channels=2 * z,
         )
         self.decoder = sd_decoder(
-            _layers(centred, _attention(SpatialTemporalAttention, groups), _upsample, groups),
+            _layers(centered, _attention(SpatialTemporalAttention, groups), _upsample, groups),
             widths,
             num_blocks=config.num_blocks,
             in_channels=z,
