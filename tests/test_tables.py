@@ -40,7 +40,7 @@ def test_published_rows_name_their_table_and_setting():
 
 
 def test_text_aligns_and_greys_published_rows():
-    lines = to_text(TABLE, color=True).splitlines()
+    lines = to_text(TABLE, colour=True).splitlines()
     assert lines[2].split() == ["ours_1", "&", "co", "30.13", "–", "measured", "here"]
     assert lines[4].startswith("\033[90mIV-VAE")
     assert lines[4].endswith("paper, Table 1\033[0m")
