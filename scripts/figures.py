@@ -11,15 +11,11 @@ from torch import Tensor
 
 from common.accelerator import make_accelerator
 from common.cli import main
-from common.config import Config, differences
-from common.files import read_json
-from data.video.decode import read_frames
+from common.config import Config
 from data.video.encode import from_uint8, to_uint8
-from data.video.probe import probe
 from eval.clips.clip_protocol import ClipProtocol
 from eval.clips.source import ClipSource
-from eval.protocols.published import POSITIONS, PUBLISHED
-from eval.report import plots
+from eval.report import plots, run_figures
 from vae import VideoVAE
 from vae.registry import load_vae
 from vae.visual import latent_maps, unselected_frames
@@ -134,40 +130,28 @@ class Samples(Config):
 
 FigureConfig = Comparison | Caption | Latents | Unselected | Positions | Preservation | Samples
 FRAMES = 5  # an image frame and one group
-SAME = ("frames", "stride", "size", "clips", "group", "content")
-"""What runs must have in common to stand in one figure."""
 
 
 def run(config: FigureConfig) -> None:
     """Draw one figure and say where it is."""
-    drawn = {
-        Comparison: _comparison,
-        Caption: _caption,
-        Latents: _latents,
-        Unselected: _unselected,
-        Positions: _positions,
-        Preservation: _preservation,
-        Samples: _samples,
-    }[type(config)](config)
+    match config:
+        case Comparison(run=folder, clip=clip, methods=methods):
+            drawn = run_figures.comparison(
+                Path(folder), clip, methods, config.frames, config.box, config.gain
+            )
+        case Positions(run=runs):
+            drawn = run_figures.positions(runs)
+        case Preservation(run=runs, pixels=pixels):
+            drawn = run_figures.preservation(runs, pixels)
+        case Samples(data=folders, frames=frames):
+            drawn = run_figures.samples(folders, config.num_clips, frames)
+        case Caption():
+            drawn = _caption(config)
+        case Latents():
+            drawn = _latents(config)
+        case Unselected():
+            drawn = _unselected(config)
     print("wrote", *plots.save_figure(drawn, config.out))
-
-
-def _comparison(config: Comparison) -> plots.Figure:
-    folder = Path(config.run)
-    known = list(read_json(folder / "metrics.json")["metrics"])
-    methods = config.methods or known
-    unknown = [name for name in methods if name not in known]
-    if unknown:
-        raise ValueError(f"{folder}: no method {unknown[0]!r}; there are {', '.join(known)}")
-    clips = {}
-    for name in ("source", *methods):
-        file = folder / name / f"{config.clip}.mkv"
-        if not file.is_file():
-            raise ValueError(f"{file}: no such clip. eval_reconstruction --save_clips writes more.")
-        clips[name] = read_frames(file, range(probe(file).frames))
-    h, w = clips["source"].shape[1:3]
-    box = config.box or (h * 3 // 8, w * 3 // 8, h // 4, w // 4)
-    return plots.comparison(clips, config.frames, box, config.gain)
 
 
 def _caption(config: Caption) -> plots.Figure:
@@ -205,60 +189,6 @@ def _unselected(config: Unselected) -> plots.Figure:
         clips = {"source": x, "reconstruction": vae.decode(z), "unselected": other}
     rows = {name: list(to_uint8(v[0].clamp(-1, 1).cpu())) for name, v in clips.items()}
     return plots.picture_grid(rows, [f"frame {i}" for i in range(FRAMES)])
-
-
-def _positions(config: Positions) -> plots.Figure:
-    curves = {
-        name: scores["ssim_by_position"]["positions"] for name, scores, _ in _methods(config.run)
-    }
-    published = {
-        f"{row.method} ({row.table})": [row.values[name] for name in POSITIONS[:-1]]
-        for row in PUBLISHED
-        if "margin" in row.values
-    }
-    return plots.positions(curves, published)
-
-
-def _preservation(config: Preservation) -> plots.Figure:
-    points = {
-        name: (method["config"]["z_dim"], scores["information_preservation"][config.pixels])
-        for name, scores, method in _methods(config.run)
-        if method and config.pixels in scores["information_preservation"]
-    }
-    if not points:
-        raise ValueError(
-            f"{', '.join(config.run)}: no VAE with pixels={config.pixels}; use [-1,1] or [0,1]"
-        )
-    return plots.preservation(points, config.pixels)
-
-
-def _samples(config: Samples) -> plots.Figure:
-    wanted = config.frames
-    rows = {}
-    for folder in config.data:
-        protocol = ClipProtocol(frames=max(wanted) + 1, start="first", num_clips=config.num_clips)
-        source = ClipSource(folder, protocol, generated=True)
-        for id, clip in (source[i] for i in range(len(source))):
-            frames = to_uint8(clip)
-            rows[f"{Path(folder).name}/{id}"] = [frames[i] for i in wanted]
-    return plots.picture_grid(rows, [f"frame {i}" for i in wanted])
-
-
-def _methods(runs: list[str]) -> list[tuple[str, dict, dict]]:
-    """Name, scores and description of every method of the runs; names tell the run if several."""
-    found = []
-    results = {run: read_json(Path(run) / "metrics.json") for run in runs}
-    for run, result in results.items():
-        first, other = (results[r]["protocol"] for r in (runs[0], run))
-        if changes := [c for k in SAME for c in differences(first.get(k), other.get(k), name=k)]:
-            raise ValueError(
-                f"{run} and {runs[0]} do not compare: {'; '.join(changes)}. Measure all on one set "
-                "of clips by one protocol."
-            )
-        for name, scores in result["metrics"].items():
-            label = name if len(runs) == 1 else f"{Path(run).name}: {name}"
-            found.append((label, scores, result["methods"][name]))
-    return found
 
 
 def _ours(source: str, config: ClipOptions) -> tuple[VideoVAE, Float[Tensor, "1 3 t h w"]]:
