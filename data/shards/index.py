@@ -272,9 +272,11 @@ def _read(path: Path, name: str) -> tuple[dict[str, Any], Samples]:
         samples = Samples.from_entries(index["samples"])
         shards = [Shard(**entry) for entry in index["shards"]]
         outside = not ((samples.shard >= 0) & (samples.shard < len(shards))).all()
-        index["class_names"], index["hash"], index["config"]
+        missing = {"class_names", "hash", "config"} - index.keys()
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise ValueError(f"{name}: damaged index ({error!r}). Pack again.") from None
+    if missing:
+        raise ValueError(f"{name}: damaged index (no {', '.join(sorted(missing))}). Pack again.")
     if outside:
         raise ValueError(f"{name}: damaged index (samples of shards that it lacks). Pack again.")
     if len(samples) >= LARGE:
