@@ -43,6 +43,7 @@ def configs(folder):
 @pytest.fixture
 def fake():
     """Tensors without data, and on CPU tensors what PyTorch would choose on a GPU."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # another test's precision may be left
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with ExitStack() as stack:
         stack.enter_context(patch("vae.norms._has_kernel", lambda x: x.dtype != torch.float64))
