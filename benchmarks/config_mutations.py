@@ -11,7 +11,7 @@ from typing import Any, Union, get_args, get_origin
 import yaml
 
 from benchmarks import fault_chain
-from benchmarks.fault_chain import SCRIPTS, Command
+from benchmarks.fault_chain import SCRIPTS, Command, last_line
 from common import cli
 from common.config import Field, base_type, walk_fields
 
@@ -71,7 +71,7 @@ class Mutations:
 def refusal(code: int | None, log: Path) -> str | None:
     """What is wrong with how a command refused: it owes exit code 2 and one line."""
     text = log.read_text(errors="replace") if log.exists() else ""
-    last = (text.strip().splitlines() or ["(nothing printed)"])[-1][:300]
+    last = last_line(text)
     if code is None:
         return "it hangs"
     if "Traceback" in text:

@@ -10,7 +10,7 @@ import runpy
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -37,8 +37,6 @@ class Command:
     options: dict[str, Any]
     output: str = "out"
     subcommand: str | None = None
-    kills: float = 1.0  # share of the kills
-    changes: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -150,6 +148,11 @@ def kill(process: BaseProcess) -> None:
                 break
             time.sleep(0.01)
     process.join()
+
+
+def last_line(text: str) -> str:
+    """The last line that a command printed, cut short."""
+    return (text.strip().splitlines() or ["(nothing printed)"])[-1][:300]
 
 
 def contents(output: Path) -> dict[str, Any]:

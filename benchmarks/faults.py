@@ -33,6 +33,7 @@ from benchmarks.fault_chain import (
     contents,
     differences,
     kill,
+    last_line,
     make_chain,
     run,
     start,
@@ -205,15 +206,9 @@ class Campaign:
     def judge(output: Path, expected: dict[str, Any], code: int | None, log: Path) -> str | None:
         """What is wrong with the output of a command that should have ended well."""
         if code != 0:
-            return f"the rerun ended with {code}: {last_line(log)}"
+            return f"the rerun ended with {code}: {last_line(log.read_text(errors='replace'))}"
         differ = differences(contents(output), expected)
         return f"the result differs in {', '.join(differ)}" if differ else None
-
-
-def last_line(log: Path) -> str:
-    """The last line that was printed."""
-    lines = log.read_text(errors="replace").strip().splitlines()
-    return lines[-1][:300] if lines else "(nothing printed)"
 
 
 def orphans(output: Path) -> list[str]:

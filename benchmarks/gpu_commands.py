@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.fault_chain import SCRIPTS, Command, contents, differences, make_chain
+from benchmarks.fault_chain import SCRIPTS, Command, contents, differences, last_line, make_chain
 from benchmarks.faults import LAUNCHERS
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def launchers(machine: "Machine") -> dict[str, Any]:
         output = machine.folder / name / str(time.time_ns())
         line = [sys.executable, *start, str(SCRIPTS / command.script), *command.arguments(output)]
         done = _call(line, machine)
-        assert done.returncode == 0, f"{name}: {_last(done.stderr)}"
+        assert done.returncode == 0, f"{name}: {last_line(done.stderr)}"
         values[name] = done.returncode
     return values
 
@@ -76,7 +76,7 @@ def memory_estimates(machine: "Machine") -> dict[str, Any]:
         flags += ["--train.evaluate_every=null"]
         line = [sys.executable, str(SCRIPTS / "train_vae.py"), f"--config={config}", *flags]
         done = _call(line, machine)
-        assert done.returncode == 0, f"{stage}: {_last(done.stderr)}"
+        assert done.returncode == 0, f"{stage}: {last_line(done.stderr)}"
         estimated, measured = (
             float(re.search(rf"memory, {kind}: ([\d.]+) GB", done.stdout)[1])  # type: ignore[index]
             for kind in ("estimated", "measured")
@@ -100,16 +100,16 @@ def out_of_memory(machine: "Machine") -> dict[str, Any]:
     }
     line = [sys.executable, str(SCRIPTS / command.script), *command.arguments(output, **sizes)]
     done = _call(line, machine)
-    assert done.returncode == 2, f"exit code {done.returncode}: {_last(done.stderr)}"
-    assert "Traceback" not in done.stderr, _last(done.stderr)
+    assert done.returncode == 2, f"exit code {done.returncode}: {last_line(done.stderr)}"
+    assert "Traceback" not in done.stderr, last_line(done.stderr)
     return {"code": done.returncode}
 
 
 def pytest_gpu(machine: "Machine") -> dict[str, Any]:
     """The tests that need a GPU."""
     done = _call([sys.executable, "-m", "pytest", "-q", "-m", "gpu"], machine)
-    assert done.returncode == 0, _last(done.stdout)
-    return {"summary": _last(done.stdout)}
+    assert done.returncode == 0, last_line(done.stdout)
+    return {"summary": last_line(done.stdout)}
 
 
 def launch(command: Command, arguments: list[str], log: Path) -> int:
@@ -129,7 +129,3 @@ def _call(line: list[str], machine: "Machine") -> subprocess.CompletedProcess[st
 def _environment(machine: "Machine") -> dict[str, str]:
     hidden = {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"} if machine.is_tiny else {}
     return {**os.environ, **hidden}
-
-
-def _last(text: str) -> str:
-    return (text.strip().splitlines() or ["(nothing printed)"])[-1][:300]
