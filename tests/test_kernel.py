@@ -5,7 +5,7 @@ import pytest
 
 from eval.metrics import kvd as kernel
 from eval.metrics.frechet import frechet_from_features, frechet_infinity
-from eval.metrics.kvd import kernel_distance
+from eval.metrics.kvd import jedi_distance, kernel_distance
 
 
 def naive(a: np.ndarray, b: np.ndarray) -> float:
@@ -37,7 +37,26 @@ def test_kernel_distance_has_no_bias():
     assert min(values) < 0
 
 
-def test_kernel_distance_refuses_bad_features():
+def test_jedi_distance_is_between_second_moments(monkeypatch):
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(9, 4)), rng.normal(size=(7, 4)) + 0.5
+    # <x, y>^2 = <x x^T, y y^T>: the kernel's mean embedding is the second moment matrix
+    gap = a.T @ a / 9 - b.T @ b / 7
+    expected = 100 * np.square(gap).sum() / 4**2
+    assert jedi_distance(a, b) == pytest.approx(expected, rel=1e-12)
+    monkeypatch.setattr(kernel, "BLOCK", 2)
+    assert jedi_distance(a, b) == pytest.approx(expected, rel=1e-12)
+    assert jedi_distance(a, a) == pytest.approx(0, abs=1e-12)
+
+
+def test_jedi_distance_equals_the_published_example():
+    a = np.arange(1.0, 10).reshape(3, 3)
+    b = np.array([[7.0, 6, 5], [4, 3, 2], [1, 1, 8], [0, 2, 5]])
+    assert jedi_distance(a, b) == pytest.approx(100 * 270.7, rel=2e-4)  # in JEDi's code
+
+
+@pytest.mark.parametrize("kernel_distance", [kernel_distance, jedi_distance])
+def test_kernel_distance_refuses_bad_features(kernel_distance):
     good = np.ones((3, 2))
     with pytest.raises(ValueError, match="at least 2 rows"):
         kernel_distance(good[:1], good)

@@ -1,10 +1,14 @@
-"""Kernel Video Distance: unbiased polynomial-kernel MMD between two feature sets, in float64."""
+"""Distances by polynomial kernels (MMD) between two feature sets, float64: KVD, and JEDi's."""
+
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float, Float64
 from numpy import ndarray
 
 BLOCK = 1024  # rows of a kernel matrix held at once
+Kernel = Callable[[ndarray], ndarray]
+"""Of the products of feature vectors."""
 
 
 def kernel_distance(features_a: Float[ndarray, "n d"], features_b: Float[ndarray, "m d"]) -> float:
@@ -25,34 +29,63 @@ def kernel_distance(features_a: Float[ndarray, "n d"], features_b: Float[ndarray
     Source:
         Binkowski et al. 2018, Eq. 4 (for videos: Unterthiner et al. 2018).
     """
-    a, b = _checked(features_a), _checked(features_b)
+    a, b = _checked(features_a, features_b)
+    n, m = len(a), len(b)
+
+    def kernel(products: ndarray) -> ndarray:
+        return (products / a.shape[1] + 1) ** 3
+
+    within_a = (_sum(kernel, a, a) - _diagonal_sum(kernel, a)) / (n * (n - 1))
+    within_b = (_sum(kernel, b, b) - _diagonal_sum(kernel, b)) / (m * (m - 1))
+    return within_a + within_b - 2 * _sum(kernel, a, b) / (n * m)
+
+
+def jedi_distance(features_a: Float[ndarray, "n d"], features_b: Float[ndarray, "m d"]) -> float:
+    """100 times the squared maximum mean discrepancy with the kernel `(x . y / d)^2`.
+
+    JEDi where the features are those of V-JEPA. The estimate counts each clip with itself, as JEDi
+    does: it is never below 0 and its bias falls as 1/N.
+
+    Args:
+        features_a, features_b: one row per clip, at least 2.
+
+    Raises:
+        ValueError: fewer than 2 rows, widths that differ, or a value that is not finite.
+
+    Source:
+        Luo et al. 2024, "Beyond FVD" (degree, no offset, the factor 100: their code).
+    """
+    a, b = _checked(features_a, features_b)
+    n, m = len(a), len(b)
+
+    def kernel(products: ndarray) -> ndarray:
+        return (products / a.shape[1]) ** 2
+
+    within = _sum(kernel, a, a) / n**2 + _sum(kernel, b, b) / m**2
+    return 100 * max(within - 2 * _sum(kernel, a, b) / (n * m), 0.0)
+
+
+def _sum(kernel: Kernel, a: Float64[ndarray, "n d"], b: Float64[ndarray, "m d"]) -> float:
+    rows = range(0, len(a), BLOCK)
+    return float(sum(kernel(a[row : row + BLOCK] @ b.T).sum() for row in rows))
+
+
+def _diagonal_sum(kernel: Kernel, a: Float64[ndarray, "n d"]) -> float:
+    return float(kernel(np.square(a).sum(axis=1)).sum())
+
+
+def _checked(*sets: ndarray) -> list[Float64[ndarray, "n d"]]:
+    for features in sets:
+        if features.ndim != 2 or len(features) < 2:
+            raise ValueError(
+                f"features of shape {features.shape}: need at least 2 rows, one per clip"
+            )
+        if not np.isfinite(features).all():
+            raise ValueError("features are not finite. Check the clips and the network.")
+    a, b = sets
     if a.shape[1] != b.shape[1]:
         raise ValueError(
             f"features of {a.shape[1]} and of {b.shape[1]} dimensions cannot be compared. "
             "Use the same network for both sets."
         )
-    n, m = len(a), len(b)
-    within_a = (_kernel_sum(a, a) - _diagonal_sum(a)) / (n * (n - 1))
-    within_b = (_kernel_sum(b, b) - _diagonal_sum(b)) / (m * (m - 1))
-    return within_a + within_b - 2 * _kernel_sum(a, b) / (n * m)
-
-
-def _kernel_sum(a: Float64[ndarray, "n d"], b: Float64[ndarray, "m d"]) -> float:
-    rows = range(0, len(a), BLOCK)
-    return float(sum(_kernel(a[row : row + BLOCK] @ b.T, a.shape[1]).sum() for row in rows))
-
-
-def _diagonal_sum(a: Float64[ndarray, "n d"]) -> float:
-    return float(_kernel(np.square(a).sum(axis=1), a.shape[1]).sum())
-
-
-def _kernel(products: Float64[ndarray, "..."], dimensions: int) -> Float64[ndarray, "..."]:
-    return (products / dimensions + 1) ** 3
-
-
-def _checked(features: ndarray) -> Float64[ndarray, "n d"]:
-    if features.ndim != 2 or len(features) < 2:
-        raise ValueError(f"features of shape {features.shape}: need at least 2 rows, one per clip")
-    if not np.isfinite(features).all():
-        raise ValueError("features are not finite. Check the clips and the network.")
-    return features.astype(np.float64)
+    return [features.astype(np.float64) for features in sets]
