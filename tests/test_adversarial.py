@@ -3,20 +3,16 @@
 import pytest
 import torch
 from accelerate import Accelerator
-from safetensors.torch import save_file
 from torch import nn
 from torch.testing import assert_close
 
-from engine.config import OptimizerConfig, TrainConfig
 from engine.optimization import StepInfo
 from engine.run_folder import read_log
-from engine.train import Trainer
+from tests.builders.toy_trainer import toy_trainer
 from vae import DiagonalGaussian
 from vae.adversarial import AdversarialConfig, AdversarialLoss
 from vae.discriminator import Discriminator, DiscriminatorConfig
 from vae.losses import REFERENCE_VALUES, VAELoss, VAELossConfig
-
-SMALL = DiscriminatorConfig(channels=16, layers=1)
 
 
 def info(step, share=1.0, last=True):
@@ -215,45 +211,6 @@ def test_settings_out_of_range_are_refused(values):
 
 
 # the step of both modules
-
-
-class Toy(nn.Module):
-    """A small model in float64; its last layer is `head`."""
-
-    def __init__(self):
-        super().__init__()
-        self.body, self.head = (nn.Conv3d(3, 3, 1).double() for _ in range(2))
-
-    def forward(self, video):
-        return self.head(torch.tanh(self.body(video)))
-
-    def save_pretrained(self, folder):
-        save_file(self.state_dict(), folder / "model.safetensors")
-
-
-def toy_trainer(folder, *, steps=4, **values):
-    """A trainer of the toy with a discriminator from step 1 on, and the loss of its step."""
-    torch.manual_seed(0)
-    config = TrainConfig(
-        folder=str(folder), steps=steps, global_batch_size=4, log_every=1, save_every=2, **values
-    )
-    accelerator = Accelerator(log_with="tensorboard", project_dir=folder)
-    model, discriminator = Toy(), Discriminator(SMALL).double()
-    options = AdversarialConfig(
-        start_step=1, r1_weight=0.1, discriminator=SMALL, optimizer=OptimizerConfig(max_grad_norm=1)
-    )
-    loss = VAELoss(VAELossConfig(perceptual="none", kl_weight=0.1))
-    gan = AdversarialLoss(options, loss, discriminator, accelerator)
-    states = {"adversarial": gan}
-    trainer = Trainer(config, config, accelerator, model, None, gan.training, states)  # type: ignore[arg-type]
-    last_layer = list(model.head.parameters())
-
-    def step_loss(module, batch, info):
-        video = batch["video"]
-        posterior = DiagonalGaussian(module.body(video), torch.zeros_like(video))
-        return gan.generator_loss(module(video), posterior, video, info, last_layer)
-
-    return trainer, step_loss
 
 
 def toy_run(folder, *, batches=None, measure=False, steps=4, **values):

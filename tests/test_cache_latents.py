@@ -13,15 +13,15 @@ import torch
 from torch.testing import assert_close
 
 from common.accelerator import inference_precision
-from common.cli import main, parse
+from common.cli import main
 from common.output_folder import lock_folder
 from common.pixels import to_float
 from data.clips.dataset import ClipConfig, ClipDataset
 from data.latents.dataset import LatentDataset
 from scripts.cache_latents import CacheLatents, run
-from tests.builders.packed import pack
+from tests.builders.cache_command import arguments, cache, config, write_inputs
 from tests.builders.processes import begin, begin_ranks
-from vae import VAEConfig, VideoVAE, weights_hash
+from vae import VideoVAE, weights_hash
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "cache_latents.py"
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -37,38 +37,7 @@ def cpu():
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("inputs")
-    torch.manual_seed(0)
-    VideoVAE(VAEConfig(z_dim=4, dim=8)).save_pretrained(folder / "vae")
-    pack(folder, [12, 9, 10])
-    return folder
-
-
-def arguments(inputs, out, **options):
-    values = {
-        "vae": inputs / "vae",
-        "data": inputs / "shards",
-        "out": out,
-        "frames": 5,
-        "stride": 2,
-        "height": 16,
-        "width": 32,
-        "clips_per_video": 2,
-        "flip": "true",
-        "batch_size": 3,
-        "workers": 0,
-        "items_per_shard": 8,
-        **options,
-    }
-    return [part for name, value in values.items() for part in (f"--{name}", str(value))]
-
-
-def config(inputs, out, **options) -> CacheLatents:
-    return parse(CacheLatents, arguments(inputs, out, **options))
-
-
-def cache(inputs, out, **options):
-    run(config(inputs, out, **options))
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 def contents(folder):

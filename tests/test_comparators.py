@@ -1,7 +1,6 @@
 """The comparators against their reference vectors, their windows, group causal OD-VAE, training."""
 
 import re
-from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -11,9 +10,8 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from benchmarks import comparators as benchmark
+from tests.builders.tiny_comparators import LIKE, LIMIT, distance, tiny, video
 from tests.builders.vectors import load_case, uniform
-from vae import VAEConfig
-from vae.comparators.base import Comparator
 from vae.comparators.blocks import PaddedConv3d
 from vae.comparators.cv_vae import CVVAE, CVVAEConfig
 from vae.comparators.gcconv import GroupCausalConv3d
@@ -24,30 +22,7 @@ from vae.complexity import count_macs, count_parameters
 from vae.convs import Chunk, TemporalConv
 from vae.registry import COMPARATORS, GCCONV, comparator_config, new_vae
 
-LIKE = VAEConfig(z_dim=4, dim=4, num_blocks=1)
 OWN = ("cv_vae", "od_vae", "opensora_v12")
-LIMIT = 1e-4
-"""Of the distance to the reference vectors. In float64 ours is 3.4e-5 from them where inputs are
-smallest: that much is the reference's own rounding, and ours in float32 adds 2e-5 or more to it."""
-
-
-def video(frames: int, *, height: int = 16, width: int = 24, seed: int = 0) -> Tensor:
-    return uniform(seed, (1, 3, frames, height, width))
-
-
-def tiny(name: str, **changes) -> Comparator:
-    """With random weights of which none is zero."""
-    torch.manual_seed(0)
-    model = new_vae(name, LIKE)
-    for parameter in model.parameters():
-        if not parameter.any():
-            nn.init.normal_(parameter, std=0.05)
-    model.config = replace(model.config, **changes)
-    return model.eval()
-
-
-def distance(a: Tensor, b: Tensor) -> float:
-    return ((a - b).norm() / b.norm()).item()
 
 
 @pytest.fixture(scope="module")

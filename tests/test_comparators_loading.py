@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from common.pretrained import WeightsNotFound
+from tests.builders.tiny_comparators import LIMIT, distance, tiny, video
 from tests.builders.vectors import load_case, uniform
-from tests.test_comparators import LIMIT, distance, tiny, video
 from vae import VAEConfig, VideoVAE
 from vae.base import VideoAutoencoder
 from vae.checkpointing import enable_activation_checkpointing

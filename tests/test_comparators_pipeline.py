@@ -20,7 +20,7 @@ from latte.training_metadata import TrainingMetadata
 from scripts import cache_latents, eval_fvd, eval_reconstruction, inspect_cache, train_latte
 from scripts import sample as sampling
 from tests.builders.packed import pack
-from tests.test_comparators import tiny
+from tests.builders.tiny_comparators import tiny
 from vae import weights_hash
 from vae.base import VideoAutoencoder
 from vae.comparators.base import Comparator

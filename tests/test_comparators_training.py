@@ -12,7 +12,7 @@ from scripts import train_vae
 from scripts.ablate import Ablate
 from scripts.train_vae import TrainVAE
 from tests.builders.packed import pack
-from tests.test_comparators import LIKE, distance, tiny, video
+from tests.builders.tiny_comparators import LIKE, distance, tiny, video
 from vae import ImageVAE, VAEConfig, VideoVAE
 from vae.adversarial import AdversarialConfig
 from vae.checkpointing import enable_activation_checkpointing

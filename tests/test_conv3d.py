@@ -6,8 +6,8 @@ from torch.overrides import TorchFunctionMode
 from torch.testing import assert_close
 
 from common.conv3d import Conv3d
+from tests.builders.tiny_comparators import tiny
 from tests.builders.vectors import uniform
-from tests.test_comparators import tiny
 from vae.discriminator import Discriminator, DiscriminatorConfig
 
 

@@ -11,8 +11,8 @@ from torch.testing import assert_close
 from common.cli import parse
 from common.files import read_json
 from scripts.convert_checkpoint import ConvertCheckpoint, run
+from tests.builders.tiny_vae import TINY
 from tests.builders.vectors import load_case, uniform
-from tests.test_vae import TINY
 from vae import ImageVAE, VAEConfig, VideoVAE
 from vae.convert import to_released
 from vae.released import RELEASED, released_config

@@ -18,12 +18,12 @@ from common.files import write_json
 from data.video.encode import write_video
 from eval.clips.clip_protocol import ClipProtocol
 from eval.clips.source import ClipSource
-from eval.features.classifier import ClassifierConfig, ClipClassifier
 from eval.features.extractors import load_classifier
 from eval.features.feature_cache import Extraction, extract_features
 from eval.metrics.frechet import frechet_from_features
 from eval.protocols.fvd import evaluate_fvd
 from scripts import report
+from tests.builders.clip_folders import write_folder, write_folders
 from tests.builders.commands import ROOT, run_script
 from tests.builders.packed import pack
 from tests.builders.videos import barcode_frame, write_frames
@@ -31,25 +31,9 @@ from tests.builders.videos import barcode_frame, write_frames
 QUIET = Extraction(progress=False)
 
 
-def write_folder(folder: Path, shades: list[int], noise: float = 0, fps: float = 8) -> Path:
-    rng = np.random.default_rng(0)
-    for shade in shades:
-        clip = np.stack([barcode_frame(i, 32, 32, shade) for i in range(6)])
-        clip = (clip + noise * rng.standard_normal(clip.shape)).clip(0, 255).astype(np.uint8)
-        write_video(folder / f"{shade}.mkv", clip, fps, codec="ffv1")
-    return folder
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    root = tmp_path_factory.mktemp("fvd")
-    write_folder(root / "real", [0, 60, 120, 180])
-    write_folder(root / "fake", [10, 70, 130, 190], noise=60)
-    write_folder(root / "one", [0])
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        ClipClassifier(ClassifierConfig(num_classes=3, width=8)).save_pretrained(root / "tiny")
-    return root
+    return write_folders(tmp_path_factory.mktemp("folders"))
 
 
 def arguments(folders: Path, fake: str) -> list[str]:

@@ -25,11 +25,15 @@ from eval.protocols.inception_protocol import (
     evaluate_is,
     is_line,
 )
+from tests.builders.clip_folders import write_folder, write_folders
 from tests.builders.commands import run_script
-from tests.test_eval_fvd import folders as folders  # a fixture
-from tests.test_eval_fvd import write_folder
 
 QUIET = Extraction(progress=False)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    return write_folders(tmp_path_factory.mktemp("folders"))
 
 
 def command(folders: Path, *extra: object) -> int:

@@ -15,17 +15,22 @@ from scripts.export_latents import ExportLatents
 from scripts.export_latents import run as export
 from scripts.inspect_cache import InspectCache
 from scripts.inspect_cache import run as inspect
-from tests import test_latents
+from tests.builders.cache_command import cache, write_inputs
+from tests.builders.latent_caches import complete, edit, make_cache
 from tests.builders.packed import pack
-from tests.test_cache_latents import cache, inputs  # noqa: F401
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(scope="module")
 def cached(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cached")
     pack(folder, [9, 7, 11])
-    made = test_latents.make_cache(folder / "latents", folder / "shards", stride=1)
-    test_latents.complete(made)
+    made = make_cache(folder / "latents", folder / "shards", stride=1)
+    complete(made)
     return folder / "latents"
 
 
@@ -61,7 +66,7 @@ def test_an_export_goes_on_and_is_not_mixed_with_another(cached, tmp_path, capsy
     assert {path.name: path.read_bytes() for path in out.glob("*.tar")} == before
     assert (out / "latents-000000.tar").stat().st_mtime_ns == kept
     other = shutil.copytree(cached, tmp_path / "other")
-    test_latents.edit(other, frame_rate=1.0)
+    edit(other, frame_rate=1.0)
     with pytest.raises(ValueError, match=rf"latents was .* now {other} \(sha256"):
         export_latents(LatentDataset(other), out)
     (out / "identity.json").unlink()
@@ -69,7 +74,7 @@ def test_an_export_goes_on_and_is_not_mixed_with_another(cached, tmp_path, capsy
         export_latents(LatentDataset(cached), out)
 
 
-def test_inspection_shows_counts_statistics_and_pictures(inputs, tmp_path, capsys):  # noqa: F811
+def test_inspection_shows_counts_statistics_and_pictures(inputs, tmp_path, capsys):
     cache(inputs, tmp_path / "c")
 
     def command(**options):

@@ -22,8 +22,7 @@ from scripts import cache_latents, train_latte, train_vae
 from tests.builders import ranks as fsdp_ranks
 from tests.builders.packed import pack
 from tests.builders.tiny_latte import TINY, awake, inputs
-from tests.test_gan_training import gan_run
-from tests.test_training import MODEL, SIZE, latte_run, settings
+from tests.builders.training_runs import MODEL, SIZE, gan_run, latte_run, settings
 from vae import VideoVAE
 
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}

@@ -20,15 +20,19 @@ from torch.testing import assert_close
 from common.cli import _exit_code, parse
 from common.files import read_json
 from data.clips.buckets import Bucket, BucketConfig
-from data.clips.dataset import ClipConfig
-from engine.config import OptimizerConfig
 from engine.run_folder import read_log
 from scripts import train_vae
 from scripts.train_vae import TrainVAE
 from tests.builders.packed import pack
-from tests.test_training import MODEL, SIZE, as_command, settings, weights
+from tests.builders.training_runs import (
+    DISCRIMINATOR,
+    MODEL,
+    SIZE,
+    as_command,
+    gan_run,
+    weights,
+)
 from vae import VAEConfig, VideoVAE
-from vae.adversarial import AdversarialConfig
 from vae.config import PRESETS
 from vae.discriminator import DiscriminatorConfig
 from vae.losses import VAELossConfig
@@ -36,31 +40,11 @@ from vae.training import initial_model
 
 ROOT = Path(__file__).parents[1]
 DEBUG = sorted((ROOT / "configs" / "vae" / "debug").glob("*.yaml"))
-DISCRIMINATOR = DiscriminatorConfig(channels=16, layers=1)
 
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
     return pack(tmp_path_factory.mktemp("data") / "shards", [12, 14, 16, 18, 20, 22])
-
-
-def gan_run(folder, shards, steps=6, *, start=2, discriminator_rate=1e-3, held_out=False, **values):
-    clips = ClipConfig(folder=str(shards), frames=5, flip=True, **SIZE)
-    return TrainVAE(
-        train=settings(folder, steps, **values),
-        data=clips,
-        model=MODEL,
-        loss=VAELossConfig(perceptual="none"),
-        adversarial=AdversarialConfig(
-            start_step=start,
-            warmup_steps=2,
-            discriminator=DISCRIMINATOR,
-            optimizer=OptimizerConfig(learning_rate=discriminator_rate),
-        ),
-        held_out=clips if held_out else None,
-        num_held_out_clips=2,
-        num_previews=0,
-    )
 
 
 def stage_run(stage, folder, shards, steps):

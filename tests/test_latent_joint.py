@@ -8,7 +8,7 @@ from data.clips.batch_order import BatchOrder
 from data.clips.loader import batches
 from data.latents.dataset import LatentDataset
 from data.latents.joint import JointLatents
-from tests import test_latents
+from tests.builders.latent_caches import VAE, complete, make_cache
 from tests.builders.packed import pack
 
 
@@ -17,18 +17,16 @@ def packed(tmp_path_factory):
     return pack(tmp_path_factory.mktemp("packed"), [20, 14, 30, 25], class_names="abc")
 
 
-def cached(folder, packed, monkeypatch, **options):
-    frames = options.setdefault("frames", 5)
-    with monkeypatch.context() as patch:
-        patch.setattr(test_latents, "SHAPE", (2, (frames + 3) // 4, 8, 8))
-        test_latents.complete(test_latents.make_cache(folder, packed, **options))
+def cached(folder, packed, frames=5, **options):
+    shape = (2, (frames + 3) // 4, 8, 8)
+    complete(make_cache(folder, packed, shape=shape, frames=frames, **options))
     return folder
 
 
 @pytest.fixture
-def caches(tmp_path, packed, monkeypatch):
-    videos = cached(tmp_path / "videos", packed, monkeypatch)
-    images = cached(tmp_path / "images", packed, monkeypatch, frames=1, clips_per_video=3)
+def caches(tmp_path, packed):
+    videos = cached(tmp_path / "videos", packed)
+    images = cached(tmp_path / "images", packed, frames=1, clips_per_video=3)
     return videos, images
 
 
@@ -76,7 +74,7 @@ def test_posteriors_are_sampled_and_batches_load(caches):
         assert batch["image_labels"].shape == (4, 2)
 
 
-def test_caches_that_do_not_fit_are_refused(caches, tmp_path, packed, monkeypatch):
+def test_caches_that_do_not_fit_are_refused(caches, tmp_path, packed):
     videos, images = (LatentDataset(folder) for folder in caches)
     with pytest.raises(
         ValueError, match=r"shape \(2, 2, 8, 8\), but .* needs images of \(2, 1, 8, 8\)"
@@ -84,8 +82,8 @@ def test_caches_that_do_not_fit_are_refused(caches, tmp_path, packed, monkeypatc
         JointLatents(videos, videos, 1)
     with pytest.raises(ValueError, match="count=0"):
         JointLatents(videos, images, 0)
-    other = {**test_latents.VAE, "sha256": "fedcba9876543210"}
-    folder = cached(tmp_path / "vae", packed, monkeypatch, frames=1, vae=other)
+    other = {**VAE, "sha256": "fedcba9876543210"}
+    folder = cached(tmp_path / "vae", packed, frames=1, vae=other)
     with pytest.raises(ValueError, match="come from the VAE fedcba987654"):
         JointLatents(videos, LatentDataset(folder), 1)
     images.class_names = ["x"]

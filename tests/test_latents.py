@@ -10,51 +10,17 @@ import torch
 from safetensors import safe_open
 from torch.testing import assert_close
 
-from common.pixels import to_float
 from data.clips.batch_order import BatchOrder
-from data.clips.dataset import ClipConfig, ClipDataset
 from data.clips.loader import batches
 from data.latents.dataset import LatentDataset
 from data.latents.items import CacheConfig
-from data.latents.writer import LatentCache
+from tests.builders.latent_caches import SHAPE, VAE, complete, damage, edit, encode, make_cache
 from tests.builders.packed import pack
-
-SHAPE = (2, 2, 8, 8)
-VAE = {"class": "Fake", "config": {"z_dim": 2}, "sha256": "0123456789abcdef"}
-
-
-def encode(video):
-    """Moments of a made-up VAE; both depend on the pixels and the channels differ in scale."""
-    small = to_float(video)[:, :2, ::4, ::4, ::4]
-    scale = torch.tensor([1.0, 30.0])[:, None, None, None]
-    return torch.cat(
-        [small * scale + scale, small - torch.tensor([1.0, 5.0])[:, None, None, None]], 1
-    )
 
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory):
     return pack(tmp_path_factory.mktemp("packed"), [20, 14, 30, 6, 25], class_names="abc")
-
-
-def make_cache(folder, packed, vae=VAE, **options):
-    names = {"clips_per_video", "flip", "seed", "items_per_shard"}
-    cache = {"clips_per_video": 2, "flip": True, "items_per_shard": 3}
-    cache |= {k: v for k, v in options.items() if k in names}
-    clips = {"frames": 5, "stride": 2, "height": 32, "width": 32}
-    clips |= {k: v for k, v in options.items() if k not in names}
-    dataset = ClipDataset(ClipConfig(folder=str(packed), **clips), seed=0)
-    return LatentCache(folder, dataset, vae, SHAPE, CacheConfig(**cache))
-
-
-def complete(cache, encode=encode, ranks=1, **options):
-    """What the script does, for all processes in turn; returns the shards that were made."""
-    todo = [cache.pending(rank, ranks) for rank in range(ranks)]
-    cache.begin(sum(map(len, todo)))
-    for shards in todo:
-        cache.write(encode, shards, batch_size=2, **options)
-    cache.finish()
-    return sorted(shard for shards in todo for shard in shards)
 
 
 def contents(folder):
@@ -225,12 +191,6 @@ def test_shards_of_another_cache_do_not_count_without_its_manifest(copy, packed)
     assert make_cache(copy, packed, seed=1).pending() == [0, 1, 2, 3, 4, 5]
 
 
-def damage(path):
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
-
-
 def test_verify_finds_a_damaged_shard(copy):
     LatentDataset(copy).verify()
     damage(copy / "latents-000003.safetensors")
@@ -258,11 +218,6 @@ def test_folders_that_are_no_cache_are_refused(copy, tmp_path):
     edit(copy, schema=7)
     with pytest.raises(ValueError, match="schema 7, but this version reads 1"):
         LatentDataset(copy)
-
-
-def edit(folder, **changes):
-    path = folder / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def test_labels_out_of_range_are_refused(copy):

@@ -15,8 +15,8 @@ from common.output_folder import lock_folder
 from scripts import demo
 from tests.builders.browser import check_videos_play, needs_browser, open_page
 from tests.builders.commands import ROOT, SCRIPTS, run_script
+from tests.builders.tiny_vae import make
 from tests.builders.videos import write_barcode_video, write_demo_clips
-from tests.test_vae import make
 
 SMALL = {"height": 16, "width": 16}
 MODEL = {"z_dim": 4, "dim": 4, "channel_multipliers": [1, 1, 2, 2], "num_blocks": 1}

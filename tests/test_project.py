@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import tomllib
 from importlib.metadata import distribution
 from pathlib import Path
@@ -67,17 +68,29 @@ FORBIDDEN = {
 }
 
 
+def imported(file: Path) -> set[str]:
+    """Full names of what a file imports."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
 @pytest.mark.parametrize("package", FORBIDDEN)
 def test_packages_import_only_what_they_may(package):
     for file in (ROOT / package).rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
-            names = []
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                names = [node.module]
-            for name in names:
-                assert name.split(".")[0] not in FORBIDDEN[package], f"{file} imports {name}"
+        for name in imported(file):
+            assert name.split(".")[0] not in FORBIDDEN[package], f"{file} imports {name}"
+
+
+def test_no_test_imports_another():
+    """What tests share is in tests/builders."""
+    for file in (ROOT / "tests").rglob("*.py"):
+        for name in imported(file):
+            assert not re.search(r"(^|\.)(test_|conftest)", name), f"{file} imports {name}"
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "configs" / "vae").glob("*.yaml")), ids=str)

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tests.builders.packed import pack
-from tests.test_training import ROOT, as_command, video_run
+from tests.builders.training_runs import ROOT, as_command, video_run
 
 WARNS = """
 import warnings

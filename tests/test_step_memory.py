@@ -5,7 +5,7 @@ from torch.testing import assert_close
 
 from common.measure import LiveMemory
 from engine.memory import estimate_memory
-from tests.test_adversarial import toy_trainer
+from tests.builders.toy_trainer import toy_trainer
 
 
 def test_live_memory_in_closed_form():

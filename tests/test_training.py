@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
@@ -20,13 +19,20 @@ from scripts import cache_latents, train_latte, train_vae
 from scripts.train_latte import LatteOptions, TrainLatte
 from scripts.train_vae import TrainVAE
 from tests.builders.packed import pack
-from vae import VAEConfig, VideoVAE
+from tests.builders.training_runs import (
+    MODEL,
+    SIZE,
+    as_command,
+    latte_run,
+    settings,
+    video_run,
+    weights,
+)
+from vae import VideoVAE
 from vae.losses import VAELossConfig
 from vae.training import initial_model
 
 ROOT = Path(__file__).parents[1]
-MODEL = VAEConfig(z_dim=4, dim=4, channel_multipliers=(1, 1, 2, 2), num_blocks=1)
-SIZE = {"height": 16, "width": 16}
 
 
 @pytest.fixture(scope="module")
@@ -53,31 +59,6 @@ def latents(shards, vae, tmp_path_factory):
     return out
 
 
-def settings(folder, steps, **values):
-    common = {"global_batch_size": 4, "log_every": 1, "save_every": 2, "learning_rate": 1e-3}
-    return train_vae.TrainConfig(**{"folder": str(folder), "steps": steps, **common, **values})
-
-
-def video_run(folder, shards, steps=4, **values):
-    return TrainVAE(
-        train=settings(folder, steps, **values),
-        data=train_vae.ClipConfig(folder=str(shards), frames=5, flip=True, **SIZE),
-        model=MODEL,
-        loss=VAELossConfig(perceptual="none"),
-        num_previews=1,
-    )
-
-
-def latte_run(folder, latents, steps=4, **values):
-    return TrainLatte(
-        train=settings(folder, steps, **values),
-        latents=str(latents),
-        model=LatteOptions(
-            size="custom", hidden_size=16, depth=2, num_heads=2, class_conditional=True
-        ),
-    )
-
-
 def commands(kind, shards, latents):
     """How to run a trainer in this process, and its config for a folder and a number of steps."""
     if kind == "vae":
@@ -85,31 +66,10 @@ def commands(kind, shards, latents):
     return train_latte.run, lambda folder, **v: latte_run(folder, latents, **v)
 
 
-def weights(folder: Path):
-    return load_file(Path(folder) / "export" / "model.safetensors")
-
-
 def assert_same_run(a: Path, b: Path):
     assert_close(weights(a), weights(b), rtol=0, atol=0)
     assert [x["loss"] for x in read_log(a)] == [x["loss"] for x in read_log(b)]
     assert [x["step"] for x in read_log(a)] == [x["step"] for x in read_log(b)]
-
-
-def as_command(config, tmp_path) -> list[str]:
-    """The command line that gives this config."""
-    from dataclasses import asdict
-
-    file = tmp_path / f"{type(config).__name__}.yaml"
-    values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items()}
-    file.write_text(yaml.safe_dump(_plain(values)))
-    script = "train_vae.py" if isinstance(config, TrainVAE) else "train_latte.py"
-    return [str(ROOT / "scripts" / script), "--config", str(file)]
-
-
-def _plain(value):
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    return list(value) if isinstance(value, tuple) else value
 
 
 @pytest.mark.parametrize("kind", ["vae", "latte"])

@@ -1,45 +1,18 @@
 """IV-VAE: the released behavior, inflation, norms and resampling, saving, refusals."""
 
-from typing import TypeVar
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
+from tests.builders.tiny_vae import TINY, make, scramble, tiny, video
 from tests.builders.vectors import load_case
 from vae import DiagonalGaussian, ImageVAE, VAEConfig, VideoVAE, inflate, weights_hash
 from vae.blocks import NormSiLU, RMSNorm
 from vae.config import PRESETS
 from vae.convert import from_released, to_released
 from vae.resample import enlarge, shrink
-
-Model = TypeVar("Model", bound=VideoVAE)
-TINY = VAEConfig(z_dim=4, dim=4, channel_multipliers=(1, 2, 2, 2), num_blocks=1)
-
-
-def tiny(preset: str, **changes) -> VAEConfig:
-    size = {"z_dim": 4, "dim": 4, "channel_multipliers": (1, 1, 1, 1), "num_blocks": 1}
-    return VAEConfig.preset(preset, **{**size, **changes})
-
-
-def scramble(model: Model) -> Model:
-    """Move every weight a little, so that residual branches no longer start at zero."""
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
-    return model
-
-
-def make(config: VAEConfig = TINY) -> VideoVAE:
-    return scramble(VideoVAE(config)).double().eval()
-
-
-def video(t: int, h: int = 16, w: int = 24, b: int = 1, seed: int = 1) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.rand(b, 3, t, h, w, generator=generator, dtype=torch.float64) * 2 - 1
 
 
 def normal(*shape: int) -> torch.Tensor:

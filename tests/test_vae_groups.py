@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from tests.test_vae import make, tiny, video
+from tests.builders.tiny_vae import make, tiny, video
 from vae.config import PRESETS
 from vae.convs import Chunk, KTCConv, TemporalConv
 

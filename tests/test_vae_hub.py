@@ -8,7 +8,7 @@ import huggingface_hub.constants
 import pytest
 from huggingface_hub import HfApi
 
-from tests.test_vae import TINY, make
+from tests.builders.tiny_vae import TINY, make
 from vae import ImageVAE, VideoVAE, weights_hash
 from vae.comparators.cv_vae import CVVAE
 

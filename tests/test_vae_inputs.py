@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from tests.test_vae import TINY, make, video
+from tests.builders.tiny_vae import TINY, make, video
 from vae import VideoVAE
 from vae.inputs import PIXEL_LIMIT
 

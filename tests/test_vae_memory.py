@@ -11,8 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from common.measure import LiveMemory
-from tests.test_vae import TINY, make, video
-from tests.test_vae_streaming import LONG
+from tests.builders.tiny_vae import LONG, TINY, make, video
 from vae import VAEConfig, VideoVAE, memory
 from vae.memory import LIVE_MAPS, groups_that_fit, kept_values, largest_map, largest_tensor
 

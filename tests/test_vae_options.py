@@ -8,8 +8,8 @@ import torch
 from torch.testing import assert_close
 
 from common.measure import LiveMemory
+from tests.builders.tiny_vae import TINY, make, scramble, video
 from tests.builders.vectors import load_case, uniform
-from tests.test_vae import TINY, make, scramble, video
 from vae import VAEConfig, VideoVAE, weights_hash
 from vae.checkpointing import disable_activation_checkpointing, enable_activation_checkpointing
 from vae.convert import from_released

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from benchmarks.vae_plain import Plain
 from benchmarks.vae_speed import count_flop, tasks
-from tests.test_vae import make, video
+from tests.builders.tiny_vae import make, video
 from vae import VAEConfig, VideoVAE
 from vae.complexity import count_macs
 from vae.convs import Chunk, TemporalConv

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from common.measure import LiveMemory
-from tests.test_vae import TINY, make, video
+from tests.builders.tiny_vae import LONG, TINY, make, video
 from vae import ImageVAE, VAEConfig, VideoVAE, inputs
 
 SMALL = VAEConfig(
@@ -22,14 +22,6 @@ SMALL = VAEConfig(
     num_blocks=1,
     temporal_downsample=(True, True),
 )
-LONG = VAEConfig(
-    z_dim=32,
-    dim=4,
-    channel_multipliers=(1, 1, 2, 2),
-    num_blocks=1,
-    temporal_downsample=(True, True, True),
-)
-"""The paper's future work: 32 latent channels, 8x in time."""
 
 MEASURE = f"""
 import torch

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from tests.test_vae import TINY, make, video
+from tests.builders.tiny_vae import TINY, make, video
 from vae import VAEConfig, VideoVAE, memory
 from vae.blocks import Attention
 from vae.memory import groups_that_fit

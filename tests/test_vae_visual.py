@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from tests.test_vae import TINY, make
+from tests.builders.tiny_vae import TINY, make
 from vae.visual import latent_maps, unselected_frames
 
 

@@ -11,7 +11,7 @@ from common.files import sha256_file
 from data.shards.index import ShardIndex
 from data.shards.verify import verify
 from scripts.verify_data import VerifyData, run
-from tests import test_latents
+from tests.builders.latent_caches import complete, damage, make_cache
 from tests.builders.packed import pack
 
 
@@ -19,8 +19,8 @@ from tests.builders.packed import pack
 def originals(tmp_path_factory):
     folder = tmp_path_factory.mktemp("packed")
     pack(folder, [9, 7, 11, 8])
-    cache = test_latents.make_cache(folder / "latents", folder / "shards", stride=1)
-    test_latents.complete(cache)
+    cache = make_cache(folder / "latents", folder / "shards", stride=1)
+    complete(cache)
     return folder
 
 
@@ -98,7 +98,7 @@ def test_an_index_that_says_something_else_than_the_shards(shards):
 
 
 def test_damaged_latents(latents):
-    test_latents.damage(latents / "latents-000001.safetensors")
+    damage(latents / "latents-000001.safetensors")
     (latents / "latents-000002.safetensors").unlink()
     with open(latents / "latents-000003.safetensors", "r+b") as file:
         file.truncate(100)
