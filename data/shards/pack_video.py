@@ -24,6 +24,7 @@ from data.video.timeline import is_variable
 from data.video.transforms import resize
 from data.video.video_record import VideoRecord, open_record, probe_record
 
+EXTENSIONS = {"h264": "mp4", "ffv1": "mkv"}
 COMPARED = 16
 """At most so many frames of a video are compared with what was packed."""
 
@@ -35,7 +36,9 @@ class ShardConfig(Config):
     short_side: Annotated[int, Ge(16), MultipleOf(2)] = 256
     """Shorter side of the packed videos in pixels, even; smaller videos keep their size."""
     reencode: bool = True
-    """Resize and encode again as H.264; False stores the files as they are, whatever their size."""
+    """Resize and encode again; False stores the files as they are, whatever their size."""
+    codec: Literal["h264", "ffv1"] = "h264"
+    """H.264 in mp4, or FFV1 in mkv, which loses nothing and is many times larger."""
     crf: Annotated[int, Ge(0), Le(51)] = 12
     """H.264's constant rate factor, 0 (best) to 51. The demo's clips keep a PSNR of 39.6 dB with 12
     and 42.5 dB with 0, which loses nothing but half the resolution of colour, at 4 times the size.
@@ -112,7 +115,8 @@ def pack_record(
         )
         counted = _Counted(record, opened.frames, config)
         if config.reencode:
-            video, extension = encode_video(counted, opened.fps, quality=config.crf), "mp4"
+            video = encode_video(counted, opened.fps, codec=config.codec, quality=config.crf)
+            extension = EXTENSIONS[config.codec]
             psnr = _psnr(counted.samples, video)
         else:
             deque(counted, maxlen=0)

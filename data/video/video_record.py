@@ -1,18 +1,22 @@
 """What an importer hands on: one video, or one stretch of one, with its label; and its frames.
 
-The frames of a record lie in a video file, in a folder of images or in a zip of them.
+The frames of a record lie in a video file, in a folder of images or in a zip of them, or are
+computed.
 """
 
 import io
 import zipfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
 
 from common.seeding import fold
@@ -36,6 +40,19 @@ MAX_GAP = 3600.0
 """Seconds without a frame beyond which timestamps are taken for damaged."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class SyntheticVideo(ABC):
+    """A video that is computed; its fields decide every pixel."""
+
+    num_frames: int
+    fps: float
+    """Frames per second, Hz."""
+
+    @abstractmethod
+    def frames(self, path: Path) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+        """The RGB frames in 0..255, made with what the file at `path` holds."""
+
+
 @dataclass(frozen=True)
 class VideoRecord:
     """Frames `[start, end)` of the video at `path`; `end=None` means up to the last frame."""
@@ -56,6 +73,8 @@ class VideoRecord:
     """Where the frames are images: their names in `path`, in order."""
     fps: float | None = None
     """Where the frames are images: frames per second, Hz."""
+    synthetic: SyntheticVideo | None = None
+    """Where the frames are computed: what computes them, from the file at `path`."""
 
     def __post_init__(self) -> None:
         if not self.id or set(self.id) & set("./\\"):
@@ -110,7 +129,11 @@ def open_record(
     Raises:
         DecodeError: the source cannot be read; also while iterating.
     """
-    if record.images:
+    if record.synthetic is not None:
+        rate, notes = Fraction(record.synthetic.fps).limit_denominator(1001), []
+        images = islice(record.synthetic.frames(record.path), record.start, record.end)
+        frames = (TimedFrame(image, None, Fraction(1)) for image in images)
+    elif record.images:
         names = record.images[record.start : record.end]
         if not names:
             raise DecodeError(
@@ -136,6 +159,10 @@ def probe_record(record: VideoRecord) -> tuple[int, float]:
     Raises:
         DecodeError: the file cannot be opened as a video.
     """
+    if record.synthetic is not None:
+        return len(range(record.synthetic.num_frames)[record.start : record.end]), (
+            record.synthetic.fps
+        )
     if record.images:
         return len(record.images[record.start : record.end]), record.fps or 0.0
     info = probe_header(record.path)
