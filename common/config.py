@@ -147,6 +147,8 @@ def _changes(old: Any, new: Any, config: Any, name: str, fixed: frozenset[str]) 
 
 
 def _without_free(config: Any, name: str, fixed: frozenset[str]) -> Any:
+    if isinstance(config, list | tuple):  # compared as a whole
+        return [asdict(x) if is_dataclass(x) and not isinstance(x, type) else x for x in config]
     if not is_dataclass(config) or isinstance(config, type):
         return config
     hints = field_types(type(config))

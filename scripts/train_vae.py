@@ -42,6 +42,7 @@ from vae.discriminator import Discriminator
 from vae.losses import VAELoss, VAELossConfig
 from vae.memory import free_memory
 from vae.registry import OTHERS, comparator_config
+from vae.regularizers import RegularizerConfig, Regularizers
 from vae.training import StepLoss, initial_model, prepare
 from vae.visual import compared
 
@@ -84,6 +85,8 @@ class TrainVAE(Config):
     """Weights of Eq. 5."""
     adversarial: AdversarialConfig | None = None
     """The GAN term of Eq. 5 and its discriminator; null: none."""
+    regularizers: RegularizerConfig = field(default_factory=RegularizerConfig)
+    """Terms for latents that are easier to generate, all off by default."""
     held_out: Annotated[ClipConfig | None, MAY_CHANGE] = None
     """Held-out clips, scored every train.evaluate_every steps; the middle of each video is taken.
     """
@@ -126,9 +129,13 @@ class TrainVAE(Config):
             if self.loss.perceptual != "none":
                 check_size(self.loss.perceptual, height, width)
         gan = self.adversarial
+        for size in self.sizes:
+            main, least = self.regularizers.check(self.vae_config, size)
+            if self.loss.perceptual != "none":
+                check_size(self.loss.perceptual, *least[1:])
+            if gan is not None:
+                gan.discriminator.check(*main[1:])
         if gan is not None:
-            for _, height, width in self.sizes:
-                gan.discriminator.check(height, width)
             if gan.start_step >= self.train.steps:
                 raise ValueError(
                     f"adversarial.start_step={gan.start_step} is not before the end of the run at "
@@ -208,6 +215,7 @@ def _train(config: TrainVAE, accelerator: Accelerator) -> Path | None:
     model = initial_model(
         config.video_config, image=config.stage == "image", source=config.init_from
     )
+    regularizers = Regularizers(config.regularizers, model)
     gan = None
     if config.adversarial is not None:
         torch.manual_seed(fold(train.seed, "discriminator"))
@@ -229,7 +237,7 @@ def _train(config: TrainVAE, accelerator: Accelerator) -> Path | None:
         compile=config.compile,
     )
 
-    step_loss = StepLoss(loss, model, accelerator, gan)
+    step_loss = StepLoss(loss, model, accelerator, gan, regularizers)
     batches = with_draws(batches, step_loss.draw, train.seed, accelerator.process_index)
     blank = _blank(config, accelerator.num_processes)
     blank |= step_loss.draw(blank, train.seed, trainer.step, range(len(blank["video"])))

@@ -7,7 +7,7 @@ import pytest
 from annotated_types import Ge, Gt, Lt, MinLen, MultipleOf
 
 from common.cli import parse
-from common.config import MAY_CHANGE, Config, fixed_differences, walk_fields
+from common.config import MAY_CHANGE, Config, fixed_differences, fixed_values, walk_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +138,13 @@ def test_marked_fields_may_change_at_their_own_path_alone():
     assert fixed_differences(begun(), changed) == []
     found = fixed_differences(begun(), Command(out="x", file=Path("steps"), names=["out"]))
     assert found == ["names was [], now ['out']", "file was 'x', now 'steps'"]
+
+
+def test_configs_in_a_list_are_recorded_by_their_values():
+    made = Command(out="x", rates=[Rate(), Rate(value=0.1)])
+    recorded = json.loads(json.dumps(fixed_values(made)))
+    assert fixed_differences(recorded, made) == []
+    assert fixed_differences(recorded, Command(out="x", rates=[Rate()]))[0].startswith("rates was")
 
 
 def test_a_marked_field_is_fixed_where_another_depends_on_it():

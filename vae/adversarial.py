@@ -117,17 +117,20 @@ class AdversarialLoss:
         video: Float[Tensor, "b 3 t h w"],
         info: StepInfo,
         last_layer: Sequence[Tensor],
+        *,
+        encoded: Float[Tensor, "b 3 t h2 w2"] | None = None,
     ) -> Losses:
         """Eq. 5 for the VAE.
 
         Args:
             last_layer: parameters at which gradients are compared.
+            encoded: as for `VAELoss`.
         Returns: values as of `VAELoss`, and once the term has started "gan" (minus the mean logit)
         and "gan_weight" (what the term is multiplied by); the real and the reconstructed clips
         for the discriminator.
         """
         if info.step < self.config.start_step:
-            return Losses(self.loss(reconstruction, video, posterior))
+            return Losses(self.loss(reconstruction, video, posterior, encoded=encoded))
 
         # Both terms at the reconstruction
         leaf = wide(reconstruction.detach()).requires_grad_()
@@ -144,7 +147,7 @@ class AdversarialLoss:
             self._measure(wide(reconstruction), pairs, last_layer, info)
 
         # Their sum, whose gradient goes on from the reconstruction
-        regular = self.loss.regularization(posterior, video)
+        regular = self.loss.regularization(posterior, video if encoded is None else encoded)
         term = (weight * REFERENCE_VALUES).to(gan.dtype) * gan.detach()
         loss = values["loss"].detach() + term
         path = (wide(reconstruction) * (gradient + weight * gan_gradient)).sum()

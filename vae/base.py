@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from common.pretrained import Pretrained
 from vae import inputs
 from vae.posterior import DiagonalGaussian
+from vae.regularizers import Edits
 
 
 class VideoAutoencoder(nn.Module, Pretrained, library_name="ivvae", tags=["video-vae"]):
@@ -32,6 +33,10 @@ class VideoAutoencoder(nn.Module, Pretrained, library_name="ivvae", tags=["video
     def __init__(self, config: Any):
         super().__init__()
         self.config = config
+        # what training puts in place of hidden latents; weights are loaded without it
+        self.mask_token: nn.Parameter | None
+        self.register_parameter("mask_token", None)
+        self.register_load_state_dict_pre_hook(_drop_unused_token)
 
     @abstractmethod
     def encode(self, x: Float[Tensor, "b 3 t h w"]) -> DiagonalGaussian:
@@ -76,17 +81,24 @@ class VideoAutoencoder(nn.Module, Pretrained, library_name="ivvae", tags=["video
         return self.decode(self.encode(x).mode(), size=x.shape[2:])
 
     def forward(
-        self, x: Float[Tensor, "b 3 t h w"], noise: Float[Tensor, "b z t h w"]
-    ) -> tuple[Float[Tensor, "b 3 t h w"], DiagonalGaussian]:
+        self,
+        x: Float[Tensor, "b 3 t h w"],
+        noise: Float[Tensor, "b z t h w"],
+        edits: Edits | None = None,
+    ) -> tuple[Float[Tensor, "b 3 t h w"] | list[Tensor], DiagonalGaussian]:
         """For training: the reconstruction of mean + std * noise, and the posterior.
 
-        The whole video runs at once. Values are not checked, so that the host need not wait for the
+        With `edits` a list: what is decoded from each of their latents in place of this one. The
+        whole video runs at once. Values are not checked, so that the host need not wait for the
         device and torch.compile sees one graph; the trainer stops at a loss that is not finite.
         """
         inputs.check_video(x)
         self.config.latent_shape(*x.shape[2:])
         posterior = DiagonalGaussian.from_moments(self.moments(x))
-        return self.frames(posterior.at(noise).to(x.dtype), x.shape[2]), posterior
+        z = posterior.at(noise).to(x.dtype)
+        if edits is None:
+            return self.frames(z, x.shape[2]), posterior
+        return [self.frames(*each) for each in edits.latents(z, self.mask_token)], posterior
 
     def normalize(self, z: Float[Tensor, "b z t h w"]) -> Float[Tensor, "b z t h w"]:
         """(z - latent_mean) / latent_std: roughly zero mean, unit variance."""
@@ -145,3 +157,11 @@ class VideoAutoencoder(nn.Module, Pretrained, library_name="ivvae", tags=["video
         inputs.check_device(z, weight)
         inputs.check_finite(z)
         return z.to(weight.dtype)
+
+
+def _drop_unused_token(
+    module: VideoAutoencoder, state: dict[str, Tensor], prefix: str, *_: object
+) -> None:
+    """Let a model without a token take the weights of one that was trained with it."""
+    if module.mask_token is None:
+        state.pop(f"{prefix}mask_token", None)

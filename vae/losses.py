@@ -56,14 +56,18 @@ class VAELoss(nn.Module):
         reconstruction: Float[Tensor, "b 3 t h w"],
         video: Float[Tensor, "b 3 t h w"],
         posterior: DiagonalGaussian,
+        *,
+        encoded: Float[Tensor, "b 3 t h2 w2"] | None = None,
     ) -> dict[str, Float[Tensor, ""]]:
         """Scalars in float32 or wider.
 
+        Args:
+            encoded: the clip that the posterior is of, where `video` is another.
         Returns: "loss" (Eq. 5, what is minimized), and for people "mae" (mean over pixels, in [-1,
         1] units), "kl" (nats per latent element) and "lpips" (mean over frames).
         """
         reconstructed = self.reconstruction(reconstruction, video)
-        regular = self.regularization(posterior, video)
+        regular = self.regularization(posterior, video if encoded is None else encoded)
         return {**reconstructed, **regular, "loss": reconstructed["loss"] + regular["loss"]}
 
     def reconstruction(

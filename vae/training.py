@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from common.config import differences
 from common.files import read_json
@@ -23,6 +23,8 @@ from vae.image_vae import ImageVAE
 from vae.inflate import inflate
 from vae.losses import VAELoss
 from vae.model import VideoVAE
+from vae.posterior import DiagonalGaussian
+from vae.regularizers import Regularizers
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +37,7 @@ class StepLoss:
         model: that is trained, not wrapped.
         accelerator: of the run.
         gan: the adversarial term; None: none.
+        regularizers: the terms beside Eq. 5; None: none.
     """
 
     def __init__(
@@ -43,11 +46,13 @@ class StepLoss:
         model: VideoAutoencoder,
         accelerator: Accelerator,
         gan: AdversarialLoss | None = None,
+        regularizers: Regularizers | None = None,
     ):
         self.loss = loss
         self.model = model
         self.accelerator = accelerator
         self.gan = gan
+        self.regularizers = regularizers if regularizers and regularizers.active else None
 
     def draw(self, batch: Batch, seed: int, step: int, positions: range) -> Batch:
         """Noise of the posterior, for each clip by its place in the global batch."""
@@ -57,13 +62,33 @@ class StepLoss:
     def __call__(self, module: nn.Module, batch: Batch, info: StepInfo) -> Losses:
         """Eq. 5 of reconstructions of `video` (`b 3 t h w`) from a sample of the posterior."""
         video = to_float(batch["video"])
+        if self.regularizers is None:
+            with self.accelerator.autocast():
+                reconstruction, posterior = module(video, batch["noise"])
+            return self._eq_5(reconstruction, video, posterior, info, video)
+        edits = self.regularizers.edits(video.shape[2:], info)
         with self.accelerator.autocast():
-            reconstruction, posterior = module(video, batch["noise"])
+            reconstructions, posterior = module(video, batch["noise"], edits)
+        videos = edits.videos(video)
+        values, outputs = self._eq_5(reconstructions[0], videos[0], posterior, info, video)
+        terms = self.regularizers.terms(self.loss, reconstructions, videos, posterior)
+        return Losses({**values, **terms, "loss": values["loss"] + terms["loss"]}, outputs)
+
+    def _eq_5(
+        self,
+        reconstruction: Tensor,
+        video: Tensor,
+        posterior: DiagonalGaussian,
+        info: StepInfo,
+        encoded: Tensor,
+    ) -> Losses:
         if self.gan is None:
-            return Losses(self.loss(reconstruction, video, posterior))
+            return Losses(self.loss(reconstruction, video, posterior, encoded=encoded))
         # asked for now: with FSDP a layer has its weights only after the forward pass
         last_layer = self.model.last_layer()
-        return self.gan.generator_loss(reconstruction, posterior, video, info, last_layer)
+        return self.gan.generator_loss(
+            reconstruction, posterior, video, info, last_layer, encoded=encoded
+        )
 
 
 def initial_model(
