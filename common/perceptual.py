@@ -8,7 +8,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from common.weights import LPIPS_ALEX, LPIPS_VGG, WeightsFile, find_weights, read_state_dict
+from common.published_weights import LPIPS_ALEX, LPIPS_VGG
+from common.weights import WeightsFile, find_weights, read_state_dict
 
 Backbone = Literal["vgg", "alex"]
 

@@ -18,15 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from common.files import read_json
-
-
-class WeightsNotFound(ValueError):
-    """There are no weights where they were looked for."""
-
-    def __init__(self, source: str | Path, reason: str, put: str):
-        """`reason`: what is there instead; `put`: what to put there, to end "put ... at SOURCE"."""
-        self.remedy = f"weights not found: put {put}"
-        super().__init__(f"{source}: {reason}; {self.remedy}")
+from common.weights import WeightsNotFound
 
 
 class Pretrained(PyTorchModelHubMixin):
@@ -75,7 +67,7 @@ class Pretrained(PyTorchModelHubMixin):
             LocalEntryNotFoundError,
             FileNotFoundError,
         ) as error:
-            raise WeightsNotFound(
+            raise WeightsNotFound.at(
                 source,
                 f"no {cls.__name__} here, nor a hub id within reach ({str(error).splitlines()[0]})",
                 f"config.json and model.safetensors of an export into a folder at {source}",

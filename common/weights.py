@@ -25,11 +25,15 @@ class PublishedWeights:
     name: str
     """What it is, in words."""
     file: str
-    """File name it is looked for under."""
+    """File it is looked for under, in each folder that is searched."""
+    use: str
+    """What needs it, such as `FVD`."""
     variable: str
     """Environment variable that may hold its path."""
     source: str
     """Where it is published, in words."""
+    size: float | None = None
+    """Megabytes, about; None where it is not known."""
     url: str | None = None
     """Where `download` fetches it; None where users have to agree to a license first."""
     without: str
@@ -46,6 +50,21 @@ class PublishedWeights:
         return None if self.sha256 is None else sha256_file(path).startswith(self.sha256)
 
 
+class WeightsNotFound(ValueError):
+    """There are no weights where they were looked for."""
+
+    def __init__(self, message: str, remedy: str = ""):
+        """`remedy`: the message in short: what to put where."""
+        super().__init__(message)
+        self.remedy = remedy
+
+    @classmethod
+    def at(cls, source: str | Path, reason: str, put: str) -> "WeightsNotFound":
+        """`reason`: what is there instead; `put`: what to put there, to end "put ... at SOURCE"."""
+        remedy = f"weights not found: put {put}"
+        return cls(f"{source}: {reason}; {remedy}", remedy)
+
+
 @dataclass(frozen=True)
 class WeightsFile:
     """A file that was found."""
@@ -56,96 +75,25 @@ class WeightsFile:
     """Whether it is the published file; None where that cannot be told."""
 
 
-METRICS = "the repository JunyaoHu/common_metrics_on_video_quality on GitHub"
-METRICS_URL = "https://github.com/JunyaoHu/common_metrics_on_video_quality/raw/main/fvd"
-TGAN2 = "release v1.0 of the TGANv2 repository on GitHub (rezoo/tgan2)"
-TGAN2_URL = "https://github.com/rezoo/tgan2/releases/download/v1.0"
-I3D_WITHOUT = (
-    "Without it, train a classifier on your own clips (scripts/train_classifier.py) and pass "
-    "--classifier: its score is not FVD, but compares your own runs"
-)
-I3D = PublishedWeights(
-    name="I3D weights, Kinetics-400",
-    file="i3d_pretrained_400.pt",
-    variable="IVVAE_I3D",
-    source=f"{METRICS} (folder fvd/videogpt, 51 MB)",
-    url=f"{METRICS_URL}/videogpt/i3d_pretrained_400.pt",
-    without=I3D_WITHOUT,
-    blob="a867b87ac3a9097d200598b1d48a1b890d8ec744",
-)
-I3D_TORCHSCRIPT = PublishedWeights(
-    name="I3D as a TorchScript program",
-    file="i3d_torchscript.pt",
-    variable="IVVAE_I3D_TORCHSCRIPT",
-    source=f"{METRICS} (folder fvd/styleganv), which has it from StyleGAN-V",
-    url=f"{METRICS_URL}/styleganv/i3d_torchscript.pt",
-    without=I3D_WITHOUT,
-    blob="93daef59c7ae0e9e8f76225521407e60cbafa6aa",
-)
-C3D_WITHOUT = (
-    "Without it, FVD and the reconstruction metrics still work, and --classifier takes a network "
-    "trained by scripts/train_classifier.py"
-)
-C3D_TORCHSCRIPT = PublishedWeights(
-    name="C3D for UCF-101 as a TorchScript program",
-    file="c3d_ucf101.pt",
-    variable="IVVAE_C3D",
-    source="the Dropbox link in StyleGAN-V's src/metrics/inception_score.py on GitHub",
-    url="https://www.dropbox.com/s/jxpu7avzdc9n97q/c3d_ucf101.pt?dl=1",
-    without=C3D_WITHOUT,
-)
-C3D = PublishedWeights(
-    name="C3D weights for UCF-101 (chainer)",
-    file="conv3d_deepnetA_ucf.npz",
-    variable="IVVAE_C3D",
-    source=TGAN2,
-    url=f"{TGAN2_URL}/conv3d_deepnetA_ucf.npz",
-    without=C3D_WITHOUT,
-)
-C3D_MEAN = PublishedWeights(
-    name="mean video of C3D",
-    file="mean2.npz",
-    variable="IVVAE_C3D_MEAN",
-    source=TGAN2,
-    url=f"{TGAN2_URL}/mean2.npz",
-    without=C3D_WITHOUT,
-)
-LPIPS_WITHOUT = (
-    "Without it, evaluation with --lpips none measures everything else. In training, name the file "
-    "in loss.perceptual_weights, or set loss.perceptual to none"
-)
-LPIPS_ALEX = PublishedWeights(
-    name="AlexNet for LPIPS",
-    file="alexnet-owt-7be5be79.pth",
-    variable="IVVAE_ALEXNET",
-    source="torchvision (AlexNet_Weights.IMAGENET1K_V1, 244 MB)",
-    url="https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
-    without=LPIPS_WITHOUT,
-    sha256="7be5be79",
-)
-LPIPS_VGG = PublishedWeights(
-    name="VGG-16 for LPIPS",
-    file="vgg16-397923af.pth",
-    variable="IVVAE_VGG16",
-    source="torchvision (VGG16_Weights.IMAGENET1K_V1, 553 MB)",
-    url="https://download.pytorch.org/models/vgg16-397923af.pth",
-    without=LPIPS_WITHOUT,
-    sha256="397923af",
-)
-
-VIDEOMAE = PublishedWeights(
-    name="VideoMAE v2 for content-debiased FVD",
-    file="vit_g_hybrid_pt_1200e_ssv2_ft.pth",
-    variable="IVVAE_VIDEOMAE",
-    source="VideoMAE v2's model zoo on GitHub (OpenGVLab/VideoMAEv2), after its form",
-    without="The i3d presets work without it",
-)
-
-
 def cache_folders() -> list[Path]:
     """Folders that are searched, in this order: `weights` here, `~/.cache/ivvae`, torch hub's."""
     hub = Path(torch.hub.get_dir()) / "checkpoints"
     return [Path("weights"), Path.home() / ".cache" / "ivvae", hub]
+
+
+def locate_weights(
+    weights: PublishedWeights,
+    path: str | Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Path | None:
+    """Where a weights file is: at `path`, else where its environment variable says, else in the
+    first of `cache_folders` that has it; None where it is not.
+
+    Training, evaluation and `scripts/doctor.py` all look by this function.
+    """
+    given = _given(weights, path, environment)
+    candidates = [given] if given else [folder / weights.file for folder in cache_folders()]
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
 def find_weights(
@@ -156,7 +104,7 @@ def find_weights(
     download: bool = False,
     environment: Mapping[str, str] | None = None,
 ) -> WeightsFile:
-    """Find a weights file: at `path`, else where its environment variable says, else in a cache.
+    """Find a weights file where `locate_weights` looks, and see whether it is the published one.
 
     Args:
         weights: what is looked for.
@@ -167,23 +115,20 @@ def find_weights(
         environment: instead of the process's own.
 
     Raises:
-        ValueError: not found (the message says where to get it and where to put it), not the
-            published file, or not to be downloaded.
+        WeightsNotFound: the message says where to get it and where to put it.
+        ValueError: not the published file, or not to be downloaded.
     """
-    environment = os.environ if environment is None else environment
-    given = path or environment.get(weights.variable)
-    folders = cache_folders()
-    candidates = [Path(given)] if given else [folder / weights.file for folder in folders]
-    found = next((candidate for candidate in candidates if candidate.is_file()), None)
+    found = locate_weights(weights, path, environment)
+    given = _given(weights, path, environment)
     if found is None and download and weights.url and not given:
-        found = download_weights(weights, folders[1])
+        found = download_weights(weights, cache_folders()[1])
     if found is None:
         missing = f"{given}: no such file" if given else f"no {weights.file} found"
-        raise ValueError(
-            f"{weights.name}: {missing}. Get {weights.file} from {weights.source}, then put it "
-            f"into {folders[0]}/ or {folders[1]}/, or set {weights.variable} to its path"
+        raise WeightsNotFound(
+            f"{weights.name}: {missing}. {how_to_get(weights)}"
             f"{'; --download of the eval commands fetches it' if weights.url else ''}. "
-            f"{weights.without}."
+            f"{weights.without}.",
+            f"weights not found: {missing}; {how_to_get(weights)}",
         )
     verified = weights.verify(found)
     if verified is False and not allow_unknown:
@@ -193,6 +138,25 @@ def find_weights(
             "name."
         )
     return WeightsFile(found, sha256_file(found), verified)
+
+
+def how_to_get(weights: PublishedWeights) -> str:
+    """Where a file is published, how large it is, and where to put it."""
+    first, second, _ = cache_folders()
+    file = Path(weights.file)
+    size = f" ({weights.size:g} MB)" if weights.size else ""
+    below = "" if file.parent == Path() else f"{file.parent}/"
+    return (
+        f"Get {file.name}{size} from {weights.source}, then put it into {first / below}/ or "
+        f"{second / below}/, or set {weights.variable} to its path"
+    )
+
+
+def _given(
+    weights: PublishedWeights, path: str | Path | None, environment: Mapping[str, str] | None
+) -> Path | None:
+    given = path or (os.environ if environment is None else environment).get(weights.variable)
+    return Path(given) if given else None
 
 
 def download_weights(weights: PublishedWeights, folder: Path) -> Path:

@@ -12,6 +12,7 @@ from scripts import (
     cache_latents,
     convert_checkpoint,
     demo,
+    doctor,
     eval_fvd,
     eval_is,
     eval_reconstruction,
@@ -31,6 +32,7 @@ from scripts import (
 
 COMMANDS = (
     *(ablate.Ablate, cache_latents.CacheLatents, convert_checkpoint.ConvertCheckpoint, demo.Demo),
+    doctor.Doctor,
     *(eval_fvd.EvalFVD, eval_is.EvalIS, eval_reconstruction.EvalReconstruction),
     *(export_latents.ExportLatents, index_shards.IndexShards, inspect_cache.InspectCache),
     *(learning_curve.LearningCurve, report.MakeReport, sample.Sample, verify_data.VerifyData),

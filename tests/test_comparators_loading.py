@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.testing import assert_close
 
-from common.pretrained import WeightsNotFound
+from common import weights as common_weights
+from common.weights import WeightsNotFound
 from tests.builders.tiny_comparators import LIMIT, distance, tiny, video
 from tests.builders.vectors import load_case, uniform
 from vae import VAEConfig, VideoVAE
@@ -224,6 +225,29 @@ def test_registry_errors(tmp_path):
         ValueError, match=r"no VideoVAE here, nor a hub id .*; weights not found: put"
     ):
         load_vae("lab/nothing", local_files_only=True, cache_dir=tmp_path)
+
+
+def test_a_name_alone_is_looked_for_where_all_weights_are(tmp_path, weights, monkeypatch):
+    folders = [tmp_path / "weights", tmp_path / "cache", tmp_path / "hub"]
+    monkeypatch.setattr(common_weights, "cache_folders", lambda: folders)
+    monkeypatch.delenv("IVVAE_OD_VAE", raising=False)
+    with pytest.raises(
+        WeightsNotFound, match=r"no od_vae/checkpoint.ckpt found. Get .*cache/od_vae"
+    ):
+        load_vae("od_vae")
+    found, missing = load_found({"a": "od_vae", "b": str(tiny_export(tmp_path))})
+    assert list(found) == ["b"]
+    assert missing["a"].startswith("weights not found: no od_vae/checkpoint.ckpt found; Get")
+    official_od_vae(folders[1] / "od_vae", {"state_dict": weights["odvae"]})
+    for name, temporal in (("od_vae", "causal"), (GCCONV, "group_causal")):
+        model = load_vae(name)
+        assert isinstance(model, ODVAE)
+        assert model.config.temporal == temporal
+
+
+def tiny_export(folder: Path) -> Path:
+    VideoVAE(VAEConfig(z_dim=4, dim=4, num_blocks=1)).save_pretrained(folder / "tiny")
+    return folder / "tiny"
 
 
 def test_windows_are_asked_for_at_loading(tmp_path):

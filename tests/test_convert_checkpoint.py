@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from common import weights
 from common.cli import parse
 from common.files import read_json
 from scripts.convert_checkpoint import ConvertCheckpoint, run
@@ -41,6 +42,17 @@ def test_a_released_file_becomes_a_folder_that_gives_the_released_outputs(releas
         mean = model.encode(uniform(info["input_seed"], info["input_shape"])).mean
         assert_close(mean, case.outputs["mean.1"], rtol=1e-5, atol=1e-5)
         assert_close(model.decode(mean), case.outputs["recon.1"], rtol=1e-5, atol=1e-5)
+
+
+def test_a_released_name_is_looked_for_where_all_weights_are(released, tmp_path, monkeypatch):
+    folders = [tmp_path / name for name in ("weights", "cache", "hub")]
+    monkeypatch.setattr(weights, "cache_folders", lambda: folders)
+    monkeypatch.delenv("IVVAE_IVVAE_Z4_DIM64", raising=False)
+    with pytest.raises(ValueError, match=r"no ivvae_z4_dim64.pth found. Get .* \(429 MB\) from"):
+        convert("ivvae_z4_dim64.pth", tmp_path / "vae")
+    folders[0].mkdir()
+    (folders[0] / "ivvae_z4_dim64.pth").write_bytes(released.read_bytes())
+    assert "z_dim 4, dim 8" in convert("ivvae_z4_dim64.pth", tmp_path / "vae")
 
 
 def test_there_and_back_keeps_every_bit(released, tmp_path):

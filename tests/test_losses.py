@@ -7,7 +7,8 @@ import torchvision
 from torch.testing import assert_close
 
 from common.perceptual import load_lpips
-from common.weights import LPIPS_VGG, find_weights
+from common.published_weights import LPIPS_VGG
+from common.weights import find_weights
 from vae import DiagonalGaussian
 from vae.losses import VAELoss, VAELossConfig
 

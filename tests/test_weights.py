@@ -10,15 +10,8 @@ from torch.testing import assert_close
 
 from common import weights
 from common.files import sha256_file
-from common.weights import (
-    C3D,
-    C3D_MEAN,
-    I3D,
-    LPIPS_ALEX,
-    PublishedWeights,
-    find_weights,
-    git_blob_hash,
-)
+from common.published_weights import ALL, C3D, C3D_MEAN, I3D, LPIPS_ALEX
+from common.weights import find_weights, git_blob_hash
 from eval.features.extractors import load_c3d, load_i3d
 from eval.features.i3d import InceptionI3D
 from tests.builders.vectors import load_case
@@ -31,9 +24,8 @@ def nowhere(tmp_path, monkeypatch):
     for folder in folders:
         folder.mkdir()
     monkeypatch.setattr(weights, "cache_folders", lambda: folders)
-    variables = ("I3D", "I3D_TORCHSCRIPT", "C3D", "C3D_MEAN", "ALEXNET", "VGG16", "VIDEOMAE")
-    for variable in (f"IVVAE_{name}" for name in variables):
-        monkeypatch.delenv(variable, raising=False)
+    for published in ALL:
+        monkeypatch.delenv(published.variable, raising=False)
     return folders
 
 
@@ -113,10 +105,7 @@ def test_torchscript_resizes_by_itself_and_takes_our_range(tmp_path):
     assert_close(features, torch.tensor([[0.5, 0.0, 1.0, 1.0]]))
 
 
-PUBLISHED = [value for value in vars(weights).values() if isinstance(value, PublishedWeights)]
-
-
-@pytest.mark.parametrize("published", PUBLISHED, ids=lambda published: published.file)
+@pytest.mark.parametrize("published", ALL, ids=lambda published: published.file)
 def test_every_file_says_what_it_is_and_what_can_be_done_without_it(published):
     with pytest.raises(ValueError, match=r"no .* found") as caught:
         find_weights(published, environment={})

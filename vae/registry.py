@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from common.files import read_json
-from common.pretrained import WeightsNotFound
+from common.published_weights import COMPARATORS as PUBLISHED
+from common.weights import WeightsNotFound, find_weights
 from vae.base import VideoAutoencoder
 from vae.comparators.base import Comparator, ComparatorConfig, InferenceWindows
 from vae.comparators.cogvideox import CogVideoXConfig, CogVideoXVAE
@@ -45,7 +46,8 @@ def load_vae(
 
     Args:
         source: `name:where` with one of `NAMES` and a path or hub id of the official weights or of
-            an export of ours; without a name an export of ours, or a hub id of a `VideoVAE`.
+            an export of ours; a name of `OTHERS` alone, for official weights where `find_weights`
+            looks; without a name an export of ours, or a hub id of a `VideoVAE`.
         windows: run videos in the windows of the authors' inference, or in a single one; default:
             as the export says, which for official weights is the authors'.
         options: of the hub: `revision`, `token`, `cache_dir`, `local_files_only`.
@@ -195,7 +197,14 @@ def vae_hash(vae: VideoAutoencoder) -> str:
 
 
 def split_source(source: str) -> tuple[str, str]:
-    """Name and where of what `load_vae` takes; a path's name is told by the export it holds."""
+    """Name and where of what `load_vae` takes; a path's name is told by the export it holds.
+
+    Raises:
+        ValueError: unknown name, or (`WeightsNotFound`) a name alone whose weights are not found.
+    """
+    if source in OTHERS and not Path(source).exists():
+        weights = PUBLISHED["od_vae" if source == GCCONV else source]
+        return source, str(find_weights(weights).path)
     name, colon, where = source.partition(":")
     if colon and re.fullmatch(r"\w{2,}", name):
         if name not in NAMES:

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.published_weights import IVVAE
+from common.weights import find_weights
 from vae.config import VAEConfig
 
 
@@ -43,12 +45,16 @@ _Z_KEY = "conv2.conv_2d.weight"  # z/2 z 1 1
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """The state dict in a released file. Code in the file is never run (`weights_only=True`).
+    """The state dict in a released file, or in one of `RELEASED` where `find_weights` looks.
+
+    Code in the file is never run (`weights_only=True`).
 
     Raises:
         ValueError: no such file, not a file of weights, or not one tensor per name.
     """
     path = Path(path)
+    if not path.exists() and path.name == str(path) and path.stem in IVVAE:
+        path = find_weights(IVVAE[path.stem]).path
     if not path.is_file():
         raise ValueError(
             f"{path}: no such file. Get one of {', '.join(RELEASED)} from the IV-VAE authors and "

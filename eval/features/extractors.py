@@ -11,17 +11,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from common.files import sha256_file
-from common.weights import (
+from common.published_weights import (
     C3D,
     C3D_MEAN,
     C3D_TORCHSCRIPT,
     I3D,
     I3D_TORCHSCRIPT,
     VIDEOMAE,
-    WeightsFile,
-    find_weights,
-    read_state_dict,
 )
+from common.weights import WeightsFile, find_weights, read_state_dict
 from eval.features.c3d import FRAMES, ScriptedC3D, load_chainer, load_script
 from eval.features.classifier import ClipClassifier
 from eval.features.i3d import MIN_FRAMES, SIZE, InceptionI3D

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from common.files import read_json
-from common.pretrained import WeightsNotFound, hub_file
+from common.pretrained import hub_file
+from common.weights import WeightsNotFound
 
 SHOWN = 5  # keys named in an error
 
@@ -38,13 +39,15 @@ def find(
         for name in names:
             if (path / name).is_file():
                 return path / name, _config((path / name).with_name("config.json"))
-        raise WeightsNotFound(source, f"holds none of {', '.join(names)}", f"{files} at {source}")
+        raise WeightsNotFound.at(
+            source, f"holds none of {', '.join(names)}", f"{files} at {source}"
+        )
     found, reason = None, "what can only be a path"
     if _may_be_hub_id(str(source)):
         found, reason = _download(str(source), names, options)
     if found is None:
         reason = f"no such file or folder, nor a hub id within reach ({reason})"
-        raise WeightsNotFound(source, reason, f"{files} at {source}")
+        raise WeightsNotFound.at(source, reason, f"{files} at {source}")
     return found
 
 
