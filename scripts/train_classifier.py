@@ -52,7 +52,12 @@ def _train(config: TrainClassifier, accelerator: Accelerator) -> dict[str, Any]:
     test = None
     if config.test is not None:
         held_out = replace(
-            config.data, folder=config.test, start="center", crop="center", flip=False
+            config.data,
+            folder=config.test,
+            start="center",
+            crop="center",
+            max_zoom=1.0,
+            flip=False,
         )
         test = _labelled(held_out, config.train.seed)
         if test.class_names != train.class_names:

@@ -320,7 +320,9 @@ def _blank(config: TrainVAE, processes: int) -> Batch:
 
 
 def _fixed_clips(config: ClipConfig) -> ClipDataset:
-    return ClipDataset(replace(config, start="center", crop="center", flip=False), seed=0)
+    return ClipDataset(
+        replace(config, start="center", crop="center", max_zoom=1.0, flip=False), seed=0
+    )
 
 
 def _evaluate(config: TrainVAE, clips: ClipDataset) -> Evaluate | None:

@@ -183,6 +183,33 @@ def test_fit_keeps_the_aspect_and_crops_where_asked():
     assert (middle[:, -3:] == -1).all()
 
 
+def test_zoom_shows_less_and_enlarges_nothing():
+    frames = torch.zeros(1, 24, 48, 3, dtype=torch.uint8)
+    frames[:, 6:18, 18:30] = 255  # a white square, a quarter of the crop at zoom 1
+    shares = [to_float(fit(frames, 8, 8, zoom=zoom)).add(1).mean() / 2 for zoom in (1, 1.5, 2)]
+    assert [share.item() for share in shares] == pytest.approx([1 / 4, 9 / 16, 1], abs=0.03)
+    noise = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 24, 48, 3), np.uint8))
+    for zoom in (3, 5):  # 3 is their own size: pixels stay as they are
+        fitted = fit(noise, 8, 8, crop=(0.0, 1.0), zoom=zoom)
+        assert np.array_equal(fitted.permute(1, 2, 3, 0), noise[:, :8, -8:])
+    assert np.array_equal(fit(noise, 48, 48, zoom=4), fit(noise, 48, 48))
+
+
+def test_zoom_is_drawn_anew_and_changes_no_other_draw(folder):
+    plain, zoomed = (
+        clips(folder, height=16, width=16),
+        clips(folder, height=16, width=16, max_zoom=3.0),
+    )
+    draws = [zoomed[epoch, 0] for epoch in range(8)]
+    assert [draw["start"] for draw in draws] == [plain[epoch, 0]["start"] for epoch in range(8)]
+    assert not torch.equal(draws[0]["video"], plain[0, 0]["video"])
+    random = [torch.Generator().manual_seed(seed) for seed in range(200)]
+    zooms = torch.tensor([zoomed.config.choose(0, each)[-1] for each in random])
+    assert 1 <= zooms.min() < 1.1
+    assert 2.7 < zooms.max() <= 3
+    assert (zooms < 3**0.5).double().mean().item() == pytest.approx(0.5, abs=0.1)
+
+
 @pytest.mark.parametrize("filter", ["bilinear", "bicubic"])
 def test_fit_is_antialiased(filter):
     stripes = torch.zeros(1, 64, 64, 3, dtype=torch.uint8)

@@ -149,9 +149,14 @@ class ClipDataset(Dataset):
         return self.config.slack(self.sample(index).frames, int(self.strides[index]))
 
     def clip(
-        self, index: int, start: int, crop: tuple[float, float] = (0.5, 0.5), flip: bool = False
+        self,
+        index: int,
+        start: int,
+        crop: tuple[float, float] = (0.5, 0.5),
+        flip: bool = False,
+        zoom: float = 1.0,
     ) -> UInt8[Tensor, "c t h w"]:
-        """The clip of sample `index` from source frame `start`; see `fit` for crop and flip.
+        """The clip of sample `index` from source frame `start`; see `fit` for the rest.
 
         Only the clip's frames are kept and resized.
 
@@ -160,14 +165,14 @@ class ClipDataset(Dataset):
         """
         stored = self.index.read(int(self.positions[index]))
         frames, stride = self.sample(index).frames, int(self.strides[index])
-        return self.config.cut(stored, frames, stride, start, crop, flip)
+        return self.config.cut(stored, frames, stride, start, crop, flip, zoom)
 
     def _random_clip(self, epoch: int, index: int) -> dict[str, Any]:
         sample = self.sample(index)
         random = generator(self.seed, "clip", epoch, sample.key)
-        start, crop, flip = self.config.choose(self.slack(index), random)
+        start, crop, flip, zoom = self.config.choose(self.slack(index), random)
         return {
-            "video": self.clip(index, start, crop, flip),
+            "video": self.clip(index, start, crop, flip, zoom),
             "label": -1 if sample.label is None else sample.label,
             "key": sample.key,
             "start": start,

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from annotated_types import Ge, Lt
+from annotated_types import Ge, Le, Lt
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
@@ -34,6 +34,9 @@ class ClipOptions(Config):
     """First frame: anew each epoch, or so that the clip lies in the middle of its video."""
     crop: Literal["random", "center"] = "random"
     """Crop after the resize that keeps the aspect ratio."""
+    max_zoom: Annotated[float, Ge(1), Le(64)] = 1.0
+    """Scale frames to up to so many times the size that covers a clip before they are cropped, but
+    not beyond their own, by a factor drawn anew each epoch; 1 shows as much as fits in."""
     flip: bool = False
     """Mirror half of the clips, chosen anew each epoch. Not for time-lapse skies."""
     short_clips: Literal["skip", "loop", "shrink_stride"] = "skip"
@@ -80,8 +83,9 @@ class ClipOptions(Config):
         start: int,
         crop: tuple[float, float] = (0.5, 0.5),
         flip: bool = False,
+        zoom: float = 1.0,
     ) -> UInt8[Tensor, "c t h w"]:
-        """The clip of a video of `frames` frames from frame `start` on; crop, flip as in `fit`.
+        """The clip of a video of `frames` frames from frame `start` on; the rest as in `fit`.
 
         Only the clip's frames are kept and resized. Past its end a video starts again.
 
@@ -97,14 +101,20 @@ class ClipOptions(Config):
             frames=frames,
         )
         pixels = torch.from_numpy(pixels)
-        return fit(pixels, self.height, self.width, crop=crop, flip=flip, filter=self.filter)
+        size, filter = (self.height, self.width), self.filter
+        return fit(pixels, *size, crop=crop, flip=flip, zoom=zoom, filter=filter)
 
-    def choose(self, slack: int, random: torch.Generator) -> tuple[int, tuple[float, float], bool]:
-        """Start, crop position and flip of one clip, as the options and `random` decide."""
+    def choose(
+        self, slack: int, random: torch.Generator
+    ) -> tuple[int, tuple[float, float], bool, float]:
+        """Start, crop position, flip and zoom of one clip, as the options and `random` decide."""
         at, y, x, side = torch.rand(4, generator=random, dtype=torch.float64).tolist()
         start = int(at * (slack + 1)) if self.start == "random" else slack // 2
         crop = (y, x) if self.crop == "random" else (0.5, 0.5)
-        return start, crop, self.flip and side < 0.5
+        zoom = 1.0
+        if self.max_zoom > 1:
+            zoom = self.max_zoom ** torch.rand((), generator=random, dtype=torch.float64).item()
+        return start, crop, self.flip and side < 0.5, zoom
 
 
 class Quarantine:

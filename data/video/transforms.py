@@ -48,9 +48,10 @@ def fit(
     *,
     crop: tuple[float, float] = (0.5, 0.5),
     flip: bool = False,
+    zoom: float = 1.0,
     filter: Filter = "bicubic",
 ) -> UInt8[Tensor, "c t height width"]:
-    """Resize to the smallest size that covers `height x width`, crop to it, flip.
+    """Resize to the smallest size that covers `height x width`, or `zoom` times it; crop; flip.
 
     The aspect ratio is kept to the rounding of one pixel; smaller sources are enlarged. Resizing
     is antialiased and rounds to uint8, so equal pixels stay equal pixels. Frames that already have
@@ -62,6 +63,8 @@ def fit(
         crop: position of the crop in the resized frame, from the top left (0, 0) to the bottom
             right (1, 1).
         flip: mirror left and right.
+        zoom: factor of that size, at least 1; no larger one than that of the frames is taken for
+            it.
         filter: kernel of the resize.
 
     Returns:
@@ -69,6 +72,8 @@ def fit(
     """
     video = rearrange(torch.as_tensor(frames), "t h w c -> t c h w")
     h, w = covering_size(video.shape[-2], video.shape[-1], height, width)
+    zoom = max(1.0, min(zoom, video.shape[-2] / h))
+    h, w = round(zoom * h), round(zoom * w)
     if (h, w) != tuple(video.shape[-2:]):
         video = F.interpolate(video, [h, w], mode=filter, antialias=True)
     top, left = (round(at * slack) for at, slack in zip(crop, (h - height, w - width), strict=True))
