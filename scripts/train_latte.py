@@ -17,9 +17,13 @@ from common.cli import main
 from common.config import MAY_CHANGE, Config
 from common.output_folder import Input, lock_folder
 from data.clips.loader import training_batches
-from data.latents.checks import check_alike, check_labelled
-from data.latents.dataset import LatentDataset, Scaling
-from data.latents.joint import JointLatents
+from data.latents.dataset import (
+    JointLatents,
+    LatentDataset,
+    Scaling,
+    check_alike,
+    check_labeled,
+)
 from data.video.encode import to_uint8, write_video
 from engine.accelerator import training_accelerator
 from engine.config import TrainConfig
@@ -213,7 +217,7 @@ def _joint(config: TrainLatte, latents: LatentDataset) -> LatentDataset | JointL
         caches, clips = [latents, images], JointLatents(latents, images, per_clip)
     if config.model.class_conditional:
         for cache in caches:
-            check_labelled(cache)
+            check_labeled(cache)
     return clips
 
 

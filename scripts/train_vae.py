@@ -299,8 +299,8 @@ def _next_command(config: TrainVAE) -> str:
     frames, height, width = config.sizes[0]
     data = "SHARDS" if config.data is None else config.data.folder
     return (
-        f"python scripts/cache_latents.py --vae {vae} --data {data} --frames {frames} "
-        f"--height {height} --width {width} --out LATENTS"
+        f"python scripts/cache_latents.py --vae {vae} --data.folder {data} --data.frames {frames} "
+        f"--data.height {height} --data.width {width} --out LATENTS"
     )
 
 

@@ -9,6 +9,7 @@ import torch
 from torch.testing import assert_close
 
 from common.files import read_json
+from data.clips.dataset import PackedClips
 from data.latents.dataset import LatentDataset
 from data.video.decode import read_frames
 from data.video.encode import to_uint8
@@ -50,14 +51,13 @@ def source(root: Path, name: str) -> str:
 
 
 def cached(root: Path, name: str, **changes) -> Path:
+    clips = {"frames": FRAMES[name], **SIZE}
+    clips |= {key: changes.pop(key) for key in clips.keys() & changes.keys()}
     options = {
         "vae": source(root, name),
-        "data": str(root / "shards"),
+        "data": PackedClips(folder=str(root / "shards"), **clips),
         "out": str(root / name / "latents"),
-        "frames": FRAMES[name],
-        "stride": 1,
         "workers": 0,
-        **SIZE,
         **changes,
     }
     cache_latents.run(cache_latents.CacheLatents(**options))

@@ -30,8 +30,9 @@ def made(tmp_path_factory):
         pack(root / name, lengths)
     torch.manual_seed(0)
     VideoVAE(MODEL).save_pretrained(root / "vae")
-    places = {"vae": root / "vae", "data": root / "a" / "shards", "out": root / "latents"}
-    flags = [f"--{name}={value}" for name, value in {**places, **SIZE, "workers": 0}.items()]
+    places = {"vae": root / "vae", "data.folder": root / "a" / "shards", "out": root / "latents"}
+    size = {f"data.{name}": value for name, value in SIZE.items()}
+    flags = [f"--{name}={value}" for name, value in {**places, **size, "workers": 0}.items()]
     assert run_script("cache_latents.py", *flags) == 0
     return root
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from common.seeding import noise
+from data.clips.dataset import PackedClips
 from data.video.decode import read_frames
 from engine.optimization import StepInfo
 from engine.run_folder import read_log
@@ -53,9 +54,8 @@ def made(tmp_path_factory):
 
 
 def cache(vae, shards, out, frames):
-    size = {"frames": frames, "stride": 1, "workers": 0, **SIZE}
-    places = {"vae": str(vae), "data": str(shards), "out": str(out)}
-    cache_latents.run(cache_latents.CacheLatents(**places, **size))
+    data = PackedClips(folder=str(shards), frames=frames, **SIZE)
+    cache_latents.run(cache_latents.CacheLatents(vae=str(vae), data=data, out=str(out), workers=0))
 
 
 def config(made, folder, steps=4, conditional=True, **values):
@@ -321,6 +321,6 @@ def test_options_that_do_not_fit(made, tmp_path):
     }
     with pytest.raises(ValueError, match=r"guidance=2\.0 needs a class-conditional model"):
         train_latte.run(config(made, tmp_path, conditional=False, **shown))
-    with pytest.raises(ValueError, match=r"shape \(4, 1, 2, 2\), but those of"):
+    with pytest.raises(ValueError, match=r"shape \(4, 1, 2, 2\), but beside those of"):
         train_latte.run(config(made, tmp_path, held_out=str(made / "images")))
     assert not list(tmp_path.iterdir())

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from common.cli import parse
+from data.clips.dataset import PackedClips
 from engine.run_folder import read_log
 from scripts import cache_latents, train_latte, train_vae
 from scripts.train_latte import LatteOptions, TrainLatte
@@ -53,7 +54,10 @@ def latents(shards, vae, tmp_path_factory):
     out = tmp_path_factory.mktemp("data") / "latents"
     cache_latents.run(
         cache_latents.CacheLatents(
-            vae=str(vae), data=str(shards), out=str(out), frames=5, stride=1, workers=0, **SIZE
+            vae=str(vae),
+            data=PackedClips(folder=str(shards), frames=5, **SIZE),
+            out=str(out),
+            workers=0,
         )
     )
     return out
