@@ -13,6 +13,7 @@ from data.clips.dataset import PackedClips
 from data.latents.dataset import LatentDataset
 from data.video.decode import read_frames
 from data.video.encode import to_uint8
+from engine.config import TrainConfig
 from eval.features.classifier import ClassifierConfig, ClipClassifier
 from latte import Latte
 from latte.options import LatteOptions
@@ -66,7 +67,7 @@ def cached(root: Path, name: str, **changes) -> Path:
 
 def trained(root: Path, name: str, latents: Path, **changes) -> Path:
     config = train_latte.TrainLatte(
-        train=train_latte.TrainConfig(
+        train=TrainConfig(
             folder=str(root / name / "latte"), steps=2, global_batch_size=2, save_every=2
         ),
         latents=str(latents),

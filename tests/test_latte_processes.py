@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from common.files import read_json
 from data.clips.dataset import PackedClips
 from data.video.decode import read_frames
+from engine.config import TrainConfig
 from engine.run_folder import read_log
 from eval.features.classifier import ClassifierConfig, ClipClassifier
 from eval.protocols.sample_fvd import SampleScoreConfig
@@ -27,7 +28,7 @@ FEW = SamplerConfig(method="ddim", steps=2)
 
 def configs(root, out):
     """A joint, class-conditional run with every kind of score, and clips of its weights."""
-    train = train_latte.TrainConfig(
+    train = TrainConfig(
         folder=str(out / "run"),
         steps=4,
         global_batch_size=4,

@@ -15,6 +15,7 @@ from data.clips.dataset import PackedClips
 from data.latents.dataset import LatentDataset
 from data.video.decode import read_frames
 from data.video.encode import from_uint8
+from engine.config import TrainConfig
 from latte.samplers import SamplerConfig
 from scripts import cache_latents, sample, train_latte
 from scripts.sample import Sample
@@ -44,7 +45,7 @@ def made(tmp_path_factory):
             )
         )
     for conditional in (True, False):
-        train = train_latte.TrainConfig(
+        train = TrainConfig(
             folder=str(root / f"run_{conditional}"),
             steps=2,
             global_batch_size=2,

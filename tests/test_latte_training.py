@@ -12,6 +12,7 @@ from torch.testing import assert_close
 from common.seeding import noise
 from data.clips.dataset import PackedClips
 from data.video.decode import read_frames
+from engine.config import TrainConfig
 from engine.optimization import StepInfo
 from engine.run_folder import read_log
 from eval.clips.clip_protocol import ClipProtocol
@@ -59,7 +60,7 @@ def cache(vae, shards, out, frames):
 
 
 def config(made, folder, steps=4, conditional=True, **values):
-    train = train_latte.TrainConfig(
+    train = TrainConfig(
         folder=str(folder),
         steps=steps,
         global_batch_size=4,

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from engine.config import TrainConfig
 from eval.features.classifier import ClassifierConfig, ClipClassifier
+from latte.options import LatteOptions
 from scripts import train_latte
 from tests.builders.commands import run_script
 from tests.builders.packed import pack
@@ -29,8 +31,8 @@ def root(tmp_path_factory):
     VideoVAE(model).save_pretrained(root / "vae")
     ClipClassifier(ClassifierConfig(num_classes=2, width=8)).save_pretrained(root / "features")
     assert run_script("cache_latents.py", *flags(caching(root, root / "latents"))) == 0
-    train = train_latte.TrainConfig(folder=str(root / "run"), steps=1, global_batch_size=2)
-    options = train_latte.LatteOptions(**LATTE, class_conditional=False)
+    train = TrainConfig(folder=str(root / "run"), steps=1, global_batch_size=2)
+    options = LatteOptions(**LATTE, class_conditional=False)
     train_latte.run(
         train_latte.TrainLatte(train=train, latents=str(root / "latents"), model=options)
     )

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from common.cli import parse
-from data.clips.dataset import PackedClips
+from data.clips.dataset import ClipConfig, PackedClips
 from engine.run_folder import read_log
 from scripts import cache_latents, train_latte, train_vae
 from scripts.train_latte import LatteOptions, TrainLatte
@@ -189,7 +189,7 @@ def test_training_ends_with_the_export_the_scores_and_the_next_command(shards, t
 def test_a_video_vae_starts_from_an_image_vae(shards, tmp_path):
     image = TrainVAE(
         train=settings(tmp_path / "image", 1),
-        data=train_vae.ClipConfig(folder=str(shards), frames=1, **SIZE),
+        data=ClipConfig(folder=str(shards), frames=1, **SIZE),
         model=MODEL,
         stage="image",
         loss=VAELossConfig(perceptual="none"),
@@ -213,13 +213,13 @@ def test_mistakes_are_refused_before_the_run(shards, latents, vae, tmp_path):
     with pytest.raises(ValueError, match="6 frames, but the VAE needs"):
         TrainVAE(
             train=settings(tmp_path, 1),
-            data=train_vae.ClipConfig(folder=str(shards), frames=6, **SIZE),
+            data=ClipConfig(folder=str(shards), frames=6, **SIZE),
             model=MODEL,
         )
     with pytest.raises(ValueError, match=r"set data\.frames=1"):
         TrainVAE(
             train=settings(tmp_path, 1),
-            data=train_vae.ClipConfig(folder=str(shards), frames=5, **SIZE),
+            data=ClipConfig(folder=str(shards), frames=5, **SIZE),
             stage="image",
         )
     with pytest.raises(ValueError, match="fewer than one global batch"):
@@ -233,7 +233,7 @@ def test_missing_lpips_weights_are_refused_before_the_run(shards, tmp_path, monk
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "none"))
     config = TrainVAE(
         train=settings(tmp_path / "run", 1),
-        data=train_vae.ClipConfig(folder=str(shards), frames=5, **SIZE),
+        data=ClipConfig(folder=str(shards), frames=5, **SIZE),
         model=MODEL,
     )
     with pytest.raises(ValueError, match=r"vgg16-397923af\.pth.*perceptual to none"):

@@ -17,6 +17,9 @@ from data.video.transforms import Filter, fit
 
 log = logging.getLogger(__name__)
 
+Size = tuple[int, int, int]
+"""Frames, height and width."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClipOptions(Config):
@@ -46,6 +49,11 @@ class ClipOptions(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_decoder(self.decoder, self.strict_decoding)
+
+    @property
+    def size(self) -> Size:
+        """Frames, height and width of a clip."""
+        return self.frames, self.height, self.width
 
     @property
     def span(self) -> int:
