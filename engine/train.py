@@ -69,7 +69,7 @@ class Trainer:
         config: TrainConfig,
         accelerator: Accelerator,
         model: nn.Module,
-        notes: dict[str, Any] | None = None,
+        metadata: dict[str, Any] | None = None,
         discriminator: DiscriminatorTraining | None = None,
         states: dict[str, Stateful] | None = None,
         inputs: Mapping[str, Input] | None = None,
@@ -79,7 +79,7 @@ class Trainer:
         Args:
             command: the whole config of the command, of which `config` is a part.
             model: on the CPU, with `save_pretrained`.
-            notes: kept with the exported weights, in their `training.json`.
+            metadata: kept with the exported weights, in their `training.json`.
             discriminator: trained beside the model.
             states: what else checkpoints hold, by name.
             inputs: data and weights that the run is made from, by name.
@@ -89,7 +89,7 @@ class Trainer:
         """
         self.config = config
         self.accelerator = accelerator
-        self.notes = notes
+        self.metadata = metadata
         self.local_batch_size = config.local_batch_size(accelerator.num_processes)
         self.folder = RunFolder(config.folder, accelerator)
         self.folder.check(command, inputs)
@@ -377,7 +377,7 @@ class Trainer:
         assert averaged is not None
         averaged.save_pretrained(folder)  # type: ignore[operator]
         training = {"step": self.step, "ema_decay": self.config.ema_decay}
-        write_json(folder / "training.json", {**training, "notes": self.notes})
+        write_json(folder / "training.json", {**training, "metadata": self.metadata})
 
     def _finish(self, next_command: str | None) -> Path:
         target = self.folder.path / "export"

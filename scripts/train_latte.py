@@ -33,14 +33,12 @@ from engine.prefetch import with_draws
 from engine.train import Evaluate, Preview, Trainer
 from eval.protocols.sample_fvd import SampleScore, SampleScoreConfig
 from latte import Latte, LatteConfig
+from latte.config import LatteOptions
 from latte.diffusion import DiffusionConfig
 from latte.diffusion_process import make_process
 from latte.flow import FlowConfig
-from latte.joint import JointBatch
-from latte.options import LatteOptions
 from latte.samplers import SamplerConfig, check_sampler, sample
-from latte.start import initial_model
-from latte.training import LatteLoss
+from latte.training import JointBatch, LatteLoss, initial_model
 from latte.training_metadata import TrainingMetadata
 from vae import weights_hash
 from vae.base import VideoAutoencoder
@@ -152,18 +150,18 @@ def _train(config: TrainLatte, accelerator: Accelerator) -> Path | None:
     clips = _joint(config, latents)
     fvd = None if config.fvd is None else SampleScore(config.fvd, _clip(latents))
     batches = training_batches(clips, train, accelerator)
-    notes = _notes(config, latents)
+    metadata = _training_metadata(config, latents)
     model = initial_model(model_config, train.seed, config.init_from)
     inputs = {"latents": Input(config.latents, latents.hash)}
     if isinstance(clips, JointLatents):
         inputs["images"] = Input(str(clips.images.folder), clips.images.hash)
     if config.init_from is not None:
         inputs["init_from"] = Input(config.init_from, weights_hash(model))
-    trainer = Trainer(config, train, accelerator, model, notes.to_json(), inputs=inputs)
+    trainer = Trainer(config, train, accelerator, model, metadata.to_json(), inputs=inputs)
     _prepare(config, trainer.model)
     images = 0 if config.images is None else config.images.per_step
     joint = JointBatch(train.global_batch_size, images, model_config.num_frames)
-    loss = LatteLoss(notes.process, model_config, joint, accelerator)
+    loss = LatteLoss(metadata.process, model_config, joint, accelerator)
     batches = with_draws(batches, loss.draw, train.seed, accelerator.process_index)
     if config.dry_run:
         batch = _some_clips(train, trainer.local_batch_size, clips)
@@ -180,8 +178,8 @@ def _train(config: TrainLatte, accelerator: Accelerator) -> Path | None:
         return None
     evaluate, preview = _evaluate(config, latents, held_out, loss), None
     if vae is not None:
-        draw = _drawing(config, vae.to(accelerator.device), notes, accelerator)
-        preview = _preview(config, draw, notes)
+        draw = _drawing(config, vae.to(accelerator.device), metadata, accelerator)
+        preview = _preview(config, draw, metadata)
         if fvd is not None:
             fvd.prepare(accelerator.device, trainer.folder.path / "features")
             evaluate = _with_fvd(evaluate, fvd, draw)
@@ -227,7 +225,7 @@ def _clip(latents: LatentDataset) -> tuple[int, int, int, int]:
     return source["frames"], source["stride"], source["height"], source["width"]
 
 
-def _notes(config: TrainLatte, latents: LatentDataset) -> TrainingMetadata:
+def _training_metadata(config: TrainLatte, latents: LatentDataset) -> TrainingMetadata:
     return TrainingMetadata(
         vae_hash=latents.vae_hash,
         cache_hash=latents.hash,
@@ -277,7 +275,7 @@ def _evaluate(
 
 
 def _drawing(
-    config: TrainLatte, vae: VideoAutoencoder, notes: TrainingMetadata, accelerator: Accelerator
+    config: TrainLatte, vae: VideoAutoencoder, metadata: TrainingMetadata, accelerator: Accelerator
 ) -> Draw:
     """Decoded samples, from the same noise each time, of all classes in turn."""
 
@@ -287,21 +285,23 @@ def _drawing(
         classes = model.config.num_classes
         labels = None if classes is None else [i % classes for i in numbers]
         with accelerator.autocast():
-            z = sample(model, notes.process, config.sampler, indices=numbers, labels=labels, seed=0)
-        size = vae.config.decoded_size(z, notes.frames)
-        clips = [vae.decode(part, size=size) for part in notes.denormalize(z).split(1)]
+            z = sample(
+                model, metadata.process, config.sampler, indices=numbers, labels=labels, seed=0
+            )
+        size = vae.config.decoded_size(z, metadata.frames)
+        clips = [vae.decode(part, size=size) for part in metadata.denormalize(z).split(1)]
         return torch.cat(clips).clamp(-1, 1)
 
     return draw
 
 
-def _preview(config: TrainLatte, draw: Draw, notes: TrainingMetadata) -> Preview:
+def _preview(config: TrainLatte, draw: Draw, metadata: TrainingMetadata) -> Preview:
     """Samples side by side: above by the averaged weights, below by the raw ones."""
 
     def write(averaged: nn.Module, raw: nn.Module, step: int, folder: Path) -> None:
         clips = [draw(model, range(config.num_previews)).cpu() for model in (averaged, raw)]
         frames = rearrange(clips, "j i c t h w -> c t (j h) (i w)")
-        write_video(folder / f"step-{step:08d}.mp4", to_uint8(frames), fps=notes.frame_rate)
+        write_video(folder / f"step-{step:08d}.mp4", to_uint8(frames), fps=metadata.frame_rate)
 
     return write
 

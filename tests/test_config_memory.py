@@ -18,8 +18,7 @@ from engine.memory import estimate_memory
 from engine.train import Trainer
 from latte import Latte
 from latte.diffusion_process import make_process
-from latte.joint import JointBatch
-from latte.training import LatteLoss
+from latte.training import JointBatch, LatteLoss
 from scripts.train_latte import TrainLatte
 from scripts.train_vae import TrainVAE
 from vae.adversarial import AdversarialLoss

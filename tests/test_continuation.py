@@ -12,8 +12,8 @@ from common.files import read_json
 from data.clips.dataset import ClipConfig
 from engine.config import TrainConfig
 from engine.run_folder import read_log
+from latte.config import LatteOptions
 from latte.diffusion import DiffusionConfig
-from latte.options import LatteOptions
 from scripts import train_latte, train_vae
 from tests.builders.commands import run_script
 from tests.builders.packed import pack

@@ -25,9 +25,8 @@ from eval.protocols.sample_fvd import SampleScoreConfig
 from latte import Latte
 from latte.diffusion import DiffusionConfig, GaussianDiffusion
 from latte.flow import FlowConfig, RectifiedFlow
-from latte.joint import JointBatch
 from latte.samplers import SamplerConfig
-from latte.training import LatteLoss
+from latte.training import JointBatch, LatteLoss
 from latte.training_metadata import TrainingMetadata
 from scripts import cache_latents, sample, train_latte
 from scripts.train_latte import ImageOptions, LatteOptions, TrainLatte
@@ -177,10 +176,10 @@ def test_a_joint_run_resumes_exactly_and_equals_its_micro_batches(made, tmp_path
 )
 def test_samples_are_drawn_by_the_process_that_was_trained(made, tmp_path, options):
     export = train_latte.run(config(made, tmp_path / "run", steps=1, **options))
-    notes = TrainingMetadata.load(export)
-    assert notes.diffusion == options.get("diffusion", DiffusionConfig())
-    assert notes.flow == options.get("flow")
-    assert isinstance(notes.process, RectifiedFlow if "flow" in options else GaussianDiffusion)
+    metadata = TrainingMetadata.load(export)
+    assert metadata.diffusion == options.get("diffusion", DiffusionConfig())
+    assert metadata.flow == options.get("flow")
+    assert isinstance(metadata.process, RectifiedFlow if "flow" in options else GaussianDiffusion)
     assert Latte.from_pretrained(export).config.learn_sigma == ("flow" not in options)
     settings = {
         "latte": str(export),

@@ -5,7 +5,7 @@ import torch
 
 from engine.config import TrainConfig
 from eval.features.classifier import ClassifierConfig, ClipClassifier
-from latte.options import LatteOptions
+from latte.config import LatteOptions
 from scripts import train_latte
 from tests.builders.commands import run_script
 from tests.builders.packed import pack
