@@ -9,8 +9,9 @@ import re
 import runpy
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -19,6 +20,8 @@ from typing import Any
 from accelerate.state import AcceleratorState
 
 from benchmarks.data_stand_ins import moving_noise
+from common import stages
+from common.launch import call
 from data.video.encode import write_video
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -35,18 +38,26 @@ class Command:
 
     script: str
     options: dict[str, Any]
-    output: str = "out"
+    output: str | None = "out"
+    """Option that names the output; None where there is none."""
     subcommand: str | None = None
+    file: str = "out"
+    """Name of the output, with the suffix that the command asks for."""
 
     @property
     def name(self) -> str:
-        return self.script.removesuffix(".py")
+        stem = self.script.removesuffix(".py")
+        return f"{stem}_{self.subcommand}" if self.subcommand else stem
 
     def arguments(self, output: Path, **changes: Any) -> list[str]:
         """Command line that writes to `output`."""
-        values = {**self.options, self.output: output, **changes}
+        values = {**self.options, **self.at(output), **changes}
         flags = [f"--{name}={_text(value)}" for name, value in values.items()]
         return ([self.subcommand] if self.subcommand else []) + flags
+
+    def at(self, output: Path) -> dict[str, Any]:
+        """The option that makes the command write to `output`."""
+        return {} if self.output is None else {self.output: output}
 
 
 Launch = Callable[[Command, list[str], Path], int | None]
@@ -106,12 +117,12 @@ def make_chain(root: Path, launch: Launch | None = None) -> dict[str, Command]:
                 "train.folder"),
         Command("eval_fvd.py", {"real": shards, "fake": inputs / "sample",
                 "classifier": inputs / "train_classifier" / "export", **clips, "stride_real": 1,
-                "num_clips": 6, "resamples": 2}),
+                "num_clips": 6, "resamples": 2}, file="out.json"),
     ]  # fmt: skip
     commands = {command.name: command for command in chain}
     for command in chain:
-        output = inputs / (command.name if command.name != "make_shards" else "shards")
-        output = output.with_suffix(".json") if command.name == "eval_fvd" else output
+        output = shards if command.script == "make_shards.py" else inputs / command.name
+        output = output.with_suffix(Path(command.file).suffix)
         if not output.exists():
             code = (launch or run)(command, command.arguments(output), root / "inputs.log")
             if code:
@@ -189,11 +200,26 @@ def _text(value: Any) -> str:
     return json.dumps(value)
 
 
-def _main(script: str, arguments: list[str], log: str) -> None:
-    os.setsid()
+def _main(script: str, arguments: list[str], log: str, leads: bool = True) -> None:
+    if leads:
+        os.setsid()
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
     AcceleratorState._reset_state(reset_partial_state=True)
+    stages.call = partial(_call_in_fork, log)
     sys.argv = [str(SCRIPTS / script), *arguments]
     runpy.run_path(str(SCRIPTS / script), run_name="__main__")
+
+
+def _call_in_fork(log: str, command: Sequence[str]) -> int:
+    """A stage of a longer command without the seconds that loading torch takes."""
+    python, script, *arguments = command
+    if python != sys.executable:
+        return call(command)
+    process = FORK.Process(target=_main, args=(Path(script).name, arguments, log, False))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise ValueError(f"{script} ended with exit code {process.exitcode}")
+    return 0
