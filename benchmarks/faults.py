@@ -230,6 +230,8 @@ def tries(config: Faults) -> Iterator[tuple[str, int]]:
 
 def run_faults(config: Faults) -> None:
     """Make the tries that are missing and write the table."""
+    # a shell's background jobs ignore SIGINT, and so would the commands
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     campaign = Campaign(config)
     commands = [*list(campaign.chain.values())[1:], *other_commands(campaign.root)]
     mutate = Mutations(campaign.root, commands, config.seed)
