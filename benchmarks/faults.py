@@ -84,7 +84,7 @@ class Campaign:
 
     def __init__(self, config: Faults):
         self.config = config
-        self.root = config.out
+        self.root = config.out.resolve()  # the commands run in other folders
         self.root.mkdir(parents=True, exist_ok=True)
         self.chain = make_chain(self.root)
         self.straight: dict[str, tuple[dict[str, Any], float]] = {}
@@ -242,7 +242,7 @@ def run_faults(config: Faults) -> None:
         "starts": campaign.pair,
         "signals": campaign.signal,
     }
-    results = config.out / "results.jsonl"
+    results = campaign.root / "results.jsonl"
     lines = results.read_text().splitlines() if results.exists() else []
     done = {(r["campaign"], r["number"]): r for r in map(json.loads, lines)}
     with open(results, "a") as file:
@@ -262,7 +262,7 @@ def run_faults(config: Faults) -> None:
         wrong = sum(line["finding"] is not None for line in of_it)
         table.append(f"| {name} | {len(of_it)} | {wrong} |")
     text = "\n".join(table) + "\n"
-    (config.out / "faults.md").write_text(text)
+    (campaign.root / "faults.md").write_text(text)
     print(text)
     sys.exit(bool(found))
 

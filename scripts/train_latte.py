@@ -298,10 +298,10 @@ def _drawing(
 def _preview(config: TrainLatte, draw: Draw, metadata: TrainingMetadata) -> Preview:
     """Samples side by side: above by the averaged weights, below by the raw ones."""
 
-    def write(averaged: nn.Module, raw: nn.Module, step: int, folder: Path) -> None:
+    def write(averaged: nn.Module, raw: nn.Module, step: int, file: Path) -> None:
         clips = [draw(model, range(config.num_previews)).cpu() for model in (averaged, raw)]
         frames = rearrange(clips, "j i c t h w -> c t (j h) (i w)")
-        write_video(folder / f"step-{step:08d}.mp4", to_uint8(frames), fps=metadata.frame_rate)
+        write_video(file, to_uint8(frames), fps=metadata.frame_rate)
 
     return write
 

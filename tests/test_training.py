@@ -16,6 +16,7 @@ from torch.testing import assert_close
 from common.cli import parse
 from data.clips.dataset import ClipConfig, PackedClips
 from engine.run_folder import read_log
+from eval.protocols import held_out
 from scripts import cache_latents, train_latte, train_vae
 from scripts.train_latte import LatteOptions, TrainLatte
 from scripts.train_vae import TrainVAE
@@ -86,6 +87,26 @@ def test_a_resumed_run_equals_a_straight_one_bit_for_bit(kind, shards, latents, 
     run(config(tmp_path / "resumed"))  # done: changes nothing
     assert_same_run(tmp_path / "straight", tmp_path / "resumed")
     assert len(list((tmp_path / "straight" / "checkpoints").iterdir())) == 2
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_preview_lost_in_a_kill_is_drawn_from_the_checkpoint(last, shards, tmp_path, monkeypatch):
+    def preview(folder):
+        return folder / "samples" / "step-00000002.mp4"
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    steps = 2 if last else 4
+    train_vae.run(video_run(tmp_path / "straight", shards, steps))
+    with monkeypatch.context() as patch:
+        patch.setattr(held_out, "write_video", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train_vae.run(video_run(tmp_path / "killed", shards, steps))
+    assert not preview(tmp_path / "killed").exists()
+    train_vae.run(video_run(tmp_path / "killed", shards, steps))
+    assert preview(tmp_path / "killed").read_bytes() == preview(tmp_path / "straight").read_bytes()
+    assert_same_run(tmp_path / "straight", tmp_path / "killed")
 
 
 @pytest.mark.parametrize("kind", ["vae", "latte"])

@@ -130,13 +130,13 @@ def preview_of(
         show: versions of a clip by the model, of one size; they stand below each other.
     """
 
-    def write(model: nn.Module, raw: nn.Module, step: int, folder: Path) -> None:
+    def write(model: nn.Module, raw: nn.Module, step: int, file: Path) -> None:
         columns = []
         for i in range(min(count, len(clips))):
             rows = show(model, to_float(clips[(0, i)]["video"][None].to(accelerator.device)))
             columns.append(torch.cat(list(rows), dim=3)[0].clamp(-1, 1).cpu())  # 3 t (rows h) w
         frames = to_uint8(torch.cat(columns, dim=3))
-        write_video(folder / f"step-{step:08d}.mp4", frames, clips.frame_rate)
+        write_video(file, frames, clips.frame_rate)
         show_pictures(accelerator, "preview", frames[:: max(1, len(frames) - 1)], step)
 
     return write
