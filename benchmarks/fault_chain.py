@@ -90,7 +90,7 @@ def make_chain(root: Path, launch: Launch | None = None) -> dict[str, Command]:
         "save_every": 3,
         "steps": 12,
     }
-    data = {"data.folder": shards, **{f"data.{name}": value for name, value in clips.items()}}
+    taken = {"data.folder": shards, **{f"data.{name}": value for name, value in clips.items()}}
     training = {f"train.{name}": value for name, value in train.items()}
     vae = {"z_dim": 4, "dim": 4, "channel_multipliers": [1, 1, 2, 2], "num_blocks": 1}
     model = {f"model.{name}": value for name, value in vae.items()}
@@ -102,7 +102,7 @@ def make_chain(root: Path, launch: Launch | None = None) -> dict[str, Command]:
     chain = [
         Command("make_shards.py", {"root": videos, "short_side": 32, "workers": 1,
                 "samples_per_shard": 2, "min_frames": 1}, subcommand="folder"),
-        Command("train_vae.py", {**training, **model, **data, "data.flip": True,
+        Command("train_vae.py", {**training, **model, **taken, "data.flip": True,
                 "loss.perceptual": "none", "adversarial": gan, "num_previews": 1}, "train.folder"),
         Command("cache_latents.py", {"vae": inputs / "train_vae" / "export", **data,
                 "clips_per_video": 2, "items_per_shard": 3, "workers": 0,
@@ -113,7 +113,7 @@ def make_chain(root: Path, launch: Launch | None = None) -> dict[str, Command]:
         Command("sample.py", {"latte": inputs / "train_latte" / "export",
                 "vae": inputs / "train_vae" / "export", "num_clips": 6, "batch_size": 2,
                 "sampler.steps": 3}),
-        Command("train_classifier.py", {**training, "train.steps": 3, **data, "channels": 8},
+        Command("train_classifier.py", {**training, "train.steps": 3, **taken, "channels": 8},
                 "train.folder"),
         Command("eval_fvd.py", {"real": shards, "fake": inputs / "sample",
                 "classifier": inputs / "train_classifier" / "export", **clips, "stride_real": 1,

@@ -50,8 +50,9 @@ def other_commands(root: Path) -> list[Command]:
         files[name].write_text(yaml.safe_dump(values))
 
     # What others read
-    long = {"vae": vae, "data": shards, "frames": 17, "stride": 1, **clips, "workers": 0}
-    long |= {"short_clips": "loop"}
+    long = {"data.folder": shards, "data.frames": 17, "data.stride": 1, "data.short_clips": "loop"}
+    long |= {f"data.{name}": pixels for name, pixels in clips.items()}
+    long |= {"vae": vae, "workers": 0}
     few = {"num_clips": 2, "save_clips": 2, "lpips": "none", "rfvd": "none", "workers": 0}
     given = {"vae": [f"ours={vae}"], "data": shards, **size, **few}
     reconstruct = Command("eval_reconstruction.py", given)
