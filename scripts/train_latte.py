@@ -42,7 +42,6 @@ from latte.training import JointBatch, LatteLoss, initial_model
 from latte.training_metadata import TrainingMetadata
 from vae import weights_hash
 from vae.base import VideoAutoencoder
-from vae.memory import free_memory
 from vae.registry import load_vae, vae_hash
 
 Draw = Callable[[nn.Module, range], Tensor]
@@ -166,15 +165,13 @@ def _train(config: TrainLatte, accelerator: Accelerator) -> Path | None:
     if config.dry_run:
         batch = _some_clips(train, trainer.local_batch_size, clips)
         positions = range(len(batch["latent"]))
-        for line in dry_run(
+        dry_run(
             trainer,
             batch | loss.draw(batch, train.seed, trainer.step, positions),
             loss,
             clips_in_data=len(latents),
             clips_per_step=train.global_batch_size,
-            free=free_memory(accelerator.device),
-        ):
-            accelerator.print(line, flush=True)
+        )
         return None
     evaluate, preview = _evaluate(config, latents, held_out, loss), None
     if vae is not None:
