@@ -32,7 +32,7 @@ CHANGES = {
         "data": SMALL,
         "model": MODEL,
     },
-    "latents": {**SMALL, "clips_per_video": 1},
+    "latents": {"data": SMALL, "clips_per_video": 1},
     "classifier": {
         "train": {"steps": 2, "save_every": 2, "log_every": 1},
         "data": SMALL,
