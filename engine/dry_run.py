@@ -1,12 +1,12 @@
 """What a run is about to do, for people: sizes, length, checkpoints, disk, memory."""
 
 import shutil
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 
 from torch import nn
 
-from common.measure import GIGABYTE, free_memory
+from common.measure import GIGABYTE
 from engine.memory import estimate_memory
 from engine.optimization import Batch, LossFunction
 from engine.run_folder import kept
@@ -20,18 +20,17 @@ def dry_run(
     *,
     clips_in_data: int | None,
     clips_per_step: float,
-) -> None:
-    """Print the plan of a run, one line per topic; all processes have to ask for it.
-
-    On a CPU no step is measured that needs more memory than is free.
+    free: float,
+) -> Iterator[str]:
+    """One line per topic. The last one measures a step, and every process has to ask for it.
 
     Args:
         trainer: of the run; it may have been resumed.
         batch: like the largest of this process's batches; its values do not matter.
         clips_in_data: clips of one epoch; None where there are no epochs.
         clips_per_step: over all processes, on average.
+        free: bytes that are free on the device. On a CPU, no step is measured that needs more.
     """
-    say = partial(trainer.accelerator.print, flush=True)
     config, world = trainer.config, trainer.accelerator.num_processes
     steps = range(trainer.step + 1, config.steps + 1)
     clips = round(len(steps) * clips_per_step)
@@ -43,29 +42,28 @@ def dry_run(
     )
     for each in trainer.trained:
         since = f", trained from step {each.start} on" if each.start else ""
-        say(f"{each.name or 'model'}: {_count(each.module) / 1e6:.2f} M parameters{since}")
-    say(f"steps: {trainer.step} done, {len(steps)} to come")
-    say(
+        yield f"{each.name or 'model'}: {_count(each.module) / 1e6:.2f} M parameters{since}"
+    yield f"steps: {trainer.step} done, {len(steps)} to come"
+    yield (
         f"batch: {clips_per_step:g} clips = {world} processes x {clips_per_step / world:g}, "
         f"{at_once}"
     )
-    say(f"data: {trainer.clips} clips seen, {clips} to come, {epochs}")
-    for line in _checkpoints(trainer, steps):
-        say(line)
-    needed, free = 0, free_memory(trainer.accelerator.device)
+    yield f"data: {trainer.clips} clips seen, {clips} to come, {epochs}"
+    yield from _checkpoints(trainer, steps)
+    needed = 0
     if estimate := estimate_memory(trainer, batch, loss_function):
         state, activations = estimate
         needed = state + activations
-        say(
+        yield (
             f"memory, estimated: {needed / GIGABYTE:.3g} GB in one step of a process with all "
             f"modules trained: {state / GIGABYTE:.3g} GB for weights, gradients, AdamW and the "
             f"average, {activations / GIGABYTE:.3g} GB for activations; {free / GIGABYTE:.3g} GB "
             "are free here"
         )
     if trainer.accelerator.device.type == "cpu" and needed > free:
-        say("memory, measured: not, because a step would not fit")
+        yield "memory, measured: not, because a step would not fit"
     else:
-        say(measured(trainer, trainer.measure_step_memory(batch, loss_function)))
+        yield measured(trainer, trainer.measure_step_memory(batch, loss_function))
 
 
 def measured(trainer: Trainer, memory: int) -> str:

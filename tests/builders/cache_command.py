@@ -21,12 +21,12 @@ def write_inputs(folder: Path) -> Path:
 def arguments(inputs: Path, out: Path, **options) -> list[str]:
     values = {
         "vae": inputs / "vae",
-        "data.folder": inputs / "shards",
+        "data": inputs / "shards",
         "out": out,
-        "data.frames": 5,
-        "data.stride": 2,
-        "data.height": 16,
-        "data.width": 32,
+        "frames": 5,
+        "stride": 2,
+        "height": 16,
+        "width": 32,
         "clips_per_video": 2,
         "flip": "true",
         "batch_size": 3,
