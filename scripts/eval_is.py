@@ -27,6 +27,9 @@ class EvalIS(Measurement):
     labels must have been drawn uniformly."""
     real: str | None = None
     """Folder of real videos to score in the same way; null leaves them out."""
+    data_set: str | None = None
+    """What was trained on, as papers call it, such as UCF-101; the result then names the published
+    scores and says which compare."""
     protocol: Literal["is_2048x10runs", "is_10k_10splits", "is_2048_10splits"] = "is_2048x10runs"
     """TGANv2's 10 runs of 2048 clips; 10,000 clips in 10 splits; StyleGAN-V's 2048 in 10 splits.
     Only scores of one protocol compare."""
@@ -114,6 +117,7 @@ def run(config: EvalIS) -> None:
         extractor,
         protocol,
         real=ClipSource(config.real, clips, **options) if config.real else None,
+        data_set=config.data_set,
         extraction=config.extraction(accelerator, config.feature_cache),
         allow_rate_mismatch=config.allow_rate_mismatch,
     )

@@ -12,6 +12,7 @@ from eval.features.extractors import Extractor
 from eval.features.feature_cache import Extraction, copies_note, extract_features
 from eval.metrics.frechet import frechet_error, frechet_from_features, frechet_infinity
 from eval.metrics.kvd import kernel_distance
+from eval.protocols.published_scores import comparison_lines, comparison_records
 
 USUAL_CLIPS = 2048
 
@@ -21,6 +22,8 @@ def evaluate_fvd(
     fake: ClipSource,
     extractor: Extractor,
     *,
+    protocol: str | None = None,
+    data_set: str | None = None,
     split: str = "unstated",
     extraction: Extraction | None = None,
     resamples: int = 20,
@@ -34,13 +37,16 @@ def evaluate_fvd(
     Args:
         real, fake: the clips.
         extractor: gives the features.
+        protocol: name of the published protocol that the clips were chosen by; only recorded.
+        data_set: what `real` is, as papers call it.
         split: which videos `real` holds, such as `train`; only recorded.
         extraction: how features are computed.
         resamples: bootstrap resamples for `std`; 0 leaves it out.
         allow_rate_mismatch: accept clips whose frames lie differently far apart in time.
 
     Returns:
-        `name`, what `distances` gives, `protocol`, both sides, and `notes`, ready for JSON.
+        `name`, what `distances` gives, `protocol`, both sides, `notes`, and `published`: scores of
+        the same data set, and whether they compare. Ready for JSON.
 
     Raises:
         ValueError: fewer than 2 clips, clips of unequal length or frame rate, or broken clips.
@@ -53,32 +59,37 @@ def evaluate_fvd(
         warnings.warn(note, stacklevel=2)
     if fake.generated and fake.lossy:  # its source has warned already
         notes.append(f"generated clips were read from lossy files ({', '.join(fake.lossy)}).")
-    return {
+    result = {
         "kind": "fvd",
         "name": score_name(extractor, min(len(real), len(fake)), real.protocol.frames),
         **distances(*sets, resamples=resamples),
-        "protocol": _protocol(real, fake, extractor, split)
-        | {"dimensions": sets[0].shape[1], "covariance": "divided by N"},
+        "named_protocol": protocol,
+        "protocol": _protocol(real, fake, extractor)
+        | {"dimensions": sets[0].shape[1], "covariance": "divided by N"}
+        | {"data_set": data_set, "split": split},
         "extractor": extractor.describe(),
         "real": real.describe(),
         "fake": fake.describe(),
         "notes": notes,
     }
+    return {**result, "published": comparison_records(result)}
 
 
 def fvd_line(result: Mapping[str, Any]) -> str:
-    """One line with the value, its error and what it was measured on."""
+    """A line with the value, its error and what it was measured on, and one per published score of
+    the same data set."""
     protocol, infinity = result["protocol"], result["infinity"]
     spread = f" ± {result['std']:.4g}" if result["std"] is not None else ""
     limit = f"at infinity {infinity['value']:.6g}, " if infinity else ""
     start = protocol["start_fake"]
     place = f"from frame {protocol['skip_fake']}" if start == "first" else f"start {start}"
-    return (
+    line = (
         f"{result['name']} = {result['value']:.6g}{spread} ({limit}KVD {result['kvd']:.4g}; "
         f"{protocol['clips_real']} real clips at stride {protocol['stride_real']}, split "
         f"{protocol['split']}; {protocol['clips_fake']} generated at stride "
         f"{protocol['stride_fake']}, {place}; {protocol['network']['name']})"
     )
+    return "\n".join([line, *comparison_lines(result)])
 
 
 def score_name(extractor: Extractor, clips: int, frames: int) -> str:
@@ -105,9 +116,7 @@ def distances(
     }
 
 
-def _protocol(
-    real: ClipSource, fake: ClipSource, extractor: Extractor, split: str
-) -> dict[str, Any]:
+def _protocol(real: ClipSource, fake: ClipSource, extractor: Extractor) -> dict[str, Any]:
     """What has to be equal for two scores to compare, each thing by its name."""
     sides: dict[str, Any] = {}
     for name in ("stride", "start", "skip"):
@@ -121,7 +130,6 @@ def _protocol(
         "seed": real.protocol.seed,
         "height": real.protocol.height,
         "width": real.protocol.width,
-        "split": split,
         "network": extractor.describe(),
         "real_content": real.content(),
     }

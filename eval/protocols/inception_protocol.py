@@ -15,6 +15,7 @@ from eval.clips.source import ClipSource, check_rates
 from eval.features.extractors import Extractor
 from eval.features.feature_cache import Extraction, copies_note, extract_features
 from eval.metrics.inception_score import ceiling, inception_score
+from eval.protocols.published_scores import comparison_lines, comparison_records
 
 SHUFFLE_SEED = 42  # StyleGAN-V's
 UNLIKELY = 1e-3  # probability below which labels are not taken for uniform draws
@@ -66,6 +67,7 @@ def evaluate_is(
     protocol: ISProtocol,
     *,
     real: ClipSource | None = None,
+    data_set: str | None = None,
     extraction: Extraction | None = None,
     allow_rate_mismatch: bool = False,
 ) -> dict[str, Any]:
@@ -77,6 +79,7 @@ def evaluate_is(
         protocol: how many clips make a score.
         real: clips to score beside, with as many runs as they suffice for; fewer clips than one run
             are scored all at once, which a note says.
+        data_set: what was trained on, as papers call it.
         extraction: how probabilities are computed.
         allow_rate_mismatch: accept real clips whose frames lie differently far apart in time.
 
@@ -85,8 +88,9 @@ def evaluate_is(
         classifier would give) and `ceiling_labels` (on which labels: `known`, those of the clips,
         or `random`, uniform draws, where they are not recorded), `accuracy` (share of clips that
         the classifier takes for their label; None where that is not known), `real` (likewise; None
-        without), `labels` (see `drawn_labels`), `notes`, and `protocol`: scores compare if it is
-        equal. Ready for JSON.
+        without), `labels` (see `drawn_labels`), `notes`, `protocol`: scores compare if it is
+        equal, and `published`: scores on the same data set, and whether they compare. Ready for
+        JSON.
 
     Raises:
         ValueError: too few generated clips, broken ones, or real ones of another frame rate.
@@ -117,18 +121,24 @@ def evaluate_is(
                 "another ceiling and does not compare."
             )
     labels, doubts = drawn_labels(fake)
-    return {
+    result = {
         "kind": "is",
         "name": f"{extractor.score}_{protocol.name}",
         **_score(fake, rows, protocol),
         "classes": rows.shape[1],
-        "protocol": asdict(protocol) | _clip_fields(fake) | {"network": extractor.describe()},
+        "protocol": {
+            **asdict(protocol),
+            **_clip_fields(fake),
+            "network": extractor.describe(),
+            "data_set": data_set,
+        },
         "extractor": extractor.describe(),
         "fake": fake.describe(),
         "real": None if beside is None or real is None else beside | {"source": real.describe()},
         "labels": labels,
         "notes": notes + doubts,
     }
+    return {**result, "published": comparison_records(result)}
 
 
 def drawn_labels(fake: ClipSource) -> tuple[dict[str, Any] | None, list[str]]:
@@ -182,7 +192,7 @@ def is_line(result: Mapping[str, Any]) -> str:
     if real:
         counts = f"N = {real['num_clips']}, {real['runs']} runs"
         line += f"; real clips {score(real)} ({counts}; {perfect(real)})"
-    return "\n".join([line, *result["notes"]])
+    return "\n".join([line, *result["notes"], *comparison_lines(result)])
 
 
 def _score(

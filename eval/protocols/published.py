@@ -1,4 +1,5 @@
-"""What the IV-VAE paper and its supplement print, each number with its table: never measured here.
+"""What the IV-VAE paper and its supplement print of reconstructions, each number with its table:
+never measured here. Scores of generators, theirs among them, are in `published_scores`.
 
 The paper does not say which PSNR convention it uses nor which network its LPIPS has: its LPIPS goes
 into a column of its own.
@@ -21,9 +22,9 @@ class Published:
     method: str
     """As the table calls it."""
     values: Mapping[str, float]
-    """Metric to number: `psnr` (dB), `ssim`, `lpips`, `rfvd`, `fvd`, `is`, `frame_1` to `frame_4`
-    and `margin` (SSIM by position), `encode`, `decode`, `total` (seconds), `parameters` (millions),
-    `macs` (10^12)."""
+    """Metric to number: `psnr` (dB), `ssim`, `lpips`, `rfvd`, `frame_1` to `frame_4` and `margin`
+    (SSIM by position), `encode`, `decode`, `total` (seconds), `parameters` (millions), `macs`
+    (10^12)."""
 
 
 def _rows(
@@ -75,23 +76,6 @@ PUBLISHED: list[Published] = [
             "CogX-VAE": (38.53, 0.9682, 0.02849),
             "IV-VAE (Z=16)": (39.46, 0.9701, 0.02158),
         },
-    ),
-    *_rows(
-        "supplement, Table 2",
-        "UCF-101, Latte",
-        ("fvd", "is"),
-        {
-            "CV-VAE": (587.9, 84.7),
-            "OS-VAE": (674.1, 85.2),
-            "OD-VAE": (565.2, 82.5),
-            "IV-VAE": (557.5, 85.7),
-        },
-    ),
-    *_rows(
-        "supplement, Table 2",
-        "FaceForensics, Latte",
-        ("fvd",),
-        {"CV-VAE": (328.2,), "OS-VAE": (316.3,), "OD-VAE": (285.5,), "IV-VAE": (259.8,)},
     ),
     *_rows(
         "supplement, Table 3",

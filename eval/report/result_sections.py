@@ -12,7 +12,7 @@ from common.files import read_json
 from data.video.decode import read_frames
 from data.video.probe import probe
 from engine.run_folder import read_log
-from eval.protocols.published import published_rows
+from eval.protocols.published_scores import published_beside
 from eval.report.items import Cell, Column, Comparison, Curve, Gallery, Item, Section, Table
 from eval.report.reconstruction_tables import reconstruction_tables
 
@@ -98,13 +98,11 @@ def _score_table(group: Mapping[str, dict[str, Any]], suffix: str, why: list[str
         if known:
             rows[-1].append(None if r["accuracy"] is None else 100 * r["accuracy"])
     notes = [note for r in group.values() for note in r["notes"]]
-    published = first["extractor"]["published_weights"]
-    metrics = ["is" if is_score else "fvd", *("" for _ in columns[2:])]
     return Table(
         title=first["name"] + suffix,
         columns=columns,
         rows=rows,
-        reference_rows=published_rows(metrics) if published else (),
+        reference_rows=published_beside(first, len(columns)),
         notes=[*why, *dict.fromkeys(notes)],
     )
 
