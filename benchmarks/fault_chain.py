@@ -9,8 +9,9 @@ import re
 import runpy
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -19,6 +20,8 @@ from typing import Any
 from accelerate.state import AcceleratorState
 
 from benchmarks.data_stand_ins import moving_noise
+from common import stages
+from common.launch import call
 from data.video.encode import write_video
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -35,18 +38,26 @@ class Command:
 
     script: str
     options: dict[str, Any]
-    output: str = "out"
+    output: str | None = "out"
+    """Option that names the output; None where there is none."""
     subcommand: str | None = None
+    file: str = "out"
+    """Name of the output, with the suffix that the command asks for."""
 
     @property
     def name(self) -> str:
-        return self.script.removesuffix(".py")
+        stem = self.script.removesuffix(".py")
+        return f"{stem}_{self.subcommand}" if self.subcommand else stem
 
     def arguments(self, output: Path, **changes: Any) -> list[str]:
         """Command line that writes to `output`."""
-        values = {**self.options, self.output: output, **changes}
+        values = {**self.options, **self.at(output), **changes}
         flags = [f"--{name}={_text(value)}" for name, value in values.items()]
         return ([self.subcommand] if self.subcommand else []) + flags
+
+    def at(self, output: Path) -> dict[str, Any]:
+        """The option that makes the command write to `output`."""
+        return {} if self.output is None else {self.output: output}
 
 
 Launch = Callable[[Command, list[str], Path], int | None]
@@ -79,7 +90,7 @@ def make_chain(root: Path, launch: Launch | None = None) -> dict[str, Command]:
         "save_every": 3,
         "steps": 12,
     }
-    data = {"data.folder": shards, **{f"data.{name}": value for name, value in clips.items()}}
+    taken = {"data.folder": shards, **{f"data.{name}": value for name, value in clips.items()}}
     training = {f"train.{name}": value for name, value in train.items()}
     vae = {"z_dim": 4, "dim": 4, "channel_multipliers": [1, 1, 2, 2], "num_blocks": 1}
     model = {f"model.{name}": value for name, value in vae.items()}
@@ -91,10 +102,10 @@ def make_chain(root: Path, launch: Launch | None = None) -> dict[str, Command]:
     chain = [
         Command("make_shards.py", {"root": videos, "short_side": 32, "workers": 1,
                 "samples_per_shard": 2, "min_frames": 1}, subcommand="folder"),
-        Command("train_vae.py", {**training, **model, **data, "data.flip": True,
+        Command("train_vae.py", {**training, **model, **taken, "data.flip": True,
                 "loss.perceptual": "none", "adversarial": gan, "num_previews": 1}, "train.folder"),
-        Command("cache_latents.py", {"vae": inputs / "train_vae" / "export", "data": shards,
-                **clips, "stride": 1, "clips_per_video": 2, "items_per_shard": 3, "workers": 0,
+        Command("cache_latents.py", {"vae": inputs / "train_vae" / "export", **taken,
+                "data.stride": 1, "clips_per_video": 2, "items_per_shard": 3, "workers": 0,
                 "batch_size": 2}),
         Command("train_latte.py", {**training, "latents": inputs / "cache_latents",
                 "model.size": "custom", "model.hidden_size": 16, "model.depth": 2,
@@ -102,16 +113,16 @@ def make_chain(root: Path, launch: Launch | None = None) -> dict[str, Command]:
         Command("sample.py", {"latte": inputs / "train_latte" / "export",
                 "vae": inputs / "train_vae" / "export", "num_clips": 6, "batch_size": 2,
                 "sampler.steps": 3}),
-        Command("train_classifier.py", {**training, "train.steps": 3, **data, "channels": 8},
+        Command("train_classifier.py", {**training, "train.steps": 3, **taken, "channels": 8},
                 "train.folder"),
         Command("eval_fvd.py", {"real": shards, "fake": inputs / "sample",
                 "classifier": inputs / "train_classifier" / "export", **clips, "stride_real": 1,
-                "num_clips": 6, "resamples": 2}),
+                "num_clips": 6, "resamples": 2}, file="out.json"),
     ]  # fmt: skip
     commands = {command.name: command for command in chain}
     for command in chain:
-        output = inputs / (command.name if command.name != "make_shards" else "shards")
-        output = output.with_suffix(".json") if command.name == "eval_fvd" else output
+        output = shards if command.script == "make_shards.py" else inputs / command.name
+        output = output.with_suffix(Path(command.file).suffix)
         if not output.exists():
             code = (launch or run)(command, command.arguments(output), root / "inputs.log")
             if code:
@@ -189,11 +200,26 @@ def _text(value: Any) -> str:
     return json.dumps(value)
 
 
-def _main(script: str, arguments: list[str], log: str) -> None:
-    os.setsid()
+def _main(script: str, arguments: list[str], log: str, leads: bool = True) -> None:
+    if leads:
+        os.setsid()
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
     AcceleratorState._reset_state(reset_partial_state=True)
+    stages.call = partial(_call_in_fork, log)
     sys.argv = [str(SCRIPTS / script), *arguments]
     runpy.run_path(str(SCRIPTS / script), run_name="__main__")
+
+
+def _call_in_fork(log: str, command: Sequence[str]) -> int:
+    """A stage of a longer command without the seconds that loading torch takes."""
+    python, script, *arguments = command
+    if python != sys.executable:
+        return call(command)
+    process = FORK.Process(target=_main, args=(Path(script).name, arguments, log, False))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise ValueError(f"{script} ended with exit code {process.exitcode}")
+    return 0

@@ -6,13 +6,15 @@ kills: SIGKILL at random points, rerun, compare byte for byte with a run that wa
 mutations: random changes of configs; each is accepted or refused in one line with exit code 2.
 disks: a full or read-only disk at random points; one line, nothing half-written under a final name.
 starts: two starts of the same command; one does the work, the other says who holds the folder.
-signals: SIGTERM and SIGINT to python, torchrun and accelerate launch; the run is saved and goes on.
+signals: SIGTERM and SIGINT to python, torchrun and accelerate launch; the run is saved.
 
 Each try is a line of results.jsonl, so a campaign that was stopped goes on where it was; the table
 is in faults.md. Exit code 1 if anything was found.
 """
 
+import contextlib
 import json
+import os
 import random
 import shutil
 import signal
@@ -38,6 +40,7 @@ from benchmarks.fault_chain import (
     run,
     start,
 )
+from benchmarks.fault_commands import other_commands
 from common.cli import main
 from common.config import Config
 
@@ -81,7 +84,7 @@ class Campaign:
 
     def __init__(self, config: Faults):
         self.config = config
-        self.root = config.out
+        self.root = config.out.resolve()  # the commands run in other folders
         self.root.mkdir(parents=True, exist_ok=True)
         self.chain = make_chain(self.root)
         self.straight: dict[str, tuple[dict[str, Any], float]] = {}
@@ -101,8 +104,7 @@ class Campaign:
         folder = self.root / "work" / kind / command.name
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        output = folder / ("out.json" if command.name.startswith("eval") else "out")
-        return output, folder / "log"
+        return folder / command.file, folder / "log"
 
     def kill(self, number: int, chance: random.Random) -> tuple[str, str | None]:
         """SIGKILL at a random point, then the same command again."""
@@ -165,7 +167,7 @@ class Campaign:
         return tried, wrong or self.judge(output, expected, 0, log)
 
     def signal(self, number: int, chance: random.Random) -> tuple[str, str | None]:
-        """A signal to a launcher's process; the same command again ends the run."""
+        """A signal to a launcher's process: the state is saved and no process is left."""
         name, launcher = list(LAUNCHERS.items())[number % len(LAUNCHERS)]
         which = (signal.SIGTERM, signal.SIGINT)[number // len(LAUNCHERS) % 2]
         command = self.chain["train_vae"]
@@ -191,15 +193,16 @@ class Campaign:
         wrong = None
         if code in (0, None):
             wrong = "the launcher did not end" if code is None else "exit 0 before the end"
-        states = list(output.glob("checkpoints/step-*/state.json"))
-        if not states:
-            wrong = "no checkpoint was saved"
-        until = time.monotonic() + 30
-        while orphans(output) and time.monotonic() < until:
+        until = time.monotonic() + 60  # a trainer that outlives its launcher saves first
+        while (left := orphans(output)) and time.monotonic() < until:
             time.sleep(0.2)
-        if left := orphans(output):
+        if left:
             wrong = f"processes are left: {left}"
-        subprocess.run(["pkill", "-9", "-f", str(output)], check=False)
+        for number in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+        if not list(output.glob("checkpoints/step-*/state.json")):
+            wrong = "no checkpoint was saved"
         return tried, wrong
 
     @staticmethod
@@ -211,12 +214,12 @@ class Campaign:
         return f"the result differs in {', '.join(differ)}" if differ else None
 
 
-def orphans(output: Path) -> list[str]:
+def orphans(output: Path) -> list[int]:
     """Processes that still work for `output`."""
     found = subprocess.run(
         ["pgrep", "-f", str(output)], capture_output=True, text=True, check=False
     )
-    return found.stdout.split()
+    return [int(number) for number in found.stdout.split()]
 
 
 def tries(config: Faults) -> Iterator[tuple[str, int]]:
@@ -227,8 +230,11 @@ def tries(config: Faults) -> Iterator[tuple[str, int]]:
 
 def run_faults(config: Faults) -> None:
     """Make the tries that are missing and write the table."""
+    # a shell's background jobs ignore SIGINT, and so would the commands
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     campaign = Campaign(config)
-    mutate = Mutations(campaign.root, campaign.chain)
+    commands = [*list(campaign.chain.values())[1:], *other_commands(campaign.root)]
+    mutate = Mutations(campaign.root, commands, config.seed)
     kinds: dict[str, Try] = {
         "kills": campaign.kill,
         "mutations": mutate,
@@ -236,7 +242,7 @@ def run_faults(config: Faults) -> None:
         "starts": campaign.pair,
         "signals": campaign.signal,
     }
-    results = config.out / "results.jsonl"
+    results = campaign.root / "results.jsonl"
     lines = results.read_text().splitlines() if results.exists() else []
     done = {(r["campaign"], r["number"]): r for r in map(json.loads, lines)}
     with open(results, "a") as file:
@@ -256,7 +262,7 @@ def run_faults(config: Faults) -> None:
         wrong = sum(line["finding"] is not None for line in of_it)
         table.append(f"| {name} | {len(of_it)} | {wrong} |")
     text = "\n".join(table) + "\n"
-    (config.out / "faults.md").write_text(text)
+    (campaign.root / "faults.md").write_text(text)
     print(text)
     sys.exit(bool(found))
 

@@ -136,6 +136,8 @@ def _build(hint: Any, value: Any, name: str) -> Any:
     """Nested dataclasses from what was parsed; what they refuse is named by its dotted path."""
     if isinstance(value, list | tuple):
         hints = item_types(hint, len(value))
+        if len(hints) != len(value):
+            check_value(value, hint, name)
         items = [_build(hints[i], item, f"{name}[{i}]") for i, item in enumerate(value)]
         return type(value)(items)
     if not isinstance(value, jsonargparse.Namespace):

@@ -209,16 +209,24 @@ def type_name(hint: Any) -> str:
         return f"a list ({', '.join(map(type_name, get_args(base)))})"
     if base in (types.NoneType, None):
         return "null"
+    if is_dataclass(base):
+        return "a mapping"
     return {str: "a string", bool: "true or false", Path: "a path"}.get(
         base, getattr(base, "__name__", str(base))
     )
 
 
 def item_types(hint: Any, length: int) -> tuple[Any, ...]:
-    """The type of each item of a list or tuple of this length, which may also be null."""
+    """The type of each item of a list or tuple of this length, which may also be null.
+
+    Empty where the annotation is that of something else.
+    """
     base = base_type(hint)
     if get_origin(base) in (Union, types.UnionType):
-        base = next(x for x in get_args(base) if get_origin(base_type(x)) in (list, tuple))
+        kinds = (x for x in get_args(base) if get_origin(base_type(x)) in (list, tuple))
+        base = base_type(next(kinds, None))
+    if get_origin(base) not in (list, tuple):
+        return ()
     return get_args(base)[:1] * length if _is_repeated(base) else get_args(base)
 
 

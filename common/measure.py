@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -16,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 GIGABYTE = 1e9
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+CGROUP = Path("/sys/fs/cgroup")
 
 
 def peak_memory_bytes(device: torch.device | str = "cpu") -> int:
@@ -46,6 +48,34 @@ def reset_peak_memory(device: torch.device | str = "cpu") -> None:
 def max_rss_bytes(usage: resource.struct_rusage) -> int:
     """Highest memory of a process, from its resource usage: kilobytes except on macOS."""
     return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can still be allocated: on a CUDA device, else in the host's memory.
+
+    On CUDA that is what the driver has free and what PyTorch holds but does not use; on the host
+    what the operating system calls available, within the limit of the container.
+    """
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    available = psutil.virtual_memory().available
+    limit = _container_memory()
+    return available if limit is None else min(available, limit)
+
+
+def _container_memory() -> int | None:
+    """Bytes left within the memory limit of the control group (Linux); None without one."""
+    try:
+        limit = (CGROUP / "memory.max").read_text().strip()
+        used = (CGROUP / "memory.current").read_text()
+        statistics = (CGROUP / "memory.stat").read_text()
+    except OSError:
+        return None
+    if limit == "max":
+        return None
+    lines = dict(line.split() for line in statistics.splitlines())
+    return int(limit) - int(used) + int(lines.get("inactive_file", 0))  # file cache can go
 
 
 class LiveMemory(TorchDispatchMode):

@@ -1,12 +1,12 @@
 """What a run is about to do, for people: sizes, length, checkpoints, disk, memory."""
 
 import shutil
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from torch import nn
 
-from common.measure import GIGABYTE
+from common.measure import GIGABYTE, free_memory
 from engine.memory import estimate_memory
 from engine.optimization import Batch, LossFunction
 from engine.run_folder import kept
@@ -20,17 +20,18 @@ def dry_run(
     *,
     clips_in_data: int | None,
     clips_per_step: float,
-    free: float,
-) -> Iterator[str]:
-    """One line per topic. The last one measures a step, and every process has to ask for it.
+) -> None:
+    """Print the plan of a run, one line per topic; all processes have to ask for it.
+
+    On a CPU no step is measured that needs more memory than is free.
 
     Args:
         trainer: of the run; it may have been resumed.
         batch: like the largest of this process's batches; its values do not matter.
         clips_in_data: clips of one epoch; None where there are no epochs.
         clips_per_step: over all processes, on average.
-        free: bytes that are free on the device. On a CPU, no step is measured that needs more.
     """
+    say = partial(trainer.accelerator.print, flush=True)
     config, world = trainer.config, trainer.accelerator.num_processes
     steps = range(trainer.step + 1, config.steps + 1)
     clips = round(len(steps) * clips_per_step)
@@ -42,28 +43,29 @@ def dry_run(
     )
     for each in trainer.trained:
         since = f", trained from step {each.start} on" if each.start else ""
-        yield f"{each.name or 'model'}: {_count(each.module) / 1e6:.2f} M parameters{since}"
-    yield f"steps: {trainer.step} done, {len(steps)} to come"
-    yield (
+        say(f"{each.name or 'model'}: {_count(each.module) / 1e6:.2f} M parameters{since}")
+    say(f"steps: {trainer.step} done, {len(steps)} to come")
+    say(
         f"batch: {clips_per_step:g} clips = {world} processes x {clips_per_step / world:g}, "
         f"{at_once}"
     )
-    yield f"data: {trainer.clips} clips seen, {clips} to come, {epochs}"
-    yield from _checkpoints(trainer, steps)
-    needed = 0
+    say(f"data: {trainer.clips} clips seen, {clips} to come, {epochs}")
+    for line in _checkpoints(trainer, steps):
+        say(line)
+    needed, free = 0, free_memory(trainer.accelerator.device)
     if estimate := estimate_memory(trainer, batch, loss_function):
         state, activations = estimate
         needed = state + activations
-        yield (
+        say(
             f"memory, estimated: {needed / GIGABYTE:.3g} GB in one step of a process with all "
             f"modules trained: {state / GIGABYTE:.3g} GB for weights, gradients, AdamW and the "
             f"average, {activations / GIGABYTE:.3g} GB for activations; {free / GIGABYTE:.3g} GB "
             "are free here"
         )
     if trainer.accelerator.device.type == "cpu" and needed > free:
-        yield "memory, measured: not, because a step would not fit"
+        say("memory, measured: not, because a step would not fit")
     else:
-        yield measured(trainer, trainer.measure_step_memory(batch, loss_function))
+        say(measured(trainer, trainer.measure_step_memory(batch, loss_function)))
 
 
 def measured(trainer: Trainer, memory: int) -> str:

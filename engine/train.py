@@ -18,7 +18,7 @@ from tqdm import tqdm
 from common.cli import Stopped
 from common.files import atomic_folder, write_json
 from common.measure import GIGABYTE, peak_memory_bytes
-from common.output_folder import Input
+from common.output_folder import Input, in_main_process
 from common.seeding import fold
 from engine import fsdp
 from engine.config import TrainConfig
@@ -40,7 +40,7 @@ from engine.watch import Means, ReducedValues, Stopwatch
 log = logging.getLogger(__name__)
 
 Preview = Callable[[nn.Module, nn.Module, int, Path], None]
-"""Gets the averaged and the raw model, the step and the samples folder, at every checkpoint, in the
+"""Gets the averaged and the raw model, the step and the file to write, at every checkpoint, in the
 main process."""
 Evaluate = Callable[[nn.Module], dict[str, float]]
 """Scores a model on held-out data, in the main process."""
@@ -69,7 +69,7 @@ class Trainer:
         config: TrainConfig,
         accelerator: Accelerator,
         model: nn.Module,
-        notes: dict[str, Any] | None = None,
+        metadata: dict[str, Any] | None = None,
         discriminator: DiscriminatorTraining | None = None,
         states: dict[str, Stateful] | None = None,
         inputs: Mapping[str, Input] | None = None,
@@ -79,7 +79,7 @@ class Trainer:
         Args:
             command: the whole config of the command, of which `config` is a part.
             model: on the CPU, with `save_pretrained`.
-            notes: kept with the exported weights, in their `training.json`.
+            metadata: kept with the exported weights, in their `training.json`.
             discriminator: trained beside the model.
             states: what else checkpoints hold, by name.
             inputs: data and weights that the run is made from, by name.
@@ -89,7 +89,7 @@ class Trainer:
         """
         self.config = config
         self.accelerator = accelerator
-        self.notes = notes
+        self.metadata = metadata
         self.local_batch_size = config.local_batch_size(accelerator.num_processes)
         self.folder = RunFolder(config.folder, accelerator)
         self.folder.check(command, inputs)
@@ -151,6 +151,8 @@ class Trainer:
         """
         config = self.config
         self.folder.claim()
+        if self.step:
+            self._preview(preview)  # a killed run may have saved without it
         if self.step >= config.steps:
             log.info("%s: all %d steps are done", config.folder, self.step)
             return self._finish(next_command)
@@ -173,7 +175,8 @@ class Trainer:
                     self._read_values()
                     self._log(scores, bar)
                 if save:
-                    self._save(preview)
+                    self._save()
+                    self._preview(preview)
                 if stopped:
                     raise Stopped(self._stop_message(), self.stopped_by)
                 if last:
@@ -346,7 +349,7 @@ class Trainer:
         if "loss" in values:
             bar.set_postfix(loss=f"{values['loss']:.4g}")
 
-    def _save(self, preview: Preview | None) -> None:
+    def _save(self) -> None:
         state = {
             "step": self.step,
             "clips": self.clips,
@@ -356,10 +359,16 @@ class Trainer:
         self.folder.save(
             state, partial(self._export, averaged), self.config.keep, self.config.keep_every
         )
-        raw = self._unsharded(self.model) if preview else None
-        if preview and averaged is not None and raw is not None:
+
+    def _preview(self, preview: Preview | None) -> None:
+        """Write what people look at of this step, unless it is there."""
+        file = self.folder.path / "samples" / f"step-{self.step:08d}.mp4"
+        if preview is None or in_main_process(file.exists, self.accelerator):
+            return
+        averaged, raw = self._unsharded(self.ema.model), self._unsharded(self.model)
+        if averaged is not None and raw is not None:
             try:
-                preview(averaged, raw, self.step, self.folder.path / "samples")
+                preview(averaged, raw, self.step, file)
             except ValueError as error:  # what is only looked at does not end a run
                 log.warning("step %d: no preview: %s", self.step, error)
 
@@ -377,7 +386,7 @@ class Trainer:
         assert averaged is not None
         averaged.save_pretrained(folder)  # type: ignore[operator]
         training = {"step": self.step, "ema_decay": self.config.ema_decay}
-        write_json(folder / "training.json", {**training, "notes": self.notes})
+        write_json(folder / "training.json", {**training, "metadata": self.metadata})
 
     def _finish(self, next_command: str | None) -> Path:
         target = self.folder.path / "export"

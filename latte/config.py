@@ -1,7 +1,7 @@
-"""The sizes of a Latte model, checked once, here."""
+"""The sizes of a Latte model, checked once, here; and what a training run leaves to its latents."""
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, MultipleOf
 
@@ -17,7 +17,24 @@ PRESETS: dict[str, dict[str, int]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatteConfig(Config):
+class _Transformer(Config):
+    """What does not depend on the latents."""
+
+    patch_size: Annotated[int, Ge(1)] = 2
+    """Side of the square patch that becomes one token, in latent pixels: 2, 4 or 8 in the paper."""
+    mlp_ratio: Annotated[float, Gt(0)] = 4.0
+    """Hidden width of the MLP as a multiple of hidden_size."""
+    variant: Literal[1, 2, 3, 4] = 1
+    """Where attention is spatial and where temporal, numbered as in the paper: 1 blocks take turns
+    (as in the released models); 2 all spatial blocks, then all temporal; 3 both attentions after
+    each other in every block, which is larger by 4 hidden_size^2 weights; 4 half of every block's
+    heads spatial, half temporal."""
+    class_dropout: Annotated[float, Ge(0), Le(1)] = 0.1
+    """Share of training rows whose labels become the null class; conditional models only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatteConfig(_Transformer):
     """Architecture of Latte. The transformer defaults to XL/2; sizes are those of the latent."""
 
     in_channels: Annotated[int, Ge(1)]
@@ -28,25 +45,14 @@ class LatteConfig(Config):
     """Rows of the latent; a multiple of patch_size."""
     width: Annotated[int, Ge(1)]
     """Columns of the latent; a multiple of patch_size."""
-    patch_size: Annotated[int, Ge(1)] = 2
-    """Side of the square patch that becomes one token, in latent pixels."""
     hidden_size: Annotated[int, Ge(1), MultipleOf(4)] = 1152
     """Width of a token; a multiple of num_heads and of 4."""
     depth: Annotated[int, Ge(1)] = 28
     """Blocks in all; variants 1 and 2: half of them spatial, half temporal."""
     num_heads: Annotated[int, Ge(1)] = 16
     """Attention heads per block."""
-    mlp_ratio: Annotated[float, Gt(0)] = 4.0
-    """Hidden width of the MLP as a multiple of hidden_size."""
-    variant: Literal[1, 2, 3, 4] = 1
-    """Where attention is spatial and where temporal, numbered as in the paper: 1 blocks take turns
-    (as in the released models); 2 all spatial blocks, then all temporal; 3 both attentions after
-    each other in every block, which is larger by 4 hidden_size^2 weights; 4 half of every block's
-    heads spatial, half temporal."""
     num_classes: Annotated[int | None, Ge(1)] = None
     """Classes of a conditional model, labeled 0 .. num_classes - 1; null: unconditional."""
-    class_dropout: Annotated[float, Ge(0), Le(1)] = 0.1
-    """Share of training rows whose labels become the null class; conditional models only."""
     learn_sigma: bool = True
     """Also predict the variance: the output has 2 * in_channels channels instead of in_channels."""
 
@@ -115,6 +121,60 @@ class LatteConfig(Config):
         if self.variant == 2:
             return ("space",) * (self.depth // 2) + ("time",) * (self.depth // 2)
         return ("both" if self.variant == 3 else "split",) * self.depth
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatteOptions(_Transformer):
+    """The transformer of a training run; the sizes of the latent come from the cache."""
+
+    size: Literal["S", "B", "L", "XL", "custom"] = "XL"
+    """One of the paper's sizes, or custom: then give hidden_size, depth and num_heads."""
+    hidden_size: Annotated[int | None, Ge(1)] = None
+    """Width of a token (custom size)."""
+    depth: Annotated[int | None, Ge(1)] = None
+    """Blocks in all (custom size)."""
+    num_heads: Annotated[int | None, Ge(1)] = None
+    """Attention heads per block (custom size)."""
+    learn_sigma: bool | None = None
+    """Also predict the variance of DDPM's steps; null: in a diffusion yes, in a flow no."""
+    class_conditional: bool = False
+    """Condition on the labels of the cache; needed for classifier-free guidance."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = tuple(self._custom.values())
+        if None in given if self.size == "custom" else any(value is not None for value in given):
+            raise ValueError(
+                f"size={self.size} with hidden_size, depth, num_heads = {given}: give all three "
+                "with size=custom, none with a named size"
+            )
+
+    def build(
+        self, latent_shape: tuple[int, int, int, int], num_classes: int, *, flow: bool
+    ) -> LatteConfig:
+        """The model's config for latents of shape (c, t, h, w), of some classes, and a process.
+
+        Raises:
+            ValueError: a flow with a variance, or a size that is out of range.
+        """
+        if flow and self.learn_sigma:
+            raise ValueError("model.learn_sigma=true: a flow has no variance; leave it out")
+        c, t, h, w = latent_shape
+        sizes: dict[str, Any] = self._custom if self.size == "custom" else {**PRESETS[self.size]}
+        return LatteConfig(
+            in_channels=c,
+            num_frames=t,
+            height=h,
+            width=w,
+            **{field.name: getattr(self, field.name) for field in fields(_Transformer)},
+            **sizes,
+            num_classes=num_classes if self.class_conditional else None,
+            learn_sigma=not flow if self.learn_sigma is None else self.learn_sigma,
+        )
+
+    @property
+    def _custom(self) -> dict[str, Any]:
+        return {"hidden_size": self.hidden_size, "depth": self.depth, "num_heads": self.num_heads}
 
 
 def _require(condition: bool, name: str, value: object, rule: str) -> None:

@@ -1,21 +1,90 @@
-"""The loss of a training step, and the loss by quarter of the way from data to noise.
+"""Training: what a run starts from, its loss, and the loss by quarter of the way to noise.
 
 All draws are functions of the seed, the step and the place in the global batch.
 """
+
+import logging
+from dataclasses import replace
 
 import torch
 from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from common.seeding import generator, noise
+from common.seeding import fold, generator, noise
 from engine.optimization import Batch, Losses, StepInfo
 from latte.config import LatteConfig
 from latte.diffusion_process import DiffusionProcess
 from latte.embeddings import drop_labels
-from latte.joint import JointBatch
+from latte.model import Latte
+
+log = logging.getLogger(__name__)
 
 QUARTERS = 4
+
+
+def initial_model(config: LatteConfig, seed: int, source: str | None = None) -> Latte:
+    """A model in training mode: with new weights drawn from the seed, or with those of `source`.
+
+    Args:
+        source: Folder or hub id of a Latte of the same size.
+
+    Raises:
+        ValueError: `source` is of another size.
+    """
+    torch.manual_seed(fold(seed, "weights"))
+    model = Latte(config)
+    if source is None:
+        return model
+    given = Latte.from_pretrained(source)
+    if replace(given.config, class_dropout=config.class_dropout) != config:
+        raise ValueError(
+            f"{source}: {given.config} is of another size than {config}. "
+            "Start from a model of the same size, or change model and latents."
+        )
+    model.load_state_dict(given.state_dict())
+    log.info("%s: all weights loaded", source)
+    return model.train()
+
+
+class JointBatch:
+    """A global batch of clips among which a number of images is spread evenly.
+
+    All rows of a batch have equally many places for images. Where the images are fewer than the
+    places, the rest of the places weighs nothing, wherever in the global batch they are: so the
+    gradient is the same however the batch is shared out.
+
+    Args:
+        clips: Clips of the global batch.
+        images: Images of the global batch.
+        frames: Latent frames of a clip.
+
+    Attributes:
+        per_clip: Places for images behind each clip.
+    """
+
+    def __init__(self, clips: int, images: int, frames: int):
+        self.clips, self.images, self.frames = clips, images, frames
+        self.per_clip = -(-images // clips)
+
+    def count(self, position: int) -> int:
+        """Images that count behind the clip at this place of the global batch."""
+        first, last = (p * self.images // self.clips for p in (position, position + 1))
+        return last - first
+
+    def frame_weight(self, positions: range) -> Float[Tensor, "b t"] | None:
+        """Weights of each row's frames and images in its loss; None if all weigh the same.
+
+        The mean of the rows' losses over the global batch is then the mean over all frames and all
+        images that count.
+        """
+        if self.images == self.per_clip * self.clips:
+            return None
+        total = self.clips * self.frames + self.images
+        weight = torch.zeros(len(positions), self.frames + self.per_clip)
+        for row, position in enumerate(positions):
+            weight[row, : self.frames + self.count(position)] = self.clips / total
+        return weight
 
 
 class LatteLoss:

@@ -63,7 +63,7 @@ class TrainingMetadata:
         """
         training = read_json(Path(folder) / "training.json")
         try:
-            values = dict(training["notes"])
+            values = dict(training["metadata"])
             for name in ("mean", "std", "class_names"):
                 values[name] = tuple(values[name])
             values["diffusion"] = DiffusionConfig(**values["diffusion"])

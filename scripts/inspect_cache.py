@@ -18,7 +18,7 @@ from common.files import atomic_path
 from common.pixels import to_float
 from common.psnr import psnr_from_mse
 from common.seeding import fold
-from data.clips.dataset import ClipConfig, ClipDataset
+from data.clips.dataset import ClipDataset, PackedClips
 from data.latents.dataset import LatentDataset
 from data.video.encode import to_uint8, write_video
 from vae.registry import load_vae, vae_hash
@@ -101,9 +101,9 @@ def _sources(config: InspectCache, latents: LatentDataset) -> ClipDataset:
     """The clips that were cached."""
     assert config.data is not None
     made = latents.manifest["source"]
-    names = ("frames", "stride", "height", "width", "short_clips", "filter", "strict_decoding")
-    options = {name: made[name] for name in names}
-    clips = ClipDataset(ClipConfig(folder=config.data, **options), seed=0)
+    others = ("hash", "crop", "decoder")
+    options = {name: value for name, value in made.items() if name not in others}
+    clips = ClipDataset(PackedClips(folder=config.data, **options), seed=0)
     if clips.hash != made["hash"]:
         raise ValueError(
             f"{config.data}: not what {latents.folder} was made from "

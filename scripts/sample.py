@@ -85,12 +85,12 @@ def run(config: Sample) -> None:
     """Sample the clips that are missing."""
     config = replace(config, precision=inference_precision(config.precision))
     accelerator = make_accelerator(mixed_precision=config.precision)
-    latte, notes = _trained(config)
-    check_sampler(config.sampler, notes.process, latte.config)
+    latte, metadata = _trained(config)
+    check_sampler(config.sampler, metadata.process, latte.config)
     labels = _labels(config, latte)
-    known = _known(config, notes, latte)
+    known = _known(config, metadata, latte)
     vae = load_vae(config.vae).to(accelerator.device)
-    if vae_hash(vae) != notes.vae_hash:
+    if vae_hash(vae) != metadata.vae_hash:
         raise ValueError(
             f"{config.vae}: not the VAE of {config.latte}'s latents; its weights differ. "
             "Give the VAE that cache_latents was run with."
@@ -114,7 +114,7 @@ def run(config: Sample) -> None:
             locks.enter_context(lock_folder(folder, accelerator))
             write_identity(folder, config, inputs, accelerator, products=("clip-*",))
         if accelerator.is_main_process:
-            _list_clips(out, config, notes, labels, known)
+            _list_clips(out, config, metadata, labels, known)
         accelerator.wait_for_everyone()
         rank, world = accelerator.process_index, accelerator.num_processes
         mine = range(config.num_clips)[rank::world]
@@ -129,18 +129,18 @@ def run(config: Sample) -> None:
                 with accelerator.autocast():
                     z = sample(
                         latte,
-                        notes.process,
+                        metadata.process,
                         config.sampler,
                         indices=indices,
                         labels=None if labels is None else [labels[i] for i in indices],
                         seed=config.seed,
-                        known=_first_frames(config, notes, known, indices),
+                        known=_first_frames(config, metadata, known, indices),
                     )
-                for i, latent in zip(indices, notes.denormalize(z).split(1), strict=True):
-                    _write(config, i, _decode(vae, latent, notes.frames), notes.frame_rate)
+                for i, latent in zip(indices, metadata.denormalize(z).split(1), strict=True):
+                    _write(config, i, _decode(vae, latent, metadata.frames), metadata.frame_rate)
                     bar.update()
         for i in sorted({*mine} - {*todo}):
-            _copy(config, i, notes.frame_rate)
+            _copy(config, i, metadata.frame_rate)
         accelerator.wait_for_everyone()
     accelerator.end_training()
 
@@ -149,7 +149,7 @@ def _trained(config: Sample) -> tuple[Latte, TrainingMetadata]:
     """The model with the weights asked for, and what it knows of its latents."""
     folder = Path(config.latte)
     averaged = folder / "ema" if (folder / "state.json").is_file() else folder
-    latte, notes = Latte.from_pretrained(averaged), TrainingMetadata.load(averaged)
+    latte, metadata = Latte.from_pretrained(averaged), TrainingMetadata.load(averaged)
     if config.weights == "raw":
         file = folder / "model.safetensors"
         if averaged == folder or not file.is_file():
@@ -157,15 +157,15 @@ def _trained(config: Sample) -> tuple[Latte, TrainingMetadata]:
                 f"{folder}: has no raw weights. Give a checkpoint, such as RUN/checkpoints/step-N."
             )
         latte.load_state_dict(load_file(file))
-    return latte, notes
+    return latte, metadata
 
 
-def _known(config: Sample, notes: TrainingMetadata, latte: Latte) -> LatentDataset | None:
+def _known(config: Sample, metadata: TrainingMetadata, latte: Latte) -> LatentDataset | None:
     """The latents whose first frames are continued, once they are known to fit."""
     if config.first_frames is None:
         return None
     known, wanted = LatentDataset(config.first_frames, "mean"), latte.config
-    known.check_vae(notes.vae_hash)
+    known.check_vae(metadata.vae_hash)
     c, t, h, w = known.latent_shape
     if (c, h, w) != (wanted.in_channels, wanted.height, wanted.width):
         raise ValueError(
@@ -183,12 +183,12 @@ def _known(config: Sample, notes: TrainingMetadata, latte: Latte) -> LatentDatas
 
 
 def _first_frames(
-    config: Sample, notes: TrainingMetadata, known: LatentDataset | None, indices: list[int]
+    config: Sample, metadata: TrainingMetadata, known: LatentDataset | None, indices: list[int]
 ) -> Tensor | None:
     if known is None:
         return None
     frames = [known.draw(0, i)[0][:, : config.known_frames] for i in indices]
-    return notes.normalize(torch.stack(frames))  # b c k h w
+    return metadata.normalize(torch.stack(frames))  # b c k h w
 
 
 def _labels(config: Sample, latte: Latte) -> list[int] | None:
@@ -210,12 +210,12 @@ def _labels(config: Sample, latte: Latte) -> list[int] | None:
 def _list_clips(
     out: Path,
     config: Sample,
-    notes: TrainingMetadata,
+    metadata: TrainingMetadata,
     labels: list[int] | None,
     known: LatentDataset | None,
 ) -> None:
     """Write samples.json: what each clip was asked to show."""
-    names = notes.class_names
+    names = metadata.class_names
     clips: list[dict[str, Any]] = [
         {
             "file": _clip(out, i).name,

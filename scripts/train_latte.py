@@ -17,9 +17,13 @@ from common.cli import main
 from common.config import MAY_CHANGE, Config
 from common.output_folder import Input, lock_folder
 from data.clips.loader import training_batches
-from data.latents.checks import check_alike, check_labelled
-from data.latents.dataset import LatentDataset, Scaling
-from data.latents.joint import JointLatents
+from data.latents.dataset import (
+    JointLatents,
+    LatentDataset,
+    Scaling,
+    check_alike,
+    check_labeled,
+)
 from data.video.encode import to_uint8, write_video
 from engine.accelerator import training_accelerator
 from engine.config import TrainConfig
@@ -29,18 +33,15 @@ from engine.prefetch import with_draws
 from engine.train import Evaluate, Preview, Trainer
 from eval.protocols.sample_fvd import SampleScore, SampleScoreConfig
 from latte import Latte, LatteConfig
+from latte.config import LatteOptions
 from latte.diffusion import DiffusionConfig
 from latte.diffusion_process import make_process
 from latte.flow import FlowConfig
-from latte.joint import JointBatch
-from latte.options import LatteOptions
 from latte.samplers import SamplerConfig, check_sampler, sample
-from latte.start import initial_model
-from latte.training import LatteLoss
+from latte.training import JointBatch, LatteLoss, initial_model
 from latte.training_metadata import TrainingMetadata
 from vae import weights_hash
 from vae.base import VideoAutoencoder
-from vae.memory import free_memory
 from vae.registry import load_vae, vae_hash
 
 Draw = Callable[[nn.Module, range], Tensor]
@@ -148,36 +149,34 @@ def _train(config: TrainLatte, accelerator: Accelerator) -> Path | None:
     clips = _joint(config, latents)
     fvd = None if config.fvd is None else SampleScore(config.fvd, _clip(latents))
     batches = training_batches(clips, train, accelerator)
-    notes = _notes(config, latents)
+    metadata = _training_metadata(config, latents)
     model = initial_model(model_config, train.seed, config.init_from)
     inputs = {"latents": Input(config.latents, latents.hash)}
     if isinstance(clips, JointLatents):
         inputs["images"] = Input(str(clips.images.folder), clips.images.hash)
     if config.init_from is not None:
         inputs["init_from"] = Input(config.init_from, weights_hash(model))
-    trainer = Trainer(config, train, accelerator, model, notes.to_json(), inputs=inputs)
+    trainer = Trainer(config, train, accelerator, model, metadata.to_json(), inputs=inputs)
     _prepare(config, trainer.model)
     images = 0 if config.images is None else config.images.per_step
     joint = JointBatch(train.global_batch_size, images, model_config.num_frames)
-    loss = LatteLoss(notes.process, model_config, joint, accelerator)
+    loss = LatteLoss(metadata.process, model_config, joint, accelerator)
     batches = with_draws(batches, loss.draw, train.seed, accelerator.process_index)
     if config.dry_run:
         batch = _some_clips(train, trainer.local_batch_size, clips)
         positions = range(len(batch["latent"]))
-        for line in dry_run(
+        dry_run(
             trainer,
             batch | loss.draw(batch, train.seed, trainer.step, positions),
             loss,
             clips_in_data=len(latents),
             clips_per_step=train.global_batch_size,
-            free=free_memory(accelerator.device),
-        ):
-            accelerator.print(line, flush=True)
+        )
         return None
     evaluate, preview = _evaluate(config, latents, held_out, loss), None
     if vae is not None:
-        draw = _drawing(config, vae.to(accelerator.device), notes, accelerator)
-        preview = _preview(config, draw, notes)
+        draw = _drawing(config, vae.to(accelerator.device), metadata, accelerator)
+        preview = _preview(config, draw, metadata)
         if fvd is not None:
             fvd.prepare(accelerator.device, trainer.folder.path / "features")
             evaluate = _with_fvd(evaluate, fvd, draw)
@@ -213,7 +212,7 @@ def _joint(config: TrainLatte, latents: LatentDataset) -> LatentDataset | JointL
         caches, clips = [latents, images], JointLatents(latents, images, per_clip)
     if config.model.class_conditional:
         for cache in caches:
-            check_labelled(cache)
+            check_labeled(cache)
     return clips
 
 
@@ -223,7 +222,7 @@ def _clip(latents: LatentDataset) -> tuple[int, int, int, int]:
     return source["frames"], source["stride"], source["height"], source["width"]
 
 
-def _notes(config: TrainLatte, latents: LatentDataset) -> TrainingMetadata:
+def _training_metadata(config: TrainLatte, latents: LatentDataset) -> TrainingMetadata:
     return TrainingMetadata(
         vae_hash=latents.vae_hash,
         cache_hash=latents.hash,
@@ -273,7 +272,7 @@ def _evaluate(
 
 
 def _drawing(
-    config: TrainLatte, vae: VideoAutoencoder, notes: TrainingMetadata, accelerator: Accelerator
+    config: TrainLatte, vae: VideoAutoencoder, metadata: TrainingMetadata, accelerator: Accelerator
 ) -> Draw:
     """Decoded samples, from the same noise each time, of all classes in turn."""
 
@@ -283,21 +282,23 @@ def _drawing(
         classes = model.config.num_classes
         labels = None if classes is None else [i % classes for i in numbers]
         with accelerator.autocast():
-            z = sample(model, notes.process, config.sampler, indices=numbers, labels=labels, seed=0)
-        size = vae.config.decoded_size(z, notes.frames)
-        clips = [vae.decode(part, size=size) for part in notes.denormalize(z).split(1)]
+            z = sample(
+                model, metadata.process, config.sampler, indices=numbers, labels=labels, seed=0
+            )
+        size = vae.config.decoded_size(z, metadata.frames)
+        clips = [vae.decode(part, size=size) for part in metadata.denormalize(z).split(1)]
         return torch.cat(clips).clamp(-1, 1)
 
     return draw
 
 
-def _preview(config: TrainLatte, draw: Draw, notes: TrainingMetadata) -> Preview:
+def _preview(config: TrainLatte, draw: Draw, metadata: TrainingMetadata) -> Preview:
     """Samples side by side: above by the averaged weights, below by the raw ones."""
 
-    def write(averaged: nn.Module, raw: nn.Module, step: int, folder: Path) -> None:
+    def write(averaged: nn.Module, raw: nn.Module, step: int, file: Path) -> None:
         clips = [draw(model, range(config.num_previews)).cpu() for model in (averaged, raw)]
         frames = rearrange(clips, "j i c t h w -> c t (j h) (i w)")
-        write_video(folder / f"step-{step:08d}.mp4", to_uint8(frames), fps=notes.frame_rate)
+        write_video(file, to_uint8(frames), fps=metadata.frame_rate)
 
     return write
 

@@ -119,7 +119,7 @@ def test_runs_killed_at_random_points_go_on_to_the_same_bytes(inputs, tmp_path):
         assert process.exitcode == -signal.SIGKILL
         shards, kills = len(list((tmp_path / "c").glob("latents-*.json"))), kills + 1
     assert kills > 1
-    with pytest.raises(ValueError, match="the latent cache is incomplete"):
+    with pytest.raises(ValueError, match=r"no manifest\.json there"):
         LatentDataset(tmp_path / "c")
     cache(inputs, tmp_path / "c", **options)
     assert contents(tmp_path / "c") == straight  # and nothing left behind
@@ -178,11 +178,11 @@ def test_it_says_where_the_time_went(inputs, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"frames": 6}, r"6 frames, but the VAE needs 1 \+ 4n. Use 5 or 9"),
-        ({"height": 20}, "height 20, but the VAE needs a multiple of 8"),
+        ({"data.frames": 6}, r"6 frames, but the VAE needs 1 \+ 4n. Use 5 or 9"),
+        ({"data.height": 20}, "height 20, but the VAE needs a multiple of 8"),
         ({"seed": 1}, "cache.seed was 0, now 1"),
         ({"batch_size": 0}, "batch_size=0"),
-        ({"data": "nowhere"}, "nowhere: no index.json"),
+        ({"data.folder": "nowhere"}, "nowhere: no index.json"),
     ],
 )
 def test_mistakes_are_refused(inputs, out, change, message):

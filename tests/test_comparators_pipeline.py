@@ -9,12 +9,14 @@ import torch
 from torch.testing import assert_close
 
 from common.files import read_json
+from data.clips.dataset import PackedClips
 from data.latents.dataset import LatentDataset
 from data.video.decode import read_frames
 from data.video.encode import to_uint8
+from engine.config import TrainConfig
 from eval.features.classifier import ClassifierConfig, ClipClassifier
 from latte import Latte
-from latte.options import LatteOptions
+from latte.config import LatteOptions
 from latte.samplers import SamplerConfig, sample
 from latte.training_metadata import TrainingMetadata
 from scripts import cache_latents, eval_fvd, eval_reconstruction, inspect_cache, train_latte
@@ -50,14 +52,13 @@ def source(root: Path, name: str) -> str:
 
 
 def cached(root: Path, name: str, **changes) -> Path:
+    clips = {"frames": FRAMES[name], **SIZE}
+    clips |= {key: changes.pop(key) for key in clips.keys() & changes.keys()}
     options = {
         "vae": source(root, name),
-        "data": str(root / "shards"),
+        "data": PackedClips(folder=str(root / "shards"), **clips),
         "out": str(root / name / "latents"),
-        "frames": FRAMES[name],
-        "stride": 1,
         "workers": 0,
-        **SIZE,
         **changes,
     }
     cache_latents.run(cache_latents.CacheLatents(**options))
@@ -66,7 +67,7 @@ def cached(root: Path, name: str, **changes) -> Path:
 
 def trained(root: Path, name: str, latents: Path, **changes) -> Path:
     config = train_latte.TrainLatte(
-        train=train_latte.TrainConfig(
+        train=TrainConfig(
             folder=str(root / name / "latte"), steps=2, global_batch_size=2, save_every=2
         ),
         latents=str(latents),
@@ -110,12 +111,12 @@ def check_cache(latents: Path, model: VideoAutoencoder, name: str) -> None:
 @torch.no_grad()
 def check_samples(samples: Path, latte: Path, model: VideoAutoencoder, name: str) -> None:
     """The clips are what the VAE decodes from Latte's latents, at the length that was cached."""
-    notes, generator = TrainingMetadata.load(latte), Latte.from_pretrained(latte)
-    assert notes.frames == FRAMES[name]
-    z = sample(generator, notes.process, SAMPLER, indices=range(3), labels=[0, 1, 0], seed=0)
+    metadata, generator = TrainingMetadata.load(latte), Latte.from_pretrained(latte)
+    assert metadata.frames == FRAMES[name]
+    z = sample(generator, metadata.process, SAMPLER, indices=range(3), labels=[0, 1, 0], seed=0)
     if name == "opensora_v12":  # trained with scaling="vae"
-        assert_close(notes.denormalize(z), model.denormalize(z))
-    clips = model.decode(notes.denormalize(z), size=(FRAMES[name], 16, 16)).clamp(-1, 1)
+        assert_close(metadata.denormalize(z), model.denormalize(z))
+    clips = model.decode(metadata.denormalize(z), size=(FRAMES[name], 16, 16)).clamp(-1, 1)
     for i, clip in enumerate(clips):
         frames = read_frames(samples / f"clip-{i:06d}.mkv", range(FRAMES[name]))
         assert abs(frames.astype(int) - to_uint8(clip).astype(int)).max() <= 1

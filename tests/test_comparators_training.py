@@ -7,6 +7,8 @@ import torch
 from torch.testing import assert_close
 
 from common.cli import parse
+from data.clips.dataset import ClipConfig
+from engine.config import TrainConfig
 from engine.run_folder import read_log
 from scripts import train_vae
 from scripts.ablate import Ablate
@@ -34,10 +36,10 @@ def shards(tmp_path_factory):
 
 
 def config(shards, folder, row, **values) -> TrainVAE:
-    clips = train_vae.ClipConfig(folder=str(shards), frames=9, height=16, width=16)
+    clips = ClipConfig(folder=str(shards), frames=9, height=16, width=16)
     return TrainVAE(
         architecture=row,
-        train=train_vae.TrainConfig(
+        train=TrainConfig(
             folder=str(folder),
             steps=2,
             global_batch_size=2,
@@ -150,8 +152,8 @@ def test_sizes_that_a_comparator_does_not_take_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"5 frames, but the VAE needs 1 \+ 8n. Use 1 or 9"):
         TrainVAE(
             architecture="cogvideox",
-            train=train_vae.TrainConfig(folder=str(tmp_path), steps=1, global_batch_size=1),
-            data=train_vae.ClipConfig(folder=str(tmp_path), frames=5, height=16, width=16),
+            train=TrainConfig(folder=str(tmp_path), steps=1, global_batch_size=1),
+            data=ClipConfig(folder=str(tmp_path), frames=5, height=16, width=16),
             model=LIKE,
         )
 

@@ -56,7 +56,7 @@ class Command(Config):
         ({"names": None}, "names=null must be a list of a string"),
         ({"out": ""}, "out='' must not be empty"),
         ({"flag": 1}, "flag=1 must be true or false"),
-        ({"rate": None}, "rate=null must be Rate"),
+        ({"rate": None}, "rate=null must be a mapping"),
         ({"file": "x"}, "file='x' must be a path"),
     ],
 )
@@ -89,6 +89,9 @@ def test_whole_numbers_stand_for_floats_and_null_where_it_is_allowed():
         ("shown: {steps: 0}", "shown.steps"),
         ("rate: null", "rate"),
         ("betas: [.inf, 1]", r"betas\[0\]"),
+        ("rate: [.nan, .nan]", "rate"),
+        ("rate: []", "rate"),
+        ("other: [1]", "other"),
     ],
 )
 def test_the_full_path_of_a_refused_value_is_named(yaml, key, tmp_path):

@@ -18,10 +18,9 @@ from engine.memory import estimate_memory
 from engine.train import Trainer
 from latte import Latte
 from latte.diffusion_process import make_process
-from latte.joint import JointBatch
-from latte.training import LatteLoss
+from latte.training import JointBatch, LatteLoss
 from scripts.train_latte import TrainLatte
-from scripts.train_vae import TrainVAE, _blank
+from scripts.train_vae import TrainVAE
 from vae.adversarial import AdversarialLoss
 from vae.discriminator import Discriminator
 from vae.losses import VAELoss
@@ -85,7 +84,7 @@ def test_a_vae_stage_fits(name, fake, tmp_path):
         )
     prepare(trainer.model, recompute=config.activation_checkpointing, compile=False)
     step_loss = StepLoss(loss, model, accelerator, gan)
-    batch = _blank(config, 1)
+    batch = config.largest_batch(1)
     batch |= step_loss.draw(batch, 0, 0, range(len(batch["video"])))
     assert 0 < largest(trainer, batch, step_loss) < LARGEST
 

@@ -9,7 +9,10 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from common.files import read_json
+from data.clips.dataset import ClipConfig
+from engine.config import TrainConfig
 from engine.run_folder import read_log
+from latte.config import LatteOptions
 from latte.diffusion import DiffusionConfig
 from scripts import train_latte, train_vae
 from tests.builders.commands import run_script
@@ -30,21 +33,22 @@ def made(tmp_path_factory):
         pack(root / name, lengths)
     torch.manual_seed(0)
     VideoVAE(MODEL).save_pretrained(root / "vae")
-    places = {"vae": root / "vae", "data": root / "a" / "shards", "out": root / "latents"}
-    flags = [f"--{name}={value}" for name, value in {**places, **SIZE, "workers": 0}.items()]
+    places = {"vae": root / "vae", "data.folder": root / "a" / "shards", "out": root / "latents"}
+    size = {f"data.{name}": value for name, value in SIZE.items()}
+    flags = [f"--{name}={value}" for name, value in {**places, **size, "workers": 0}.items()]
     assert run_script("cache_latents.py", *flags) == 0
     return root
 
 
 def settings(folder, steps=4, **values):
     common = {"global_batch_size": 2, "log_every": 1, "save_every": 2, "learning_rate": 1e-3}
-    return train_vae.TrainConfig(**{"folder": str(folder), "steps": steps, **common, **values})
+    return TrainConfig(**{"folder": str(folder), "steps": steps, **common, **values})
 
 
 def vae_run(made, folder, data="a", **values):
     return train_vae.TrainVAE(
         train=settings(folder, **values),
-        data=train_vae.ClipConfig(folder=str(made / data / "shards"), **SIZE),
+        data=ClipConfig(folder=str(made / data / "shards"), **SIZE),
         model=MODEL,
         loss=VAELossConfig(perceptual="none"),
     )
@@ -52,7 +56,7 @@ def vae_run(made, folder, data="a", **values):
 
 def latte_run(made, folder, **values):
     options = {"size": "custom", "hidden_size": 16, "depth": 2, "num_heads": 2}
-    model = train_latte.LatteOptions(**options, class_conditional=False)
+    model = LatteOptions(**options, class_conditional=False)
     return train_latte.TrainLatte(
         train=settings(folder, **values), latents=str(made / "latents"), model=model
     )

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from common.files import read_json
+from data.clips.dataset import PackedClips
 from engine import accelerator as engine_accelerator
 from engine import fsdp
 from engine.accelerator import training_accelerator
@@ -63,8 +64,9 @@ def made(tmp_path_factory):
     pack(root, [12, 14, 16, 18])
     torch.manual_seed(0)
     VideoVAE(MODEL).save_pretrained(root / "vae")
-    places = {"vae": str(root / "vae"), "data": str(root / "shards"), "out": str(root / "latents")}
-    cache_latents.run(cache_latents.CacheLatents(**places, frames=5, stride=1, workers=0, **SIZE))
+    places = {"vae": str(root / "vae"), "out": str(root / "latents")}
+    data = PackedClips(folder=str(root / "shards"), frames=5, **SIZE)
+    cache_latents.run(cache_latents.CacheLatents(**places, data=data, workers=0))
     jobs = [
         (2, FSDP, train_latte.run, latte(root, "straight")),
         (2, FSDP, train_latte.run, latte(root, "resumed", steps=2)),

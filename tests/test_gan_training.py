@@ -21,6 +21,7 @@ from common.cli import _exit_code, parse
 from common.files import read_json
 from data.clips.buckets import Bucket, BucketConfig
 from engine.run_folder import read_log
+from eval.protocols.held_out import HeldOut, fixed_clips
 from scripts import train_vae
 from scripts.train_vae import TrainVAE
 from tests.builders.packed import pack
@@ -144,7 +145,10 @@ def test_raw_and_averaged_weights_are_scored_on_held_out_clips(shards, tmp_path)
     assert found == [set(), expected, expected]  # every second step, and the last
     assert lines[-1]["eval/raw/psnr"] != lines[-1]["eval/ema/psnr"]
     saved = VideoVAE.from_pretrained(tmp_path / "checkpoints" / "step-00000003" / "ema")
-    scores = train_vae._evaluate(config, train_vae._fixed_clips(config.held_out))(saved)
+    held_out = HeldOut(
+        fixed_clips(config.held_out), config.num_held_out_clips, 4, config.metric_networks
+    )
+    scores = held_out.scores(saved.reconstruct, torch.device("cpu"))
     assert_close(scores["psnr"], lines[-1]["eval/ema/psnr"])
     assert 0 < lines[-1]["seconds/data"] < lines[-1]["seconds_per_step"]
     assert lines[-1]["memory_gb"] > 0.01

@@ -6,8 +6,7 @@ from torch.testing import assert_close
 
 from data.clips.batch_order import BatchOrder
 from data.clips.loader import batches
-from data.latents.dataset import LatentDataset
-from data.latents.joint import JointLatents
+from data.latents.dataset import JointLatents, LatentDataset
 from tests.builders.latent_caches import VAE, complete, make_cache
 from tests.builders.packed import pack
 
@@ -30,7 +29,7 @@ def caches(tmp_path, packed):
     return videos, images
 
 
-def test_images_follow_the_clip_in_its_normalisation(caches):
+def test_images_follow_the_clip_in_its_normalization(caches):
     videos, images = (LatentDataset(folder, "mean") for folder in caches)
     assert images.latent_shape == (2, 1, 8, 8)
     joint = JointLatents(videos, images, 3)
@@ -76,9 +75,7 @@ def test_posteriors_are_sampled_and_batches_load(caches):
 
 def test_caches_that_do_not_fit_are_refused(caches, tmp_path, packed):
     videos, images = (LatentDataset(folder) for folder in caches)
-    with pytest.raises(
-        ValueError, match=r"shape \(2, 2, 8, 8\), but .* needs images of \(2, 1, 8, 8\)"
-    ):
+    with pytest.raises(ValueError, match=r"shape \(2, 2, 8, 8\), but .* must be of \(2, 1, 8, 8\)"):
         JointLatents(videos, videos, 1)
     with pytest.raises(ValueError, match="count=0"):
         JointLatents(videos, images, 0)

@@ -82,7 +82,7 @@ def test_statistics_are_those_of_sampled_latents(cached):
     assert dataset.manifest["statistics"]["std"] == pytest.approx(std, rel=1e-12)
 
 
-def test_sampled_latents_are_normalised(cached):
+def test_sampled_latents_are_normalized(cached):
     dataset = LatentDataset(cached)
     drawn = torch.stack([dataset[e, i]["latent"] for e in range(20) for i in range(len(dataset))])
     assert drawn.dtype == torch.float32
@@ -157,11 +157,10 @@ def test_a_killed_run_goes_on_to_the_same_bytes(cached, packed, tmp_path):
     cache.begin(6)
     with pytest.raises(KeyboardInterrupt):
         cache.write(dies, cache.pending(), batch_size=2)
-    with pytest.raises(ValueError, match=r"incomplete. Run scripts/cache_latents.py again"):
+    with pytest.raises(ValueError, match=r"no manifest\.json there.* scripts/cache_latents\.py"):
         LatentDataset(tmp_path)
     with pytest.raises(ValueError, match=r"shards \[2, 3, 4, 5\] are missing"):
         cache.finish()
-    (tmp_path / ".latents-000002.1.tmp.safetensors").touch()  # what kill -9 leaves behind
     assert complete(make_cache(tmp_path, packed)) == [2, 3, 4, 5]
     assert contents(tmp_path) == contents(cached)
 
@@ -185,10 +184,14 @@ def test_another_source_is_refused(copy, tmp_path):
         make_cache(copy, other)
 
 
-def test_shards_of_another_cache_do_not_count_without_its_manifest(copy, packed):
+def test_a_cache_without_its_manifest_or_identity(copy, packed):
     (copy / "manifest.json").unlink()
     assert make_cache(copy, packed).pending() == []
-    assert make_cache(copy, packed, seed=1).pending() == [0, 1, 2, 3, 4, 5]
+    with pytest.raises(ValueError, match=r"cache\.seed was 0, now 1"):
+        make_cache(copy, packed, seed=1)
+    (copy / "identity.json").unlink()
+    with pytest.raises(ValueError, match=r"holds latents-\S+ without identity\.json"):
+        make_cache(copy, packed)
 
 
 def test_verify_finds_a_damaged_shard(copy):
@@ -213,7 +216,7 @@ def test_missing_and_truncated_shards_are_refused_at_once(copy):
 
 
 def test_folders_that_are_no_cache_are_refused(copy, tmp_path):
-    with pytest.raises(ValueError, match=r"manifest.json: no such file"):
+    with pytest.raises(ValueError, match=r"no manifest\.json there"):
         LatentDataset(tmp_path)
     edit(copy, schema=7)
     with pytest.raises(ValueError, match="schema 7, but this version reads 1"):

@@ -9,7 +9,9 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from common.files import read_json
+from data.clips.dataset import PackedClips
 from data.video.decode import read_frames
+from engine.config import TrainConfig
 from engine.run_folder import read_log
 from eval.features.classifier import ClassifierConfig, ClipClassifier
 from eval.protocols.sample_fvd import SampleScoreConfig
@@ -26,7 +28,7 @@ FEW = SamplerConfig(method="ddim", steps=2)
 
 def configs(root, out):
     """A joint, class-conditional run with every kind of score, and clips of its weights."""
-    train = train_latte.TrainConfig(
+    train = TrainConfig(
         folder=str(out / "run"),
         steps=4,
         global_batch_size=4,
@@ -71,10 +73,10 @@ def made(tmp_path_factory):
         VAEConfig(z_dim=4, dim=4, channel_multipliers=(1, 1, 2, 2), num_blocks=1)
     ).save_pretrained(root / "vae")
     ClipClassifier(ClassifierConfig(num_classes=2, width=8)).save_pretrained(root / "features")
-    size = {"stride": 1, "height": 16, "width": 16, "workers": 0}
     for name, frames in (("latents", 9), ("images", 1)):
-        places = {"vae": str(root / "vae"), "data": str(shards), "out": str(root / name)}
-        cache_latents.run(cache_latents.CacheLatents(**places, frames=frames, **size))
+        data = PackedClips(folder=str(shards), frames=frames, height=16, width=16)
+        places = {"vae": str(root / "vae"), "out": str(root / name)}
+        cache_latents.run(cache_latents.CacheLatents(**places, data=data, workers=0))
     training, sampling = configs(root, root / "one")
     train_latte.run(training)
     sample.run(sampling)

@@ -11,9 +11,11 @@ from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from common.files import read_json
+from data.clips.dataset import PackedClips
 from data.latents.dataset import LatentDataset
 from data.video.decode import read_frames
 from data.video.encode import from_uint8
+from engine.config import TrainConfig
 from latte.samplers import SamplerConfig
 from scripts import cache_latents, sample, train_latte
 from scripts.sample import Sample
@@ -37,17 +39,13 @@ def made(tmp_path_factory):
         cache_latents.run(
             cache_latents.CacheLatents(
                 vae=str(root / "vae"),
-                data=str(shards),
+                data=PackedClips(folder=str(shards), frames=9, height=size, width=size),
                 out=str(root / f"latents{size}"),
-                frames=9,
-                stride=1,
-                height=size,
-                width=size,
                 workers=0,
             )
         )
     for conditional in (True, False):
-        train = train_latte.TrainConfig(
+        train = TrainConfig(
             folder=str(root / f"run_{conditional}"),
             steps=2,
             global_batch_size=2,

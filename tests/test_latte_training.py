@@ -10,7 +10,9 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from common.seeding import noise
+from data.clips.dataset import PackedClips
 from data.video.decode import read_frames
+from engine.config import TrainConfig
 from engine.optimization import StepInfo
 from engine.run_folder import read_log
 from eval.clips.clip_protocol import ClipProtocol
@@ -23,9 +25,8 @@ from eval.protocols.sample_fvd import SampleScoreConfig
 from latte import Latte
 from latte.diffusion import DiffusionConfig, GaussianDiffusion
 from latte.flow import FlowConfig, RectifiedFlow
-from latte.joint import JointBatch
 from latte.samplers import SamplerConfig
-from latte.training import LatteLoss
+from latte.training import JointBatch, LatteLoss
 from latte.training_metadata import TrainingMetadata
 from scripts import cache_latents, sample, train_latte
 from scripts.train_latte import ImageOptions, LatteOptions, TrainLatte
@@ -53,13 +54,12 @@ def made(tmp_path_factory):
 
 
 def cache(vae, shards, out, frames):
-    size = {"frames": frames, "stride": 1, "workers": 0, **SIZE}
-    places = {"vae": str(vae), "data": str(shards), "out": str(out)}
-    cache_latents.run(cache_latents.CacheLatents(**places, **size))
+    data = PackedClips(folder=str(shards), frames=frames, **SIZE)
+    cache_latents.run(cache_latents.CacheLatents(vae=str(vae), data=data, out=str(out), workers=0))
 
 
 def config(made, folder, steps=4, conditional=True, **values):
-    train = train_latte.TrainConfig(
+    train = TrainConfig(
         folder=str(folder),
         steps=steps,
         global_batch_size=4,
@@ -176,10 +176,10 @@ def test_a_joint_run_resumes_exactly_and_equals_its_micro_batches(made, tmp_path
 )
 def test_samples_are_drawn_by_the_process_that_was_trained(made, tmp_path, options):
     export = train_latte.run(config(made, tmp_path / "run", steps=1, **options))
-    notes = TrainingMetadata.load(export)
-    assert notes.diffusion == options.get("diffusion", DiffusionConfig())
-    assert notes.flow == options.get("flow")
-    assert isinstance(notes.process, RectifiedFlow if "flow" in options else GaussianDiffusion)
+    metadata = TrainingMetadata.load(export)
+    assert metadata.diffusion == options.get("diffusion", DiffusionConfig())
+    assert metadata.flow == options.get("flow")
+    assert isinstance(metadata.process, RectifiedFlow if "flow" in options else GaussianDiffusion)
     assert Latte.from_pretrained(export).config.learn_sigma == ("flow" not in options)
     settings = {
         "latte": str(export),
@@ -321,6 +321,6 @@ def test_options_that_do_not_fit(made, tmp_path):
     }
     with pytest.raises(ValueError, match=r"guidance=2\.0 needs a class-conditional model"):
         train_latte.run(config(made, tmp_path, conditional=False, **shown))
-    with pytest.raises(ValueError, match=r"shape \(4, 1, 2, 2\), but those of"):
+    with pytest.raises(ValueError, match=r"shape \(4, 1, 2, 2\), but beside those of"):
         train_latte.run(config(made, tmp_path, held_out=str(made / "images")))
     assert not list(tmp_path.iterdir())

@@ -9,6 +9,7 @@ import torch
 from common import stages
 from common.cli import parse
 from common.files import read_json
+from data.clips.dataset import PackedClips
 from engine.run_folder import read_log
 from eval.features.classifier import ClassifierConfig, ClipClassifier
 from latte.samplers import SamplerConfig
@@ -40,9 +41,9 @@ def curve(tmp_path):
     VideoVAE(
         VAEConfig(z_dim=4, dim=4, channel_multipliers=(1, 1, 2, 2), num_blocks=1)
     ).save_pretrained(tmp_path / "vae")
-    size = {"frames": 17, "stride": 1, "height": 16, "width": 16, "workers": 0}
+    data = PackedClips(folder=str(shards), frames=17, height=16, width=16)
     places = {"vae": str(tmp_path / "vae"), "out": str(tmp_path / "latents")}
-    cache_latents.run(cache_latents.CacheLatents(data=str(shards), **places, **size))
+    cache_latents.run(cache_latents.CacheLatents(data=data, **places, workers=0))
     ClipClassifier(ClassifierConfig(num_classes=2, width=8)).save_pretrained(tmp_path / "features")
     (tmp_path / "train.yaml").write_text(TRAIN.format(root=tmp_path))
     (tmp_path / "samples.yaml").write_text(SAMPLES.format(root=tmp_path))

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from engine.config import TrainConfig
 from eval.features.classifier import ClassifierConfig, ClipClassifier
+from latte.config import LatteOptions
 from scripts import train_latte
 from tests.builders.commands import run_script
 from tests.builders.packed import pack
@@ -28,10 +30,9 @@ def root(tmp_path_factory):
     model = VAEConfig(z_dim=4, dim=4, channel_multipliers=(1, 1, 2, 2), num_blocks=1)
     VideoVAE(model).save_pretrained(root / "vae")
     ClipClassifier(ClassifierConfig(num_classes=2, width=8)).save_pretrained(root / "features")
-    places = {"vae": root / "vae", "data": root / "shards", "out": root / "latents"}
-    assert run_script("cache_latents.py", *flags(places), *flags(CLIPS), "--workers=0") == 0
-    train = train_latte.TrainConfig(folder=str(root / "run"), steps=1, global_batch_size=2)
-    options = train_latte.LatteOptions(**LATTE, class_conditional=False)
+    assert run_script("cache_latents.py", *flags(caching(root, root / "latents"))) == 0
+    train = TrainConfig(folder=str(root / "run"), steps=1, global_batch_size=2)
+    options = LatteOptions(**LATTE, class_conditional=False)
     train_latte.run(
         train_latte.TrainLatte(train=train, latents=str(root / "latents"), model=options)
     )
@@ -39,6 +40,11 @@ def root(tmp_path_factory):
         (root / name).write_text("")
         (root / f"folder_{name}").mkdir()
     return root
+
+
+def caching(root, out):
+    clips = {f"data.{name}": value for name, value in CLIPS.items()}
+    return {"vae": root / "vae", "data.folder": root / "shards", "out": out, "workers": 0, **clips}
 
 
 def commands(root):
@@ -55,7 +61,7 @@ def commands(root):
             **{f"model.{name}": value for name, value in LATTE.items()},
         },
         "train_classifier": {**train, **clips, "channels": 8},
-        "cache_latents": {"out": out, "data": shards, "vae": root / "vae", "workers": 0, **CLIPS},
+        "cache_latents": caching(root, out),
         "sample": {
             **{"out": out, "latte": root / "run" / "export", "vae": root / "vae"},
             **{"num_clips": 1, "sampler.steps": 2, "sampler.method": "ddim"},
@@ -83,7 +89,7 @@ FOLDERS = [
     *(("train_vae", each) for each in ("train.folder", "data.folder", "init_from")),
     *(("train_latte", each) for each in ("train.folder", "latents", "init_from", "held_out")),
     *(("train_classifier", each) for each in ("train.folder", "data.folder", "test")),
-    *(("cache_latents", each) for each in ("out", "data", "vae")),
+    *(("cache_latents", each) for each in ("out", "data.folder", "vae")),
     *(("sample", each) for each in ("out", "latte", "vae", "mp4", "gif", "first_frames")),
     *(("eval_fvd", each) for each in ("real", "fake", "classifier", "cache")),
     *(("eval_is", each) for each in ("fake", "real", "classifier", "cache")),

@@ -32,7 +32,7 @@ CHANGES = {
         "data": SMALL,
         "model": MODEL,
     },
-    "latents": {**SMALL, "clips_per_video": 1},
+    "latents": {"data": SMALL, "clips_per_video": 1},
     "classifier": {
         "train": {"steps": 2, "save_every": 2, "log_every": 1},
         "data": SMALL,
@@ -174,13 +174,13 @@ def test_mistakes_of_the_user_are_one_line_and_leave_nothing(demo_run, tmp_path,
         ),
         "6 frames, but the VAE needs 1 + 4n": (
             *("cache_latents.py", "--vae", vae, "--out", "out"),
-            *("--data", run / "shards" / "train"),
-            *("--frames", "6", "--stride", "1", "--height", "16", "--width", "16"),
+            *("--data.folder", run / "shards" / "train"),
+            *("--data.frames", "6", "--data.height", "16", "--data.width", "16"),
         ),
         "height 12": (
             *("cache_latents.py", "--vae", vae, "--out", "out"),
-            *("--data", run / "shards" / "train"),
-            *("--stride", "1", "--height", "12", "--width", "16"),
+            *("--data.folder", run / "shards" / "train"),
+            *("--data.height", "12", "--data.width", "16"),
         ),
         "labels=(9,)": (
             *("sample.py", "--latte", run / "latte" / "export", "--vae", vae, "--out", "out"),

@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from data.clips.buckets import Bucket, BucketConfig
 from data.clips.dataset import ClipConfig, ClipDataset
 from data.clips.stream import StreamConfig, stream_batches, training_stream
+from engine.config import TrainConfig
 from engine.run_folder import read_log
 from scripts import train_vae
 from scripts.train_vae import TrainVAE
@@ -152,7 +153,7 @@ def test_a_stream_without_clips_is_given_up(folder, tmp_path, workers):
 
 
 def training(folder, run_folder, steps=2, batch=2, **changes):
-    train = train_vae.TrainConfig(
+    train = TrainConfig(
         folder=str(run_folder),
         steps=steps,
         global_batch_size=batch,
@@ -196,7 +197,7 @@ def test_a_run_logs_how_many_samples_were_bad(tmp_path):
 def test_a_resumed_stream_does_not_begin_with_the_first_clips_again(folder, tmp_path):
     source = training_stream(
         config(folder, start="center", crop="center"),
-        train_vae.TrainConfig(folder=str(tmp_path), steps=9, global_batch_size=8, seed=3),
+        TrainConfig(folder=str(tmp_path), steps=9, global_batch_size=8, seed=3),
         accelerator=SimpleNamespace(process_index=1, num_processes=2),  # type: ignore[arg-type]
     )
     first, again, resumed = (

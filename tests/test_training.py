@@ -14,7 +14,9 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from common.cli import parse
+from data.clips.dataset import ClipConfig, PackedClips
 from engine.run_folder import read_log
+from eval.protocols import held_out
 from scripts import cache_latents, train_latte, train_vae
 from scripts.train_latte import LatteOptions, TrainLatte
 from scripts.train_vae import TrainVAE
@@ -53,7 +55,10 @@ def latents(shards, vae, tmp_path_factory):
     out = tmp_path_factory.mktemp("data") / "latents"
     cache_latents.run(
         cache_latents.CacheLatents(
-            vae=str(vae), data=str(shards), out=str(out), frames=5, stride=1, workers=0, **SIZE
+            vae=str(vae),
+            data=PackedClips(folder=str(shards), frames=5, **SIZE),
+            out=str(out),
+            workers=0,
         )
     )
     return out
@@ -82,6 +87,26 @@ def test_a_resumed_run_equals_a_straight_one_bit_for_bit(kind, shards, latents, 
     run(config(tmp_path / "resumed"))  # done: changes nothing
     assert_same_run(tmp_path / "straight", tmp_path / "resumed")
     assert len(list((tmp_path / "straight" / "checkpoints").iterdir())) == 2
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_preview_lost_in_a_kill_is_drawn_from_the_checkpoint(last, shards, tmp_path, monkeypatch):
+    def preview(folder):
+        return folder / "samples" / "step-00000002.mp4"
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    steps = 2 if last else 4
+    train_vae.run(video_run(tmp_path / "straight", shards, steps))
+    with monkeypatch.context() as patch:
+        patch.setattr(held_out, "write_video", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train_vae.run(video_run(tmp_path / "killed", shards, steps))
+    assert not preview(tmp_path / "killed").exists()
+    train_vae.run(video_run(tmp_path / "killed", shards, steps))
+    assert preview(tmp_path / "killed").read_bytes() == preview(tmp_path / "straight").read_bytes()
+    assert_same_run(tmp_path / "straight", tmp_path / "killed")
 
 
 @pytest.mark.parametrize("kind", ["vae", "latte"])
@@ -185,7 +210,7 @@ def test_training_ends_with_the_export_the_scores_and_the_next_command(shards, t
 def test_a_video_vae_starts_from_an_image_vae(shards, tmp_path):
     image = TrainVAE(
         train=settings(tmp_path / "image", 1),
-        data=train_vae.ClipConfig(folder=str(shards), frames=1, **SIZE),
+        data=ClipConfig(folder=str(shards), frames=1, **SIZE),
         model=MODEL,
         stage="image",
         loss=VAELossConfig(perceptual="none"),
@@ -209,13 +234,13 @@ def test_mistakes_are_refused_before_the_run(shards, latents, vae, tmp_path):
     with pytest.raises(ValueError, match="6 frames, but the VAE needs"):
         TrainVAE(
             train=settings(tmp_path, 1),
-            data=train_vae.ClipConfig(folder=str(shards), frames=6, **SIZE),
+            data=ClipConfig(folder=str(shards), frames=6, **SIZE),
             model=MODEL,
         )
     with pytest.raises(ValueError, match=r"set data\.frames=1"):
         TrainVAE(
             train=settings(tmp_path, 1),
-            data=train_vae.ClipConfig(folder=str(shards), frames=5, **SIZE),
+            data=ClipConfig(folder=str(shards), frames=5, **SIZE),
             stage="image",
         )
     with pytest.raises(ValueError, match="fewer than one global batch"):
@@ -229,7 +254,7 @@ def test_missing_lpips_weights_are_refused_before_the_run(shards, tmp_path, monk
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "none"))
     config = TrainVAE(
         train=settings(tmp_path / "run", 1),
-        data=train_vae.ClipConfig(folder=str(shards), frames=5, **SIZE),
+        data=ClipConfig(folder=str(shards), frames=5, **SIZE),
         model=MODEL,
     )
     with pytest.raises(ValueError, match=r"vgg16-397923af\.pth.*perceptual to none"):

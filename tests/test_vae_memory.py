@@ -10,6 +10,7 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from common import measure
 from common.measure import LiveMemory
 from tests.builders.tiny_vae import LONG, TINY, make, video
 from vae import VAEConfig, VideoVAE, memory
@@ -183,12 +184,12 @@ def test_groups_fill_the_budget_and_no_more(monkeypatch):
 
 def test_the_host_has_what_the_system_and_the_container_leave(monkeypatch, tmp_path):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
-    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    monkeypatch.setattr(measure, "CGROUP", tmp_path)
     device = torch.device("cpu")
-    assert memory.free_memory(device) == 1000
+    assert measure.free_memory(device) == 1000
     (tmp_path / "memory.current").write_text("900\n")
     (tmp_path / "memory.stat").write_text("anon 600\ninactive_file 200\n")
     (tmp_path / "memory.max").write_text("max\n")
-    assert memory.free_memory(device) == 1000
+    assert measure.free_memory(device) == 1000
     (tmp_path / "memory.max").write_text("1500\n")
-    assert memory.free_memory(device) == 800
+    assert measure.free_memory(device) == 800

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd import grad
 
 from common.config import Config
-from engine.config import OptimizerConfig
+from engine.config import OptimizerConfig, TrainConfig
 from engine.optimization import DiscriminatorTraining, Losses, StepInfo
 from vae.discriminator import Discriminator, DiscriminatorConfig
 from vae.losses import REFERENCE_VALUES, VAELoss, wide
@@ -53,6 +53,19 @@ class AdversarialConfig(Config):
     """Its size."""
     optimizer: OptimizerConfig = field(default_factory=_optimizer)
     """Its learning rate, counted from start_step, and clipping."""
+
+    def check(self, train: TrainConfig, sizes: Sequence[tuple[int, int, int]]) -> None:
+        """Refuse (`ValueError`) a run that is too short or whose clips, of these frames, heights
+        and widths, are too small for the discriminator, or one in fp16."""
+        for _, height, width in sizes:
+            self.discriminator.check(height, width)
+        if self.start_step >= train.steps:
+            raise ValueError(
+                f"adversarial.start_step={self.start_step} is not before the end of the run at "
+                f"train.steps={train.steps}"
+            )
+        if train.precision == "fp16":
+            raise ValueError("precision=fp16 has one loss scale, a GAN two losses: use bf16")
 
     def ramp_at(self, step: int) -> float:
         """Share of the weight that counts after `step` finished steps, in [0, 1]."""

@@ -1,12 +1,11 @@
 """How many frame groups to run at once: as many as a share of the free memory holds."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
-import psutil
 import torch
 from torch import Tensor
 
+from common.measure import free_memory
 from vae.config import VAEConfig
 from vae.tiling import Tiling
 
@@ -17,8 +16,6 @@ LIVE_MAPS = 10
 """How many of its largest feature maps the VAE holds at once, at most; tests measure it."""
 MAX_ELEMENTS = 2**31 - 1
 """Of a tensor: kernels that index with 32 bits fail, or are wrong, beyond."""
-
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 def groups_that_fit(
@@ -80,31 +77,3 @@ def kept_values(config: VAEConfig) -> float:
     share = frames / 2 if config.branches == 2 and config.branch_convs == "2d3d" else frames
     convs = 2 * (config.num_blocks + 1) + 1  # of a decoder's level
     return share * convs * sum(width / 4**i for i, width in enumerate(config.widths))
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that can still be allocated: on a CUDA device, else in the host's memory.
-
-    On CUDA that is what the driver has free and what PyTorch holds but does not use; on the host
-    what the operating system calls available, within the limit of the container.
-    """
-    if device.type == "cuda":
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + unused
-    available = psutil.virtual_memory().available
-    limit = _container_memory()
-    return available if limit is None else min(available, limit)
-
-
-def _container_memory() -> int | None:
-    """Bytes left within the memory limit of the control group (Linux); None without one."""
-    try:
-        limit = (_CGROUP / "memory.max").read_text().strip()
-        used = (_CGROUP / "memory.current").read_text()
-        statistics = (_CGROUP / "memory.stat").read_text()
-    except OSError:
-        return None
-    if limit == "max":
-        return None
-    lines = dict(line.split() for line in statistics.splitlines())
-    return int(limit) - int(used) + int(lines.get("inactive_file", 0))  # file cache can go

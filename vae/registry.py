@@ -18,7 +18,7 @@ from vae.comparators.cv_vae import CVVAE, CVVAEConfig
 from vae.comparators.od_vae import ODVAE, ODVAEConfig, to_group_causal
 from vae.comparators.opensora_v12 import OpenSoraConfig, OpenSoraVAE
 from vae.comparators.wan import WanConfig, WanVAE
-from vae.config import VAEConfig
+from vae.config import PRESETS, VAEConfig
 from vae.image_vae import ImageVAE
 from vae.model import VideoVAE, weights_hash
 
@@ -37,6 +37,8 @@ OTHERS = (*COMPARATORS, GCCONV)
 """All names that `new_vae` takes."""
 NAMES = (OURS, *OTHERS)
 """All names that `load_vae` takes."""
+ARCHITECTURES = (*PRESETS, *OTHERS)
+"""What can be trained: rows of the paper's ablation, and models of others."""
 
 
 def load_vae(
@@ -133,6 +135,24 @@ def new_vae(name: str, like: VAEConfig) -> Comparator:
         ValueError: unknown name.
     """
     return _class(name)(comparator_config(name, like))
+
+
+def architecture_config(name: str, model: VAEConfig) -> VAEConfig | ComparatorConfig:
+    """The video VAE of one of `ARCHITECTURES`, with what it does not decide taken from `model`.
+
+    A row of the ablation whose width differs from the released model's keeps the proportion to
+    `model`'s; a model of others is scaled by `comparator_config`.
+
+    Raises:
+        ValueError: unknown name, or sizes that do not fit.
+    """
+    if name not in ARCHITECTURES:
+        raise ValueError(f"architecture={name!r}: use one of {', '.join(ARCHITECTURES)}")
+    if name in OTHERS:
+        return comparator_config(name, model)
+    changes, released = dict(PRESETS[name]), VAEConfig().dim
+    changes["dim"] = model.dim * changes.get("dim", released) // released
+    return replace(model, **changes)
 
 
 def comparator_config(name: str, like: VAEConfig) -> ComparatorConfig:

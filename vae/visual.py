@@ -3,7 +3,7 @@
 import torch
 from einops import rearrange
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from vae.base import VideoAutoencoder
 from vae.config import VAEConfig
@@ -24,9 +24,10 @@ def latent_maps(z: Float[Tensor, "b z t h w"]) -> Float[Tensor, "b z t h w"]:
 
 @torch.no_grad()
 def compared(
-    model: VideoAutoencoder, video: Float[Tensor, "1 3 t h w"]
+    model: nn.Module, video: Float[Tensor, "1 3 t h w"]
 ) -> list[Float[Tensor, "1 3 t h w"]]:
     """The video, its reconstruction, and with two branches the frames that were not selected."""
+    assert isinstance(model, VideoAutoencoder)
     z = model.encode(video).mode()
     shown = [video, model.decode(z, size=video.shape[2:])]
     if isinstance(model, VideoVAE) and model.config.branches == 2:

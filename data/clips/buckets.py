@@ -16,7 +16,7 @@ from common.config import Config
 from common.seeding import fold
 from data.clips.batch_order import BatchOrder
 from data.clips.dataset import ClipConfig, ClipDataset
-from data.clips.options import Quarantine
+from data.clips.options import Quarantine, Size
 
 CYCLE = 100
 """Steps in which every bucket has its share of the batches."""
@@ -36,6 +36,11 @@ class Bucket(Config):
     """Share of the steps, relative to the other buckets'."""
     batch_size: Annotated[int | None, Ge(1)] = None
     """Clips per step over all processes; default: as many as `pixels` allows."""
+
+    @property
+    def size(self) -> Size:
+        """Frames, height and width of a clip."""
+        return self.frames, self.height, self.width
 
     def __str__(self) -> str:
         return f"{self.frames}x{self.height}x{self.width}"

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from common.seeding import fold, generator
 from data.clips.batch_order import SHARDS_PER_GROUP
-from data.clips.options import ClipOptions, Quarantine
+from data.clips.options import AugmentedClipOptions, ClipOptions, Quarantine
 from data.shards.index import Sample, ShardIndex
 from data.shards.remote_cache import ShardCache
 from data.video.decode import DecodeError
@@ -23,8 +23,8 @@ SUBSTITUTES = 16  # tries in a row before a broken data set is given up
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipConfig(ClipOptions):
-    """Clips cut from packed videos."""
+class PackedClips(ClipOptions):
+    """Clips cut from packed videos: the middle of each."""
 
     folder: str
     """Folder, or address such as https://host/path, with index.json and the shards."""
@@ -33,6 +33,11 @@ class ClipConfig(ClipOptions):
     ~/.cache/ivvae/shards."""
     cache_gb: Annotated[float, Gt(0)] = 100.0
     """Size that this folder is kept below, in GB (10^9 bytes)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipConfig(AugmentedClipOptions, PackedClips):
+    """Clips cut from packed videos at random, for training."""
 
 
 class ClipDataset(Dataset):
@@ -59,7 +64,7 @@ class ClipDataset(Dataset):
 
     def __init__(
         self,
-        config: ClipConfig,
+        config: PackedClips,
         seed: int,
         index: ShardIndex | None = None,
         *,
@@ -190,7 +195,7 @@ def check_labels(where: str, labels: Any, classes: int) -> None:
         )
 
 
-def _check_room(index: ShardIndex, config: ClipConfig) -> None:
+def _check_room(index: ShardIndex, config: PackedClips) -> None:
     """Warn where shards would be downloaded again and again."""
     if not index.is_remote:
         return

@@ -17,10 +17,13 @@ from data.video.transforms import Filter, fit
 
 log = logging.getLogger(__name__)
 
+Size = tuple[int, int, int]
+"""Frames, height and width."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClipOptions(Config):
-    """Clips cut from videos."""
+    """Clips cut from videos: their middle, unless a subclass chooses otherwise."""
 
     frames: Annotated[int, Ge(1)] = 17
     """Frames per clip; 1 gives images."""
@@ -30,22 +33,13 @@ class ClipOptions(Config):
     """Clip height, pixels."""
     width: Annotated[int, Ge(1)] = 256
     """Clip width, pixels."""
-    start: Literal["random", "center"] = "random"
-    """First frame: anew each epoch, or so that the clip lies in the middle of its video."""
-    crop: Literal["random", "center"] = "random"
-    """Crop after the resize that keeps the aspect ratio."""
-    max_zoom: Annotated[float, Ge(1), Le(64)] = 1.0
-    """Scale frames to up to so many times the size that covers a clip before they are cropped, but
-    not beyond their own, by a factor drawn anew each epoch; 1 shows as much as fits in."""
-    flip: bool = False
-    """Mirror half of the clips, chosen anew each epoch. Not for time-lapse skies."""
     short_clips: Literal["skip", "loop", "shrink_stride"] = "skip"
     """Videos shorter than a clip: left out; repeated from their start; or read at the largest
     stride that fits (left out where even 1 does not)."""
     filter: Filter = "bicubic"
     """Kernel of the antialiased resize."""
     strict_decoding: bool = True
-    """Refuse videos with damaged data; otherwise decoders hide it in grey or smeared frames."""
+    """Refuse videos with damaged data; otherwise decoders hide it in gray or smeared frames."""
     decoder: Decoder = "pyav"
     """torchcodec, an optional package, takes less time and gives the same frames, with colors that
     differ by about a level; it needs strict_decoding=false."""
@@ -55,6 +49,11 @@ class ClipOptions(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_decoder(self.decoder, self.strict_decoding)
+
+    @property
+    def size(self) -> Size:
+        """Frames, height and width of a clip."""
+        return self.frames, self.height, self.width
 
     @property
     def span(self) -> int:
@@ -103,6 +102,27 @@ class ClipOptions(Config):
         pixels = torch.from_numpy(pixels)
         size, filter = (self.height, self.width), self.filter
         return fit(pixels, *size, crop=crop, flip=flip, zoom=zoom, filter=filter)
+
+    def choose(
+        self, slack: int, random: torch.Generator
+    ) -> tuple[int, tuple[float, float], bool, float]:
+        """Start, crop position, flip and zoom of one clip that may start at frames 0 to `slack`."""
+        return slack // 2, (0.5, 0.5), False, 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentedClipOptions(ClipOptions):
+    """Clips for training, cut at random."""
+
+    start: Literal["random", "center"] = "random"
+    """First frame: anew each epoch, or so that the clip lies in the middle of its video."""
+    crop: Literal["random", "center"] = "random"
+    """Crop after the resize that keeps the aspect ratio."""
+    max_zoom: Annotated[float, Ge(1), Le(64)] = 1.0
+    """Scale frames to up to so many times the size that covers a clip before they are cropped, but
+    not beyond their own, by a factor drawn anew each epoch; 1 shows as much as fits in."""
+    flip: bool = False
+    """Mirror half of the clips, chosen anew each epoch. Not for time-lapse skies."""
 
     def choose(
         self, slack: int, random: torch.Generator

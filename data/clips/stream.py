@@ -25,7 +25,7 @@ from webdataset.tariterators import tarfile_to_samples
 
 from common.seeding import fold, generator
 from data.clips.loader import collate, one_thread, start
-from data.clips.options import ClipOptions, Quarantine
+from data.clips.options import AugmentedClipOptions, Quarantine
 from data.shards.tar_entries import find_label, video_extension
 from data.video.decode import DecodeError
 from data.video.probe import probe
@@ -38,7 +38,7 @@ SEEN_AT_LEAST = 1000  # fractions of bad samples are taken of as many, before so
 
 
 @dataclass(frozen=True, kw_only=True)
-class StreamConfig(ClipOptions):
+class StreamConfig(AugmentedClipOptions):
     """Clips from webdataset shards in streaming mode."""
 
     urls: tuple[str, ...]

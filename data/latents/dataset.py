@@ -1,20 +1,18 @@
-"""Reading cached latents: posterior moments in safetensors shards, sampled and normalised."""
+"""Reading cached latents: posterior moments in safetensors shards, sampled and normalized."""
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from common.files import read_json, sha256_file
 from common.posterior import LOGVAR_RANGE
-from common.seeding import generator
-from data.clips.dataset import check_labels
+from common.seeding import fold, generator
+from data.latents.shards import REPAIR, ShardReader
 
 Scaling = Literal["cache", "vae"]
 SCHEMA = 1
@@ -26,13 +24,13 @@ class LatentDataset(Dataset):
     """Map-style data set over a latent cache: `dataset[(epoch, index)]`.
 
     The cache holds raw posterior moments; a sample is drawn here, anew each epoch, from
-    (seed, epoch, key) alone, and normalised per channel by the statistics of the whole cache.
+    (seed, epoch, key) alone, and normalized per channel by the statistics of the whole cache.
 
     Args:
         folder: what `LatentCache` wrote.
         posterior: "sample" draws from the posterior, "mean" takes its mean.
         seed: of the posterior's noise.
-        scaling: normalise by the cache's own statistics, or by the mean and std that are documented
+        scaling: normalize by the cache's own statistics, or by the mean and std that are documented
             of the VAE that made it.
 
     Attributes:
@@ -61,11 +59,6 @@ class LatentDataset(Dataset):
         self.posterior = posterior
         self.seed = seed
         self.manifest = read_manifest(self.folder)
-        if not self.manifest["complete"]:
-            raise ValueError(
-                f"{self.folder}: the latent cache is incomplete. Run scripts/cache_latents.py "
-                "again with the same options; it goes on where it stopped."
-            )
         self._check_files()
         self.hash = sha256_file(self.folder / MANIFEST)
         self.vae_hash: str = self.manifest["vae"]["sha256"]
@@ -75,7 +68,7 @@ class LatentDataset(Dataset):
         self.mean, self.std = self._statistics(scaling)
         self.shard_sizes: list[int] = [shard["count"] for shard in self.manifest["shards"]]
         self._ends = np.cumsum(self.shard_sizes)
-        self._open: dict[int, _Shard] = {}
+        self._open: dict[int, ShardReader] = {}
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -84,14 +77,14 @@ class LatentDataset(Dataset):
         """The latent of item `index` in `epoch`, `item = (epoch, index)`.
 
         Returns:
-            `latent` float32 `c t h w`, normalised; `label`, -1 without one; `key`.
+            `latent` float32 `c t h w`, normalized; `label`, -1 without one; `key`.
         """
         epoch, index = item
         latent, label, key = self.draw(epoch, index)
         return {"latent": self.normalize_(latent), "label": label, "key": key}
 
     def draw(self, epoch: int, index: int) -> tuple[Float[Tensor, "c t h w"], int, str]:
-        """A raw latent, not normalised, of the posterior of item `index`; its label; its key."""
+        """A raw latent, not normalized, of the posterior of item `index`; its label; its key."""
         row = self._row(index)
         if self.posterior == "mean":
             return row["moments"][: self.latent_shape[0]].float(), row["label"], row["key"]
@@ -154,7 +147,7 @@ class LatentDataset(Dataset):
             if sha256_file(self.folder / shard["file"]) != shard["sha256"]
         ]
         if damaged:
-            raise ValueError(f"{self.folder}: damaged {', '.join(damaged)}. {_REPAIR}")
+            raise ValueError(f"{self.folder}: damaged {', '.join(damaged)}. {REPAIR}")
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": {}}  # memory maps do not travel to other processes
@@ -179,7 +172,7 @@ class LatentDataset(Dataset):
             path = self.folder / shard["file"]
             size = path.stat().st_size if path.exists() else 0
             if size != shard["bytes"]:
-                raise ValueError(f"{path}: {size} bytes instead of {shard['bytes']}. {_REPAIR}")
+                raise ValueError(f"{path}: {size} bytes instead of {shard['bytes']}. {REPAIR}")
 
     def _row(self, index: int) -> dict[str, Any]:
         """Like `raw`, but `moments` is the mapped file itself: not to be changed."""
@@ -188,12 +181,12 @@ class LatentDataset(Dataset):
         number = int(np.searchsorted(self._ends, index, side="right"))
         return self._shard(number).item(index - int(self._ends[number]) + self.shard_sizes[number])
 
-    def _shard(self, number: int) -> "_Shard":
+    def _shard(self, number: int) -> ShardReader:
         if number not in self._open:
             if len(self._open) >= OPEN_SHARDS:
                 self._open.pop(next(iter(self._open)))
             path = self.folder / self.manifest["shards"][number]["file"]
-            self._open[number] = _Shard(path, len(self.class_names))
+            self._open[number] = ShardReader(path, len(self.class_names))
         return self._open[number]
 
     @staticmethod
@@ -201,40 +194,108 @@ class LatentDataset(Dataset):
         return values.to(z)[:, None, None, None]
 
 
-_REPAIR = "Run scripts/cache_latents.py again with the same options; it makes such shards anew."
+class JointLatents(Dataset):
+    """Clips, each with independent images behind it on the t axis: `dataset[(epoch, index)]`.
 
+    Which images follow a clip depends on (seed, epoch, the clip's key) alone; they may be of any
+    video. All latents are normalized by the statistics of the clips, which sampling inverts.
 
-class _Shard:
-    """One memory-mapped shard."""
+    Args:
+        videos: latents of clips.
+        images: latents of single frames by the same VAE: a cache made with `frames=1`.
+        count: images per clip.
 
-    def __init__(self, path: Path, classes: int):
-        try:
-            self.file = safe_open(path, framework="pt")
-        except SafetensorError as error:
-            raise ValueError(f"{path}: {error}. {_REPAIR}") from None
-        self.moments = self.file.get_tensor("moments")  # mapped, not read
-        self.keys: list[str] = json.loads(self.file.metadata()["keys"])
-        self.labels, self.starts, self.flips = (
-            self.file.get_tensor(name).tolist() for name in ("label", "clip_start", "flip")
-        )
-        check_labels(str(path), self.labels, classes)
+    Attributes:
+        shard_sizes: those of the clips, for `BatchOrder`.
+        latent_shape: (c, t, h, w) of the clips, without the images.
 
-    def item(self, row: int) -> dict[str, Any]:
+    Raises:
+        ValueError: another VAE, other classes, another size, or images that are clips.
+    """
+
+    def __init__(self, videos: LatentDataset, images: LatentDataset, count: int):
+        if count < 1:
+            raise ValueError(f"count={count} must be at least 1 image per clip")
+        check_alike(videos, images, classes=True, frames=1)
+        self.videos, self.images, self.count = videos, images, count
+        self.shard_sizes = videos.shard_sizes
+        self.latent_shape = videos.latent_shape
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
+        """A clip and its images.
+
+        Returns:
+            `latent` float32 `c (t + count) h w`, the images last; `label` of the clip, -1 without
+            one; `image_labels`, int64 of shape (count,); `key` of the clip.
+        """
+        epoch, index = item
+        clip, label, key = self.videos.draw(epoch, index)
+        parts, labels = [clip], []
+        for number in range(self.count):
+            chosen = fold(self.videos.seed, "joint", epoch, key, number) % len(self.images)
+            image, image_label, _ = self.images.draw(epoch, chosen)
+            parts.append(image)
+            labels.append(image_label)
+        latent = torch.cat(parts, dim=1)  # c (t count) h w
         return {
-            "moments": self.moments[row],
-            "label": self.labels[row],
-            "key": self.keys[row],
-            "start": self.starts[row],
-            "flip": self.flips[row],
+            "latent": self.videos.normalize_(latent),
+            "label": label,
+            "image_labels": torch.tensor(labels),
+            "key": key,
         }
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a latent cache, complete or not.
+def check_alike(
+    latents: LatentDataset, other: LatentDataset, *, classes: bool, frames: int | None = None
+) -> None:
+    """Refuse latents that do not go with `latents`, before anything slow.
+
+    Args:
+        classes: their classes must be the same.
+        frames: latent frames that `other` must have; by default as many as `latents`.
 
     Raises:
-        ValueError: none there, or of another schema.
+        ValueError: another VAE, another shape, or other classes.
     """
+    other.check_vae(latents.vae_hash)
+    c, t, h, w = latents.latent_shape
+    if other.latent_shape != (wanted := (c, frames or t, h, w)):
+        raise ValueError(
+            f"{other.folder}: latents of shape {other.latent_shape}, but beside those of "
+            f"{latents.folder} they must be of {wanted}. Cache them with the same size"
+            + (f" and data.frames={frames}." if frames else ".")
+        )
+    if classes and other.class_names != latents.class_names:
+        raise ValueError(
+            f"{other.folder}: its classes are not those of {latents.folder}. "
+            "Cache both from shards with the same classes."
+        )
+
+
+def check_labeled(latents: LatentDataset) -> None:
+    """Refuse (`ValueError`) latents without a label before the first comes up in a batch."""
+    without = sum(latents.label(i) < 0 for i in range(len(latents)))
+    if without:
+        raise ValueError(
+            f"{latents.folder}: {without} of {len(latents)} latents have no label; a "
+            "class-conditional model needs one for each"
+        )
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a latent cache.
+
+    Raises:
+        ValueError: none there, because the cache is incomplete, or of another schema.
+    """
+    if folder.is_dir() and not (folder / MANIFEST).exists():
+        raise ValueError(
+            f"{folder}: no {MANIFEST} there. It is written when the latent cache is complete: run "
+            "scripts/cache_latents.py (again), or name the folder of a cache."
+        )
     manifest = read_json(folder / MANIFEST)
     schema = manifest.get("schema") if isinstance(manifest, dict) else None
     if schema != SCHEMA:

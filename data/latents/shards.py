@@ -1,24 +1,30 @@
-"""The shards of a latent cache as files, each with a record that tells whether it is done.
+"""Shards of a latent cache: safetensors files, each with a record that tells whether it is done.
 
 latents-000000.safetensors   moments [n, 2c, t, h, w] float16 (mean, log-variance), label,
                              clip_start, flip; keys in the metadata
-latents-000000.json          its checksum, failures and sums: what a rerun checks
+latents-000000.json          `ShardRecord`: checksum, failures, sums for the cache's statistics
 """
 
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import numpy as np
 import safetensors.torch
 import torch
+from jaxtyping import Float16
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from common.files import atomic_path, read_json, sha256_file, write_json
+from common.posterior import LOGVAR_RANGE
+from data.clips.dataset import check_labels
 from data.latents.items import Item
-from data.latents.statistics import shard_sums
+
+REPAIR = "Run scripts/cache_latents.py again with the same options; it makes such shards anew."
 
 
 @dataclass
@@ -33,62 +39,156 @@ class ShardContent:
     """Key, video and reason of each clip left out."""
 
 
-class LatentShards:
-    """The shards in a folder.
+@dataclass(frozen=True)
+class ShardRecord:
+    """What is known of a shard; kept as JSON beside it."""
+
+    file: str
+    """Its name."""
+    count: int
+    """Items in it."""
+    bytes: int
+    """Its size."""
+    sha256: str
+    """Of the whole file."""
+    failures: list[dict[str, str]]
+    """Key, video and reason of each clip left out."""
+    sums: dict[str, Any]
+    """`shard_sums` of its moments."""
+
+    @classmethod
+    def load(cls, shard: Path) -> Self | None:
+        """The record of a shard; None if that or the shard is absent or the shard cut short.
+
+        Raises:
+            ValueError: the record is damaged.
+        """
+        path = shard.with_suffix(".json")
+        if not (shard.exists() and path.exists()):
+            return None
+        try:
+            record = cls(**read_json(path))
+        except TypeError as error:
+            raise ValueError(f"{path}: damaged ({error}). Delete it and run again.") from None
+        return record if record.bytes == shard.stat().st_size else None
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    """The file of shard `number`."""
+    return folder / f"latents-{number:06d}.safetensors"
+
+
+def is_done(shard: Path) -> bool:
+    """Whether a shard is there with its recorded checksum."""
+    record = ShardRecord.load(shard)
+    return record is not None and sha256_file(shard) == record.sha256
+
+
+def write_shard(
+    path: Path, content: ShardContent, labels: Sequence[int | None], shape: tuple[int, ...]
+) -> None:
+    """Write a shard and its record; each file appears whole or not at all.
 
     Args:
-        identity: hash of all that decides their contents; shards with another one count as missing.
+        labels: of each item.
         shape: (2c, t, h, w) of one item's moments.
     """
+    moments = torch.cat([torch.empty(0, *shape, dtype=torch.float16), *content.moments])
+    starts = [item.start for item in content.items]
+    flips = [item.flip for item in content.items]
+    data = safetensors.torch.save(
+        {
+            "moments": moments,
+            "label": torch.tensor([-1 if x is None else x for x in labels], dtype=torch.int64),
+            "clip_start": torch.tensor(starts, dtype=torch.int64),
+            "flip": torch.tensor(flips, dtype=torch.bool),
+        },
+        metadata={"keys": json.dumps([item.key for item in content.items])},
+    )
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+    record = ShardRecord(
+        file=path.name,
+        count=len(content.items),
+        bytes=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        failures=content.failures,
+        sums=shard_sums(moments.numpy()),
+    )
+    write_json(path.with_suffix(".json"), asdict(record))
 
-    def __init__(self, folder: Path, identity: str, shape: tuple[int, ...]):
-        self.folder = folder
-        self.identity = identity
-        self.shape = shape
 
-    def write(self, number: int, content: ShardContent, labels: Sequence[int | None]) -> None:
-        """Write shard `number` and its record; each file appears whole or not at all."""
-        empty = torch.empty(0, *self.shape, dtype=torch.float16)
-        moments = torch.cat([empty, *content.moments])
-        starts = [item.start for item in content.items]
-        flips = [item.flip for item in content.items]
-        data = safetensors.torch.save(
-            {
-                "moments": moments,
-                "label": torch.tensor([-1 if x is None else x for x in labels], dtype=torch.int64),
-                "clip_start": torch.tensor(starts, dtype=torch.int64),
-                "flip": torch.tensor(flips, dtype=torch.bool),
-            },
-            metadata={"keys": json.dumps([item.key for item in content.items])},
+class ShardReader:
+    """One memory-mapped shard.
+
+    Raises:
+        ValueError: it is damaged, or a label has no class name.
+    """
+
+    def __init__(self, path: Path, classes: int):
+        try:
+            self.file = safe_open(path, framework="pt")
+        except SafetensorError as error:
+            raise ValueError(f"{path}: {error}. {REPAIR}") from None
+        self.moments = self.file.get_tensor("moments")  # mapped, not read
+        self.keys: list[str] = json.loads(self.file.metadata()["keys"])
+        self.labels, self.starts, self.flips = (
+            self.file.get_tensor(name).tolist() for name in ("label", "clip_start", "flip")
         )
-        path = self._path(number)
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(data)
-        record = {
-            "file": path.name,
-            "count": len(content.items),
-            "bytes": len(data),
-            "sha256": hashlib.sha256(data).hexdigest(),
-            "failures": content.failures,
-            "sums": shard_sums(moments.numpy()),
-            "identity": self.identity,
+        check_labels(str(path), self.labels, classes)
+
+    def item(self, row: int) -> dict[str, Any]:
+        """One item; `moments` is the mapped file itself, not to be changed."""
+        return {
+            "moments": self.moments[row],
+            "label": self.labels[row],
+            "key": self.keys[row],
+            "start": self.starts[row],
+            "flip": self.flips[row],
         }
-        write_json(path.with_suffix(".json"), record)
 
-    def is_done(self, number: int) -> bool:
-        """Whether shard `number` is there with its recorded checksum."""
-        record = self.record(number)
-        return record is not None and sha256_file(self._path(number)) == record["sha256"]
 
-    def record(self, number: int) -> dict[str, Any] | None:
-        """What is noted about a shard; None if this or the shard is absent, short or of old."""
-        path = self._path(number)
-        record = path.with_suffix(".json")
-        if not (path.exists() and record.exists()):
-            return None
-        content = read_json(record)
-        fits = (content["identity"], content["bytes"]) == (self.identity, path.stat().st_size)
-        return content if fits else None
+def shard_sums(moments: Float16[np.ndarray, "n c2 t h w"]) -> dict[str, Any]:
+    """Count, mean and sum of squared deviations per channel of one shard's sampled latents.
 
-    def _path(self, number: int) -> Path:
-        return self.folder / f"latents-{number:06d}.safetensors"
+    In float64. A sample is mean + exp(logvar / 2) * noise, so the expected square of its deviation
+    is (mean - average)^2 + exp(logvar). NumPy sums in a fixed order, whatever the number of
+    threads.
+    """
+    n, c2, t, h, w = moments.shape
+    mean = np.zeros(c2 // 2)
+    for item in moments:
+        mean += item[: c2 // 2].mean(axis=(1, 2, 3), dtype=np.float64)
+    mean /= max(n, 1)
+    squares = np.zeros(c2 // 2)
+    for item in moments:
+        center, logvar = np.split(item.astype(np.float64), 2)
+        deviation = np.square(center - mean[:, None, None, None])
+        squares += (deviation + np.exp(logvar.clip(*LOGVAR_RANGE))).sum(axis=(1, 2, 3))
+    return {"count": n * t * h * w, "mean": mean.tolist(), "squares": squares.tolist()}
+
+
+def merge_sums(shards: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Statistics of the whole cache from those of its shards (Chan et al. 1979, eq. 2.1).
+
+    Raises:
+        ValueError: no values at all.
+    """
+    count, mean, squares = 0, np.float64(0), np.float64(0)
+    for shard in shards:
+        if not shard["count"]:
+            continue
+        total = count + shard["count"]
+        delta = np.array(shard["mean"]) - mean
+        squares = squares + np.array(shard["squares"]) + delta**2 * (count * shard["count"] / total)
+        mean = mean + delta * (shard["count"] / total)
+        count = total
+    if not count:
+        raise ValueError("no clip could be encoded, so the cache is empty")
+    return {
+        "of": "sampled raw latents, per channel over all items: the variance is that of the "
+        "posterior means plus the mean posterior variance",
+        "count_per_channel": count,
+        "mean": np.asarray(mean).tolist(),
+        "std": np.sqrt(squares / count).tolist(),
+    }

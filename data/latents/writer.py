@@ -1,17 +1,16 @@
 """Writing cached latents: whole shards per process, the same bytes however often it was stopped.
 
-A cache is a folder with `data.latents.shards` and a manifest.json, which says what was encoded and
-with what, and `complete` once all is there.
+A cache is a folder (`common.output_folder`) of `data.latents.shards` and, once all are there,
+manifest.json, which says what was encoded and with what.
 """
 
-import hashlib
 import importlib.metadata
 import json
 import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +20,24 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from common.config import differences
 from common.files import write_json
 from common.measure import Timing
+from common.output_folder import check_identity, write_identity
 from data.clips.dataset import ClipDataset
 from data.clips.loader import one_thread, start
-from data.latents.dataset import MANIFEST, SCHEMA, read_manifest
+from data.clips.options import ClipOptions
+from data.latents.dataset import MANIFEST, SCHEMA
 from data.latents.items import CacheConfig, CacheItems
-from data.latents.shards import LatentShards, ShardContent
-from data.latents.statistics import merge_sums
+from data.latents.shards import (
+    ShardContent,
+    ShardRecord,
+    is_done,
+    merge_sums,
+    shard_path,
+    write_shard,
+)
 
+PRODUCTS = (MANIFEST, "latents-*")
 LARGEST = 6e4  # float16 ends at 65504
 PACKAGES = ("ivvae", "torch", "av", "numpy", "safetensors")
 
@@ -71,19 +78,19 @@ class LatentCache:
         self.shards = self.items.shards
         self.latent_shape = latent_shape
         self.identity = self._identity(vae)
-        text = json.dumps(self.identity, sort_keys=True)
-        c, *rest = latent_shape
-        identity_hash = hashlib.sha256(text.encode()).hexdigest()
-        self._files = LatentShards(self.folder, identity_hash, (2 * c, *rest))
-        if (self.folder / MANIFEST).exists():
-            self._compare(read_manifest(self.folder))
+        check_identity(self.folder, self.identity, products=PRODUCTS)
 
     def pending(self, rank: int = 0, world_size: int = 1) -> list[int]:
         """Shards of process `rank` that are missing or differ from their recorded checksum."""
-        return [n for n in range(rank, self.shards, world_size) if not self._files.is_done(n)]
+        return [
+            number
+            for number in range(rank, self.shards, world_size)
+            if not is_done(shard_path(self.folder, number))
+        ]
 
     def begin(self, pending: int) -> None:
-        """Mark the cache incomplete, before any of `pending` shards (of all processes) is written.
+        """Record what the cache is made from, before any of `pending` shards (of all processes) is
+        written; until `finish` it is incomplete.
 
         Raises:
             ValueError: the disk has not enough room for them.
@@ -97,9 +104,8 @@ class LatentCache:
                 f"{self.folder}: {pending} shards need {need / 1e9:.1f} GB, but the disk has "
                 f"{free / 1e9:.1f} GB free. Free space or choose another folder."
             )
-        for leftover in self.folder.glob(".*.tmp.*"):  # of a process that was killed
-            leftover.unlink()
-        write_json(self.folder / MANIFEST, {**self.identity, "complete": False})
+        write_identity(self.folder, self.identity, products=PRODUCTS)
+        (self.folder / MANIFEST).unlink(missing_ok=True)
 
     def write(
         self,
@@ -124,10 +130,10 @@ class LatentCache:
             ValueError: moments of another shape, not finite or too large for float16; or more
                 unreadable videos than the clips' `max_error_fraction`.
         """
-        plan = [list(_chunks(self.items.in_shard(shard), batch_size)) for shard in shards]
+        batches = [list(_chunks(self.items.in_shard(shard), batch_size)) for shard in shards]
         loader = DataLoader(
             self.items,
-            batch_sampler=[batch for batches in plan for batch in batches],
+            batch_sampler=[batch for of_shard in batches for batch in of_shard],
             num_workers=workers,
             collate_fn=list,
             worker_init_fn=one_thread,
@@ -138,9 +144,9 @@ class LatentCache:
         total = sum(len(self.items.in_shard(shard)) for shard in shards)
         bar = tqdm(total=total, unit="clip", disable=not progress, smoothing=0.05)
         with bar, ThreadPoolExecutor(1) as writer:
-            for shard, batches in zip(shards, plan, strict=True):
+            for shard, of_shard in zip(shards, batches, strict=True):
                 content = ShardContent()
-                for batch in batches:
+                for batch in of_shard:
                     with timing.measure("decode"):
                         rows = next(stream)
                     with timing.measure("encode"):
@@ -150,7 +156,8 @@ class LatentCache:
                     if written:
                         written.result()
                 labels = [self.clips.sample(item.index).label for item in content.items]
-                written = writer.submit(self._files.write, shard, content, labels)
+                path = shard_path(self.folder, shard)
+                written = writer.submit(write_shard, path, content, labels, self._moments_shape)
             with timing.measure("write"):
                 if written:
                     written.result()
@@ -162,74 +169,61 @@ class LatentCache:
         Raises:
             ValueError: a shard is missing, or too many videos failed.
         """
-        records = [self._files.record(number) for number in range(self.shards)]
+        files = [shard_path(self.folder, number) for number in range(self.shards)]
+        records = [ShardRecord.load(file) for file in files]
         if missing := [number for number, record in enumerate(records) if record is None]:
             raise ValueError(f"{self.folder}: shards {missing[:10]} are missing. Run again.")
         done = [record for record in records if record is not None]
-        failures = [failure for record in done for failure in record["failures"]]
+        failures = [failure for record in done for failure in record.failures]
         for failure in failures:
             self.clips.quarantine.add(failure["video"], failure["reason"])
         manifest = {
             **self.identity,
             "split": Path(self.clips.config.folder).resolve().name,
             "shards": [
-                {k: record[k] for k in ("file", "count", "bytes", "sha256")} for record in done
+                {k: getattr(record, k) for k in ("file", "count", "bytes", "sha256")}
+                for record in done
             ],
             "totals": {
                 "videos": len(self.clips),
                 "too_short": self.clips.left_out,
-                "items": sum(record["count"] for record in done),
-                "bytes": sum(record["bytes"] for record in done),
+                "items": sum(record.count for record in done),
+                "bytes": sum(record.bytes for record in done),
                 "failures": len(failures),
             },
             "failures": failures,
-            "statistics": merge_sums([record["sums"] for record in done]),
+            "statistics": merge_sums([record.sums for record in done]),
             "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
             "frame_rate": self.clips.frame_rate,
-            "complete": True,
         }
         write_json(self.folder / MANIFEST, manifest)
         return manifest
 
     @property
     def complete(self) -> bool:
-        """Whether the manifest says that the cache is whole."""
-        path = self.folder / MANIFEST
-        return path.exists() and read_manifest(self.folder)["complete"]
+        """Whether the manifest is there, which is written last."""
+        return (self.folder / MANIFEST).exists()
+
+    @property
+    def _moments_shape(self) -> tuple[int, ...]:
+        c, *rest = self.latent_shape
+        return (2 * c, *rest)
 
     def _identity(self, vae: dict[str, Any]) -> dict[str, Any]:
         """Everything that decides the shards' contents."""
-        clips = self.clips.config
-        source = {
-            "hash": self.clips.hash,
-            "frames": clips.frames,
-            "stride": clips.stride,
-            "height": clips.height,
-            "width": clips.width,
-            "crop": "center",
-            "short_clips": clips.short_clips,
-            "filter": clips.filter,
-            "strict_decoding": clips.strict_decoding,
-            "decoder": "PyAV" if clips.decoder == "pyav" else clips.decoder,
-        }
+        clips, cache = self.clips.config, self.items.config
+        options = {field.name: getattr(clips, field.name) for field in fields(ClipOptions)}
+        del options["max_error_fraction"]
         identity = {
             "schema": SCHEMA,
             "vae": vae,
-            "source": source,
-            "cache": asdict(self.items.config),
+            "source": {"hash": self.clips.hash, **options, "crop": "center"},
+            "cache": {field.name: getattr(cache, field.name) for field in fields(CacheConfig)},
             "dtype": "float16",
             "latent_shape": self.latent_shape,
             "class_names": self.clips.class_names,
         }
         return json.loads(json.dumps(identity))
-
-    def _compare(self, old: dict[str, Any]) -> None:
-        changes = differences({key: old.get(key) for key in self.identity}, self.identity)
-        if changes:
-            raise ValueError(
-                f"{self.folder} holds another latent cache: {'; '.join(changes)}. "
-                "Choose another folder, or delete this one."
-            )
 
     def _encode(self, encode: Encode, rows: list[dict[str, Any]], content: ShardContent) -> None:
         for row in rows:
@@ -243,7 +237,7 @@ class LatentCache:
         if not good:
             return
         moments = encode(torch.stack([row["video"] for row in good])).detach().float()
-        if tuple(moments.shape) != (shape := (len(good), *self._files.shape)):
+        if tuple(moments.shape) != (shape := (len(good), *self._moments_shape)):
             raise ValueError(
                 f"the encoder gave {tuple(moments.shape)} for {len(good)} clips, "
                 f"but the cache needs {shape}"

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from common.files import sha256_file
 from data.latents.dataset import MANIFEST, read_manifest
-from data.latents.statistics import merge_sums, shard_sums
+from data.latents.shards import merge_sums, shard_sums
 from data.shards.index import INDEX, ShardIndex
 from data.shards.pool import map_ordered
 from data.shards.tar_entries import tar_members
@@ -84,7 +84,10 @@ def verify(
         return verify_shards(folder, decode=decode, workers=workers, progress=progress)
     if (folder / MANIFEST).exists():
         return verify_latents(folder, workers=workers, progress=progress)
-    raise ValueError(f"{folder}: neither {INDEX} of shards nor {MANIFEST} of a latent cache there")
+    raise ValueError(
+        f"{folder}: neither {INDEX} of shards nor {MANIFEST} of a latent cache there; each is "
+        "written last, when all else is complete"
+    )
 
 
 def verify_shards(
@@ -129,21 +132,16 @@ def verify_latents(folder: Path, *, workers: int = 0, progress: bool = True) -> 
     """Check a latent cache: complete, each shard's size, sha256, shapes, values; the statistics."""
     manifest = read_manifest(folder)
     path = str(folder / MANIFEST)
-    shards = manifest.get("shards", [])
-    problems: list[Problem] = []
-    if not manifest["complete"]:
-        problems.append(
-            Problem(path, "the cache is incomplete; run scripts/cache_latents.py again")
-        )
+    shards = manifest["shards"]
     check = partial(_check_latents, folder, manifest)
     results = map_ordered(check, shards, workers)
     bar = tqdm(results, total=len(shards), unit="shard", desc="latents", disable=not progress)
     found = list(bar)
-    problems += [problem for result in found for problem in result[0]]
+    problems = [problem for result in found for problem in result[0]]
     keys = Counter(key for result in found for key in result[1])
     repeated = [key for key, count in keys.items() if count > 1]
     problems += [Problem(path, "the key occurs twice", key) for key in repeated]
-    if manifest["complete"] and not problems:
+    if not problems:
         problems += _check_statistics(path, manifest, [result[2] for result in found])
     return Verification(
         kind="latents",

@@ -2,16 +2,21 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
-from torch import Tensor
+from accelerate import Accelerator
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from common.pixels import to_float
-from data.clips.dataset import ClipDataset
-from data.video.encode import to_uint8
+from data.clips.dataset import ClipConfig, ClipDataset
+from data.video.encode import to_uint8, write_video
+from engine.train import Preview
+from engine.watch import show_pictures
 from eval.features.extractors import full_precision
 from eval.features.feature_cache import finite_features
 from eval.features.metric_networks import NetworkConfig
@@ -107,9 +112,31 @@ class HeldOut:
         return {name: frechet_from_features(self._features, np.concatenate(features))}
 
 
-def side_by_side(
-    clips: Iterable[Sequence[Float[Tensor, "1 3 t h w"]]],
-) -> UInt8[np.ndarray, "t rows_h clips_w 3"]:
-    """Frames that show each clip as a column: versions of it, of one size, from top to bottom."""
-    columns = [torch.cat(list(rows), dim=3)[0].clamp(-1, 1).cpu() for rows in clips]
-    return to_uint8(torch.cat(columns, dim=3))
+def fixed_clips(config: ClipConfig) -> ClipDataset:
+    """The clips of a packed data set without random choices: the middle of every video."""
+    fixed = replace(config, start="center", crop="center", max_zoom=1.0, flip=False)
+    return ClipDataset(fixed, seed=0)
+
+
+def preview_of(
+    clips: ClipDataset,
+    count: int,
+    show: Callable[[nn.Module, Float[Tensor, "1 3 t h w"]], Sequence[Float[Tensor, "1 3 t h w"]]],
+    accelerator: Accelerator,
+) -> Preview:
+    """What shows the first clips side by side, in a file and where the log goes.
+
+    Args:
+        show: versions of a clip by the model, of one size; they stand below each other.
+    """
+
+    def write(model: nn.Module, raw: nn.Module, step: int, file: Path) -> None:
+        columns = []
+        for i in range(min(count, len(clips))):
+            rows = show(model, to_float(clips[(0, i)]["video"][None].to(accelerator.device)))
+            columns.append(torch.cat(list(rows), dim=3)[0].clamp(-1, 1).cpu())  # 3 t (rows h) w
+        frames = to_uint8(torch.cat(columns, dim=3))
+        write_video(file, frames, clips.frame_rate)
+        show_pictures(accelerator, "preview", frames[:: max(1, len(frames) - 1)], step)
+
+    return write

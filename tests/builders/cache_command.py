@@ -21,12 +21,12 @@ def write_inputs(folder: Path) -> Path:
 def arguments(inputs: Path, out: Path, **options) -> list[str]:
     values = {
         "vae": inputs / "vae",
-        "data": inputs / "shards",
+        "data.folder": inputs / "shards",
         "out": out,
-        "frames": 5,
-        "stride": 2,
-        "height": 16,
-        "width": 32,
+        "data.frames": 5,
+        "data.stride": 2,
+        "data.height": 16,
+        "data.width": 32,
         "clips_per_video": 2,
         "flip": "true",
         "batch_size": 3,

@@ -1,0 +1,111 @@
+"""The commands besides the chain whose configs `benchmarks.faults` changes; they read its files."""
+
+import os
+from pathlib import Path
+
+import yaml
+
+from benchmarks.fault_chain import Command, run
+from data.importers import IMPORTERS
+from vae import VAEConfig, VideoVAE
+
+TINY_VAE = {"z_dim": 4, "dim": 4, "channel_multipliers": [1, 1, 2, 2], "num_blocks": 1}
+
+
+def other_commands(root: Path) -> list[Command]:
+    """Every other script and subcommand than those of the chain that `make_chain` made at `root`.
+
+    Raises:
+        ValueError: what they read could not be made.
+    """
+    inputs = root / "inputs"
+    shards, vae = inputs / "shards", inputs / "train_vae" / "export"
+    latents, samples = inputs / "cache_latents", inputs / "sample"
+    classifier = inputs / "train_classifier" / "export"
+    clips = {"height": 16, "width": 16}
+    size = {"frames": 5, **clips}
+
+    # What the experiments train and sample by
+    configs = root / "configs"
+    configs.mkdir(exist_ok=True)
+    training = {"folder": "x", "steps": 2, "global_batch_size": 2, "save_every": 2}
+    row = {
+        "train": {**training, "evaluate_every": 2},
+        "data": {"folder": str(shards), **size},
+        "held_out": {"folder": str(shards), **size},
+        "num_held_out_clips": 1,
+        "num_previews": 0,
+        "model": TINY_VAE,
+        "loss": {"perceptual": "none"},
+    }
+    latte = {"size": "custom", "hidden_size": 16, "depth": 2, "num_heads": 2}
+    curve = {
+        "train": {**training, "save_every": 1},
+        "latents": str(inputs / "latents_17_frames"),
+        "model": {**latte, "class_conditional": True},
+    }
+    drawn = {"latte": "x", "vae": str(vae), "out": "x", "num_clips": 2, "sampler": {"steps": 2}}
+    files = {name: configs / f"{name}.yaml" for name in ("row", "curve", "drawn")}
+    for name, values in {"row": row, "curve": curve, "drawn": drawn}.items():
+        files[name].write_text(yaml.safe_dump(values))
+
+    # What others read
+    long = {"data.folder": shards, "data.frames": 17, "data.stride": 1, "data.short_clips": "loop"}
+    long |= {f"data.{name}": pixels for name, pixels in clips.items()}
+    long |= {"vae": vae, "workers": 0}
+    few = {"num_clips": 2, "save_clips": 2, "lpips": "none", "rfvd": "none", "workers": 0}
+    given = {"vae": [f"ours={vae}"], "data": shards, **size, **few}
+    reconstruct = Command("eval_reconstruction.py", given)
+    foreign, released = inputs / "foreign", inputs / "released"
+    foreign.mkdir(exist_ok=True)
+    for tar in shards.glob("*.tar"):
+        if not (foreign / tar.name).exists():
+            os.link(tar, foreign / tar.name)
+    if not released.exists():
+        VideoVAE(VAEConfig(z_dim=4, dim=8)).save_pretrained(released)
+    made = {
+        inputs / "latents_17_frames": Command("cache_latents.py", long),
+        inputs / "reconstruction": reconstruct,
+        inputs / "tars": Command("export_latents.py", {"latents": latents}),
+    }
+    for output, command in made.items():
+        if not output.exists():
+            code = run(command, command.arguments(output), root / "inputs.log")
+            if code:
+                raise ValueError(f"{command.script} ended with {code}: see {root / 'inputs.log'}")
+
+    reconstruction, page = inputs / "reconstruction", {"file": "out.html"}
+    figure = {
+        "comparison": {"run": reconstruction},
+        "caption": {"data": shards, "vae": [str(vae)], **clips, "text": "A"},
+        "latents": {"data": shards, "vae": vae, **clips},
+        "unselected": {"data": shards, "vae": vae, **clips},
+        "positions": {"run": [str(reconstruction)]},
+        "preservation": {"run": [str(reconstruction)]},
+        "samples": {"data": [str(samples)], "frames": [0, 4]},
+    }
+    packing = {"root": root / "videos", "short_side": 32, "min_frames": 1, "workers": 0}
+    sets = {name: dict(packing) for name in IMPORTERS}
+    sets["faceforensics"]["split"] = "all"
+    fast = {"steps": 2, "method": "ddim"}
+    return [
+        reconstruct,
+        made[inputs / "tars"],
+        Command("eval_is.py", {"fake": samples, "classifier": classifier, **size, "skip_fake": 0,
+                "num_clips": 4, "runs": 1, "splits": 1}, file="out.json"),
+        Command("index_shards.py", {"shards": foreign, "workers": 0}),
+        Command("inspect_cache.py", {"latents": latents, "vae": vae, "data": shards}),
+        Command("verify_data.py", {"data": shards, "workers": 0}, "report", file="out.json"),
+        Command("convert_checkpoint.py", {"source": released, "to": "released"}, file="out.pth"),
+        Command("report.py", {"results": [f"a={reconstruction}", f"b={inputs / 'eval_fvd.json'}",
+                f"c={samples}", f"d={inputs / 'train_vae'}"]}, **page),
+        Command("demo.py", {}, None),
+        Command("ablate.py", {"video": files["row"], "architectures": ["ivvae"], "seeds": [0]},
+                "folder"),
+        Command("learning_curve.py", {"train": files["curve"], "samples": files["drawn"],
+                "classifier": classifier, "reference": shards, "percents": [0, 50, 100],
+                "seeds": [0], "full": fast, "fast": fast}, "folder"),
+        *(Command("figures.py", options, subcommand=name, file="out.png")
+          for name, options in figure.items()),
+        *(Command("make_shards.py", options, subcommand=name) for name, options in sets.items()),
+    ]  # fmt: skip

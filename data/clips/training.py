@@ -1,0 +1,90 @@
+"""Where the clips of a training run come from: packed videos, of one size or of many; a stream."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from accelerate import Accelerator
+
+from common.config import Config
+from data.clips.buckets import Bucket, BucketClips, BucketConfig
+from data.clips.dataset import ClipConfig, ClipDataset
+from data.clips.loader import training_batches
+from data.clips.options import Size
+from data.clips.stream import StreamConfig, training_stream
+from engine.config import TrainConfig
+from engine.optimization import Batch
+from engine.prefetch import BatchSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipTraining(Config):
+    """How long to train, and on which clips."""
+
+    train: TrainConfig
+    """Length, batch, optimizer, run folder."""
+    data: ClipConfig | None = None
+    """Training clips, from indexed shards."""
+    stream: StreamConfig | None = None
+    """Training clips from shards that are read from start to end, in place of `data`: endless, and
+    a run that is resumed sees other clips than one that never stopped."""
+    buckets: BucketConfig | None = None
+    """Sizes of clips to mix, one per step; they replace frames, height and width of `data` and
+    train.global_batch_size. null: one size."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.data is None) == (self.stream is None):
+            raise ValueError("set either data or stream, where training clips come from; null: not")
+        if self.buckets is not None and self.stream is not None:
+            raise ValueError("buckets need data, whose videos' sizes are known: a stream has one")
+
+    @property
+    def mix(self) -> list[Bucket]:
+        """Every size of clips, with its batch size over all processes and its weight."""
+        if self.buckets is not None:
+            sizes = self.buckets.buckets
+            return [replace(size, batch_size=self.buckets.batch_size(size)) for size in sizes]
+        one = self.data or self.stream
+        assert one is not None  # __post_init__ has seen to it
+        frames, height, width = one.size
+        batch_size = self.train.global_batch_size
+        return [Bucket(frames=frames, height=height, width=width, batch_size=batch_size)]
+
+    @property
+    def sizes(self) -> list[Size]:
+        """Frames, height and width of the training clips."""
+        return [bucket.size for bucket in self.mix]
+
+    @property
+    def clips_per_step(self) -> float:
+        """Clips per step over all processes, on average."""
+        total = sum(bucket.weight for bucket in self.mix)
+        return sum(bucket.weight * (bucket.batch_size or 0) for bucket in self.mix) / total
+
+    def load(self, accelerator: Accelerator) -> tuple[BatchSource, list[ClipDataset]]:
+        """Batches from any step on, and the clips that they are made of by size; [] for a stream.
+
+        Raises:
+            ValueError: no usable clips, or a batch that the processes or the clips do not divide.
+        """
+        train = self.train
+        if self.stream is not None:
+            return training_stream(self.stream, train, accelerator), []
+        assert self.data is not None
+        if self.buckets is not None:
+            clips = BucketClips(self.data, self.buckets, seed=train.seed)
+            return training_batches(clips, train, accelerator), clips.sets
+        clips = ClipDataset(self.data, seed=train.seed)
+        return training_batches(clips, train, accelerator), [clips]
+
+    def largest_batch(self, processes: int) -> Batch:
+        """Black clips of the size and number that take a process most memory, of at most two
+        micro-batches."""
+        most, shape = 0, ()
+        for bucket in self.mix:
+            frames, height, width = bucket.size
+            local = (bucket.batch_size or 0) // processes
+            at_once = min(local, self.train.micro_batch_size or local)
+            if (values := at_once * frames * height * width) > most:
+                most, shape = values, (min(local, 2 * at_once), 3, frames, height, width)
+        return {"video": torch.zeros(shape, dtype=torch.uint8)}
