@@ -136,6 +136,14 @@ def test_fractions_of_static_clips_and_of_pairs(root):
     assert (still == still[0]).all()
 
 
+def test_speeds_are_drawn_evenly_up_to_the_largest(root):
+    records = Digits(root=root, num_clips=1000, speed=1, max_speed=5).scan().records
+    speeds = np.array([record.synthetic.speed for record in records])
+    assert 1 <= speeds.min() < 1.1
+    assert 4.9 < speeds.max() <= 5
+    assert speeds.mean() == pytest.approx(3, abs=0.15)
+
+
 def test_shards_hold_every_pixel_and_tell_other_clips_apart(root, tmp_path):
     found = Digits(root=root, num_clips=3, size=32, frames=9).scan()
     config = ShardConfig(codec="ffv1", min_frames=9)
@@ -160,6 +168,7 @@ def test_shards_hold_every_pixel_and_tell_other_clips_apart(root, tmp_path):
         ({"two_digits": 1.5}, r"two_digits=1\.5 must be at most 1"),
         ({"size": 36}, r"size=36 must be a multiple of 8"),
         ({"num_clips": 0}, r"num_clips=0 must be at least 1"),
+        ({"max_speed": 1.0}, r"max_speed=1\.0 must be at least speed=2\.0, and at most 16"),
         ({"change_frame": 17}, r"change_frame=17 .* 1 to 16 with frames=17"),
     ],
 )

@@ -154,6 +154,7 @@ def test_meter_equals_the_functions():
     assert_close(rows["ssim"], ssim(video, reconstruction).mean(1).tolist())
     assert_close(result["psnr"], psnr(video, reconstruction).mean().item())
     assert_close(result["psnr_pooled"], psnr_pooled(video, reconstruction))
+    assert_close(result["psnr_by_frame"], psnr(video, reconstruction).mean(0).tolist())
     assert_close(result["ssim"], ssim(video, reconstruction).mean().item())
     assert_close(
         result["ssim_by_position"], ssim_by_position(ssim(video, reconstruction))._asdict()

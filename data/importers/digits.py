@@ -67,6 +67,8 @@ class Digits(Importer):
     speed: Annotated[float, Ge(0), Le(16)] = 2.0
     """Pixels that a digit moves from frame to frame, in a direction of its own; it bounces off the
     borders."""
+    max_speed: Annotated[float, Ge(0), Le(16)] | None = None
+    """Draw each clip's speed evenly between `speed` and this one; by default all have `speed`."""
     swell: Annotated[float, Ge(0), Le(0.5)] = 0.15
     """Fraction by which a digit is at most larger or smaller than on the mean."""
     two_digits: Fraction = 0.5
@@ -83,6 +85,10 @@ class Digits(Importer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.max_speed is not None and self.max_speed < self.speed:
+            raise ValueError(
+                f"max_speed={self.max_speed} must be at least speed={self.speed}, and at most 16"
+            )
         if self.change_frame is not None and self.change_frame >= self.frames:
             raise ValueError(
                 f"change_frame={self.change_frame} must be a frame after the first: 1 to "
@@ -95,8 +101,10 @@ class Digits(Importer):
         records = []
         for number in range(self.num_clips):
             label = number % CLASSES
-            chance = _rng(self.split, self.seed, number, "kind").random(2)
+            chance = _rng(self.split, self.seed, number, "kind").random(3)
             moves = chance[0] >= self.static
+            fastest = self.speed if self.max_speed is None else self.max_speed
+            speed = self.speed + chance[2] * (fastest - self.speed)
             clip = DigitsClip(
                 split=self.split,
                 seed=self.seed,
@@ -105,7 +113,7 @@ class Digits(Importer):
                 size=self.size,
                 num_frames=self.frames,
                 fps=FPS,
-                speed=self.speed if moves else 0.0,
+                speed=speed if moves else 0.0,
                 swell=self.swell if moves else 0.0,
                 num_digits=2 if chance[1] < self.two_digits else 1,
                 change_frame=self.change_frame,

@@ -169,6 +169,7 @@ class ReconstructionMeter:
             "psnr": ratio.mean(1).sum(),
             "ssim": similarity.mean(1).sum(),
             "mse": mse.mean(1).sum(),
+            "frame_psnr": ratio.sum(0),  # t
             "frame_ssim": similarity.sum(0),  # t
             "flicker": _frame_flicker(x, y) * count,  # t - 1
             **_absolute_sums(x, y),
@@ -184,9 +185,10 @@ class ReconstructionMeter:
         """All metrics over everything added so far, ready for JSON.
 
         Returns:
-            `psnr` and `psnr_pooled` (dB), `ssim`, `information_preservation` (for both ranges),
-            `ssim_by_position` (`positions`, `margin`), `flicker` (`border`, `inside`), and the
-            counts `videos`, `frames` (per video) and `perfect_frames`.
+            `psnr` and `psnr_pooled` (dB), `psnr_by_frame` (of each frame of a video, dB), `ssim`,
+            `information_preservation` (for both ranges), `ssim_by_position` (`positions`,
+            `margin`), `flicker` (`border`, `inside`), and the counts `videos`, `frames` (per video)
+            and `perfect_frames`.
 
         Raises:
             ValueError: no batch yet.
@@ -198,6 +200,7 @@ class ReconstructionMeter:
         return {
             "psnr": means["psnr"].item(),
             "psnr_pooled": psnr_from_mse(means["mse"]).item(),
+            "psnr_by_frame": means["frame_psnr"].tolist(),
             "ssim": means["ssim"].item(),
             "information_preservation": _preservation(self._sums),
             "ssim_by_position": by_position._asdict(),

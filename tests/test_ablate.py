@@ -1,0 +1,140 @@
+"""The ablation: which runs start from what, what is measured together, what the tables say."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+import scripts.ablate as ablate
+from eval.protocols.claims import Claim
+from eval.report.ablation_tables import ablation_section
+from scripts.ablate import Ablate
+from vae import VAEConfig, VideoVAE
+
+CLAIM = Claim(
+    claim="D is even", row="ktc_gcconv_from_image", than="ktc_from_image",
+    score="fast/ssim_margin", expected="lower",
+)  # fmt: skip
+
+
+class FakeStages:
+    """In place of training and measuring: writes what the commands would leave, and remembers."""
+
+    calls: list[tuple[str, dict]]
+
+    def __init__(self, **_):
+        pass
+
+    def run(self, record, script, options, *, config=None, inputs=()):
+        FakeStages.calls.append((script, dict(options)))
+        assert all(Path(file).is_file() for file in inputs), inputs
+        if script == "train_vae.py":
+            folder = Path(options["train.folder"])
+            vae = VideoVAE(VAEConfig(z_dim=4, dim=2, num_blocks=1))
+            vae.save_pretrained(folder / "export")
+            (folder / "log.jsonl").write_text('{"step": 1, "eval/ema/psnr": 20.5}\n')
+        else:
+            seed = int(options["out"].name.split("-")[1])
+            names = [each.split("=")[0] for each in options["vae"]]
+            metrics = {
+                name: {
+                    "psnr": 20 + i + seed,
+                    "ssim": 0.5,
+                    "ssim_by_position": {"positions": [0.5, 0.6], "margin": 0.1 - 0.01 * i},
+                    "psnr_by_frame": [21.0, 22.0],
+                }
+                for i, name in enumerate([*names, "trilinear", "keyframes"])
+            }
+            options["out"].mkdir(parents=True)
+            (options["out"] / "metrics.json").write_text(json.dumps({"metrics": metrics}))
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch) -> Path:
+    FakeStages.calls = []
+    monkeypatch.setattr(ablate, "CommandStages", FakeStages)
+    shards = tmp_path / "fast"
+    shards.mkdir()
+    (shards / "index.json").write_text("{}")
+    data = {"folder": str(shards), "frames": 9, "height": 32, "width": 32}
+    for name in ("image", "video"):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({"data": data}))
+    return tmp_path
+
+
+def config(files: Path, **options) -> Ablate:
+    return Ablate(
+        folder=files / "run", video=files / "video.yaml", image=files / "image.yaml", **options
+    )
+
+
+def starts() -> dict[str, str | None]:
+    """The folder of every training, and what it started from, below the folder of the runs."""
+    options = [given for script, given in FakeStages.calls if script == "train_vae.py"]
+    return {
+        "/".join(each["train.folder"].parts[-2:]): "/".join(each["init_from"].parts[-3:-1])
+        if "init_from" in each
+        else None
+        for each in options
+    }
+
+
+def test_rows_share_an_image_vae_where_theirs_are_alike(files):
+    rows = ("baseline", "baseline_gcconv", "ktc", "ktc_gcconv", "ivvae")
+    ablate.run(config(files, architectures=("ivvae",), image_starts=rows, seeds=(0, 1)))
+    found = starts()
+    assert found["ivvae/video-1"] is None
+    for row, image in zip(rows, ("baseline", "baseline", "ktc", "ktc", "ivvae"), strict=True):
+        for seed in (0, 1):
+            assert found[f"{row}_from_image/video-{seed}"] == f"images/{image}-{seed}"
+    FakeStages.calls = []
+    ablate.run(config(files, image_starts=("ktc",), seeds=(0, 1), image_seed=7))
+    assert starts()["ktc_from_image/video-1"] == "images/ktc-7"
+
+
+def test_rows_go_on_from_the_weights_of_another_row(files):
+    continued = {"od_vae_gcconv": "od_vae", "od_vae": "od_vae"}
+    ablate.run(config(files, architectures=("od_vae",), continued=continued, seeds=(3,)))
+    assert starts() == {
+        "od_vae/video-3": None,
+        "od_vae_gcconv_from_od_vae/video-3": "od_vae/video-3",
+        "od_vae_from_od_vae/video-3": "od_vae/video-3",
+    }
+
+
+def test_rows_of_a_seed_are_measured_together_and_claims_judged(files, capsys):
+    options = {"architectures": (), "image_starts": ("ktc", "ktc_gcconv"), "claims": (CLAIM,)}
+    ablate.run(config(files, tests={"fast": files / "fast"}, **options))
+    measured = [given for script, given in FakeStages.calls if script == "eval_reconstruction.py"]
+    assert len(measured) == 3  # one for each seed
+    assert [each.split("=")[0] for each in measured[0]["vae"]] == [
+        "ktc_from_image", "ktc_gcconv_from_image",
+    ]  # fmt: skip
+    assert (measured[0]["frames"], measured[0]["height"]) == (9, 32)
+    result = json.loads((files / "run" / "ablation.json").read_text())
+    scores = result["rows"]["ktc_gcconv_from_image"]["scores"]
+    assert scores["2"]["fast/psnr"] == 23
+    assert scores["2"]["psnr"] == 20.5  # of the log
+    text = (files / "run" / "ablation.md").read_text()
+    assert "D is even: shown. fast/ssim_margin of ktc_gcconv_from_image less" in text
+    assert "22.00 ± 1.00" in text
+    assert "keyframes" not in text  # compresses nothing
+    section = ablation_section("digits", result)
+    assert section.intro == result["claims"]
+    assert [table.title for table in section.items] == ["Held-out clips", "Test set fast"]
+    assert text in capsys.readouterr().out + "\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"claims": (CLAIM,)}, "no row ktc_gcconv_from_image; there are baseline, "),
+        ({"continued": {"ktc": "od_vae"}}, "continued: od_vae is not one of"),
+        ({"continued": {"kct": "ivvae"}}, "row 'kct': use some of baseline"),
+        ({"architectures": ()}, "name at least one seed and one row"),
+    ],
+)
+def test_mistakes_are_refused(files, options, message):
+    with pytest.raises(ValueError, match=message):
+        config(files, **options)
