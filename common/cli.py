@@ -8,9 +8,12 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 import jsonargparse
+import jsonargparse.typing
+import torch
 
 from common.config import (
     check_value,
@@ -41,6 +44,16 @@ WORDS = {
 """Bounds as the help text says them."""
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+def _path(text: str) -> Path:
+    """An empty path would stand for the folder that the command is started in."""
+    if not text:
+        raise ValueError("a path must not be empty; . is the present folder")
+    return Path(text)
+
+
+jsonargparse.typing.register_type(Path, str, _path, fail_already_registered=False)
 
 
 class Stopped(Exception):
@@ -174,11 +187,26 @@ def _exit_code(
             raise
         where = error.filename2 or error.filename or "output"
         return _complain(f"{where}: {error.strerror}. {REMEDIES[error.errno]}.", 2)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error) or os.environ.get("IVVAE_TRACEBACK"):
+            raise
+        return _complain(
+            "more memory is needed than there is. Lower the clips at once (batch_size, "
+            f"micro_batch_size), their size or the model. ({type(error).__name__}: {error})",
+            2,
+        )
     except Stopped as stopped:
         return _complain(str(stopped), stopped.code)
     except KeyboardInterrupt:
         return _complain("interrupted", 130)
     return 0
+
+
+def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
+    """Whether memory was refused; torch says so, on a CPU, in the words of an error alone."""
+    words = ("can't allocate memory", "Storage size calculation overflowed")
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds) or any(each in str(error) for each in words)
 
 
 _OTHER_FOLDER = "Free space or choose another folder, then rerun"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 
 from common.config import MAY_CHANGE, Config, Workers
 
@@ -34,7 +34,7 @@ class TrainConfig(OptimizerConfig):
 
     folder: Annotated[str, MAY_CHANGE]
     """Run folder; rerunning with the same folder resumes."""
-    steps: Annotated[int, Ge(1), MAY_CHANGE]
+    steps: Annotated[int, Ge(1), Le(10**9), MAY_CHANGE]
     """Optimizer steps in all."""
     global_batch_size: Annotated[int, Ge(1)]
     """Clips per step over all processes."""
@@ -58,7 +58,7 @@ class TrainConfig(OptimizerConfig):
     """Also keep the checkpoints whose step is a multiple of this; null: none."""
     evaluate_every: Annotated[int | None, Ge(1), MAY_CHANGE] = None
     """Steps between evaluations on held-out data, where the command has them; null: never."""
-    max_skipped_steps: Annotated[int, Ge(1), MAY_CHANGE] = 10
+    max_skipped_steps: Annotated[int, Ge(1), Le(10**9), MAY_CHANGE] = 10
     """A step with a loss or gradient that is not finite changes no weight; the run stops when so
     many come in a row."""
     spike_factor: Annotated[float | None, Gt(1)] = None

@@ -47,7 +47,7 @@ class LatteConfig(_Transformer):
     """Columns of the latent; a multiple of patch_size."""
     hidden_size: Annotated[int, Ge(1), MultipleOf(4)] = 1152
     """Width of a token; a multiple of num_heads and of 4."""
-    depth: Annotated[int, Ge(1)] = 28
+    depth: Annotated[int, Ge(1), Le(1000)] = 28
     """Blocks in all; variants 1 and 2: half of them spatial, half temporal."""
     num_heads: Annotated[int, Ge(1)] = 16
     """Attention heads per block."""
@@ -131,7 +131,7 @@ class LatteOptions(_Transformer):
     """One of the paper's sizes, or custom: then give hidden_size, depth and num_heads."""
     hidden_size: Annotated[int | None, Ge(1)] = None
     """Width of a token (custom size)."""
-    depth: Annotated[int | None, Ge(1)] = None
+    depth: Annotated[int | None, Ge(1), Le(1000)] = None
     """Blocks in all (custom size)."""
     num_heads: Annotated[int | None, Ge(1)] = None
     """Attention heads per block (custom size)."""

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch._guards import detect_fake_mode
@@ -50,7 +50,7 @@ def model_at(model: ModelFn | Interval, timestep: float) -> ModelFn:
 class DiffusionConfig(Config):
     """Noise schedule of the training process, what the model predicts and how it is weighted."""
 
-    steps: Annotated[int, Ge(2)] = 1000
+    steps: Annotated[int, Ge(2), Le(100_000)] = 1000
     """Diffusion steps T."""
     beta_start: Annotated[float, Gt(0)] = 1e-4
     """Variance added by the first step; the betas in between lie on a line."""

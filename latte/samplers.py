@@ -37,7 +37,7 @@ class SamplerConfig(Config):
     method: Literal["ddpm", "ddim", "dpm_solver", "euler", "heun"] = "ddpm"
     """For a diffusion: ddpm draws new noise at each step; ddim with eta 0 only at the start;
     dpm_solver is DPM-Solver++ of order 2 (needs diffusers). For a flow: euler or heun."""
-    steps: Annotated[int, Ge(1)] = 250
+    steps: Annotated[int, Ge(1), Le(100_000)] = 250
     """Sampling steps; for a diffusion from 2 to the schedule's length."""
     spacing: Spacing = "fractional"
     """Which timesteps ddpm and ddim take: fractional spreads them evenly from first to last; stride

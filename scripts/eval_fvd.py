@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
 from common.accelerator import make_accelerator
 from common.cli import main
@@ -39,7 +39,7 @@ class EvalFVD(FVDClips):
     """Folder of a trained classifier to use instead of I3D; the score is named after it."""
     allow_rate_mismatch: bool = False
     """Accept frame rates over strides that differ between the sides."""
-    resamples: Annotated[int, Ge(0)] = 20
+    resamples: Annotated[int, Ge(0), Le(100_000)] = 20
     """Bootstrap resamples for the standard deviation; 0 leaves it out."""
     feature_cache: str | None = None
     """Folder that keeps features for the next run; null keeps none."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
 from common.accelerator import make_accelerator
 from common.cli import main
@@ -35,7 +35,7 @@ class EvalIS(Measurement):
     Only scores of one protocol compare."""
     num_clips: Annotated[int, Ge(2)] | None = None
     """Clips per run instead of the protocol's; the score then has another name."""
-    runs: Annotated[int, Ge(1)] | None = None
+    runs: Annotated[int, Ge(1), Le(10_000)] | None = None
     """Runs instead of the protocol's."""
     splits: Annotated[int, Ge(1)] | None = None
     """Splits instead of the protocol's."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from common.accelerator import make_accelerator
@@ -66,10 +66,10 @@ class EvalReconstruction(NetworkConfig, Measurement):
     windows: InferenceWindows = "official"
     """Run VAEs of others in the windows of their authors' inference, or in a single one for the
     whole clip, which changes the result of most."""
-    repeats: Annotated[int, Ge(0)] = 0
+    repeats: Annotated[int, Ge(0), Le(1000)] = 0
     """Timed runs of encoding and of decoding a clip of cost_frames x cost_height x cost_width; 0
     measures no time and no memory. On a CPU, choose a small size."""
-    warmup: Annotated[int, Ge(0)] = 1
+    warmup: Annotated[int, Ge(0), Le(1000)] = 1
     """Runs before those, not counted."""
     cost_frames: Annotated[int, Ge(1)] = 17
     """The supplement's Table 6 has 17 frames."""

@@ -53,6 +53,19 @@ MAY_CHANGE = {
     train_classifier.TrainClassifier: set(),
 }
 
+LOOPS = (
+    "clips_per_video",
+    "num_blocks",
+    "layers",
+    "depth",
+    "steps",
+    "resamples",
+    "runs",
+    "repeats",
+    "warmup",
+)
+"""Fields by whose number something is repeated, without which memory would be the bound."""
+
 
 def options(hint):
     base = base_type(hint)
@@ -77,6 +90,8 @@ def test_null_infinity_and_absurd_workers_are_refused_at_every_depth(command):
         assert refuses(None, field) != (types.NoneType in kinds), field
         assert all(refuses(value, field) for value in (math.inf, -math.inf, math.nan)), field
         assert refuses("", field), field
+        if field.name.rpartition(".")[2] in LOOPS:
+            assert refuses(10**12, field), field
         if field.name.endswith("workers"):
             assert refuses(-1, field), field
             assert refuses(10**9, field), field

@@ -38,6 +38,7 @@ class Command(Config):
     other: Rate | None = None
     rates: list[Rate] = field(default_factory=list)
     file: Path = Path("x")
+    files: tuple[Path, ...] = ()
 
 
 @pytest.mark.parametrize(
@@ -90,6 +91,8 @@ def test_whole_numbers_stand_for_floats_and_null_where_it_is_allowed():
         ("rate: null", "rate"),
         ("betas: [.inf, 1]", r"betas\[0\]"),
         ("rate: [.nan, .nan]", "rate"),
+        ("file: ''", "file"),
+        ("files: [x, '']", "files"),
         ("rate: []", "rate"),
         ("other: [1]", "other"),
     ],

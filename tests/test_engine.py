@@ -154,6 +154,28 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(arguments, message, monkeyp
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "too_much",
+    [
+        lambda: torch.empty(10**15),  # more than there is
+        lambda: torch.empty(10**12, 10**12),  # more than there can be
+        lambda: [None] * 10**17,
+    ],
+)
+def test_more_memory_than_there_is_is_one_line_and_exit_code_2(too_much, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["command", "--out=x"])
+    assert _exit_code(Command, lambda config: too_much()) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: more memory is needed than there is. Lower ")
+    assert error.count("\n") == 1
+
+
+def test_another_fault_of_torch_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["command", "--out=x"])
+    with pytest.raises(RuntimeError, match="shape"):
+        _exit_code(Command, lambda config: torch.zeros(3).view(2))
+
+
 def test_unknown_keys_in_yaml_are_refused(tmp_path):
     (tmp_path / "a.yaml").write_text("out: x\ninner: {speed: 1}\n")
     with pytest.raises(ValueError, match="speed"):

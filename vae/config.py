@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Lt, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 from torch import Tensor
 
 from common.config import Config
@@ -111,7 +111,7 @@ class VAEConfig(LatentConfig):
     """Channels of one branch at the first level."""
     channel_multipliers: Annotated[tuple[Count, ...], MinLen(1)] = (1, 2, 4, 4)
     """Channels per level in units of dim; between levels height and width halve."""
-    num_blocks: Count = 2
+    num_blocks: Annotated[int, Ge(1), Le(100)] = 2
     """Residual blocks per encoder level; a decoder level has one more."""
     temporal_downsample: tuple[bool, ...] = (False, True, True)
     """Which of the steps between levels halve the frames of a group too."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from annotated_types import Ge, MultipleOf
+from annotated_types import Ge, Le, MultipleOf
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -21,7 +21,7 @@ class DiscriminatorConfig(Config):
 
     channels: Annotated[int, Ge(1), MultipleOf(NORM_GROUPS)] = 64
     """Channels of the first layer; they double per layer, up to 8 times."""
-    layers: Annotated[int, Ge(1)] = 3
+    layers: Annotated[int, Ge(1), Le(16)] = 3
     """Layers that halve height and width; all but the first also halve the frames."""
 
     @property

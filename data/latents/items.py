@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from torch.utils.data import Dataset
 
 from common.config import Config
@@ -17,7 +17,7 @@ from data.video.decode import DecodeError
 class CacheConfig(Config):
     """Which clips of each video are cached."""
 
-    clips_per_video: Annotated[int, Ge(1)] = 1
+    clips_per_video: Annotated[int, Ge(1), Le(10_000)] = 1
     """Clips per video; each starts at a fixed random place in its own equal part of the video."""
     flip: bool = False
     """Also encode every clip with its pixels mirrored. Not for time-lapse skies."""
