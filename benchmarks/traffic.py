@@ -10,7 +10,6 @@ fake CPU tensors under bfloat16 autocast with the rules and kernels of a GPU, be
 no CUDA tensors without a driver; optimizers and averages of weights are left out.
 """
 
-import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from benchmarks.traffic_count import CUDA, Count, CudaRules, EagerCounter, count
 from benchmarks.traffic_count import without_values as place
 from common.cli import main
 from common.measure import GIGABYTE, LiveMemory
+from common.perceptual import PerceptualLoss
 from latte import Latte, LatteConfig
 from latte.diffusion import GaussianDiffusion
 from latte.samplers import denoise, guided
@@ -148,8 +148,7 @@ def vae_step(config: Traffic, device: torch.device) -> Prepared:
             leaf = reconstruction.detach().float().requires_grad_()
 
             # Gradients of the reconstruction terms and of the GAN at the reconstruction
-            frames = [v.transpose(1, 2).flatten(0, 1) for v in (leaf, video)]
-            loss = (leaf - video).abs().mean() + lpips(*frames).mean()
+            loss = (leaf - video).abs().mean() + lpips(leaf, video).mean()
             gradients = list(grad(loss, leaf))
             discriminator.requires_grad_(False)
             gradients += grad(-discriminator(leaf).float().mean(), leaf)
@@ -230,15 +229,11 @@ def build_latte(config: Traffic, device: torch.device) -> tuple[Latte, Tensor, T
     return model, x, torch.empty(config.batch, device=device, dtype=torch.int64)
 
 
-def build_lpips(device: torch.device) -> nn.Module:
-    """LPIPS with VGG, frozen; its values do not matter."""
-    from lpips import LPIPS
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # lpips calls torchvision in a deprecated way
-        lpips = LPIPS(net="vgg", pnet_rand=True, pretrained=False, verbose=False)
+def build_lpips(device: torch.device) -> PerceptualLoss:
+    """LPIPS with VGG; its values do not matter."""
+    lpips = PerceptualLoss("vgg", None)
     place(lpips, device, torch.float32)
-    return lpips.requires_grad_(False)
+    return lpips
 
 
 if __name__ == "__main__":

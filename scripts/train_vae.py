@@ -174,7 +174,7 @@ def _train(config: TrainVAE, accelerator: Accelerator) -> Path | None:
         evaluate = scores
 
     # Model and losses
-    loss = VAELoss(config.loss).to(accelerator.device)
+    loss = VAELoss(config.loss, lpips_bf16=train.precision == "bf16").to(accelerator.device)
     torch.manual_seed(fold(train.seed, "weights"))
     model = initial_model(
         config.video_config, image=config.stage == "image", source=config.init_from

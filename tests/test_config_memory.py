@@ -10,9 +10,9 @@ import torch
 from accelerate.state import AcceleratorState
 from torch._subclasses import FakeTensorMode
 
-from benchmarks.traffic import build_lpips
 from benchmarks.traffic_count import CudaRules
 from common.cli import parse
+from common.perceptual import PerceptualLoss
 from engine.accelerator import training_accelerator
 from engine.memory import estimate_memory
 from engine.train import Trainer
@@ -64,11 +64,12 @@ def test_a_vae_stage_fits(name, fake, tmp_path):
     flags = ["--config", str(CONFIGS / name), f"--train.folder={tmp_path}"]
     config = replace(parse(TrainVAE, flags), init_from=None)
     accelerator = training_accelerator(config.train)
-    loss = VAELoss(replace(config.loss, perceptual="none"))
+    without = replace(config.loss, perceptual="none")
+    loss = VAELoss(without, lpips_bf16=config.train.precision == "bf16")
     with fake:
         model = initial_model(config.video_config, image=config.stage == "image", source=None)
         if config.loss.perceptual != "none":
-            loss.perceptual = Frames(build_lpips(torch.device("cpu")))
+            loss.perceptual = PerceptualLoss(config.loss.perceptual, None)
         discriminator = config.adversarial and Discriminator(config.adversarial.discriminator)
     gan = None
     if discriminator is not None:
@@ -87,17 +88,6 @@ def test_a_vae_stage_fits(name, fake, tmp_path):
     batch = config.largest_batch(1)
     batch |= step_loss.draw(batch, 0, 0, range(len(batch["video"])))
     assert 0 < largest(trainer, batch, step_loss) < LARGEST
-
-
-class Frames(torch.nn.Module):
-    """LPIPS of every frame."""
-
-    def __init__(self, lpips):
-        super().__init__()
-        self.lpips = lpips
-
-    def forward(self, *videos):
-        return self.lpips(*(video.transpose(1, 2).flatten(0, 1) for video in videos))
 
 
 @pytest.mark.parametrize("name", configs("latte"))

@@ -6,6 +6,8 @@ import torch
 import torchvision
 from torch.testing import assert_close
 
+from common import perceptual
+from common.measure import LiveMemory
 from common.perceptual import load_lpips
 from common.published_weights import LPIPS_VGG
 from common.weights import find_weights
@@ -57,6 +59,47 @@ def test_lpips_takes_its_backbone_from_the_file(backbone):
     assert values[1, 2] > 0
     assert isinstance(loss.lpips, lpips.LPIPS)
     assert_close(values[1, 2], loss.lpips(x[1:, :, 2], y[1:, :, 2]).squeeze())
+
+
+def test_chunks_of_frames_give_the_distances_and_gradients_of_the_whole(backbone, monkeypatch):
+    loss = load_lpips("alex", backbone).double()
+    x, y = (torch.rand(2, 3, 5, 48, 40, dtype=torch.float64) * 2 - 1 for _ in range(2))
+    x.requires_grad_()
+    frames = [video.transpose(1, 2).flatten(0, 1) for video in (x, y)]
+    expected = loss.lpips(*frames).view(2, 5)
+    weight = torch.rand(2, 5, dtype=torch.float64)
+    wanted = torch.autograd.grad((weight * expected).sum(), x)[0]
+    for frames_at_once in (1, 3, 100):
+        monkeypatch.setattr(perceptual, "CHUNK_PIXELS", frames_at_once * 48 * 40)
+        distances = loss(x, y)
+        assert_close(distances, expected, rtol=1e-12, atol=0)
+        found = torch.autograd.grad((weight * distances).sum(), x)[0]
+        assert_close(found, wanted, rtol=1e-9, atol=1e-15)
+
+
+def test_nothing_of_the_backbone_is_kept_for_the_backward_pass(backbone):
+    loss = load_lpips("alex", backbone)
+    x = torch.zeros(1, 3, 6, 64, 64, requires_grad=True)
+    with LiveMemory() as memory:
+        value = loss(x, torch.ones_like(x)).sum()
+        kept = memory.now
+    assert kept < 1.1 * x.nbytes  # the gradient at x
+    assert memory.peak > 4 * x.nbytes
+    assert value.requires_grad
+
+
+def test_lpips_in_bfloat16_is_near_that_in_float32(backbone):
+    config = VAELossConfig(perceptual="alex", perceptual_weights=str(backbone))
+    video = torch.rand(1, 3, 2, 64, 64) * 2 - 1
+    found, gradients = [], []
+    for bf16 in (False, True):
+        x = (0.5 * video).requires_grad_()
+        values = VAELoss(config, lpips_bf16=bf16).reconstruction(x, video)
+        found.append(values["lpips"])
+        gradients.append(torch.autograd.grad(values["lpips"], x)[0])
+        assert values["lpips"].dtype == gradients[-1].dtype == torch.float32
+    assert 0 < abs(found[0] - found[1]) < 0.02 * found[0]
+    assert (gradients[0] - gradients[1]).norm() < 0.2 * gradients[0].norm()
 
 
 def test_lpips_counts_once_per_value_of_the_image_and_reaches_the_reconstruction(backbone):

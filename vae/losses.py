@@ -43,10 +43,14 @@ class VAELoss(nn.Module):
     The KL of a clip is shared equally by its frames.
     """
 
-    def __init__(self, config: VAELossConfig):
-        """Raises: ValueError if LPIPS is wanted and its weights are missing."""
+    def __init__(self, config: VAELossConfig, *, lpips_bf16: bool = False):
+        """`lpips_bf16`: LPIPS runs under autocast to bfloat16; its gradients would not fit float16.
+
+        Raises: ValueError if LPIPS is wanted and its weights are missing.
+        """
         super().__init__()
         self.config = config
+        self.lpips_bf16 = lpips_bf16
         self.perceptual = None
         if config.perceptual != "none":
             self.perceptual = load_lpips(config.perceptual, config.perceptual_weights)
@@ -78,7 +82,9 @@ class VAELoss(nn.Module):
         mae = (reconstruction - video).abs().mean()
         if self.perceptual is None:
             return {"mae": mae, "loss": REFERENCE_VALUES * mae}
-        lpips = self.perceptual(reconstruction, video).mean()
+        with torch.autocast(video.device.type, torch.bfloat16, enabled=self.lpips_bf16):
+            distances = self.perceptual(reconstruction, video)  # b t
+        lpips = wide(distances).mean()
         loss = REFERENCE_VALUES * (mae + self.config.perceptual_weight * lpips)
         return {"mae": mae, "lpips": lpips, "loss": loss}
 
