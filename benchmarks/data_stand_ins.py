@@ -1,6 +1,7 @@
 """Made-up data for `benchmarks.data_speed`."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ from data.video.video_record import VideoRecord
 
 
 def moving_noise(frames: int, height: int, width: int) -> UInt8[np.ndarray, "t h w 3"]:
-    """Smooth coloured noise that moves, so that a codec has something to do."""
+    """Smooth colored noise that moves, so that a codec has something to do."""
     random = torch.Generator().manual_seed(0)
     small = torch.rand(1, 3, height // 8, (width + 4 * frames) // 8, generator=random)
     size = (height, width + 4 * frames)
@@ -40,27 +41,16 @@ def packed(folder: Path, videos: int = 8) -> Path:
     return out
 
 
-def link_many(folder: Path, samples: int, per_shard: int = 1000) -> None:
-    """An index of many samples whose shards are links to one file."""
+def link_many(folder: Path, videos: int, per_shard: int = 1000) -> None:
+    """An index of many videos whose shards are links to one file."""
     one = packed(folder / "one", videos=1)
     index = ShardIndex.load(one)
-    shard, sample = index.shards[0], index.samples[0]
-    count = -(-samples // per_shard)
+    shard, entry = index.shards[0], index.entries[0]
+    count = -(-videos // per_shard)
     for number in range(count):
         os.link(one / shard.name, folder / f"{number:06d}.tar")
-    shards = [
-        {"name": f"{n:06d}.tar", "sha256": shard.sha256, "bytes": shard.bytes, "samples": per_shard}
-        for n in range(count)
-    ]
-    entry = {
-        "label": 0,
-        "frames": sample.frames,
-        "height": sample.height,
-        "width": sample.width,
-        "fps": sample.fps,
-        "members": dict(sample.members),
-    }
-    entries = [{"key": f"v{n:09d}", "shard": n // per_shard, **entry} for n in range(samples)]
+    shards = [replace(shard, name=f"{n:06d}.tar", count=per_shard) for n in range(count)]
+    entries = [replace(entry, key=f"v{n:09d}", label=0) for n in range(count * per_shard)]
     write_index(folder, ["a"], {}, shards, entries)
 
 
@@ -79,7 +69,7 @@ class BlankVideos:
     def __len__(self) -> int:
         return self.items
 
-    def sample(self, index: int) -> Any:
+    def entry(self, index: int) -> Any:
         return SimpleNamespace(key=f"video{index}", label=0)
 
     def slack(self, index: int) -> int:

@@ -136,6 +136,13 @@ def write_identity(
     in_main_process(write, accelerator)
 
 
+def recorded_inputs(folder: str | Path) -> dict[str, Input]:
+    """The inputs that a folder's content was made from; none in a new folder."""
+    file = Path(folder) / IDENTITY
+    found = read_json(file)["inputs"] if file.exists() else {}
+    return {name: Input(**values) for name, values in found.items()}
+
+
 def describe_identity(
     config: Config | Mapping[str, Any], inputs: Mapping[str, Input] | None = None
 ) -> dict[str, Any]:

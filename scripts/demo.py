@@ -106,7 +106,7 @@ def _run(configs: Path) -> None:
     generated = read_json(RUN / "samples" / "samples.json")["clips"]
     first = read_frames(RUN / "samples" / generated[0]["file"], [0])
     saved = read_json(RUN / "reconstruction" / "metrics.json")
-    test = ShardIndex.load(RUN / "shards" / "test").samples
+    test = ShardIndex.load(RUN / "shards" / "test").entries
     scores = ExperimentScores(
         commands=commands,
         records=records,

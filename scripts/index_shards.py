@@ -1,4 +1,4 @@
-"""Index webdataset shards that another tool wrote, so that they load like our own."""
+"""Index webdataset shards that another tool wrote, so that they load like those of make_shards."""
 
 import os
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Literal
 
 from common.cli import main
 from common.config import Config, Workers
-from data.shards.external import index_foreign
+from data.shards.external import index_external
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class IndexShards(Config):
 def run(config: IndexShards) -> None:
     """Scan the tars, write the index, report."""
     workers = len(os.sched_getaffinity(0)) if config.workers is None else config.workers
-    report = index_foreign(
+    report = index_external(
         config.shards,
         config.out,
         strict=config.strict_decoding,
@@ -51,7 +51,7 @@ def run(config: IndexShards) -> None:
     for name in report.cut:
         print(f"  no end: {name}: cut after a member, or written so")
     for failure in report.failures:
-        print(f"  failed: {failure['key']}: {failure['reason']}")
+        print(f"  failed: {failure.id}: {failure.reason}")
 
 
 if __name__ == "__main__":

@@ -98,8 +98,8 @@ def _labelled(config: ClipConfig, seed: int) -> ClipDataset:
         raise ValueError(
             f"{config.folder}: {len(dataset.class_names)} classes, but at least 2 are needed"
         )
-    samples = (dataset.sample(i) for i in range(len(dataset)))
-    if unlabeled := [sample.key for sample in samples if sample.label in (None, -1)]:
+    entries = (dataset.entry(i) for i in range(len(dataset)))
+    if unlabeled := [entry.key for entry in entries if entry.label in (None, -1)]:
         raise ValueError(
             f"{config.folder}: {len(unlabeled)} of {len(dataset)} videos have no class, "
             f"{unlabeled[0]} for one. Pack videos in class folders."

@@ -31,7 +31,7 @@ def numbers(video):
 
 def test_a_clip_has_the_frames_at_the_interval_and_its_own_label(folder):
     dataset = clips(folder)
-    assert [dataset.sample(i).key for i in range(len(dataset))] == ["video0", "video1", "video4"]
+    assert [dataset.entry(i).key for i in range(len(dataset))] == ["video0", "video1", "video4"]
     for index, (video, frames) in enumerate([(0, 40), (1, 30), (4, 60)]):
         item = dataset[0, index]
         assert item["video"].shape == (3, 5, 64, 96)

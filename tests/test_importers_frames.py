@@ -25,7 +25,7 @@ def check_packed(records: list[VideoRecord], out: Path, names=(), fps: float = 2
     write_shards(records, out, CONFIG, names, progress=False)
     index = ShardIndex.load(out)
     assert len(index) == len(records)
-    for number, (sample, record) in enumerate(zip(index.samples, records, strict=True)):
+    for number, (sample, record) in enumerate(zip(index.entries, records, strict=True)):
         frames = read_frames(index.read(number), range(sample.frames))
         assert [read_barcode(frame) for frame in frames] == list(range(len(record.images)))
         assert (sample.fps, sample.label) == (fps, record.label)

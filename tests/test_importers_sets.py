@@ -58,10 +58,10 @@ def check_packed(found: ImportResult, out: Path, clips: dict[str, Path]) -> Shar
     config = ShardConfig(short_side=32)
     write_shards(found.records, out, config, found.class_names, progress=False)
     index = ShardIndex.load(out)
-    assert [(s.key, s.label) for s in index.samples] == [(r.id, r.label) for r in found.records]
+    assert [(s.key, s.label) for s in index.entries] == [(r.id, r.label) for r in found.records]
     for number, record in enumerate(found.records):
         if record.path.stat().st_size != clips["turned"].stat().st_size:
-            frames = read_frames(index.read(number), range(index.samples[number].frames))
+            frames = read_frames(index.read(number), range(index.entries[number].frames))
             assert [read_barcode(f) for f in frames] == list(range(FRAMES)), record
     return index
 
@@ -212,7 +212,7 @@ def test_kinetics400(k400, tmp_path, clips):
     assert found.missing == ["eeeeeeeeeee"]
     assert found.unlabeled == [str(k400 / "train" / "zzzzzzzzzzz_000003_000013.mp4")]
     index = check_packed(found, tmp_path / "out", clips)
-    sizes = {s.key: (s.height, s.width) for s in index.samples}
+    sizes = {s.key: (s.height, s.width) for s in index.entries}
     assert sizes["ccccccccccc"] == (32, 42)
     assert sizes["ddddddddddd"] == (42, 32)  # turned upright
 
@@ -333,7 +333,7 @@ def test_activitynet(activitynet, tmp_path):
     index = ShardIndex.load(out)
     stretches = [range(0, 10), range(10, 20), range(5, 18)]  # at 25 frames per second
     for number, stretch in enumerate(stretches):
-        frames = read_frames(index.read(number), range(index.samples[number].frames))
+        frames = read_frames(index.read(number), range(index.entries[number].frames))
         assert abs(len(frames) - len(stretch)) <= 1
         codes = [read_barcode(frame) for frame in frames]
         assert codes == list(range(stretch[0], stretch[0] + len(frames)))

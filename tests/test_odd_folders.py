@@ -48,7 +48,7 @@ def test_names_that_are_not_utf8_are_packed_under_escaped_keys(tmp_path, capsys)
     assert pack(root, tmp_path / "out", "--on_error", "skip") == 0
     assert r"bad\xff.mp4: cannot be decoded" in capsys.readouterr().out
     index = ShardIndex.load(tmp_path / "out")
-    assert index.samples[0].key == "caf%E9"
+    assert index.entries[0].key == "caf%E9"
     assert facts(index, 0)["source"] == r"caf\xe9.mp4"
     with tarfile.open(index.path(0)) as tar:
         assert tar.getnames() == ["caf%E9.mp4", "caf%E9.json"]
@@ -86,8 +86,8 @@ def test_whatever_one_file_makes_fail_is_its_failure(tmp_path, capsys):
     assert "line.mkv: cannot be packed (frames of 1x96 pixels" in capsys.readouterr().err
     assert pack(root, tmp_path / "out", "--on_error", "skip") == 0
     index = ShardIndex.load(tmp_path / "out")
-    assert [index.samples[n].key for n in range(len(index))] == ["fine", "slow"]
-    assert index.samples[1].fps == pytest.approx(1 / 2500, rel=0.01)
+    assert [index.entries[n].key for n in range(len(index))] == ["fine", "slow"]
+    assert index.entries[1].fps == pytest.approx(1 / 2500, rel=0.01)
     assert probe(index.read(1)).fps == pytest.approx(1 / 2500, rel=0.01)
     assert probe(slow).frames == 3
     reasons = [
@@ -110,13 +110,13 @@ def test_a_variable_rate_is_reported_with_its_times_or_resampled(tmp_path, capsy
     assert "variable frame rate: frames last 0.02 to 0.2 s, 9.286 per second on average" in said
     assert "2 frame rates in one set: 9.286 (1 videos), 30 (1 videos)" in said
     index = ShardIndex.load(tmp_path / "mean")
-    assert index.samples[0].frames == 40
+    assert index.entries[0].frames == 40
     np.testing.assert_allclose(facts(index, 0)["times"], np.array(uneven) / 1000)
     assert "times" not in facts(index, 1)
 
     assert pack(root, tmp_path / "ten", "--fps", 10) == 0
     index = ShardIndex.load(tmp_path / "ten")
-    assert {index.samples[n].fps for n in (0, 1)} == {10}
+    assert {index.entries[n].fps for n in (0, 1)} == {10}
     shown = [read_barcode(frame) for frame in iterate_frames(index.read(0))]
     shown_then = [sum(time <= 100 * k for time in uneven) - 1 for k in range(len(shown))]
     assert shown == shown_then
@@ -149,7 +149,7 @@ def test_pixels_become_square(tmp_path, capsys):
         out = tmp_path / str(short_side)
         assert pack(path.parent, out, "--short_side", short_side) == 0
         assert "a.mp4: pixels are 1.333 times as wide as high" in capsys.readouterr().out
-        sample = ShardIndex.load(out).samples[0]
+        sample = ShardIndex.load(out).entries[0]
         assert (sample.height, sample.width) == size
 
 
@@ -186,7 +186,7 @@ def test_all_agree_on_a_damaged_video_that_is_allowed(reencode, tmp_path, capsys
     assert "damaged packets give no frame: gaps before frame 20" in capsys.readouterr().out
     index = ShardIndex.load(tmp_path / "out")
     times = facts(index, 0)["times"]
-    count = index.samples[0].frames
+    count = index.entries[0].frames
     assert len(times) == count == probe(path, strict=False).frames < 40
     assert max(np.diff(times)) > 0.079  # the gap
     assert not verify_shards(tmp_path / "out", progress=False).problems
@@ -233,7 +233,7 @@ def test_packing_verification_loader_and_webdataset_agree_on_one_of_each(
     expected = write_one_of_each(root)
     assert pack(root, out, "--on_error", "skip", "--reencode", reencode) == 0
     index = ShardIndex.load(out)
-    keys = [sample.key for sample in index.samples]
+    keys = [sample.key for sample in index.entries]
     assert set(keys) == expected
     failures = json.loads((out / "report.json").read_text())["failures"]
     names = ("sound", "empty", "page", "nothing", "damaged")
@@ -243,7 +243,7 @@ def test_packing_verification_loader_and_webdataset_agree_on_one_of_each(
 
     plain = list(webdataset.WebDataset(str(out / "shard-000000.tar"), shardshuffle=False))
     assert [sample["__key__"] for sample in plain] == keys
-    for number, (sample, theirs) in enumerate(zip(index.samples, plain, strict=True)):
+    for number, (sample, theirs) in enumerate(zip(index.entries, plain, strict=True)):
         (extension,) = sample.members.keys() - {"json"}
         assert theirs[extension] == index.read(number)
         frames = list(iterate_frames(theirs[extension]))

@@ -60,7 +60,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
             elif failure == "cut without a length":
                 body = body[: len(body) // 2]
             elif failure == "part of an index":
-                body = b'{"schema": 1, "samples": [{"key": 5}]}'
+                body = b'{"schema": 2, "entries": {"key": [5]}}'
             elif failure == "no index":
                 body = b"[1]"
             elif failure == "empty":
@@ -108,7 +108,7 @@ def tars(folder):
 def test_a_remote_set_gives_what_a_local_one_gives(server, packed, tmp_path):
     local, remote = ShardIndex.load(packed), ShardIndex.load(server.url + "/", cache(tmp_path))
     assert server.requests == ["/index.json"]
-    assert list(remote.samples) == list(local.samples)
+    assert list(remote.entries) == list(local.entries)
     assert [remote.read(i) for i in range(6)] == [local.read(i) for i in range(6)]
     assert sorted(server.requests[1:]) == [f"/shard-00000{i}.tar" for i in range(3)]
     again = ShardIndex.load(server.url, cache(tmp_path))
@@ -236,7 +236,7 @@ def test_an_index_that_comes_damaged_is_fetched_again(
     monkeypatch.setattr(data.shards.remote_cache, "GRACE", 0.1)
     server.failures = [failure] * 3
     index = ShardIndex.load(server.url, cache(tmp_path))
-    assert list(index.samples) == list(ShardIndex.load(packed).samples)
+    assert list(index.entries) == list(ShardIndex.load(packed).entries)
     assert "attempt 3 of 4" in caplog.text
     server.failures = [failure] * 4
     message = rf"^{server.url}/index.json: .*{INDEX_FAILURES[failure]}.*4 times\. Check the address"

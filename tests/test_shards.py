@@ -70,7 +70,7 @@ def test_samples_hold_the_videos_with_their_facts(videos, tmp_path):
     assert index.class_names == ["run", "walk"]
     assert index.hash == report.hash
     index.verify()
-    for number, sample in enumerate(index.samples):
+    for number, sample in enumerate(index.entries):
         video = index.read(number)
         info = probe(video)
         assert (info.frames, info.height, info.width, info.fps) == (
@@ -99,8 +99,8 @@ def test_webdataset_reads_the_same_samples(videos, tmp_path):
     index = ShardIndex.load(tmp_path)
     shards = [str(tmp_path / shard.name) for shard in index.shards]
     samples = list(webdataset.WebDataset(shards, shardshuffle=False))
-    assert [sample["__key__"] for sample in samples] == [sample.key for sample in index.samples]
-    for number, (sample, ours) in enumerate(zip(samples, index.samples, strict=True)):
+    assert [sample["__key__"] for sample in samples] == [sample.key for sample in index.entries]
+    for number, (sample, ours) in enumerate(zip(samples, index.entries, strict=True)):
         assert sample["mp4"] == index.read(number)
         facts = json.loads(sample["json"])
         assert facts["label"] == ours.label
@@ -112,9 +112,9 @@ def test_webdataset_reads_the_same_samples(videos, tmp_path):
 def test_originals_are_stored_as_they_are(videos, tmp_path):
     pack(videos, tmp_path, ShardConfig(reencode=False))
     index = ShardIndex.load(tmp_path)
-    avi = next(n for n, sample in enumerate(index.samples) if sample.key == "run__c")
+    avi = next(n for n, sample in enumerate(index.entries) if sample.key == "run__c")
     assert index.read(avi) == (videos / "run" / "c.avi").read_bytes()
-    assert set(index.samples[avi].members) == {"avi", "json"}
+    assert set(index.entries[avi].members) == {"avi", "json"}
     part = VideoRecord("part", videos / "run" / "c.avi", None, 0, 20)
     with pytest.raises(ValueError, match="part is a part of the file"):
         write_shards([part], tmp_path / "x", ShardConfig(reencode=False))
@@ -124,7 +124,7 @@ def test_a_record_of_some_frames_holds_only_these(videos, tmp_path):
     part = VideoRecord("part", videos / "run" / "c.avi", None, 5, 23)
     write_shards([part], tmp_path, CONFIG, progress=False)
     index = ShardIndex.load(tmp_path)
-    assert index.samples[0].label is None
+    assert index.entries[0].label is None
     frames = read_frames(index.read(0), range(18))
     assert [read_barcode(frame) for frame in frames] == list(range(5, 23))
 
@@ -132,7 +132,7 @@ def test_a_record_of_some_frames_holds_only_these(videos, tmp_path):
 def test_long_videos_are_cut_to_the_most_frames(videos, tmp_path):
     pack(videos, tmp_path, ShardConfig(short_side=48, max_frames=18))
     index = ShardIndex.load(tmp_path)
-    assert [sample.frames for sample in index.samples] == [18, 18, 18, 18, 17]
+    assert [sample.frames for sample in index.entries] == [18, 18, 18, 18, 17]
     assert [probe(index.read(number)).frames for number in range(5)] == [18, 18, 18, 18, 17]
 
 
@@ -258,13 +258,13 @@ def test_nothing_to_write_is_an_error(flawed, tmp_path):
 def test_a_folder_of_other_shards_is_refused_with_the_difference(videos, tmp_path):
     pack(videos, tmp_path / "out")
     before = contents(tmp_path / "out")
-    with pytest.raises(ValueError, match=r"holds other shards \(crf: 12 there, 20 now\)"):
+    with pytest.raises(ValueError, match=r"crf was 12, now 20"):
         pack(videos, tmp_path / "out", ShardConfig(short_side=48, samples_per_shard=2, crf=20))
     found = Folder(root=videos).scan()
-    with pytest.raises(ValueError, match="videos: 5 there, 4 now"):
+    with pytest.raises(ValueError, match=r"videos was 5 videos \(sha256 \w{12}\), now 4 videos"):
         write_shards(found.records[1:], tmp_path / "out", CONFIG, found.class_names)
     assert contents(tmp_path / "out") == before
-    (tmp_path / "out" / "packing.json").unlink()
+    (tmp_path / "out" / "identity.json").unlink()
     with pytest.raises(ValueError, match="made by something else"):
         pack(videos, tmp_path / "out")
 
@@ -317,7 +317,8 @@ def test_index_that_does_not_fit_its_files_is_refused(videos, tmp_path):
     entries = json.loads((tmp_path / "index.json").read_text())
     for change, message in (
         ({"schema": 9}, "schema 9, but this version"),
-        ({"samples": [{}]}, "damaged"),
+        ({"entries": {"key": ["a"]}}, "damaged"),
+        ({"shards": entries["shards"][1:]}, "its shards do not hold 5 entries"),
     ):
         (tmp_path / "index.json").write_text(json.dumps({**entries, **change}))
         with pytest.raises(ValueError, match=message):

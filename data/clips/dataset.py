@@ -1,4 +1,4 @@
-"""Clips from packed videos; every random choice is a function of (seed, epoch, sample key)."""
+"""Clips from packed videos; every random choice is a function of (seed, epoch, key)."""
 
 import logging
 from dataclasses import dataclass
@@ -13,7 +13,8 @@ from torch.utils.data import Dataset, get_worker_info
 from common.seeding import fold, generator
 from data.clips.batch_order import SHARDS_PER_GROUP
 from data.clips.options import AugmentedClipOptions, ClipOptions, Quarantine
-from data.shards.index import Sample, ShardIndex
+from data.shards.entries import Entry
+from data.shards.index import ShardIndex
 from data.shards.remote_cache import ShardCache
 from data.video.decode import DecodeError
 
@@ -43,7 +44,7 @@ class ClipConfig(AugmentedClipOptions, PackedClips):
 class ClipDataset(Dataset):
     """Map-style data set over packed videos: `dataset[(epoch, index)]`.
 
-    Samples too short for the policy, or smaller than `smallest`, are left out before anything is
+    Videos too short for the policy, or smaller than `smallest`, are left out before anything is
     indexed and counted in `left_out`; `shard_sizes` and every index count only the rest.
 
     Args:
@@ -53,13 +54,13 @@ class ClipDataset(Dataset):
         smallest: (height, width) in pixels that a stored video must have.
 
     Attributes:
-        shard_sizes: usable samples per shard, for `BatchOrder`.
+        shard_sizes: usable videos per shard, for `BatchOrder`.
         class_names, hash: of the packed data set.
         left_out: number of samples that are too short or small.
-        quarantine: samples found unreadable so far (in this process; `batches` adds the workers').
+        quarantine: videos found unreadable so far (in this process; `batches` adds the workers').
 
     Raises:
-        ValueError: no usable sample, or a label outside the class names.
+        ValueError: no usable video, or a label outside the class names.
     """
 
     def __init__(
@@ -77,18 +78,18 @@ class ClipDataset(Dataset):
         )
         self.class_names = self.index.class_names
         self.hash = self.index.hash
-        samples = self.index.samples
-        check_labels(config.folder, samples.label, len(self.class_names))
-        strides = config.strides(samples.frames)
-        large = (samples.height >= smallest[0]) & (samples.width >= smallest[1])
-        self.positions = np.flatnonzero((strides > 0) & large)  # into index.samples
+        entries = self.index.entries
+        check_labels(config.folder, entries.label, len(self.class_names))
+        strides = config.strides(entries.frames)
+        large = (entries.height >= smallest[0]) & (entries.width >= smallest[1])
+        self.positions = np.flatnonzero((strides > 0) & large)  # in index.entries
         self.strides = strides[self.positions]
-        self.left_out = len(samples) - len(self)
+        self.left_out = len(entries) - len(self)
         if not len(self):
             raise ValueError(
-                f"{config.folder}: none of {len(samples)} videos has the {config.span} frames of "
+                f"{config.folder}: none of {len(entries)} videos has the {config.span} frames of "
                 f"{config.frames} at stride {config.stride}; the longest has "
-                f"{samples.frames.max(initial=0)}. Lower frames or stride, or set "
+                f"{entries.frames.max(initial=0)}. Lower frames or stride, or set "
                 "short_clips to loop."
                 if not strides.any()
                 else f"{config.folder}: no video that is long enough is {smallest[0]} pixels high "
@@ -99,11 +100,11 @@ class ClipDataset(Dataset):
                 "%s: %d of %d videos are too short or small and left out",
                 config.folder,
                 self.left_out,
-                len(samples),
+                len(entries),
             )
         _check_room(self.index, config)
         self.shard_sizes: list[int] = np.bincount(
-            samples.shard[self.positions], minlength=len(self.index.shards)
+            self.index.shard_numbers[self.positions], minlength=len(self.index.shards)
         ).tolist()
         self.quarantine = Quarantine(config.max_error_fraction, len(self))
 
@@ -111,47 +112,47 @@ class ClipDataset(Dataset):
         return len(self.positions)
 
     def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
-        """The clip of sample `index` in `epoch`, `item = (epoch, index)`.
+        """The clip of video `index` in `epoch`, `item = (epoch, index)`.
 
         Returns:
             `video` uint8 `c t h w`, for `common.pixels.to_float`; `label`, -1 without one; `key`;
             `start`, its first source frame; `flip`; and `bad`, `(key, reason)` of each unreadable
-            sample that it replaces. The replacement depends only on the seed, the epoch and the
+            video that it replaces. The replacement depends only on the seed, the epoch and the
             replaced key.
 
         Raises:
-            ValueError: more samples are unreadable than `max_error_fraction` allows.
+            ValueError: more videos are unreadable than `max_error_fraction` allows.
         """
         epoch, index = item
-        wanted = self.sample(index).key
+        wanted = self.entry(index).key
         bad: list[tuple[str, str]] = []
         for attempt in range(SUBSTITUTES):
             try:
                 return {**self._random_clip(epoch, index), "bad": bad}
             except DecodeError as error:
-                key = self.sample(index).key
+                key = self.entry(index).key
                 if get_worker_info() is None:  # a worker reports through its batch instead
                     self.quarantine.add(key, str(error))
                 bad.append((key, str(error)))
                 index = fold(self.seed, "substitute", epoch, wanted, attempt) % len(self)
-        raise ValueError(f"{self.config.folder}: {SUBSTITUTES} samples in a row are unreadable")
+        raise ValueError(f"{self.config.folder}: {SUBSTITUTES} videos in a row are unreadable")
 
     def key(self, index: int) -> str:
-        """The key of usable sample `index`."""
-        return self.index.samples.key(int(self.positions[index]))
+        """The key of usable video `index`."""
+        return self.index.entries.key(int(self.positions[index]))
 
-    def sample(self, index: int) -> Sample:
-        """Key, label and stored properties of usable sample `index`."""
-        return self.index.samples[int(self.positions[index])]
+    def entry(self, index: int) -> Entry:
+        """Key, label and stored properties of usable video `index`."""
+        return self.index.entries[int(self.positions[index])]
 
     @property
     def frame_rate(self) -> float:
         """Clip frames per second, Hz: the median over the videos, at the clips' stride."""
-        return float(np.median(self.index.samples.fps[self.positions])) / self.config.stride
+        return float(np.median(self.index.entries.fps[self.positions])) / self.config.stride
 
     def slack(self, index: int) -> int:
-        """The last possible first frame of a clip of sample `index`; 0 for a looped one."""
-        return self.config.slack(self.sample(index).frames, int(self.strides[index]))
+        """The last possible first frame of a clip of video `index`; 0 for a looped one."""
+        return self.config.slack(self.entry(index).frames, int(self.strides[index]))
 
     def clip(
         self,
@@ -161,7 +162,7 @@ class ClipDataset(Dataset):
         flip: bool = False,
         zoom: float = 1.0,
     ) -> UInt8[Tensor, "c t h w"]:
-        """The clip of sample `index` from source frame `start`; see `fit` for the rest.
+        """The clip of video `index` from source frame `start`; see `fit` for the rest.
 
         Only the clip's frames are kept and resized.
 
@@ -169,17 +170,17 @@ class ClipDataset(Dataset):
             DecodeError: the stored video cannot be read.
         """
         stored = self.index.read(int(self.positions[index]))
-        frames, stride = self.sample(index).frames, int(self.strides[index])
+        frames, stride = self.entry(index).frames, int(self.strides[index])
         return self.config.cut(stored, frames, stride, start, crop, flip, zoom)
 
     def _random_clip(self, epoch: int, index: int) -> dict[str, Any]:
-        sample = self.sample(index)
-        random = generator(self.seed, "clip", epoch, sample.key)
+        entry = self.entry(index)
+        random = generator(self.seed, "clip", epoch, entry.key)
         start, crop, flip, zoom = self.config.choose(self.slack(index), random)
         return {
             "video": self.clip(index, start, crop, flip, zoom),
-            "label": -1 if sample.label is None else sample.label,
-            "key": sample.key,
+            "label": -1 if entry.label is None else entry.label,
+            "key": entry.key,
             "start": start,
             "flip": flip,
         }

@@ -26,7 +26,7 @@ from webdataset.tariterators import tarfile_to_samples
 from common.seeding import fold, generator
 from data.clips.loader import collate, one_thread, start
 from data.clips.options import AugmentedClipOptions, Quarantine
-from data.shards.tar_entries import find_label, video_extension
+from data.shards.tars import find_label, video_extension
 from data.video.decode import DecodeError
 from data.video.probe import probe
 from engine.config import TrainConfig
@@ -75,7 +75,7 @@ def stream_batches(
     Returns:
         `video` uint8 `b c t h w`, for `common.pixels.to_float`; `label`, -1 without one; `key`, a
         list of strings; `bad_samples`, int64 (b,): how many were passed over since the clip before.
-        Labels are found as `data.shards.tar_entries.find_label` does; they must be numbers here.
+        Labels are found as `data.shards.tars.find_label` does; they must be numbers here.
 
     Raises:
         ValueError: at once, for a bad number; later, for more unreadable samples and shards than

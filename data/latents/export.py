@@ -11,7 +11,7 @@ from tqdm import tqdm
 from common.files import atomic_path
 from common.output_folder import Input, lock_folder, write_identity
 from data.latents.dataset import MANIFEST, LatentDataset
-from data.shards.pack_video import TarWriter
+from data.shards.tars import TarWriter
 
 
 def export_latents(latents: LatentDataset, out: str | Path, *, progress: bool = True) -> list[Path]:

@@ -32,9 +32,9 @@ class Item:
     """One latent to make."""
 
     index: int
-    """Sample of the clip data set."""
+    """Which video of the clip data set."""
     key: str
-    """Unique: the sample's key, the clip's number, and whether it is mirrored."""
+    """Unique: the video's key, the clip's number, and whether it is mirrored."""
     start: int
     """First source frame."""
     flip: bool
@@ -73,7 +73,7 @@ class CacheItems(Dataset):
         """Which clip item `number` is."""
         index, variant = divmod(number, self.per_video)
         clip, flip = divmod(variant, 1 + self.config.flip)
-        key = self.clips.sample(index).key
+        key = self.clips.entry(index).key
         at = fold(self.config.seed, "clip start", key, clip) / 2**63
         start = int((self.clips.slack(index) + 1) * (clip + at) / self.config.clips_per_video)
         return Item(index, f"{key}:{clip}" + (":flip" if flip else ""), start, bool(flip))

@@ -155,7 +155,7 @@ class LatentCache:
                 with timing.measure("write"):
                     if written:
                         written.result()
-                labels = [self.clips.sample(item.index).label for item in content.items]
+                labels = [self.clips.entry(item.index).label for item in content.items]
                 path = shard_path(self.folder, shard)
                 written = writer.submit(write_shard, path, content, labels, self._moments_shape)
             with timing.measure("write"):
@@ -228,7 +228,7 @@ class LatentCache:
     def _encode(self, encode: Encode, rows: list[dict[str, Any]], content: ShardContent) -> None:
         for row in rows:
             if row["reason"]:
-                video = self.clips.sample(row["item"].index).key
+                video = self.clips.entry(row["item"].index).key
                 self.clips.quarantine.add(video, row["reason"])
                 content.failures.append(
                     {"key": row["item"].key, "video": video, "reason": row["reason"]}

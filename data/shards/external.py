@@ -1,7 +1,7 @@
 """An index for webdataset tars that other tools wrote, which are read but never changed.
 
-    index_foreign("their/shards")              # writes their/shards/index.json
-    index_foreign("their/shards", "my/index")  # where their folder cannot be written
+    index_external("their/shards")              # writes their/shards/index.json
+    index_external("their/shards", "my/index")  # where their folder cannot be written
 
 Each tar is read once: its headers, its checksum, and every video, which is decoded. What was found
 in a tar is kept in `index.parts`, so a run that was stopped goes on, and a later one looks only at
@@ -10,17 +10,20 @@ tars that changed.
 
 import os
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from tqdm import tqdm
 
 from common.files import read_json, sha256_file, write_json
+from common.output_folder import IDENTITY
+from data.shards.entries import Entry
 from data.shards.index import Shard, write_index
 from data.shards.pool import map_ordered
-from data.shards.tar_entries import (
+from data.shards.report import Failure
+from data.shards.tars import (
     find_label,
     has_end,
     plain_extension,
@@ -30,12 +33,12 @@ from data.shards.tar_entries import (
 from data.video.probe import check_frames, probe
 
 PARTS = "index.parts"
-VERSION = 2  # of what is kept of a tar
+VERSION = 3  # of what is kept of a tar
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 @dataclass(frozen=True)
-class ForeignReport:
+class ExternalReport:
     """What became of the samples of the tars."""
 
     shards: int
@@ -48,8 +51,8 @@ class ForeignReport:
     """Videos of these without a class."""
     without_video: tuple[str, ...]
     """Keys of samples that hold no video."""
-    failures: tuple[dict[str, str], ...]
-    """Key and reason of each video that cannot be decoded."""
+    failures: tuple[Failure, ...]
+    """Videos that cannot be decoded."""
     cut: tuple[str, ...]
     """Tars without the zeros that end one: cut between members, or so written."""
     unchecked: int
@@ -58,7 +61,57 @@ class ForeignReport:
     """Content hash, as in the index."""
 
 
-def index_foreign(
+@dataclass(frozen=True)
+class ScannedTar:
+    """What is in one tar; kept as JSON in `index.parts`."""
+
+    read_as: dict[str, Any]
+    """What the scan depends on."""
+    shard: Shard
+    """The tar."""
+    found: int
+    """Samples in it."""
+    entries: tuple[Entry, ...]
+    """Its videos, not labeled yet."""
+    labels: tuple[int | str | None, ...]
+    """Of each entry, as stored."""
+    class_names: tuple[str | None, ...]
+    """Of each entry, where the tar gives one."""
+    failures: tuple[Failure, ...]
+    """Videos that cannot be decoded."""
+    without_video: tuple[str, ...]
+    """Keys of samples that hold no video."""
+    cut: bool
+    """Whether it lacks its end."""
+
+    @classmethod
+    def load(cls, path: Path) -> Self | None:
+        """From JSON; None where there is none or another version wrote it."""
+        values = read_json(path) if path.exists() else {}
+        if values.get("read_as", {}).get("version") != VERSION:
+            return None
+        for name in ("labels", "class_names", "without_video"):
+            values[name] = tuple(values[name])
+        values["shard"] = Shard(**values["shard"])
+        values["entries"] = tuple(map(Entry.from_json, values["entries"]))
+        values["failures"] = tuple(Failure(**failure) for failure in values["failures"])
+        return cls(**values)
+
+    def check(self, tar: Path) -> None:
+        """Refuse (`ValueError`) bad videos and a missing end."""
+        if self.failures:
+            failure = self.failures[0]
+            raise ValueError(
+                f"{tar}: {failure.id}: {failure.reason}. Leave out such videos with on_error=skip."
+            )
+        if self.cut:
+            raise ValueError(
+                f"{tar}: has no end: it was cut after a member, or its writer left the end out. "
+                "Copy it again, or take the samples that it has with on_error=skip."
+            )
+
+
+def index_external(
     folder: str | Path,
     out: str | Path | None = None,
     *,
@@ -67,7 +120,7 @@ def index_foreign(
     decode: Literal["all", "first"] = "all",
     workers: int = 0,
     progress: bool = True,
-) -> ForeignReport:
+) -> ExternalReport:
     """Index every tar in `folder` and below; run it again to go on, or after a change.
 
     Members belong together by webdataset's rule: their paths are equal up to the first dot of the
@@ -87,17 +140,20 @@ def index_foreign(
 
     Raises:
         ValueError: no tars, a broken or compressed one, labels that contradict each other, a
-            folder of our own shards, a bad video under `on_error="stop"`, or nothing to index.
+            folder that `write_shards` wrote, a bad video under `on_error="stop"`, or nothing to
+            index.
     """
     folder = Path(folder)
     target = Path(out) if out is not None else folder
     tars = _tars(folder)
-    if (folder / "packing.json").exists():
-        raise ValueError(f"{folder}: these shards are our own. Run scripts/make_shards.py instead.")
+    if (folder / IDENTITY).exists():
+        raise ValueError(
+            f"{folder}: scripts/make_shards.py wrote these shards. Run it again instead."
+        )
     if not os.access(target if target.exists() else target.parent, os.W_OK):
         raise ValueError(f"{target}: cannot be written. Give another folder for the index: out.")
     scan = partial(
-        _part,
+        _scan_or_load,
         folder=folder,
         parts=target / PARTS,
         read_as={"version": VERSION, "strict": strict, "decode": decode},
@@ -124,46 +180,30 @@ def _tars(folder: Path) -> list[Path]:
     return tars
 
 
-def _part(
+def _scan_or_load(
     tar: Path, *, folder: Path, parts: Path, read_as: dict[str, Any], stop: bool
-) -> dict[str, Any]:
+) -> ScannedTar:
     """What is in one tar; from an earlier run if the tar is the same."""
     name = tar.relative_to(folder).as_posix()
     path = parts / f"{name.replace('/', '__')}.json"
-    stat = tar.stat()
-    old = read_json(path) if path.exists() else None
-    if old is not None and (old.get("read_as"), old["shard"]["bytes"]) == (read_as, stat.st_size):
-        if old["shard"]["mtime_ns"] == stat.st_mtime_ns:
-            return _checked(old, tar, stop)
-        if old["shard"]["sha256"] == sha256_file(tar):
-            old["shard"]["mtime_ns"] = stat.st_mtime_ns
-            write_json(path, old)
-            return _checked(old, tar, stop)
-    part = _scan(tar, read_as["strict"], read_as["decode"])
-    shard = Shard(name, sha256_file(tar), stat.st_size, len(part["samples"]), stat.st_mtime_ns)
-    part = {"read_as": read_as, "shard": asdict(shard), **part}
-    _checked(part, tar, stop)
-    write_json(path, part)
-    return part
+    stat, old = tar.stat(), ScannedTar.load(path)
+    same = old is not None and (old.read_as, old.shard.bytes) == (read_as, stat.st_size)
+    if old is not None and same and old.shard.mtime_ns == stat.st_mtime_ns:
+        scanned = old
+    elif old is not None and same and old.shard.sha256 == sha256_file(tar):
+        scanned = replace(old, shard=replace(old.shard, mtime_ns=stat.st_mtime_ns))
+    else:
+        scanned = _scan(tar, name, read_as)
+    if stop:
+        scanned.check(tar)
+    if scanned is not old:
+        write_json(path, asdict(scanned))
+    return scanned
 
 
-def _checked(part: dict[str, Any], tar: Path, stop: bool) -> dict[str, Any]:
-    if stop and part["failures"]:
-        failure = part["failures"][0]
-        raise ValueError(
-            f"{tar}: {failure['key']}: {failure['reason']}. Leave out such videos with "
-            "on_error=skip."
-        )
-    if stop and part["cut"]:
-        raise ValueError(
-            f"{tar}: has no end: it was cut after a member, or its writer left the end out. Copy "
-            "it again, or take the samples that it has with on_error=skip."
-        )
-    return part
-
-
-def _scan(tar: Path, strict: bool, decode: str) -> dict[str, Any]:
-    samples, failures, without = [], [], []
+def _scan(tar: Path, name: str, read_as: dict[str, Any]) -> ScannedTar:
+    strict, stat = read_as["strict"], tar.stat()
+    entries, labels, class_names, failures, without = [], [], [], [], []
     found = 0
     with open(tar, "rb") as file:
         for key, members, repeated in tar_samples(tar):
@@ -173,16 +213,16 @@ def _scan(tar: Path, strict: bool, decode: str) -> dict[str, Any]:
                 without.append(key)
                 continue
             content = {
-                name: _read(file.fileno(), *place)
-                for name, place in members.items()
-                if name in (extension, "cls", "json")
+                member: os.pread(file.fileno(), size, offset)
+                for member, (offset, size) in members.items()
+                if member in (extension, "cls", "json")
             }
             try:
                 label, class_name = find_label(content)
                 if repeated:
                     raise ValueError(f"member {repeated[0]} occurs twice")
                 info = probe(content[extension], strict=strict)
-                if strict and decode == "all":
+                if strict and read_as["decode"] == "all":
                     size = check_frames(content[extension], strict=True)
                     if size != (info.frames, info.height, info.width):
                         raise ValueError(
@@ -190,102 +230,98 @@ def _scan(tar: Path, strict: bool, decode: str) -> dict[str, Any]:
                             f"but decoding gives {size[0]} of {size[1]}x{size[2]}"
                         )
             except Exception as error:  # noqa: BLE001 - whatever a sample raises is its failure
-                failures.append({"key": key, "reason": str(error) or type(error).__name__})
+                failures.append(Failure(key, str(error) or type(error).__name__))
                 continue
-            samples.append(
-                {
-                    "key": key,
-                    "label": label,
-                    "class_name": class_name,
-                    "frames": info.frames,
-                    "height": info.height,
-                    "width": info.width,
-                    "fps": info.fps,
-                    "members": {
-                        plain_extension(name) if name == extension else name: place
-                        for name, place in members.items()
-                        if name in content
-                    },
-                }
-            )
-    return {
-        "found": found,
-        "samples": samples,
-        "failures": failures,
-        "without_video": without,
-        "cut": not has_end(tar),
-    }
-
-
-def _read(descriptor: int, offset: int, size: int) -> bytes:
-    return os.pread(descriptor, size, offset)
+            places = {
+                plain_extension(member) if member == extension else member: members[member]
+                for member in content
+            }
+            size = (info.frames, info.height, info.width)
+            entries.append(Entry(key, None, *size, info.fps, places))
+            labels.append(label)
+            class_names.append(class_name)
+    return ScannedTar(
+        read_as=read_as,
+        shard=Shard(name, sha256_file(tar), stat.st_size, len(entries), stat.st_mtime_ns),
+        found=found,
+        entries=tuple(entries),
+        labels=tuple(labels),
+        class_names=tuple(class_names),
+        failures=tuple(failures),
+        without_video=tuple(without),
+        cut=not has_end(tar),
+    )
 
 
 def _conclude(
-    parts: list[dict[str, Any]], folder: Path, target: Path, strict: bool, decode: str
-) -> ForeignReport:
-    failures = [failure for part in parts for failure in part["failures"]]
-    full = [part for part in parts if part["samples"]]
+    scanned: list[ScannedTar], folder: Path, target: Path, strict: bool, decode: str
+) -> ExternalReport:
+    """Write the index of all tars."""
+    failures = [failure for each in scanned for failure in each.failures]
+    full = [each for each in scanned if each.entries]
     if not full:
-        reason = failures[0]["reason"] if failures else "none of the samples holds a video"
+        reason = failures[0].reason if failures else "none of the samples holds a video"
         raise ValueError(f"{folder}: nothing to index: {reason}")
-    samples = _numbered(full)
-    class_names = _name_classes(folder, samples)
+    keys = _unique_keys(full)
+    labels, class_names = _number_labels(folder, full, keys)
+    stored = [entry for each in full for entry in each.entries]
+    entries = [
+        replace(entry, key=key, label=label)
+        for entry, key, label in zip(stored, keys, labels, strict=True)
+    ]
     content_hash = write_index(
         target,
         class_names,
         {"made_by": "another tool", "strict_decoding": strict},
-        [part["shard"] for part in full],
-        samples,
+        [each.shard for each in full],
+        entries,
         None if target.resolve() == folder.resolve() else str(folder.resolve()),
     )
-    return ForeignReport(
-        shards=len(parts),
-        found=sum(part["found"] for part in parts),
-        written=len(samples),
-        unlabeled=sum(sample["label"] is None for sample in samples),
-        without_video=tuple(key for part in parts for key in part["without_video"]),
+    return ExternalReport(
+        shards=len(scanned),
+        found=sum(each.found for each in scanned),
+        written=len(entries),
+        unlabeled=labels.count(None),
+        without_video=tuple(key for each in scanned for key in each.without_video),
         failures=tuple(failures),
-        cut=tuple(part["shard"]["name"] for part in parts if part["cut"]),
-        unchecked=len(samples) if strict and decode == "first" else 0,
+        cut=tuple(each.shard.name for each in scanned if each.cut),
+        unchecked=len(entries) if strict and decode == "first" else 0,
         hash=content_hash,
     )
 
 
-def _numbered(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The samples of all tars, with the tar's number and a key that no other has."""
-    keys = Counter(sample["key"] for part in parts for sample in part["samples"])
-    repeated = len(keys) < sum(keys.values())
-    samples, seen = [], Counter()
-    for number, part in enumerate(parts):
-        before = part["shard"]["name"].removesuffix(".tar") + "/" if repeated else ""
-        for sample in part["samples"]:
-            key = before + sample["key"]
+def _unique_keys(scanned: list[ScannedTar]) -> list[str]:
+    """The keys of all entries, with the tar's name or a number where they occur more than once."""
+    counts = Counter(entry.key for each in scanned for entry in each.entries)
+    repeated = len(counts) < counts.total()
+    keys, seen = [], Counter()
+    for each in scanned:
+        prefix = each.shard.name.removesuffix(".tar") + "/" if repeated else ""
+        for entry in each.entries:
+            key = prefix + entry.key
             seen[key] += 1
-            after = f"#{seen[key]}" if seen[key] > 1 else ""
-            samples.append({**sample, "shard": number, "key": key + after})
-    return samples
+            keys.append(key + (f"#{seen[key]}" if seen[key] > 1 else ""))
+    return keys
 
 
-def _name_classes(folder: Path, samples: list[dict[str, Any]]) -> list[str]:
-    """Turn labels to numbers, in place; returns the names."""
-    labels = {sample["label"] for sample in samples} - {None}
-    names: dict[int, str] = {}
-    if any(isinstance(label, str) for label in labels):
-        if not all(isinstance(label, str) for label in labels):
-            raise ValueError(f"{folder}: some labels are numbers, others names")
-        numbers = {name: number for number, name in enumerate(sorted(labels))}
-        names = {number: name for name, number in numbers.items()}
-        for sample in samples:
-            sample["label"] = None if sample["label"] is None else numbers[sample["label"]]
-    for sample in samples:
-        label, name = sample["label"], sample.pop("class_name")
-        if label is None or name is None:
+def _number_labels(
+    folder: Path, scanned: list[ScannedTar], keys: list[str]
+) -> tuple[list[int | None], list[str]]:
+    """The labels of all entries as numbers, and the class names."""
+    labels = [label for each in scanned for label in each.labels]
+    named = {label for label in labels if isinstance(label, str)}
+    if named and not all(label is None or isinstance(label, str) for label in labels):
+        raise ValueError(f"{folder}: some labels are numbers, others names")
+    number_of = {name: number for number, name in enumerate(sorted(named))}
+    numbers = [number_of[label] if isinstance(label, str) else label for label in labels]
+    names = {number: name for name, number in number_of.items()}
+    given = [name for each in scanned for name in each.class_names]
+    for number, name, key in zip(numbers, given, keys, strict=True):
+        if number is None or name is None:
             continue
-        if names.setdefault(label, name) != name:
+        if names.setdefault(number, name) != name:
             raise ValueError(
-                f"{folder}: label {label} is {names[label]!r} in one sample and {name!r} in "
-                f"{sample['key']}"
+                f"{folder}: label {number} is {names[number]!r} in one sample and {name!r} in {key}"
             )
-    top = max((sample["label"] for sample in samples if sample["label"] is not None), default=-1)
-    return [names.get(label, str(label)) for label in range(top + 1)]
+    top = max((number for number in numbers if number is not None), default=-1)
+    return numbers, [names.get(number, str(number)) for number in range(top + 1)]

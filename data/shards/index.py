@@ -1,46 +1,36 @@
-"""Shards: webdataset tars of videos, with an index of every sample's place for reading by offset.
+"""Shards: webdataset tars of videos, with an index of every video's place for reading by offset.
 
 A folder of shards holds `shard-000000.tar`, ... and `index.json`, written last:
 
-    schema        1
-    hash          identifies the content: class names, every shard's sha256, the samples' keys
+    schema        2
+    hash          identifies the content: class names, every shard's sha256, the entries' keys
     config        what the videos were packed with
     class_names   label -> name
-    shards        name, sha256, bytes, samples; mtime_ns where others wrote the tars
+    shards        name, sha256, bytes, count of entries; mtime_ns where others wrote the tars
     location      folder or address of the tars, where the index does not lie beside them
-    samples       in shard order: key, shard (number), label (or null), frames, height, width, fps,
-                  members: file extension -> [offset, size] in the tar
+    entries       in shard order, a list for each column: key, label (or null), frames, height,
+                  width, fps; and members: file extension -> offset, size in the tar (-1: none)
 
-webdataset reads the tars as they are; this package reads samples by `pread`, in any order.
+webdataset reads the tars as they are; this package reads videos by `pread`, in any order.
 """
 
 import json
-import logging
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from safetensors import SafetensorError
 
 from common.files import atomic_path, sha256_file
+from data.shards.entries import Entries, Entry, entries_to_columns
 from data.shards.remote_cache import ShardCache, is_remote
-from data.shards.sample_table import Sample, Samples
 from data.video.video_record import VIDEO_EXTENSIONS
 
-__all__ = ["INDEX", "SCHEMA", "Sample", "Shard", "ShardIndex", "write_index"]
-
-log = logging.getLogger(__name__)
-
-SCHEMA = 1
+SCHEMA = 2
 INDEX = "index.json"
-COLUMNS = ".index.safetensors"
-"""What a large index.json says, as arrays: read in its place until it changes."""
-LARGE = 100_000  # samples; parsing the JSON of more takes a second or longer
 OPEN_SHARDS = 16  # per process; a shuffled order reads from at most 15 at a time
 
 
@@ -54,7 +44,7 @@ class Shard:
     """Of the whole file."""
     bytes: int
     """Size of the file."""
-    samples: int
+    count: int
     """How many videos it holds."""
     mtime_ns: int | None = None
     """Time of its last change when it was indexed; None where it is not watched."""
@@ -69,24 +59,23 @@ class ShardIndex:
     Attributes:
         source: folder or address of the index.
         location: folder or address of the tars.
-        shard_sizes: samples per shard.
+        entries: all videos, by number.
+        shard_sizes: entries per shard.
+        shard_numbers: the shard of each entry.
     """
 
-    def __init__(
-        self, source: str, head: Mapping[str, Any], samples: Samples, cache: ShardCache
-    ) -> None:
+    def __init__(self, source: str, index: Mapping[str, Any], cache: ShardCache) -> None:
         self._files: dict[int, _File] = {}
         self._cache = cache
         self.source = source
-        self.location = str(head.get("location") or source)
-        self.class_names: list[str] = head["class_names"]
-        self.samples = samples
-        self.shards = [Shard(**entry) for entry in head["shards"]]
-        self.hash: str = head["hash"]
-        self.config: Mapping[str, Any] = head["config"]
-        self.shard_sizes: list[int] = np.bincount(
-            samples.shard, minlength=len(self.shards)
-        ).tolist()
+        self.location = str(index.get("location") or source)
+        self.class_names: list[str] = index["class_names"]
+        self.entries: Entries = index["entries"]
+        self.shards: list[Shard] = index["shards"]
+        self.hash: str = index["hash"]
+        self.config: Mapping[str, Any] = index["config"]
+        self.shard_sizes = [shard.count for shard in self.shards]
+        self.shard_numbers = np.repeat(np.arange(len(self.shards)), self.shard_sizes)
 
     @classmethod
     def load(
@@ -107,7 +96,7 @@ class ShardIndex:
         if is_remote(source):
             url = str(source).rstrip("/")
             loaded = cache.refresh(
-                f"{url}/{INDEX}", lambda path: cls(url, *_read(path, "the answer"), cache)
+                f"{url}/{INDEX}", lambda path: cls(url, _read(path, "the answer"), cache)
             )
         else:
             path = Path(source, INDEX)
@@ -117,7 +106,7 @@ class ShardIndex:
                     "run scripts/make_shards.py (again), or name the folder of the shards. "
                     "Shards of other tools get one by scripts/index_shards.py."
                 )
-            loaded = cls(str(source), *_read(path, str(path)), cache)
+            loaded = cls(str(source), _read(path, str(path)), cache)
         if check:
             loaded._check_files()
         return loaded
@@ -128,34 +117,32 @@ class ShardIndex:
         return is_remote(self.location)
 
     def read(self, index: int) -> bytes:
-        """The video file of sample `index`, as bytes.
+        """The video file of entry `index`, as bytes.
 
         Raises:
-            ValueError: the sample has no video, the shard ends early, or a download fails.
+            ValueError: the entry has no video, the shard ends early, or a download fails.
         """
         for extension in VIDEO_EXTENSIONS:
-            if self.samples.place(index, extension):
+            if self.entries.place(index, extension):
                 return self.read_member(index, extension)
-        sample = self.samples[index]
+        entry = self.entries[index]
         raise ValueError(
-            f"{self.path(sample.shard)}: {sample.key} has members {sorted(sample.members)}, "
-            "none of them a video"
+            f"{self.path_of(index)}: {entry.key} has members {sorted(entry.members)}, none of them "
+            "a video"
         )
 
     def read_member(self, index: int, extension: str) -> bytes:
-        """The bytes of one member of sample `index`; errors as in `read`."""
-        shard, place = int(self.samples.shard[index]), self.samples.place(index, extension)
+        """The bytes of one member of entry `index`; errors as in `read`."""
+        place, key = self.entries.place(index, extension), self.entries.key(index)
         if place is None:
-            raise ValueError(
-                f"{self.path(shard)}: {self.samples.key(index)} has no member {extension!r}"
-            )
+            raise ValueError(f"{self.path_of(index)}: {key} has no member {extension!r}")
         offset, size = place
+        shard = int(self.shard_numbers[index])
         data = os.pread(self._file(shard).descriptor, size, offset)
         if len(data) != size:
             raise ValueError(
-                f"{self.path(shard)}: {len(data)} of {size} bytes of "
-                f"{self.samples.key(index)}.{extension}; the shard is cut short. "
-                "Delete it and pack again."
+                f"{self.path(shard)}: {len(data)} of {size} bytes of {key}.{extension}; the "
+                "shard is cut short. Delete it and pack again."
             )
         return data
 
@@ -174,13 +161,17 @@ class ShardIndex:
         """Path or address of a shard."""
         return f"{self.location}/{self.shards[shard].name}"
 
+    def path_of(self, index: int) -> str:
+        """Path or address of the shard of entry `index`."""
+        return self.path(int(self.shard_numbers[index]))
+
     def close(self) -> None:
         """Close the shards; reading opens them again."""
         while self._files:
             self._files.popitem()
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.entries)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_files": {}}
@@ -232,35 +223,32 @@ def write_index(
     folder: Path,
     class_names: Sequence[str],
     config: Mapping[str, Any],
-    shards: Sequence[Mapping[str, Any]],
-    samples: Sequence[Mapping[str, Any]],
+    shards: Sequence[Shard],
+    entries: Sequence[Entry],
     location: str | None = None,
 ) -> str:
-    """Write `index.json` from entries as in the format above; returns the content hash."""
-    content = [SCHEMA, list(class_names), [shard["sha256"] for shard in shards]]
-    content.append([sample["key"] for sample in samples])
+    """Write `index.json`, with the entries in the order of the shards; returns the content hash."""
+    content = [1, list(class_names), [shard.sha256 for shard in shards]]
+    content.append([entry.key for entry in entries])
     index = {
         "schema": SCHEMA,
         "hash": sha256(json.dumps(content).encode()).hexdigest(),
         "config": config,
         "class_names": list(class_names),
-        "shards": shards,
+        "shards": [
+            {name: value for name, value in asdict(shard).items() if value is not None}
+            for shard in shards
+        ],
         **({} if location is None else {"location": location}),
-        "samples": samples,
+        "entries": entries_to_columns(entries),
     }
     with atomic_path(folder / INDEX) as temporary:
         temporary.write_text(json.dumps(index) + "\n")
-    if len(samples) >= LARGE:
-        _save_columns(folder / INDEX, index, Samples.from_entries(samples))
     return index["hash"]
 
 
-def _read(path: Path, name: str) -> tuple[dict[str, Any], Samples]:
-    """All of an index but its samples, and these; `ValueError` with `name` where it is damaged."""
-    with suppress(OSError, SafetensorError, KeyError):
-        samples, notes = Samples.load(path.with_name(COLUMNS))
-        if notes["version"] == _version(path):
-            return json.loads(notes["head"]), samples
+def _read(path: Path, name: str) -> dict[str, Any]:
+    """An index with its shards and entries as such; `ValueError` with `name` where damaged."""
     try:
         index = json.loads(path.read_bytes())
     except ValueError as error:  # of JSON, or bytes that are no text
@@ -268,31 +256,13 @@ def _read(path: Path, name: str) -> tuple[dict[str, Any], Samples]:
     schema = index.get("schema") if isinstance(index, dict) else None
     if schema != SCHEMA:
         raise ValueError(f"{name}: schema {schema}, but this version reads {SCHEMA}. Pack again.")
+    if missing := {"class_names", "hash", "config"} - index.keys():
+        raise ValueError(f"{name}: damaged index (no {', '.join(sorted(missing))}). Pack again.")
     try:
-        samples = Samples.from_entries(index["samples"])
-        shards = [Shard(**entry) for entry in index["shards"]]
-        outside = not ((samples.shard >= 0) & (samples.shard < len(shards))).all()
-        missing = {"class_names", "hash", "config"} - index.keys()
+        entries = Entries(index["entries"])
+        shards = [Shard(**shard) for shard in index["shards"]]
+        if sum(shard.count for shard in shards) != len(entries):
+            raise ValueError(f"its shards do not hold {len(entries)} entries")
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise ValueError(f"{name}: damaged index ({error!r}). Pack again.") from None
-    if missing:
-        raise ValueError(f"{name}: damaged index (no {', '.join(sorted(missing))}). Pack again.")
-    if outside:
-        raise ValueError(f"{name}: damaged index (samples of shards that it lacks). Pack again.")
-    if len(samples) >= LARGE:
-        _save_columns(path, index, samples)
-    return index, samples
-
-
-def _save_columns(path: Path, index: Mapping[str, Any], samples: Samples) -> None:
-    """Keep what index.json at `path` says as arrays beside it, where that can be written."""
-    head = json.dumps({name: value for name, value in index.items() if name != "samples"})
-    try:
-        samples.save(path.with_name(COLUMNS), {"version": _version(path), "head": head})
-    except OSError as error:
-        log.info("%s: not written (%s); the index is parsed each time", COLUMNS, error)
-
-
-def _version(path: Path) -> str:
-    stat = path.stat()
-    return f"{stat.st_size} {stat.st_mtime_ns}"
+    return {**index, "shards": shards, "entries": entries}

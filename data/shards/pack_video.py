@@ -1,14 +1,12 @@
-"""One record to one sample: decode, resize, encode; and tars whose bytes their content decides."""
+"""One record to the members of one entry: decode, resize, encode."""
 
 import errno
 import json
-import tarfile
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from itertools import islice
-from typing import IO, Annotated, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -41,7 +39,7 @@ class ShardConfig(Config):
     """H.264 in mp4, or FFV1 in mkv, which loses nothing and is many times larger."""
     crf: Annotated[int, Ge(0), Le(51)] = 12
     """H.264's constant rate factor, 0 (best) to 51. The demo's clips keep a PSNR of 39.6 dB with 12
-    and 42.5 dB with 0, which loses nothing but half the resolution of colour, at 4 times the size.
+    and 42.5 dB with 0, which loses nothing but half the resolution of color, at 4 times the size.
     """
     min_frames: Annotated[int, Ge(1)] = 17
     """Videos with fewer frames are left out and counted."""
@@ -162,39 +160,8 @@ def _failed(record: VideoRecord, error: Exception) -> Failed:
     return Failed(f"{path}: cannot be packed ({str(error) or type(error).__name__})")
 
 
-class TarWriter:
-    """Writes a tar whose bytes depend on its members' names and contents alone."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._digest = sha256()
-        self.size = 0
-        """Bytes so far."""
-
-    def add(self, name: str, data: bytes) -> tuple[int, int]:
-        """Append a member; returns its contents' (offset, size) in the file."""
-        info = tarfile.TarInfo(name)  # owner 0, time 0
-        info.size, info.mode = len(data), 0o644
-        self._write(info.tobuf(tarfile.GNU_FORMAT, "utf-8", "strict"))
-        offset = self.size
-        self._write(data)
-        self._write(bytes(-self.size % tarfile.BLOCKSIZE))
-        return offset, len(data)
-
-    def close(self) -> str:
-        """Write the end mark; returns the sha256 of the whole tar."""
-        self._write(bytes(2 * tarfile.BLOCKSIZE))
-        self._write(bytes(-self.size % tarfile.RECORDSIZE))
-        return self._digest.hexdigest()
-
-    def _write(self, data: bytes) -> None:
-        self._file.write(data)
-        self._digest.update(data)
-        self.size += len(data)
-
-
 def member_json(record: VideoRecord, packed: Packed, class_name: str | None) -> bytes:
-    """The sample's `json` member: what a reader without `index.json` wants to know."""
+    """The entry's `json` member: what a reader without `index.json` wants to know."""
     facts = {
         "label": record.label,
         "class_name": class_name,

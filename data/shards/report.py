@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 
 from common.files import read_json
 from data.importers import ImportResult
+from data.shards.entries import Entry
 from data.shards.index import Shard
 
 
@@ -55,9 +56,9 @@ class PackedShard:
     stop: int
     records: str
     """Hash of the records without those that failed, and of their files' sizes."""
-    samples: tuple[dict[str, Any], ...]
+    entries: tuple[Entry, ...]
     psnr: tuple[float | None, ...]
-    """Of each sample, dB."""
+    """Of each entry, dB."""
     too_short: tuple[ShortVideo, ...]
     failures: tuple[Failure, ...]
     unusual: tuple[UnusualVideo, ...]
@@ -73,16 +74,20 @@ class PackedShard:
             values = read_json(path)
             values |= _videos(values)
             values["shard"] = None if values["shard"] is None else Shard(**values["shard"])
-            values |= {name: tuple(values[name]) for name in ("samples", "psnr")}
+            values["entries"] = tuple(map(Entry.from_json, values["entries"]))
+            values["psnr"] = tuple(values["psnr"])
             return cls(**values)
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"{path}: damaged ({error}). Delete it and pack again.") from None
+
+    def __len__(self) -> int:
+        return self.stop - self.start
 
     @property
     def ids(self) -> set[str]:
         """Of its records."""
         others = (*self.too_short, *self.failures)
-        return {sample["key"] for sample in self.samples} | {video.id for video in others}
+        return {entry.key for entry in self.entries} | {video.id for video in others}
 
 
 @dataclass(frozen=True)
@@ -150,19 +155,19 @@ def make_report(
 ) -> ShardReport:
     """Sum up all shards; together they cover all records, in order."""
     scan = scan or ImportResult([])
-    samples = [sample for each in packed for sample in each.samples]
+    entries = [entry for each in packed for entry in each.entries]
     psnr = [value for each in packed for value in each.psnr if value is not None]
     shards = [each.shard for each in packed if each.shard is not None]
-    counts = Counter(sample["label"] for sample in samples)
-    notes, rates = list(scan.notes), Counter(f"{sample['fps']:.4g}" for sample in samples)
+    counts = Counter(entry.label for entry in entries)
+    notes, rates = list(scan.notes), Counter(f"{entry.fps:.4g}" for entry in entries)
     if len(rates) > 1:
         usual = ", ".join(f"{rate} ({count} videos)" for rate, count in rates.most_common(5))
         more = f" and {len(rates) - 5} more" if len(rates) > 5 else ""
         notes.append(f"{len(rates)} frame rates in one set: {usual}{more}; fps packs all at one")
     return ShardReport(
         found=packed[-1].stop,
-        written=len(samples),
-        hours=sum(sample["frames"] / sample["fps"] for sample in samples) / 3600,
+        written=len(entries),
+        hours=sum(entry.frames / entry.fps for entry in entries) / 3600,
         bytes=sum(shard.bytes for shard in shards),
         source_bytes=source_bytes,
         psnr=mean(psnr) if psnr else None,

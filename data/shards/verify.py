@@ -20,7 +20,7 @@ from data.latents.dataset import MANIFEST, read_manifest
 from data.latents.shards import merge_sums, shard_sums
 from data.shards.index import INDEX, ShardIndex
 from data.shards.pool import map_ordered
-from data.shards.tar_entries import tar_members
+from data.shards.tars import tar_members
 from data.video.decode import DecodeError, read_frames
 from data.video.probe import check_frames, probe
 
@@ -39,7 +39,7 @@ class Problem:
     reason: str
     """What."""
     key: str | None = None
-    """Which sample, where it is one."""
+    """Which video or latent, where it is one."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def verify_shards(
     check = partial(_check_tar, index)
     problems = _all(check, tars, workers, "checksums", "shard", progress)
     broken = {problem.file for problem in problems}
-    keys = Counter(index.samples.key(i) for i in range(len(index)))
+    keys = Counter(index.entries.key(i) for i in range(len(index)))
     repeated = [key for key, count in keys.items() if count > 1]
     problems += [Problem(str(folder / INDEX), "the key occurs twice", key) for key in repeated]
     if decode != "none":
@@ -176,17 +176,14 @@ def _check_tar(index: ShardIndex, number: int) -> list[Problem]:
         problems.append(f"has {path.stat().st_size} bytes, the index says {shard.bytes}")
     elif sha256_file(path) != shard.sha256:
         problems.append("its sha256 is not the one in the index")
-    rows = np.flatnonzero(index.samples.shard == number)
-    if len(rows) != shard.samples:
-        problems.append(f"has {len(rows)} samples in the index, which says {shard.samples}")
     try:
         there = {place for _, place in tar_members(path)}
     except ValueError as error:
         return [Problem(str(path), reason) for reason in (*problems, str(error))]
     lost = [
-        Problem(str(path), f"no member {extension} where the index says", sample.key)
-        for sample in (index.samples[int(row)] for row in rows)
-        for extension, place in sample.members.items()
+        Problem(str(path), f"no member {extension} where the index says", entry.key)
+        for entry in (index.entries[int(i)] for i in np.flatnonzero(index.shard_numbers == number))
+        for extension, place in entry.members.items()
         if tuple(place) not in there
     ]
     return [Problem(str(path), reason) for reason in problems] + lost
@@ -198,8 +195,8 @@ def _check_videos(
     problems = []
     strict = bool(index.config.get("strict_decoding", True))
     for row in rows:
-        sample = index.samples[row]
-        path = index.path(sample.shard)
+        entry = index.entries[row]
+        path = index.path_of(row)
         if path in gone:
             continue
         try:
@@ -211,12 +208,12 @@ def _check_videos(
                 found = (info.frames, info.height, info.width)
                 for number in {0, info.frames - 1}:
                     read_frames(video, [number], strict=strict, frames=info.frames)
-            said = (sample.frames, sample.height, sample.width)
+            said = (entry.frames, entry.height, entry.width)
             if found != said:
                 reason = f"{'x'.join(map(str, found))}, the index says {'x'.join(map(str, said))}"
-                problems.append(Problem(path, reason, sample.key))
+                problems.append(Problem(path, reason, entry.key))
         except (DecodeError, ValueError) as error:
-            problems.append(Problem(path, str(error), sample.key))
+            problems.append(Problem(path, str(error), entry.key))
     return problems
 
 

@@ -14,22 +14,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from tqdm import tqdm
 
 from common.files import atomic_path, sha256_file, write_json
-from common.output_folder import lock_folder
+from common.output_folder import check_identity, in_main_process, lock_folder
 from data.importers import ImportResult
-from data.shards.identity import (
-    Sources,
-    check_identity,
-    check_records,
-    identity_of,
-    write_identity,
-)
-from data.shards.index import Sample, Shard, ShardIndex, write_index
-from data.shards.pack_video import Failed, Packed, ShardConfig, TarWriter, member_json, pack_record
+from data.shards.entries import Entry
+from data.shards.index import Shard, ShardIndex, write_index
+from data.shards.pack_video import Failed, Packed, ShardConfig, member_json, pack_record
 from data.shards.pool import STUCK, map_ordered
 from data.shards.report import (
     Failure,
@@ -39,6 +33,8 @@ from data.shards.report import (
     UnusualVideo,
     make_report,
 )
+from data.shards.sources import Sources, begin_folder, check_records, describe
+from data.shards.tars import TarWriter
 from data.video.decode import TIME_LIMIT
 from data.video.decode_errors import printable
 from data.video.video_record import VideoRecord
@@ -46,7 +42,7 @@ from data.video.video_record import VideoRecord
 if TYPE_CHECKING:  # takes seconds to import, and whoever has an Accelerator has imported it
     from accelerate import Accelerator
 
-__all__ = ["Sample", "Shard", "ShardConfig", "ShardIndex", "ShardReport", "write_shards"]
+__all__ = ["ShardConfig", "ShardIndex", "ShardReport", "write_shards"]
 
 REPORT = "report.json"
 GRACE = 60.0
@@ -75,8 +71,8 @@ def write_shards(
     is larger now, or if a process died of them and there are fewer workers now.
 
     Args:
-        records: what to pack; the order is that of the samples.
-        config: what the samples look like.
+        records: what to pack; the order is that of the entries.
+        config: what the packed videos look like.
         class_names: names of the labels.
         on_error: what to do with a video that cannot be packed: end here, or leave it out and
             count it.
@@ -104,12 +100,9 @@ def write_shards(
 
     check_records(records, config, class_names)
     sources = Sources.of(records)
-    identity = identity_of(sources, config, class_names)
     with lock_folder(folder, accelerator):
-        if rank == 0:
-            write_identity(folder, identity, sources)
-        wait()
-        check_identity(folder, identity)
+        in_main_process(lambda: begin_folder(folder, config, class_names, sources), accelerator)
+        check_identity(folder, describe(config, class_names), sources.inputs)  # of each process
         starts = range(0, len(records), config.samples_per_shard)
         parts = [
             _Part(i, start, min(start + config.samples_per_shard, len(records)))
@@ -237,7 +230,7 @@ class _Writer:
 
     def _fill(self, tar: TarWriter, name: str, numbers: range) -> PackedShard:
         """Add the records with these numbers until the shard is full or they end."""
-        samples, psnr, too_short, failures, unusual = [], [], [], [], []
+        entries, psnr, too_short, failures, unusual = [], [], [], [], []
         stop = numbers.start
         for number in numbers:
             record = self.sources.records[number]
@@ -252,41 +245,41 @@ class _Writer:
                 failures.append(Failure(record.id, packed.reason, packed.cause, settings, file))
             elif not packed.video:
                 too_short.append(ShortVideo(record.id, printable(record.path), packed.frames))
-            elif samples and tar.size + len(packed.video) > self.config.shard_mb * 1_000_000:
+            elif entries and tar.size + len(packed.video) > self.config.shard_mb * 1_000_000:
                 break
             else:
-                samples.append(self._add(tar, record, packed))
+                entries.append(self._add(tar, record, packed))
                 psnr.append(packed.psnr)
                 if packed.notes:
                     unusual.append(UnusualVideo(record.id, printable(record.path), packed.notes))
             self.next, stop = None, number + 1
             self.bar.update()
-        shard = Shard(name, tar.close(), tar.size, len(samples)) if samples else None
+        shard = Shard(name, tar.close(), tar.size, len(entries)) if entries else None
         return PackedShard(
             shard=shard,
             start=numbers.start,
             stop=stop,
             records=self.sources.digest(range(numbers.start, stop), failures),
-            samples=tuple(samples),
+            entries=tuple(entries),
             psnr=tuple(psnr),
             too_short=tuple(too_short),
             failures=tuple(failures),
             unusual=tuple(unusual),
         )
 
-    def _add(self, tar: TarWriter, record: VideoRecord, packed: Packed) -> dict[str, Any]:
+    def _add(self, tar: TarWriter, record: VideoRecord, packed: Packed) -> Entry:
         class_name = None if record.label is None else self.class_names[record.label]
         video = tar.add(f"{record.id}.{packed.extension}", packed.video)
         facts = tar.add(f"{record.id}.json", member_json(record, packed, class_name))
-        return {
-            "key": record.id,
-            "label": record.label,
-            "frames": packed.frames,
-            "height": packed.height,
-            "width": packed.width,
-            "fps": packed.fps,
-            "members": {packed.extension: video, "json": facts},
-        }
+        return Entry(
+            key=record.id,
+            label=record.label,
+            frames=packed.frames,
+            height=packed.height,
+            width=packed.width,
+            fps=packed.fps,
+            members={packed.extension: video, "json": facts},
+        )
 
     def _stop_at(self, reason: str) -> None:
         if self.on_error == "stop":
@@ -334,14 +327,8 @@ def _conclude(
         if path.stem not in names:
             path.unlink()
     # Write index and report
-    samples = [
-        {**sample, "shard": number} for number, each in enumerate(full) for sample in each.samples
-    ]
-    shards = [
-        {name: value for name, value in asdict(each.shard).items() if value is not None}
-        for each in full
-        if each.shard is not None
-    ]
-    content_hash = write_index(folder, class_names, asdict(config), shards, samples)
+    shards = [each.shard for each in full if each.shard is not None]
+    entries = [entry for each in full for entry in each.entries]
+    content_hash = write_index(folder, class_names, asdict(config), shards, entries)
     report = make_report(packed, class_names, content_hash, sources.bytes, scan)
     write_json(folder / REPORT, asdict(report))

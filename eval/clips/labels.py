@@ -30,7 +30,7 @@ def read_labels(folder: Path) -> Labels | None:
     """What the index of packed shards or samples.json beside clips records; None without either."""
     if (folder / INDEX).is_file():
         index = ShardIndex.load(folder)
-        found = {sample.key: sample.label for sample in index.samples}
+        found = {entry.key: entry.label for entry in index.entries}
         names = index.class_names
     elif (folder / RECORD).is_file():
         record = read_json(folder / RECORD)

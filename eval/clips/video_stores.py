@@ -64,14 +64,14 @@ class _Shards:
 
     def __init__(self, folder: Path):
         self.index = ShardIndex.load(folder)
-        self.numbers = {sample.key: i for i, sample in enumerate(self.index.samples)}
+        self.numbers = {entry.key: i for i, entry in enumerate(self.index.entries)}
 
     def ids(self) -> list[str]:
         return list(self.numbers)
 
     def video(self, id: str) -> Video:
-        sample = self.index.samples[self.numbers[id]]
-        return Video(id, sample.frames, sample.height, sample.width, sample.fps, None)
+        entry = self.index.entries[self.numbers[id]]
+        return Video(id, entry.frames, entry.height, entry.width, entry.fps, None)
 
     def codec(self, id: str) -> str:
         return probe(self.index.read(self.numbers[id])).codec

@@ -31,8 +31,8 @@ def pack(
     config = ShardConfig(reencode=False, min_frames=1, samples_per_shard=per_shard)
     write_shards(records, folder / "shards", config, class_names, progress=False)
     for i in broken:
-        sample = ShardIndex.load(folder / "shards").samples[i]
-        with open(folder / "shards" / f"shard-{sample.shard:06d}.tar", "r+b") as file:
-            file.seek(sample.members["mp4"][0])
+        index = ShardIndex.load(folder / "shards")
+        with open(index.path_of(i), "r+b") as file:
+            file.seek(index.entries[i].members["mp4"][0])
             file.write(b"<html>")
     return folder / "shards"

@@ -10,10 +10,9 @@ import webdataset as wds
 import data.shards.external
 from common.cli import parse
 from data.clips.dataset import ClipConfig, ClipDataset
-from data.shards.external import index_foreign
+from data.shards.external import index_external
 from data.shards.index import ShardIndex
-from data.shards.sample_table import Samples
-from data.shards.tar_entries import find_label, split_name, video_extension
+from data.shards.tars import find_label, split_name, video_extension
 from data.video.decode import read_frames
 from scripts.index_shards import IndexShards, run
 from tests.builders.packed import pack
@@ -58,12 +57,12 @@ def content(folder):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_tars_of_webdatasets_writer_load_like_our_own(theirs, videos, workers):
     before = content(theirs)
-    report = index_foreign(theirs, workers=workers, progress=False)
+    report = index_external(theirs, workers=workers, progress=False)
     assert (report.shards, report.found, report.written, report.unlabeled) == (2, 3, 3, 0)
     assert content(theirs) == before
     index = ShardIndex.load(theirs)
     assert [index.read(i) for i in range(3)] == videos
-    assert [(s.key, s.label, s.frames) for s in index.samples] == [
+    assert [(s.key, s.label, s.frames) for s in index.entries] == [
         ("a/000", 1, 12),
         ("a/001", 0, 9),
         ("more/b/000", 1, 15),
@@ -83,15 +82,15 @@ def test_our_own_shards_without_their_index_can_be_indexed_like_others(tmp_path)
     ours = ShardIndex.load(folder)
     for file in folder.glob("*.json"):
         file.unlink()
-    index_foreign(folder, progress=False)
+    index_external(folder, progress=False)
     again = ShardIndex.load(folder)
-    assert list(again.samples) == list(ours.samples)
+    assert list(again.entries) == list(ours.entries)
     assert again.class_names == ours.class_names
 
 
 def test_the_index_may_lie_elsewhere(theirs, tmp_path, videos):
     out = tmp_path / "index"
-    index_foreign(theirs, out, progress=False)
+    index_external(theirs, out, progress=False)
     assert not (theirs / "index.json").exists()
     index = ShardIndex.load(out)
     assert index.read(2) == videos[2]
@@ -111,25 +110,25 @@ def test_a_stopped_run_goes_on_and_a_later_one_looks_at_changes_only(theirs, vid
 
     monkeypatch.setattr(data.shards.external, "_scan", watched)
     with pytest.raises(KeyboardInterrupt):
-        index_foreign(theirs, progress=False)
+        index_external(theirs, progress=False)
     assert not (theirs / "index.json").exists()
-    first = index_foreign(theirs, progress=False)
+    first = index_external(theirs, progress=False)
     assert scanned == ["a.tar", "b.tar", "b.tar"]
     os.utime(theirs / "a.tar", ns=(1, 1))  # copied: another time, the same content
     with pytest.raises(ValueError, match=r"a.tar: was changed or copied since it was indexed. Run"):
         ShardIndex.load(theirs)
-    assert index_foreign(theirs, progress=False).hash == first.hash
+    assert index_external(theirs, progress=False).hash == first.hash
     assert scanned == ["a.tar", "b.tar", "b.tar"]
     write(theirs / "a.tar", [{"__key__": "000", "mp4": videos[1], "cls": 0}])
     with pytest.raises(ValueError, match=r"a.tar: the shard has \d+ bytes, not \d+"):
         ShardIndex.load(theirs)
-    assert index_foreign(theirs, progress=False).hash != first.hash
+    assert index_external(theirs, progress=False).hash != first.hash
     assert scanned == ["a.tar", "b.tar", "b.tar", "a.tar"]
     assert ShardIndex.load(theirs).read(0) == videos[1]
 
 
 def test_a_change_that_keeps_size_and_time_is_found_by_verify(theirs):
-    index_foreign(theirs, progress=False)
+    index_external(theirs, progress=False)
     stat = (theirs / "a.tar").stat()
     with open(theirs / "a.tar", "r+b") as file:
         file.seek(2000)
@@ -148,13 +147,13 @@ def test_bad_videos_and_samples_without_one(tmp_path, videos):
     ]
     write(tmp_path / "x.tar", samples)
     with pytest.raises(ValueError, match=r"x.tar: page: .*HTML page.*on_error=skip"):
-        index_foreign(tmp_path, progress=False)
-    report = index_foreign(tmp_path, on_error="skip", progress=False)
+        index_external(tmp_path, progress=False)
+    report = index_external(tmp_path, on_error="skip", progress=False)
     assert (report.found, report.written, report.unlabeled) == (4, 1, 1)
     assert report.without_video == ("text",)
-    assert [failure["key"] for failure in report.failures] == ["page", "odd"]
-    assert "1.5 is neither a number nor a name" in report.failures[1]["reason"]
-    assert [(s.key, s.label) for s in ShardIndex.load(tmp_path).samples] == [("good", None)]
+    assert [failure.id for failure in report.failures] == ["page", "odd"]
+    assert "1.5 is neither a number nor a name" in report.failures[1].reason
+    assert [(s.key, s.label) for s in ShardIndex.load(tmp_path).entries] == [("good", None)]
 
 
 def test_labels_that_are_names_are_numbered(tmp_path, videos):
@@ -163,17 +162,17 @@ def test_labels_that_are_names_are_numbered(tmp_path, videos):
         {"__key__": "b", "mp4": videos[1], "json": {"label": "jump"}},
     ]
     write(tmp_path / "x.tar", samples)
-    index_foreign(tmp_path, progress=False)
+    index_external(tmp_path, progress=False)
     index = ShardIndex.load(tmp_path)
     assert index.class_names == ["jump", "run"]
-    assert [sample.label for sample in index.samples] == [1, 0]
+    assert [sample.label for sample in index.entries] == [1, 0]
 
 
 def test_labels_that_contradict_each_other_are_refused(tmp_path, videos):
     def two(a, b):
         samples = [{"__key__": k, "mp4": videos[1], "json": j} for k, j in (("a", a), ("b", b))]
         write(tmp_path / "x.tar", samples)
-        index_foreign(tmp_path, progress=False)
+        index_external(tmp_path, progress=False)
 
     with pytest.raises(ValueError, match="some labels are numbers, others names"):
         two({"label": 1}, {"label": "run"})
@@ -208,20 +207,20 @@ def test_video_members_and_labels():
 def test_what_is_no_tar_is_refused(tmp_path, theirs, videos):
     (tmp_path / "nothing").mkdir()
     with pytest.raises(ValueError, match=r"no .tar files"):
-        index_foreign(tmp_path / "nothing", progress=False)
+        index_external(tmp_path / "nothing", progress=False)
     with pytest.raises(ValueError, match="no such folder"):
-        index_foreign(tmp_path / "nowhere")
+        index_external(tmp_path / "nowhere")
     with open(theirs / "a.tar", "r+b") as file:
         file.truncate(3000)
     with pytest.raises(ValueError, match=r"a.tar: is no readable tar \("):
-        index_foreign(theirs, progress=False)
+        index_external(theirs, progress=False)
     (theirs / "a.tar").write_bytes(b"<html>" * 200)
     with pytest.raises(ValueError, match=r"a.tar: is no readable tar"):
-        index_foreign(theirs, progress=False)
+        index_external(theirs, progress=False)
     with tarfile.open(theirs / "c.tar.gz", "w:gz"):
         pass
     with pytest.raises(ValueError, match=r"c.tar.gz: is compressed.*streaming"):
-        index_foreign(theirs, progress=False)
+        index_external(theirs, progress=False)
 
 
 def test_the_command_reports(theirs, capsys):
@@ -231,23 +230,6 @@ def test_the_command_reports(theirs, capsys):
     )
     with pytest.raises(ValueError, match="workers=-1"):
         IndexShards(shards="x", workers=-1)
-
-
-def test_large_indices_are_kept_as_arrays_and_read_again_after_a_change(theirs, monkeypatch):
-    monkeypatch.setattr("data.shards.index.LARGE", 2)
-    index_foreign(theirs, progress=False)
-    first = ShardIndex.load(theirs)
-    assert (theirs / ".index.safetensors").exists()
-    monkeypatch.setattr(Samples, "from_entries", lambda _: pytest.fail("parsed again"))
-    again = ShardIndex.load(theirs)
-    assert list(again.samples) == list(first.samples)
-    assert (again.hash, again.shards, again.config) == (first.hash, first.shards, first.config)
-    monkeypatch.undo()
-    (theirs / "more" / "b.tar").unlink()
-    index_foreign(theirs, progress=False)
-    assert len(ShardIndex.load(theirs)) == 2
-    (theirs / ".index.safetensors").write_bytes(b"damaged")
-    assert len(ShardIndex.load(theirs)) == 2
 
 
 def raw_tar(path, members):
@@ -283,13 +265,13 @@ def test_odd_names_are_read_as_webdataset_reads_them(tmp_path, videos):
             ("./__deep/y.mp4", videos[1]),
         ],
     )
-    index_foreign(tmp_path, progress=False)
+    index_external(tmp_path, progress=False)
     index, theirs = ShardIndex.load(tmp_path), read_by_webdataset(tar)
-    assert [sample.key for sample in index.samples] == [sample["key"] for sample in theirs]
+    assert [sample.key for sample in index.entries] == [sample["key"] for sample in theirs]
     assert len(index) == 4
     assert [index.read(i) for i in range(4)] == [sample["mp4"] for sample in theirs]
     labels = [int(sample["cls"]) if "cls" in sample else None for sample in theirs]
-    assert [sample.label for sample in index.samples] == labels == [1, 0, None, None]
+    assert [sample.label for sample in index.entries] == labels == [1, 0, None, None]
     assert index.class_names[1] == "run"
 
 
@@ -299,8 +281,8 @@ def test_a_member_that_occurs_twice_is_a_failure_as_it_is_for_webdataset(tmp_pat
     with pytest.raises(ValueError, match="duplicate file name"):
         read_by_webdataset(tar)
     with pytest.raises(ValueError, match=r"x.tar: a: member mp4 occurs twice"):
-        index_foreign(tmp_path, progress=False)
-    report = index_foreign(tmp_path, on_error="skip", progress=False)
+        index_external(tmp_path, progress=False)
+    report = index_external(tmp_path, on_error="skip", progress=False)
     assert (report.found, report.written, len(report.failures)) == (2, 1, 1)
 
 
@@ -312,14 +294,14 @@ def test_a_tar_cut_between_members_is_noticed(tmp_path, videos, capsys):
     for size in (third, third + 100):  # exactly between members, and in a header
         tar.write_bytes(whole[:size])
         with pytest.raises(ValueError, match=r"x.tar: (has no end: it was cut|is no readable tar)"):
-            index_foreign(tmp_path, progress=False)
+            index_external(tmp_path, progress=False)
     tar.write_bytes(whole[:third])
-    report = index_foreign(tmp_path, on_error="skip", progress=False)
+    report = index_external(tmp_path, on_error="skip", progress=False)
     assert (report.cut, report.written) == (("x.tar",), 2)
     run(parse(IndexShards, ["--shards", str(tmp_path), "--on_error", "skip", "--workers", "0"]))
     assert "no end: x.tar" in capsys.readouterr().out
     tar.write_bytes(whole)
-    assert index_foreign(tmp_path, progress=False).cut == ()
+    assert index_external(tmp_path, progress=False).cut == ()
 
 
 def test_what_indexing_takes_loading_reads(tmp_path, videos, capsys):
@@ -329,14 +311,14 @@ def test_what_indexing_takes_loading_reads(tmp_path, videos, capsys):
     write(tmp_path / "set" / "x.tar", [{"__key__": "damaged", "webm": damaged}])
     write(tmp_path / "set" / "y.tar", [{"__key__": "whole", "mp4": videos[0]}])
     with pytest.raises(ValueError, match=r"x.tar: damaged: .*cannot be decoded"):
-        index_foreign(tmp_path / "set", progress=False)
-    report = index_foreign(tmp_path / "set", on_error="skip", progress=False)
-    assert ([f["key"] for f in report.failures], report.written) == (["damaged"], 1)
-    quick = index_foreign(tmp_path / "set", decode="first", progress=False)
+        index_external(tmp_path / "set", progress=False)
+    report = index_external(tmp_path / "set", on_error="skip", progress=False)
+    assert ([f.id for f in report.failures], report.written) == (["damaged"], 1)
+    quick = index_external(tmp_path / "set", decode="first", progress=False)
     assert (quick.written, quick.unchecked) == (2, 2)
-    index_foreign(tmp_path / "set", strict=False, progress=False)
+    index_external(tmp_path / "set", strict=False, progress=False)
     index = ShardIndex.load(tmp_path / "set")
-    for i, sample in enumerate(index.samples):
+    for i, sample in enumerate(index.entries):
         numbers = range(sample.frames)
         read = read_frames(index.read(i), numbers, strict=False, frames=sample.frames)
         assert len(read) == sample.frames

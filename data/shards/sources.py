@@ -1,4 +1,4 @@
-"""What a folder of shards is made from and how: another run that writes there must agree."""
+"""The videos of a packing run: whether they fit, and which shards were made from them."""
 
 import json
 import logging
@@ -9,8 +9,15 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
 
-from common.files import read_json, write_json
-from data.shards.index import INDEX, SCHEMA
+from common.files import write_json
+from common.output_folder import (
+    IDENTITY,
+    Input,
+    check_identity,
+    describe_identity,
+    recorded_inputs,
+)
+from data.shards.index import INDEX
 from data.shards.pack_video import ShardConfig
 from data.shards.report import Failure, PackedShard
 from data.video.decode_errors import printable
@@ -18,8 +25,7 @@ from data.video.video_record import VideoRecord, source_sizes
 
 log = logging.getLogger(__name__)
 
-IDENTITY = "packing.json"
-SOURCES = "sha256 of ids, sizes, labels and ranges"
+PRODUCTS = ("*.tar", INDEX)
 
 
 def check_records(
@@ -76,6 +82,12 @@ class Sources:
             hashes.append(sha256(json.dumps(line).encode()).hexdigest())
         return cls(records, tuple(hashes), sum(size or 0 for size in sizes.values()))
 
+    @property
+    def inputs(self) -> dict[str, Input]:
+        """All videos, for the folder's identity: their ids, sizes, labels and ranges."""
+        digest = self.digest(range(len(self.records)))
+        return {"videos": Input(f"{len(self.records)} videos", digest)}
+
     def digest(self, numbers: Iterable[int], failures: Sequence[Failure] = ()) -> str:
         """Hash of the records with these numbers, but for those that failed."""
         failed = {failure.id for failure in failures}
@@ -94,65 +106,36 @@ class Sources:
         return self.digest(covered, packed.failures) == packed.records
 
 
-def identity_of(
-    sources: Sources, config: ShardConfig, class_names: Sequence[str]
-) -> dict[str, Any]:
-    """What decides the content of the shards."""
-    return {
-        "schema": SCHEMA,
-        **asdict(config),
-        "class_names": list(class_names),
-        "videos": len(sources.records),
-        SOURCES: sources.digest(range(len(sources.records))),
-    }
-
-
-def write_identity(folder: Path, identity: dict[str, Any], sources: Sources) -> None:
-    """Make the folder this run's, if what is there was made in the same way from the same videos.
+def begin_folder(
+    folder: Path, config: ShardConfig, class_names: Sequence[str], sources: Sources
+) -> None:
+    """Record what the folder's shards are made from, if what is there was made in the same way.
 
     Where a run ended before all was packed, videos that were mended, removed or added since then
     are no reason to refuse it: the shards that they are not in stay. Of a complete folder only
     videos that could not be packed may have changed.
+
+    Raises:
+        ValueError: the shards are others, or made by something else.
     """
-    path = folder / IDENTITY
-    if path.exists():
-        there = read_json(path)
-        same = {key: identity[key] for key in ("videos", SOURCES)}
-        if {**there, **same} != identity or not _may_go_on(folder, there, identity, sources):
-            check_identity(folder, identity)
-    elif any(folder.glob("*.tar")) or (folder / INDEX).exists():
-        raise ValueError(
-            f"{folder}: holds shards without {IDENTITY}, made by something else. "
-            "Write to another folder."
-        )
-    write_json(path, identity)
+    settings, inputs = describe(config, class_names), sources.inputs
+    before = recorded_inputs(folder)
+    may_go_on = before and before != inputs and _may_go_on(folder, sources)
+    check_identity(folder, settings, before if may_go_on else inputs, products=PRODUCTS)
+    if may_go_on:
+        log.warning("%s: the videos are not those that the run before found; going on", folder)
+    write_json(folder / IDENTITY, describe_identity(settings, inputs))
 
 
-def check_identity(folder: Path, identity: dict[str, Any]) -> None:
-    """Refuse (`ValueError`) shards made from other videos or in another way."""
-    there = read_json(folder / IDENTITY)
-    differences = [
-        f"{key}: {there.get(key)} there, {identity.get(key)} now"
-        for key in {**there, **identity}
-        if there.get(key) != identity.get(key)
-    ]
-    if differences:
-        raise ValueError(
-            f"{folder}: holds other shards ({'; '.join(differences)}). "
-            "Delete the folder or write to another one."
-        )
+def describe(config: ShardConfig, class_names: Sequence[str]) -> dict[str, Any]:
+    """What, besides the videos, decides the content of the shards."""
+    return {**asdict(config), "class_names": list(class_names)}
 
 
-def _may_go_on(
-    folder: Path, there: dict[str, Any], identity: dict[str, Any], sources: Sources
-) -> bool:
-    if there == identity:
-        return True
+def _may_go_on(folder: Path, sources: Sources) -> bool:
+    """Whether shards of other videos were made from some of these and may stay."""
     packed = [PackedShard.load(path) for path in folder.glob("shard-*.json")]
     if (folder / INDEX).exists():
-        return there["videos"] == identity["videos"] and all(map(sources.is_of, packed))
+        return all(map(sources.is_of, packed)) and sum(map(len, packed)) == len(sources.records)
     ids = {record.id for record in sources.records}
-    if packed and not any(ids & each.ids for each in packed):
-        return False
-    log.warning("%s: the videos are not those that the run before found; going on", folder)
-    return True
+    return not packed or any(ids & each.ids for each in packed)

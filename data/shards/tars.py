@@ -1,6 +1,6 @@
-"""webdataset's rules: which members of a tar are one sample, which is its video, what its label.
+"""Tars: written so that their content decides their bytes, and read by webdataset's rules.
 
-Members belong together if they follow each other and their paths are equal up to the first dot of
+Members are one sample if they follow each other and their paths are equal up to the first dot in
 the file name. Extensions are taken in lower case. Files named `__like_this__`, and what lies in
 such a folder, are no samples.
 """
@@ -9,11 +9,44 @@ import json
 import re
 import tarfile
 from collections.abc import Iterable, Iterator
+from hashlib import sha256
 from pathlib import Path
+from typing import IO
 
 from data.video.video_record import VIDEO_EXTENSIONS
 
 META = re.compile(r"__[^/]*__($|/)")
+
+
+class TarWriter:
+    """Writes a tar whose bytes depend on its members' names and contents alone."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._digest = sha256()
+        self.size = 0
+        """Bytes so far."""
+
+    def add(self, name: str, data: bytes) -> tuple[int, int]:
+        """Append a member; returns its contents' (offset, size) in the file."""
+        info = tarfile.TarInfo(name)  # owner 0, time 0
+        info.size, info.mode = len(data), 0o644
+        self._write(info.tobuf(tarfile.GNU_FORMAT, "utf-8", "strict"))
+        offset = self.size
+        self._write(data)
+        self._write(bytes(-self.size % tarfile.BLOCKSIZE))
+        return offset, len(data)
+
+    def close(self) -> str:
+        """Write the end mark; returns the sha256 of the whole tar."""
+        self._write(bytes(2 * tarfile.BLOCKSIZE))
+        self._write(bytes(-self.size % tarfile.RECORDSIZE))
+        return self._digest.hexdigest()
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._digest.update(data)
+        self.size += len(data)
 
 
 def split_name(name: str) -> tuple[str, str] | None:
