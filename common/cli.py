@@ -160,6 +160,8 @@ def _build(hint: Any, value: Any, name: str) -> Any:
     values = {}
     for field, kind in field_types(config_class).items():
         path = f"{name}.{field}".strip(".")
+        if field not in value:  # an item of a list that leaves it at its default
+            continue
         values[field] = _build(kind, value[field], path)
         check_value(values[field], kind, path)
     try:

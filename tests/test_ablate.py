@@ -7,9 +7,12 @@ import pytest
 import yaml
 
 import scripts.ablate as ablate
+from common.cli import parse
 from eval.protocols.claims import Claim
 from eval.report.ablation_tables import ablation_section
+from scripts import make_shards
 from scripts.ablate import Ablate
+from tests.builders.commands import ROOT
 from vae import VAEConfig, VideoVAE
 
 CLAIM = Claim(
@@ -138,3 +141,17 @@ def test_rows_of_a_seed_are_measured_together_and_claims_judged(files, capsys):
 def test_mistakes_are_refused(files, options, message):
     with pytest.raises(ValueError, match=message):
         config(files, **options)
+
+
+@pytest.mark.parametrize("name", ["motion", "initialization", "odvae", "small"])
+def test_the_experiments_on_digits_are_valid(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    found = parse(Ablate, ["--config", f"configs/digits/{name}.yaml"])
+    assert found.claims
+    assert all(isinstance(claim, Claim) for claim in found.claims)
+    assert found.folder == Path("runs/digits") / name
+    for test, data in found.tests.items():
+        options = parse(
+            make_shards.COMMANDS["digits"], ["--config", f"configs/digits/data/{test}.yaml"]
+        )
+        assert options.out == data
