@@ -1,4 +1,5 @@
 """Videos and latents on disk, and how training reads them.
 
-May import `common` and the config of `engine`.
+`pool` works on files in processes, `verify` checks what is stored. May import `common` and
+`engine`.
 """

@@ -8,7 +8,7 @@ from typing import Literal
 from common.cli import main
 from common.config import Config, Workers
 from common.files import write_json
-from data.shards.verify import verify
+from data.verify import verify
 
 SHOWN = 20
 UNITS = {"shards": "videos", "latents": "latents"}

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.importers.faceforensics import FaceForensics
 from data.importers.files import frame_number
 from data.importers.folder import Folder, FrameFolders
-from data.importers.sky_timelapse import SkyTimelapse
+from data.importers.unlabeled import FaceForensics, SkyTimelapse
 from data.shards.pack_video import ShardConfig
 from data.shards.write import ShardIndex, write_shards
 from data.video.decode import DecodeError, read_frames
@@ -190,5 +189,5 @@ def test_images_are_read_exactly_and_faults_are_named(tmp_path):
 def test_images_cannot_be_stored_as_they_are(tmp_path):
     write_frames(tmp_path / "set" / "clip", range(5))
     records = FrameFolders(root=tmp_path / "set", labels="none").scan().records
-    with pytest.raises(ValueError, match="frames that are images must be encoded"):
+    with pytest.raises(ValueError, match="frames that are images or computed must be encoded"):
         write_shards(records, tmp_path / "out", ShardConfig(reencode=False))

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from data.importers import IMPORTERS, ImportResult
-from data.importers.activitynet import ActivityNet
-from data.importers.kinetics import Kinetics400, Kinetics600
-from data.importers.openvid import OpenVid
 from data.importers.ucf101 import UCF101
+from data.importers.unlabeled import OpenVid
+from data.importers.youtube import ActivityNet, Kinetics400, Kinetics600
 from data.shards.write import ShardConfig, ShardIndex, write_shards
 from data.video.decode import read_frames
 from tests.builders.videos import (
@@ -420,7 +419,7 @@ def test_openvid_mistakes(openvid, tmp_path):
         OpenVid(root=openvid).scan()
 
 
-@pytest.mark.parametrize("name", IMPORTERS)
+@pytest.mark.parametrize("name", sorted(IMPORTERS.keys() - {"digits"}))  # which makes its root
 def test_every_importer_says_that_the_root_is_not_there(name, tmp_path):
     with pytest.raises(ValueError, match=r"nowhere: no such folder"):
         IMPORTERS[name](root=tmp_path / "nowhere").scan()

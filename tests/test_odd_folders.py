@@ -12,8 +12,8 @@ import webdataset
 
 from data.clips.dataset import ClipConfig, ClipDataset
 from data.importers.folder import Folder
-from data.shards.verify import verify_shards
 from data.shards.write import ShardIndex
+from data.verify import verify_shards
 from data.video.decode import iterate_frames, read_frames
 from data.video.probe import probe
 from data.video.video_record import VideoRecord, open_record

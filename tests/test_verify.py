@@ -9,7 +9,7 @@ from safetensors.numpy import load_file, save_file
 from common.cli import parse
 from common.files import sha256_file
 from data.shards.index import ShardIndex
-from data.shards.verify import verify
+from data.verify import verify
 from scripts.verify_data import VerifyData, run
 from tests.builders.latent_caches import complete, damage, make_cache
 from tests.builders.packed import pack

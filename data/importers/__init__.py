@@ -8,15 +8,12 @@ A new set is a frozen dataclass derived from `Importer` with its options as fiel
 May import `common` and `data.video`.
 """
 
-from data.importers.activitynet import ActivityNet
 from data.importers.base import Importer, ImportResult
 from data.importers.digits import Digits
-from data.importers.faceforensics import FaceForensics
 from data.importers.folder import Folder, FrameFolders
-from data.importers.kinetics import Kinetics400, Kinetics600
-from data.importers.openvid import OpenVid
-from data.importers.sky_timelapse import SkyTimelapse
 from data.importers.ucf101 import UCF101
+from data.importers.unlabeled import FaceForensics, OpenVid, SkyTimelapse
+from data.importers.youtube import ActivityNet, Kinetics400, Kinetics600
 
 __all__ = ["IMPORTERS", "ImportResult", "Importer"]
 

@@ -19,9 +19,9 @@ from tqdm import tqdm
 
 from common.files import read_json, sha256_file, write_json
 from common.output_folder import IDENTITY
+from data.pool import map_ordered
 from data.shards.entries import Entry
 from data.shards.index import Shard, write_index
-from data.shards.pool import map_ordered
 from data.shards.report import Failure
 from data.shards.tars import (
     find_label,

@@ -14,7 +14,7 @@ from annotated_types import Ge, Gt, Le, MultipleOf
 
 from common.config import Config
 from common.psnr import psnr_from_mse
-from data.shards.pool import report_progress
+from data.pool import report_progress
 from data.video.decode import TIME_LIMIT, DecodeError, TimedFrame, read_frames
 from data.video.decode_errors import TimeLimitError, printable
 from data.video.encode import encode_video

@@ -1,4 +1,4 @@
-"""What became of the videos that were to be packed: of each shard, and of all."""
+"""What became of the videos that were to be packed: of each shard, and of all; and for people."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,6 +11,11 @@ from common.files import read_json
 from data.importers import ImportResult
 from data.shards.entries import Entry
 from data.shards.index import Shard
+from data.video.decode_errors import printable
+
+REPORT = "report.json"
+SHOWN = 5
+"""Names shown of each list; the file has all."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +133,25 @@ class ShardReport:
     unusual: tuple[UnusualVideo, ...] = ()
     """Packed videos that are unusual."""
 
+    def lines(self, folder: Path, scan: ImportResult) -> list[str]:
+        """For people: counts, sizes, and the first names of each list."""
+        quality = ""
+        if self.psnr is not None:
+            quality = f"; PSNR {self.psnr:.1f} dB (lowest {self.psnr_lowest:.1f})"
+        return [
+            f"{folder}: {self.written} of {self.found} videos written ({self.hours:.2f} hours); "
+            f"{len(self.too_short)} too short, {len(self.failures)} failed, "
+            f"{len(self.missing)} missing, {len(self.unlabeled)} unlabeled",
+            f"  {self.source_bytes / 1e6:.1f} MB became {self.bytes / 1e6:.1f} MB in "
+            f"{self.shards} shards{quality}",
+            *list_names("too short", [f"{v.path}: {v.frames} frames" for v in self.too_short]),
+            *list_names("failed", [video.reason for video in self.failures]),
+            *list_names("unusual", [f"{v.path}: {'; '.join(v.notes)}" for v in self.unusual]),
+            *(f"  note: {note}" for note in self.notes[len(scan.notes) :]),
+            *list_counts(self.classes),
+            f"Report: {folder / REPORT}",
+        ]
+
     @classmethod
     def load(cls, path: Path) -> Self:
         """From `report.json`."""
@@ -182,3 +206,27 @@ def make_report(
         notes=notes,
         unusual=tuple(video for each in packed for video in each.unusual),
     )
+
+
+def scan_lines(root: Path, scan: ImportResult) -> list[str]:
+    """What a scan found, for people."""
+    return [
+        f"{printable(root)}: {len(scan.records)} videos, {len(scan.class_names)} classes",
+        *(f"  note: {note}" for note in scan.notes),
+        *list_names("annotated but not there", scan.missing),
+        *list_names("there but not annotated", scan.unlabeled),
+    ]
+
+
+def list_names(what: str, names: Sequence[str]) -> list[str]:
+    """The first names of a list."""
+    if not names:
+        return []
+    lines = [f"  {what}: {len(names)}", *(f"    {name}" for name in names[:SHOWN])]
+    return lines + [f"    and {len(names) - SHOWN} more"] * (len(names) > SHOWN)
+
+
+def list_counts(classes: Mapping[str, int]) -> list[str]:
+    """How many videos each class has, in a column."""
+    width = max(map(len, classes), default=0)
+    return [f"  {name:<{width}} {count}" for name, count in classes.items()]

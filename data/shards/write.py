@@ -21,11 +21,12 @@ from tqdm import tqdm
 from common.files import atomic_path, sha256_file, write_json
 from common.output_folder import check_identity, in_main_process, lock_folder
 from data.importers import ImportResult
+from data.pool import STUCK, map_ordered
 from data.shards.entries import Entry
 from data.shards.index import Shard, ShardIndex, write_index
 from data.shards.pack_video import Failed, Packed, ShardConfig, member_json, pack_record
-from data.shards.pool import STUCK, map_ordered
 from data.shards.report import (
+    REPORT,
     Failure,
     PackedShard,
     ShardReport,
@@ -44,7 +45,6 @@ if TYPE_CHECKING:  # takes seconds to import, and whoever has an Accelerator has
 
 __all__ = ["ShardConfig", "ShardIndex", "ShardReport", "write_shards"]
 
-REPORT = "report.json"
 GRACE = 60.0
 """Seconds beyond the time limit after which a process that is stuck in one frame is ended."""
 

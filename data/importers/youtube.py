@@ -1,11 +1,12 @@
-"""Kinetics-400 and -600: ten-second clips from YouTube, named by 11 characters of their id."""
+"""Sets of YouTube videos, named by the 11 characters of their ids: Kinetics and ActivityNet."""
 
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from common.files import read_json
 from data.importers.base import (
     SPLITS,
     Importer,
@@ -13,6 +14,7 @@ from data.importers.base import (
     Split,
     by_id,
     find_root,
+    listing,
     normalized,
     not_found,
     some,
@@ -22,7 +24,7 @@ from data.importers.files import extension, read_lines, read_table, videos_below
 from data.video.decode_errors import printable
 from data.video.video_record import VideoRecord
 
-ID = re.compile(r"[\w-]{11}")
+KINETICS_ID = re.compile(r"[\w-]{11}")
 """Ids contain `_` and `-`, so names are cut at the eleventh character, not at a `_`."""
 REPLACEMENT = "replacement"
 Rows = dict[str, str | None]
@@ -52,10 +54,10 @@ class _Kinetics(Importer):
         notes += more
         for path in videos:
             (replacements if _is_replacement(path, root) else paths).append(path)
-        odd = [printable(path) for path in paths if not ID.match(path.stem)]
-        files, copies = by_id((p for p in paths if ID.match(p.stem)), _id)
+        odd = [printable(path) for path in paths if not KINETICS_ID.match(path.stem)]
+        files, copies = by_id((p for p in paths if KINETICS_ID.match(p.stem)), _kinetics_id)
         notes += copies
-        better = {_id(path): path for path in replacements}
+        better = {_kinetics_id(path): path for path in replacements}
         if used := sorted(better.keys() & files.keys()):
             notes.append(f"{len(used)} videos read from {REPLACEMENT}: {some(used)}")
         rows = self._rows(root)
@@ -89,7 +91,7 @@ class _Kinetics(Importer):
         if root is not None:
             return root, notes
         others = split_folders(self.root, "all")
-        if others or not any(ID.match(path.stem) for path in videos_below(self.root)[0]):
+        if others or not any(KINETICS_ID.match(path.stem) for path in videos_below(self.root)[0]):
             raise not_found(self.root, expected)
         return self.root, [f"no folder {self.split}/: all videos below {self.root} are taken"]
 
@@ -129,7 +131,7 @@ class Kinetics600(_Kinetics):
     """Files that the annotations do not name: left out, or packed without a class."""
 
 
-def _id(path: Path) -> str:
+def _kinetics_id(path: Path) -> str:
     return path.stem[:11]
 
 
@@ -171,7 +173,7 @@ def _read(file: Path, split: str | None) -> Iterable[tuple[str, str | None]]:
     if extension(file) != "csv":
         for line in read_lines(file):
             name, _, rest = line.replace(",", " ").partition(" ")
-            if found := ID.match(Path(name).stem):
+            if found := KINETICS_ID.match(Path(name).stem):
                 yield found.group(), rest.strip() or None
         return
     for row in read_table(file, ("youtube_id",), optional=("label", "split")):
@@ -208,3 +210,100 @@ def _check_folders(
 
 def _records(files: dict[str, Path], labels: dict[str, int]) -> list[VideoRecord]:
     return [VideoRecord(id, path, labels.get(id)) for id, path in sorted(files.items())]
+
+
+ACTIVITYNET_NAME = re.compile(r"(?:v_)?([\w-]{11})")
+ACTIVITYNET_EXPECTED = "videos named v_<id>.mp4, .mkv or .webm, at any depth"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivityNet(Importer):
+    """Pack ActivityNet 1.3: the annotated stretches of its videos, or the videos whole."""
+
+    root: Path
+    """Folder below which the videos of all archives lie, in any folders."""
+    split: Split = "train"
+    """Which videos."""
+    annotations: Path | None = None
+    """JSON file with the database; by default the one such file in root."""
+    parts: Literal["annotated", "whole"] = "annotated"
+    """Each annotated stretch as a video with its class, or whole videos of several minutes without
+    one. Only these stretches are decoded. Videos without annotations (test) are taken whole."""
+
+    def scan(self) -> ImportResult:
+        """Match files and the database by id."""
+        if not self.root.is_dir():
+            raise ValueError(f"{self.root}: no such folder; expected {ACTIVITYNET_EXPECTED}")
+        paths, passed = videos_below(self.root)
+        named = [path for path in paths if ACTIVITYNET_NAME.fullmatch(path.stem)]
+        if not named:
+            raise not_found(self.root, ACTIVITYNET_EXPECTED)
+        files, notes = by_id(named, _activitynet_id)
+        database = self._database()
+        names = sorted({a["label"] for entry in database.values() for a in entry["annotations"]})
+        wanted = {i: e for i, e in database.items() if e["subset"].casefold() in SPLITS[self.split]}
+        missing = sorted(wanted.keys() - files.keys())
+        unlabeled = sorted(printable(path) for id, path in files.items() if id not in database)
+        unlabeled += [
+            printable(path) for path in paths if not ACTIVITYNET_NAME.fullmatch(path.stem)
+        ]
+        found = sorted(wanted.keys() & files.keys())
+        if not found:
+            raise ValueError(
+                f"{self.root}: none of its {len(files)} videos belongs to split={self.split}; "
+                f"{len(wanted)} are in the database, the first is {some(missing[:1])}"
+            )
+        records, odd = [], []
+        for id in found:
+            entry = wanted[id]
+            if self.parts == "whole" or not entry["annotations"]:
+                records.append(VideoRecord(f"v_{id}", files[id], None))
+                continue
+            for number, annotation in enumerate(entry["annotations"]):
+                start, end = annotation["segment"]
+                if not 0 <= start < end:
+                    odd.append(f"{id} [{start}, {end}]")
+                    continue
+                label = names.index(annotation["label"])
+                key = f"v_{id}-{number:03d}"
+                records.append(VideoRecord(key, files[id], label, seconds=(start, end)))
+        if odd:
+            notes.append(f"empty stretches left out: {some(odd)}")
+        classes = names if any(record.label is not None for record in records) else []
+        return ImportResult(records, classes, missing, unlabeled, notes + passed)
+
+    def _database(self) -> dict[str, dict[str, Any]]:
+        path = self.annotations or self._search()
+        content = read_json(path)
+        if not (isinstance(content, dict) and isinstance(content.get("database"), dict)):
+            raise ValueError(f"{path}: has no database; expected activity_net.v1-3.min.json")
+        database = content["database"]
+        for id, entry in database.items():
+            try:
+                well = isinstance(entry["subset"], str) and all(
+                    isinstance(a["label"], str) and len(a["segment"]) == 2
+                    for a in entry["annotations"]
+                )
+            except (KeyError, TypeError):
+                well = False
+            if not well:
+                raise ValueError(f"{path}: {id} lacks a subset, or annotations with label, segment")
+        return database
+
+    def _search(self) -> Path:
+        places = (self.root, self.root.resolve().parent)
+        found = [file for place in places for file in sorted(place.glob("*.json"))]
+        found = [file for file in found if "activity" in file.name.casefold()] or found
+        if len(found) != 1:
+            raise ValueError(
+                f"{self.root}: {len(found)} json files in it or beside it, one is needed: "
+                "activity_net.v1-3.min.json. Put it there or give annotations; found "
+                f"{listing(self.root)}"
+            )
+        return found[0]
+
+
+def _activitynet_id(path: Path) -> str:
+    name = ACTIVITYNET_NAME.fullmatch(path.stem)
+    assert name is not None
+    return name.group(1)
