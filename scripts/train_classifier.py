@@ -48,7 +48,7 @@ def run(config: TrainClassifier) -> dict[str, Any]:
 
 
 def _train(config: TrainClassifier, accelerator: Accelerator) -> dict[str, Any]:
-    train = _labelled(config.data, config.train.seed)
+    train = _labeled(config.data, config.train.seed)
     test = None
     if config.test is not None:
         held_out = replace(
@@ -59,7 +59,7 @@ def _train(config: TrainClassifier, accelerator: Accelerator) -> dict[str, Any]:
             max_zoom=1.0,
             flip=False,
         )
-        test = _labelled(held_out, config.train.seed)
+        test = _labeled(held_out, config.train.seed)
         if test.class_names != train.class_names:
             raise ValueError(
                 f"{config.test}: its classes are not those of {config.data.folder}. "
@@ -92,7 +92,7 @@ def _train(config: TrainClassifier, accelerator: Accelerator) -> dict[str, Any]:
     return metrics
 
 
-def _labelled(config: ClipConfig, seed: int) -> ClipDataset:
+def _labeled(config: ClipConfig, seed: int) -> ClipDataset:
     dataset = ClipDataset(config, seed)
     if len(dataset.class_names) < 2:
         raise ValueError(
@@ -109,7 +109,7 @@ def _labelled(config: ClipConfig, seed: int) -> ClipDataset:
 
 @torch.inference_mode()
 def _accuracy(model: ClipClassifier, dataset: ClipDataset) -> dict[str, Any]:
-    """Share of clips recognised, beside that of always saying the most frequent class."""
+    """Share of clips recognized, beside that of always saying the most frequent class."""
     device = model.head.weight.device
     items = (dataset[(0, i)] for i in tqdm(range(len(dataset)), desc="held out", unit="clip"))
     pairs = []

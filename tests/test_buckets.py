@@ -142,7 +142,7 @@ def test_unreadable_videos_are_counted_once_for_all_buckets(tmp_path):
     dataset = clips(folder, IMAGES, CLIPS, bad=0.2)
     for batch in load(dataset, 0, 10, workers=1):
         assert "video2" not in batch["key"]
-    assert list(dataset.quarantine.reasons) == ["video2"]
+    assert list(dataset.unreadable.reasons) == ["video2"]
 
 
 def test_clips_have_the_right_frames(folder):

@@ -153,7 +153,7 @@ def test_shards_hold_every_pixel_and_tell_other_clips_apart(root, tmp_path):
         drawn = video(root, number, size=32, frames=9)
         np.testing.assert_array_equal(read_frames(index.read(number), range(9)), drawn)
     faster = Digits(root=root, num_clips=3, size=32, frames=9, speed=3).scan()
-    with pytest.raises(ValueError, match=r"holds other shards .*sha256 of ids"):
+    with pytest.raises(ValueError, match=r"videos was 3 videos .*, now 3 videos"):
         write_shards(faster.records, tmp_path, config, found.class_names, progress=False)
     with pytest.raises(ValueError, match="images or computed must be encoded"):
         write_shards(found.records, tmp_path / "b", ShardConfig(reencode=False), list("0123456789"))

@@ -16,7 +16,7 @@ from common.config import Config
 from common.seeding import fold
 from data.clips.batch_order import BatchOrder
 from data.clips.dataset import ClipConfig, ClipDataset
-from data.clips.options import Quarantine, Size
+from data.clips.options import Size, UnreadableVideos
 
 CYCLE = 100
 """Steps in which every bucket has its share of the batches."""
@@ -96,7 +96,7 @@ class BucketClips(Dataset):
 
     Attributes:
         sets: a `ClipDataset` for each bucket.
-        quarantine: unreadable samples of all buckets.
+        unreadable: unreadable samples of all buckets.
 
     Raises:
         ValueError: a bucket that fewer videos fill than its batch needs.
@@ -116,9 +116,9 @@ class BucketClips(Dataset):
                 raise ValueError(f"bucket {bucket}: {error}") from None
         self.index = self.sets[0].index
         self.class_names, self.hash = self.index.class_names, self.index.hash
-        self.quarantine = Quarantine(config.max_error_fraction, max(map(len, self.sets)))
+        self.unreadable = UnreadableVideos(config.max_error_fraction, max(map(len, self.sets)))
         for part in self.sets:
-            part.quarantine = self.quarantine
+            part.unreadable = self.unreadable
 
     def __len__(self) -> int:
         return sum(map(len, self.sets))

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from common.seeding import fold, generator
 from data.clips.batch_order import SHARDS_PER_GROUP
-from data.clips.options import AugmentedClipOptions, ClipOptions, Quarantine
+from data.clips.options import AugmentedClipOptions, ClipOptions, UnreadableVideos
 from data.shards.entries import Entry
 from data.shards.index import ShardIndex
 from data.shards.remote_cache import ShardCache
@@ -57,7 +57,7 @@ class ClipDataset(Dataset):
         shard_sizes: usable videos per shard, for `BatchOrder`.
         class_names, hash: of the packed data set.
         left_out: number of samples that are too short or small.
-        quarantine: videos found unreadable so far (in this process; `batches` adds the workers').
+        unreadable: videos found unreadable so far (in this process; `batches` adds the workers').
 
     Raises:
         ValueError: no usable video, or a label outside the class names.
@@ -106,7 +106,7 @@ class ClipDataset(Dataset):
         self.shard_sizes: list[int] = np.bincount(
             self.index.shard_numbers[self.positions], minlength=len(self.index.shards)
         ).tolist()
-        self.quarantine = Quarantine(config.max_error_fraction, len(self))
+        self.unreadable = UnreadableVideos(config.max_error_fraction, len(self))
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -132,7 +132,7 @@ class ClipDataset(Dataset):
             except DecodeError as error:
                 key = self.entry(index).key
                 if get_worker_info() is None:  # a worker reports through its batch instead
-                    self.quarantine.add(key, str(error))
+                    self.unreadable.add(key, str(error))
                 bad.append((key, str(error)))
                 index = fold(self.seed, "substitute", epoch, wanted, attempt) % len(self)
         raise ValueError(f"{self.config.folder}: {SUBSTITUTES} videos in a row are unreadable")

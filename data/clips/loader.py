@@ -62,7 +62,7 @@ def batches(
         worker_init_fn=one_thread,
         generator=torch.Generator(),  # else starting it draws from the global one
     )
-    return _report_bad(loader, getattr(dataset, "quarantine", None))
+    return _report_bad(loader, getattr(dataset, "unreadable", None))
 
 
 def start(loader: DataLoader) -> Iterator[Any]:
@@ -151,10 +151,10 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     return {**default_collate(items), "bad_samples": counts, "bad": list(chain(*bad))}
 
 
-def _report_bad(loader: DataLoader, quarantine: Any) -> Iterator[dict[str, Any]]:
+def _report_bad(loader: DataLoader, unreadable: Any) -> Iterator[dict[str, Any]]:
     """Take the workers' unreadable samples out of the batches and count them in this process."""
     for batch in start(loader):
         for key, reason in batch.pop("bad"):
-            quarantine.add(key, reason)
+            unreadable.add(key, reason)
         yield batch
         del batch  # `received` frees it

@@ -137,7 +137,7 @@ class AugmentedClipOptions(ClipOptions):
         return start, crop, self.flip and side < 0.5, zoom
 
 
-class Quarantine:
+class UnreadableVideos:
     """Keys of samples that could not be read; refuses to grow above `limit` of `total`."""
 
     def __init__(self, limit: float, total: int):

@@ -25,7 +25,7 @@ from webdataset.tariterators import tarfile_to_samples
 
 from common.seeding import fold, generator
 from data.clips.loader import collate, one_thread, start
-from data.clips.options import AugmentedClipOptions, Quarantine
+from data.clips.options import AugmentedClipOptions, UnreadableVideos
 from data.shards.tars import find_label, video_extension
 from data.video.decode import DecodeError
 from data.video.probe import probe
@@ -96,7 +96,7 @@ def stream_batches(
         worker_init_fn=one_thread,
         generator=torch.Generator(),
     )
-    return _report_bad(loader, Quarantine(config.max_error_fraction, SEEN_AT_LEAST))
+    return _report_bad(loader, UnreadableVideos(config.max_error_fraction, SEEN_AT_LEAST))
 
 
 def training_stream(
@@ -214,14 +214,14 @@ def _collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     return collate(items)
 
 
-def _report_bad(loader: DataLoader, quarantine: Quarantine) -> Iterator[dict[str, Any]]:
+def _report_bad(loader: DataLoader, unreadable: UnreadableVideos) -> Iterator[dict[str, Any]]:
     seen = 0
     for batch in start(loader):
         for key, reason in batch.pop("bad"):
-            quarantine.add(key, reason)
+            unreadable.add(key, reason)
         if "end" in batch:
             raise ValueError(batch["end"])
         seen += len(batch["key"])
-        quarantine.total = max(SEEN_AT_LEAST, seen)
+        unreadable.total = max(SEEN_AT_LEAST, seen)
         yield batch
         del batch  # `received` frees it

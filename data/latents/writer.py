@@ -176,7 +176,7 @@ class LatentCache:
         done = [record for record in records if record is not None]
         failures = [failure for record in done for failure in record.failures]
         for failure in failures:
-            self.clips.quarantine.add(failure["video"], failure["reason"])
+            self.clips.unreadable.add(failure["video"], failure["reason"])
         manifest = {
             **self.identity,
             "split": Path(self.clips.config.folder).resolve().name,
@@ -229,7 +229,7 @@ class LatentCache:
         for row in rows:
             if row["reason"]:
                 video = self.clips.entry(row["item"].index).key
-                self.clips.quarantine.add(video, row["reason"])
+                self.clips.unreadable.add(video, row["reason"])
                 content.failures.append(
                     {"key": row["item"].key, "video": video, "reason": row["reason"]}
                 )
