@@ -89,6 +89,7 @@ def _memory(config: EvaluationSpeed) -> None:
         weights_sha256="",
         published=False,
         score="fvd_means",
+        dimensions=3 * 4**3,
     )
     with tempfile.TemporaryDirectory() as folder:
         first = Path(folder, "0.mkv")

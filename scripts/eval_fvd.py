@@ -1,22 +1,26 @@
-"""Fréchet Video Distance between a folder of real and a folder of generated videos."""
+"""Fréchet Video Distance between a folder of real and folders of generated videos."""
 
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated
 
 from annotated_types import Ge, Le
 
 from common.accelerator import make_accelerator
 from common.cli import main
+from eval.clips.source import ClipSource
 from eval.features.extractors import load_classifier, load_fvd_extractor
-from eval.protocols.fvd import evaluate_fvd, fvd_line
+from eval.features.statistics import save_statistics
+from eval.protocols.fvd import check_clips, evaluate_fvd, fvd_line, over_seeds, real_features
+from eval.protocols.fvd_checks import memorized_clips, real_floor
 from eval.protocols.fvd_config import FVDClips
 from eval.protocols.measurement import check_out, give_out
-from eval.protocols.named_protocols import DEFAULTS, resolve
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalFVD(FVDClips):
-    """Fréchet Video Distance between a folder of real and a folder of generated videos.
+    """Fréchet Video Distance between a folder of real and folders of generated videos.
 
     The defaults are the StyleGAN-V protocol with Latte's strides: 2048 clips of 16 frames, one per
     video, real ones at a random offset and stride 3, generated ones from frame 0 at stride 1.
@@ -26,9 +30,18 @@ class EvalFVD(FVDClips):
     """
 
     real: str
-    """Folder of real videos, of shards, or of folders of frames."""
-    fake: str
-    """Folder of generated videos, best lossless (ffv1), of shards, or of folders of frames."""
+    """Folder of real videos, of shards, or of folders of frames; or a file of statistics: of
+    save_real, of cd-fvd or of StyleGAN-V (.pkl under its published name)."""
+    fake: list[str] = field(default_factory=list)
+    """Folder of generated videos, best lossless (ffv1), of shards, or of folders of frames; one
+    flag each. Several, of other sampling seeds, give the mean and its standard deviation."""
+    save_real: str | None = None
+    """File (.safetensors) for the real clips' features and protocol, to pass as real later."""
+    held_out: str | None = None
+    """Folder of real videos that were not trained on, while `real` holds those that were: how many
+    generated clips are nearer to a training clip than these are?"""
+    floor: bool = False
+    """Also measure real clips against other real clips: what a perfect generator would get."""
     weights: str | None = None
     """The network's weights file; null looks at IVVAE_I3D, weights/ and ~/.cache/ivvae/."""
     download: bool = False
@@ -48,24 +61,30 @@ class EvalFVD(FVDClips):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check_classifier(self.classifier)
         if self.classifier and (self.weights or self.allow_unknown_weights or self.download):
             raise ValueError(
                 "classifier replaces I3D: leave out weights, allow_unknown_weights and download"
             )
-        preset = resolve(self.given(), self.protocol)["preset"]
-        if self.classifier and preset != DEFAULTS["preset"]:
-            raise ValueError(
-                f"classifier={self.classifier} contradicts preset={preset}"
-                f"{f' of protocol={self.protocol}' if self.protocol else ''}. Leave out one of them"
-            )
+        if not self.fake and not self.save_real:
+            raise ValueError("nothing to measure: give --fake, or --save_real")
+        if self.save_real and Path(self.save_real).suffix != ".safetensors":
+            raise ValueError(f"save_real={self.save_real}: must end in .safetensors")
 
 
 def run(config: EvalFVD) -> None:
     """Check, measure, write."""
-    check_out(config.out)
-    values = resolve(config.given(), config.protocol)
+    check_out(config.out, config.save_real)
     accelerator = make_accelerator()
     main_process = accelerator.is_main_process
+    real, values = config.real_clips(
+        config.real, main_process, classifier=config.classifier is not None
+    )
+    if config.save_real and not isinstance(real, ClipSource):
+        raise ValueError(f"save_real={config.save_real}: real={config.real} is such a file")
+    fakes = [config.fake_source(folder, values, main_process) for folder in config.fake]
+    for fake in fakes:
+        check_clips(real, fake, config.allow_rate_mismatch)
     with accelerator.local_main_process_first():  # one process downloads
         if config.classifier:
             extractor = load_classifier(config.classifier)
@@ -76,17 +95,37 @@ def run(config: EvalFVD) -> None:
                 allow_unknown=config.allow_unknown_weights,
                 download=config.download,
             )
-    result = evaluate_fvd(
-        config.real_source(config.real, values, main_process),
-        config.fake_source(config.fake, values, main_process),
-        extractor,
-        protocol=config.protocol,
-        data_set=values["data_set"],
-        split=values["split"],
-        extraction=config.extraction(accelerator, config.feature_cache),
-        resamples=config.resamples,
-        allow_rate_mismatch=config.allow_rate_mismatch,
+    extraction = config.extraction(accelerator, config.feature_cache)
+    features = real_features(real, extractor, extraction)
+    if config.save_real and main_process:
+        assert isinstance(real, ClipSource)
+        assert features is not None
+        save_statistics(config.save_real, features, real, extractor, values)
+        print(f"wrote {config.save_real}: {len(real)} clips of {config.real}", file=sys.stderr)
+    if not fakes:
+        return
+    result = over_seeds(
+        [
+            evaluate_fvd(
+                real,
+                fake,
+                extractor,
+                features=features,
+                protocol=config.protocol,
+                data_set=values["data_set"],
+                split=values["split"],
+                extraction=extraction,
+                resamples=config.resamples,
+                allow_rate_mismatch=config.allow_rate_mismatch,
+            )
+            for fake in fakes
+        ]
     )
+    if config.floor:
+        result["floor"] = real_floor(real, features, extractor, extraction)
+    if config.held_out:
+        others = config.real_source(config.held_out, values, main_process)
+        result["memorization"] = memorized_clips(fakes[0], features, others, extractor, extraction)
     if main_process:
         give_out(result, fvd_line(result), config.out)
 

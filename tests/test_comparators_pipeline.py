@@ -143,7 +143,7 @@ def test_every_comparator_runs_through_the_whole_chain(root):
         eval_fvd.run(
             eval_fvd.EvalFVD(
                 real=str(root / "shards"),
-                fake=str(samples),
+                fake=[str(samples)],
                 classifier=str(root / "tiny"),
                 frames=9,
                 stride_real=1,

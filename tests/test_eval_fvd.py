@@ -119,8 +119,8 @@ def test_a_set_of_real_videos_and_noise_are_scored_in_place_of_generated_ones(fo
     values = {}
     for name, extra in (("real", []), ("noise", ["--noise_fake=0.5"])):
         out = tmp_path / f"{name}.json"
-        options = [*arguments(folders, "fake"), f"--fake={tmp_path / 'mixed'}", *extra]
-        options += ["--fake_is_real", f"--out={out}"]
+        options = [x for x in arguments(folders, "fake") if not x.startswith("--fake=")]
+        options += [f"--fake={tmp_path / 'mixed'}", *extra, "--fake_is_real", f"--out={out}"]
         assert run_script("eval_fvd.py", *options) == 0
         values[name] = json.loads(out.read_text())["value"]
     assert values["noise"] > values["real"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from eval.metrics.frechet import frechet_distance, frechet_error, frechet_from_features, moments
+from eval.metrics.frechet import bootstrap_error, frechet_distance, frechet_from_features, moments
 from tests.builders.vectors import FIXTURES
 
 CASES = json.loads((FIXTURES / "metrics.json").read_text())["frechet"]
@@ -122,8 +122,8 @@ def test_bootstrap_spread_is_near_the_spread_of_fresh_sets():
         for _ in range(60)
     ]
     a, b = rng.normal(size=(300, 8)), rng.normal(0.3, 1, size=(300, 8))
-    spread = frechet_error(a, b, resamples=60)
+    spread = bootstrap_error(a, b, resamples=60)
     assert 0.5 < spread / np.std(fresh) < 2
-    assert spread == frechet_error(a, b, resamples=60)
+    assert spread == bootstrap_error(a, b, resamples=60)
     with pytest.raises(ValueError, match="resamples=1"):
-        frechet_error(a, b, resamples=1)
+        bootstrap_error(a, b, resamples=1)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -71,7 +71,7 @@ class ClipSource(Dataset):
         self.folder = Path(folder)
         self.protocol = protocol
         self.generated = generated
-        self.on_error = on_error
+        self.on_error: Literal["stop", "skip"] = on_error
         self.too_short = 0
         self.unreadable: dict[str, str] = {}
         self._store = open_store(self.folder)
@@ -273,12 +273,24 @@ class ClipSource(Dataset):
                 )
 
 
-def check_rates(real: ClipSource, fake: ClipSource) -> None:
+class Rated(Protocol):
+    """What `check_rates` asks of a set of clips."""
+
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def rate(self) -> float | None: ...
+    @property
+    def protocol(self) -> ClipProtocol: ...
+
+
+def check_rates(real: Rated, fake: Rated) -> None:
     """Refuse (`ValueError`) sets whose frames lie differently far apart in time, or may do so."""
     if real.rate is None or fake.rate is None:
         folder = real.folder if real.rate is None else fake.folder
+        what = "statistics of others" if folder.suffix == ".pkl" else "folders of frames"
         raise ValueError(
-            f"{folder}: folders of frames have no frame rate, so the motion cannot be checked. "
+            f"{folder}: {what} have no frame rate, so the motion cannot be checked. "
             "Make sure that the strides fit (real clips at the training stride), then allow a "
             "rate mismatch."
         )

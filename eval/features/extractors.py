@@ -29,6 +29,8 @@ from eval.features.videomae import load_videomae
 I3DPreset = Literal["i3d_tf", "i3d_videogpt", "i3d_torchscript"]
 FVDPreset = Literal["i3d_tf", "i3d_videogpt", "i3d_torchscript", "videomae"]
 """Networks whose features a distance can compare; only I3D's may be called FVD."""
+Distance = Literal["frechet", "jedi"]
+CLASSES = 400  # of Kinetics, I3D's logits
 PORTS: dict[I3DPreset, tuple[float, Resize]] = {
     "i3d_tf": (1e-3, "stretch"),
     "i3d_videogpt": (1e-5, "crop"),
@@ -52,8 +54,12 @@ class Extractor:
     """Whether these are the published I3D weights, so that the distance may be called FVD."""
     score: str
     """What the score is called: `fvd` or `fvd_<name>`, `is` or `is_<name>`."""
+    dimensions: int
+    """Of the features."""
     output: Literal["features", "probabilities"] = "features"
     """Whether `run` gives features to compare or class probabilities."""
+    distance: Distance = "frechet"
+    """What the score is of two sets of features."""
     resize: Resize | None = None
     """How frames are brought to 224 pixels; None leaves the size to the network."""
     min_frames: int = 1
@@ -112,6 +118,7 @@ def load_fvd_extractor(
         weights_sha256=file.sha256,
         published=False,
         score="fvd_videomae",
+        dimensions=network.fc_norm.weight.shape[0],
         resize="stretch",
         min_frames=FRAMES,
     )
@@ -153,6 +160,7 @@ def load_i3d(
         weights_sha256=file.sha256,
         published=published,
         score="fvd" if published else "fvd_unverified",
+        dimensions=CLASSES,
         resize=resize,
         min_frames=MIN_FRAMES,
     )
@@ -173,6 +181,7 @@ def load_classifier(
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder. Make it with scripts/train_classifier.py.")
     network = ClipClassifier.from_pretrained(folder).eval()
+    shape = network.config
     place = folder.resolve()
     name = place.parent.name if place.name == "export" else place.name
     return Extractor(
@@ -182,6 +191,7 @@ def load_classifier(
         weights_sha256=sha256_file(folder / "model.safetensors"),
         published=False,
         score=f"fvd_{name}" if output == "features" else f"is_{name}",
+        dimensions=(4 * shape.width if output == "features" else shape.num_classes),
         output=output,
     )
 
@@ -221,6 +231,7 @@ def load_c3d(
         weights_sha256=file.sha256,
         published=sha256 is not None,
         score="is" if sha256 else "is_unverified",
+        dimensions=101,
         output="probabilities",
         min_frames=FRAMES,
     )

@@ -1,5 +1,6 @@
 """Fréchet distance between Gaussians fitted to two feature sets, in float64."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -90,20 +91,22 @@ def frechet_from_features(
     return _distance(mean_a, mean_b, *roots)
 
 
-def frechet_error(
+def bootstrap_error(
     features_a: Float[ndarray, "n d"],
     features_b: Float[ndarray, "m d"],
     *,
+    distance: Callable[[ndarray, ndarray], float] = frechet_from_features,
     resamples: int = 20,
     seed: int = 0,
 ) -> float:
-    """Standard deviation of the distance over bootstrap resamples of both sets.
+    """Standard deviation of a distance over bootstrap resamples of both sets.
 
     Only the spread is meaningful: the mean over resamples is biased upwards (duplicates shrink the
     covariances), so percentile intervals would miss the point estimate.
 
     Args:
         features_a, features_b: one row per clip.
+        distance: of two sets.
         resamples: number of redrawn pairs, at least 2.
         seed: of the draws.
 
@@ -117,7 +120,7 @@ def frechet_error(
     for _ in range(resamples):
         a = features_a[rng.integers(len(features_a), size=len(features_a))]
         b = features_b[rng.integers(len(features_b), size=len(features_b))]
-        distances.append(frechet_from_features(a, b))
+        distances.append(distance(a, b))
     return float(np.std(distances, ddof=1))
 
 

@@ -1,27 +1,39 @@
 """Fréchet Video Distance between two sets of clips, with the protocol written beside the number."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
 from eval.clips.source import ClipSource, check_rates
-from eval.features.extractors import Extractor
-from eval.features.feature_cache import Extraction, copies_note, extract_features
-from eval.metrics.frechet import frechet_error, frechet_from_features, frechet_infinity
-from eval.metrics.kvd import kernel_distance
+from eval.features.extractors import Distance, Extractor
+from eval.features.feature_cache import Extraction, FeatureSet, copies_note, extract_features
+from eval.features.statistics import Statistics
+from eval.metrics.frechet import (
+    bootstrap_error,
+    frechet_distance,
+    frechet_from_features,
+    frechet_infinity,
+    moments,
+)
+from eval.metrics.kvd import jedi_distance, kernel_distance
+from eval.metrics.neighbors import coverage
 from eval.protocols.published_scores import comparison_lines, comparison_records
 
 USUAL_CLIPS = 2048
+NEIGHBORS = 5  # of precision, recall, density and coverage
+DISTANCES = {"frechet": frechet_from_features, "jedi": jedi_distance}
 
 
 def evaluate_fvd(
-    real: ClipSource,
+    real: ClipSource | Statistics,
     fake: ClipSource,
     extractor: Extractor,
     *,
+    features: FeatureSet | None = None,
     protocol: str | None = None,
     data_set: str | None = None,
     split: str = "unstated",
@@ -35,8 +47,9 @@ def evaluate_fvd(
     `fvd<clips>_<frames>f_<network>`. Two scores compare if their `protocol` is equal.
 
     Args:
-        real, fake: the clips.
+        real, fake: the clips; `real` may be statistics of clips.
         extractor: gives the features.
+        features: of the real clips, where `real_features` has computed them already.
         protocol: name of the published protocol that the clips were chosen by; only recorded.
         data_set: what `real` is, as papers call it.
         split: which videos `real` holds, such as `train`; only recorded.
@@ -49,23 +62,34 @@ def evaluate_fvd(
         the same data set, and whether they compare. Ready for JSON.
 
     Raises:
-        ValueError: fewer than 2 clips, clips of unequal length or frame rate, or broken clips.
+        ValueError: fewer than 2 clips, clips of unequal length or frame rate, or broken clips;
+            statistics of another network.
     """
-    _check(real, fake, allow_rate_mismatch)
+    check_clips(real, fake, allow_rate_mismatch)
     notes = _notes(real, fake)
-    sets = [extract_features(source, extractor, extraction).values for source in (real, fake)]
-    notes += copies_note(sets[0], "real") + copies_note(sets[1], "generated")
+    if features is None:
+        features = real_features(real, extractor, extraction)
+    found = extract_features(fake, extractor, extraction).values
+    notes += copies_note(features.values, "real") if features else []
+    notes += copies_note(found, "generated")
     for note in notes:
         warnings.warn(note, stacklevel=2)
     if fake.generated and fake.lossy:  # its source has warned already
         notes.append(f"generated clips were read from lossy files ({', '.join(fake.lossy)}).")
+    if features is not None:
+        measured = distances(
+            features.values, found, resamples=resamples, distance=extractor.distance
+        )
+    else:
+        assert isinstance(real, Statistics)
+        measured = _from_moments(real, found, extractor)
     result = {
         "kind": "fvd",
         "name": score_name(extractor, min(len(real), len(fake)), real.protocol.frames),
-        **distances(*sets, resamples=resamples),
+        **measured,
         "named_protocol": protocol,
         "protocol": _protocol(real, fake, extractor)
-        | {"dimensions": sets[0].shape[1], "covariance": "divided by N"}
+        | {"dimensions": found.shape[1], "covariance": "divided by N"}
         | {"data_set": data_set, "split": split},
         "extractor": extractor.describe(),
         "real": real.describe(),
@@ -75,21 +99,96 @@ def evaluate_fvd(
     return {**result, "published": comparison_records(result)}
 
 
+def real_features(
+    real: ClipSource | Statistics, extractor: Extractor, extraction: Extraction | None = None
+) -> FeatureSet | None:
+    """Features of the real clips; None of statistics that are moments alone.
+
+    Raises:
+        ValueError: statistics of another network.
+    """
+    if isinstance(real, Statistics):
+        real.check(extractor)
+        return real.features
+    return extract_features(real, extractor, extraction)
+
+
+def over_seeds(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One result of several sets of generated clips, such as those of several sampling seeds.
+
+    Returns:
+        The first result with the mean as its `value`, the standard deviation over the sets as
+        its `std`, `std_over` (`sets`; `bootstrap` of a single one) and each set's own under `runs`.
+
+    Raises:
+        ValueError: sets of other protocols, naming what differs.
+    """
+    first, *others = results
+    if not others:
+        return {**first, "std_over": "bootstrap"}
+    for other in others:
+        if other["name"] != first["name"] or other["protocol"] != first["protocol"]:
+            raise ValueError(
+                f"{other['fake']['folder']}: {other['fake']['clips']} clips make "
+                f"{other['name']}, but {first['fake']['folder']} makes {first['name']} of "
+                f"{first['fake']['clips']}: give sets of as many clips"
+            )
+    numbers = ("value", "std", "kvd")
+    means = {name: [r[name] for r in results] for name in ("value", "kvd")}
+    return {
+        **first,
+        **{name: None if None in each else float(np.mean(each)) for name, each in means.items()},
+        "std": float(np.std(means["value"], ddof=1)),
+        "std_over": "sets",
+        "infinity": None,
+        "coverage": None,
+        "runs": [
+            {
+                "folder": r["fake"]["folder"],
+                "content": r["fake"]["content"],
+                **{name: r[name] for name in numbers},
+            }
+            for r in results
+        ],
+        "notes": list(dict.fromkeys(note for r in results for note in r["notes"])),
+    }
+
+
 def fvd_line(result: Mapping[str, Any]) -> str:
-    """A line with the value, its error and what it was measured on, and one per published score of
-    the same data set."""
-    protocol, infinity = result["protocol"], result["infinity"]
+    """A line with the value, its error and what it was measured on; then one per further finding
+    and published score of the same data set."""
+    protocol, infinity, runs = result["protocol"], result["infinity"], result.get("runs")
     spread = f" ± {result['std']:.4g}" if result["std"] is not None else ""
-    limit = f"at infinity {infinity['value']:.6g}, " if infinity else ""
+    more = [
+        *([f"mean and standard deviation of {len(runs)} sets"] if runs else []),
+        *([f"at infinity {infinity['value']:.6g}"] if infinity else []),
+        *([f"KVD {result['kvd']:.4g}"] if result["kvd"] is not None else []),
+    ]
     start = protocol["start_fake"]
     place = f"from frame {protocol['skip_fake']}" if start == "first" else f"start {start}"
-    line = (
-        f"{result['name']} = {result['value']:.6g}{spread} ({limit}KVD {result['kvd']:.4g}; "
+    lines = [
+        f"{result['name']} = {result['value']:.6g}{spread} ({', '.join(more)}; "
         f"{protocol['clips_real']} real clips at stride {protocol['stride_real']}, split "
         f"{protocol['split']}; {protocol['clips_fake']} generated at stride "
         f"{protocol['stride_fake']}, {place}; {protocol['network']['name']})"
-    )
-    return "\n".join([line, *comparison_lines(result)])
+    ]
+    if found := result.get("coverage"):
+        lines.append(
+            f"precision {found['precision']:.3f}, recall {found['recall']:.3f}, density "
+            f"{found['density']:.3f}, coverage {found['coverage']:.3f} (k = {found['k']})"
+        )
+    if floor := result.get("floor"):
+        lines.append(
+            f"floor: {floor['value']:.6g} between {floor['clips']} real clips and as many others"
+        )
+    if found := result.get("memorization"):
+        nearest = found["worst"][0]
+        lines.append(
+            f"memorization: {found['share']:.1%} of the generated clips are nearer to a real clip "
+            f"than {found['level']:.1%} of {found['clips_held_out']} held-out clips are "
+            f"(nearest: {nearest['generated']} to {nearest['training']}, {nearest['distance']:.4g})"
+        )
+    return "\n".join([*lines, *comparison_lines(result)])
 
 
 def score_name(extractor: Extractor, clips: int, frames: int) -> str:
@@ -99,24 +198,48 @@ def score_name(extractor: Extractor, clips: int, frames: int) -> str:
 
 
 def distances(
-    real: Float[ndarray, "n d"], fake: Float[ndarray, "m d"], *, resamples: int = 20
+    real: Float[ndarray, "n d"],
+    fake: Float[ndarray, "m d"],
+    *,
+    resamples: int = 20,
+    distance: Distance = "frechet",
 ) -> dict[str, Any]:
     """Every distance between two feature sets, ready for JSON.
 
     Returns:
-        `value` (Fréchet) and `std` (its bootstrap standard deviation; None without resamples),
-        `infinity` (`value`, `error`, `sizes`; None with too few clips) and `kvd`.
+        `value` (`distance`) and `std` (its bootstrap standard deviation; None without resamples),
+        `infinity` (of Fréchet: `value`, `error`, `sizes`; None with too few clips), `kvd`, and
+        `coverage` (`precision`, `recall`, `density`, `coverage`, `k`; None with too few clips).
     """
-    infinity = frechet_infinity(real, fake)
+    measure = DISTANCES[distance]
+    infinity = frechet_infinity(real, fake) if distance == "frechet" else None
+    lying = None
+    if min(len(real), len(fake)) > NEIGHBORS:
+        lying = {**coverage(real, fake, k=NEIGHBORS)._asdict(), "k": NEIGHBORS}
     return {
-        "value": frechet_from_features(real, fake),
-        "std": frechet_error(real, fake, resamples=resamples) if resamples else None,
+        "value": measure(real, fake),
+        "std": (
+            bootstrap_error(real, fake, distance=measure, resamples=resamples)
+            if resamples
+            else None
+        ),
         "infinity": infinity._asdict() if infinity else None,
         "kvd": kernel_distance(real, fake),
+        "coverage": lying,
     }
 
 
-def _protocol(real: ClipSource, fake: ClipSource, extractor: Extractor) -> dict[str, Any]:
+def _from_moments(real: Statistics, fake: ndarray, extractor: Extractor) -> dict[str, Any]:
+    """What `distances` gives, as far as the moments of the real clips tell."""
+    if extractor.distance != "frechet":
+        raise ValueError(f"{real.folder}: moments alone; {extractor.name} needs features")
+    value = frechet_distance(real.mean, real.covariance, *moments(fake))
+    return {"value": value, "std": None, "infinity": None, "kvd": None, "coverage": None}
+
+
+def _protocol(
+    real: ClipSource | Statistics, fake: ClipSource, extractor: Extractor
+) -> dict[str, Any]:
     """What has to be equal for two scores to compare, each thing by its name."""
     sides: dict[str, Any] = {}
     for name in ("stride", "start", "skip"):
@@ -135,7 +258,8 @@ def _protocol(real: ClipSource, fake: ClipSource, extractor: Extractor) -> dict[
     }
 
 
-def _check(real: ClipSource, fake: ClipSource, allow_rate_mismatch: bool) -> None:
+def check_clips(real: ClipSource | Statistics, fake: ClipSource, allow_rate_mismatch: bool) -> None:
+    """Refuse (`ValueError`) too few clips, unequal lengths and, unless allowed, frame rates."""
     for source in (real, fake):
         if len(source) < 2:
             raise ValueError(
@@ -150,7 +274,7 @@ def _check(real: ClipSource, fake: ClipSource, allow_rate_mismatch: bool) -> Non
         check_rates(real, fake)
 
 
-def _notes(real: ClipSource, fake: ClipSource) -> list[str]:
+def _notes(real: ClipSource | Statistics, fake: ClipSource) -> list[str]:
     notes = [*real.notes("real"), *fake.notes("generated")]
     fewest = min(len(real), len(fake))
     if fewest < USUAL_CLIPS:

@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Ge
 
 from eval.clips.clip_protocol import ClipProtocol
 from eval.clips.source import ClipSource
 from eval.features.extractors import FVDPreset
+from eval.features.statistics import FILES, Statistics, load_statistics
 from eval.protocols.measurement import Measurement
 from eval.protocols.named_protocols import DEFAULTS, resolve
 
@@ -63,6 +65,44 @@ class FVDClips(Measurement):
     def given(self) -> dict[str, Any]:
         """The fields of `DEFAULTS`; None where nothing was given."""
         return {field: getattr(self, field) for field in DEFAULTS}
+
+    def check_classifier(self, classifier: str | None) -> None:
+        """Refuse (`ValueError`) a classifier beside a preset, given or of the protocol."""
+        preset = resolve(self.given(), self.protocol)["preset"]
+        if classifier and preset != DEFAULTS["preset"]:
+            whose = f" of protocol={self.protocol}" if self.protocol else ""
+            raise ValueError(
+                f"classifier={classifier} contradicts preset={preset}{whose}. Leave out one of them"
+            )
+
+    def real_clips(
+        self, path: str, progress: bool, *, classifier: bool = False
+    ) -> tuple[ClipSource | Statistics, dict[str, Any]]:
+        """The real clips of a folder, or their statistics in a file; and every field of `DEFAULTS`.
+
+        Args:
+            path: folder of videos or shards, or file of statistics.
+            progress: show a bar.
+            classifier: the features are those of a classifier, not of a preset.
+
+        Raises:
+            ValueError: no such path; or statistics of another protocol, naming both.
+        """
+        if Path(path).suffix not in FILES or Path(path).is_dir():
+            values = resolve(self.given(), self.protocol)
+            return self.real_source(path, values, progress), values
+        found = load_statistics(path)
+        if self.num_clips_real not in (None, "same", "all", len(found)):
+            raise ValueError(
+                f"{path}: statistics of {len(found)} clips, but "
+                f"num_clips_real={self.num_clips_real}"
+            )
+        stored = dict(found.values)
+        if classifier or stored["preset"] not in get_args(FVDPreset):
+            preset = stored.pop("preset")
+            if not classifier:
+                raise ValueError(f"{path}: made with the classifier {preset}; give --classifier")
+        return found, resolve(self.given(), self.protocol, stored, path)
 
     def real_source(self, folder: str, values: Mapping[str, Any], progress: bool) -> ClipSource:
         """The real clips.

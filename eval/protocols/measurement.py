@@ -45,19 +45,18 @@ class Measurement(Config):
         )
 
 
-def check_out(out: str | None) -> None:
-    """Refuse a path that no result can be written to, before anything is measured.
+def check_out(*outs: str | None) -> None:
+    """Refuse a path that nothing can be written to, before anything is measured.
 
     Raises:
-        ValueError: `out` is a folder, or lies below a file.
+        ValueError: one of them is a folder, or lies below a file.
     """
-    if out is None:
-        return
-    path = Path(out)
-    if path.is_dir():
-        raise ValueError(f"out={out}: is a folder. Name a file, such as {path / 'result.json'}.")
-    if parents := [parent for parent in path.parents if parent.is_file()]:
-        raise ValueError(f"out={out}: {parents[0]} is a file, so no folder can be made there")
+    for out in filter(None, outs):
+        path = Path(out)
+        if path.is_dir():
+            raise ValueError(f"out={out}: is a folder. Name a file, such as {path / 'result.json'}")
+        if parents := [parent for parent in path.parents if parent.is_file()]:
+            raise ValueError(f"out={out}: {parents[0]} is a file, so no folder can be made there")
 
 
 def give_out(result: Mapping[str, Any], text: str, out: str | None) -> None:

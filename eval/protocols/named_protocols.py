@@ -163,19 +163,27 @@ PROTOCOLS: dict[str, NamedProtocol] = {
 """By the name that `--protocol` takes."""
 
 
-def resolve(given: Mapping[str, Any], name: str | None) -> dict[str, Any]:
-    """Every field of `DEFAULTS`: as given, else as the protocol fixes it, else the default.
+def resolve(
+    given: Mapping[str, Any],
+    name: str | None,
+    stored: Mapping[str, Any] | None = None,
+    file: str = "",
+) -> dict[str, Any]:
+    """Every field of `DEFAULTS`: as given, else as the protocol or the stored statistics have it,
+    else the default.
 
     Args:
         given: by field; None for what was not given.
         name: of the protocol, or None.
+        stored: fields of the real clips whose statistics are read from `file`.
 
     Raises:
-        ValueError: unknown name, or a given value that the protocol contradicts; names both.
+        ValueError: unknown name, or two that contradict each other; names both.
     """
     if name is not None and name not in PROTOCOLS:
         raise ValueError(f"protocol={name}: no such protocol. Use one of {', '.join(PROTOCOLS)}.")
     fixed = PROTOCOLS[name].values if name else {}
+    stored = {field: value for field, value in (stored or {}).items() if value is not None}
     for field, value in fixed.items():
         if given.get(field) not in (None, value):
             raise ValueError(
@@ -183,4 +191,12 @@ def resolve(given: Mapping[str, Any], name: str | None) -> dict[str, Any]:
                 "Leave out one of them."
             )
     chosen = {field: value for field, value in given.items() if value is not None}
-    return {**DEFAULTS, **fixed, **chosen}
+    for field, value in stored.items():
+        wanted = chosen.get(field, fixed.get(field, value))
+        if wanted != value:
+            who = f"protocol={name}" if field in fixed else "given"
+            raise ValueError(
+                f"{file}: statistics with {field}={value}, but {field}={wanted} ({who}). Leave it "
+                "out, or take statistics of that protocol."
+            )
+    return {**DEFAULTS, **stored, **fixed, **chosen}
