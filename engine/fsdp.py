@@ -83,7 +83,7 @@ def shard(module: nn.Module, accelerator: Accelerator) -> nn.Module:
 def replicate(module: nn.Module, accelerator: Accelerator) -> nn.Module:
     """`module`, whole on each process, with gradients averaged over them."""
     _autocast(module.to(accelerator.device), accelerator)
-    return DistributedDataParallel(module)
+    return DistributedDataParallel(module, broadcast_buffers=False)
 
 
 @contextmanager

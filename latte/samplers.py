@@ -21,7 +21,7 @@ from latte.config import LatteConfig
 from latte.continuation import continuing
 from latte.diffusion import GaussianDiffusion, Interval, ModelFn, model_at
 from latte.diffusion_process import DiffusionProcess
-from latte.dpm_solver import dpm_solver, require_diffusers
+from latte.dpm_solver import dpm_solver
 from latte.embeddings import check_labels
 from latte.flow import RectifiedFlow, integrate
 from latte.model import Latte
@@ -36,7 +36,7 @@ class SamplerConfig(Config):
 
     method: Literal["ddpm", "ddim", "dpm_solver", "euler", "heun"] = "ddpm"
     """For a diffusion: ddpm draws new noise at each step; ddim with eta 0 only at the start;
-    dpm_solver is DPM-Solver++ of order 2 (needs diffusers). For a flow: euler or heun."""
+    dpm_solver is DPM-Solver++ of order 2. For a flow: euler or heun."""
     steps: Annotated[int, Ge(1), Le(100_000)] = 250
     """Sampling steps; for a diffusion from 2 to the schedule's length."""
     spacing: Spacing = "fractional"
@@ -76,7 +76,7 @@ def check_sampler(config: SamplerConfig, process: DiffusionProcess, model: Latte
 
     Raises:
         ValueError: a method of the other process, more steps than the schedule has, guidance of an
-            unconditional model, or diffusers missing.
+            unconditional model.
     """
     if isinstance(process, RectifiedFlow) != (config.method in FLOW_METHODS):
         kind, use = (
@@ -87,8 +87,6 @@ def check_sampler(config: SamplerConfig, process: DiffusionProcess, model: Latte
         raise ValueError(f"sampler: method={config.method}, but this model is {kind}. Use {use}.")
     if isinstance(process, GaussianDiffusion):
         spaced_timesteps(process.config.steps, config.steps, config.spacing)
-    if config.method == "dpm_solver":
-        require_diffusers()
     _check_guidance(config.guidance, model)
 
 

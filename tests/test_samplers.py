@@ -100,7 +100,6 @@ def test_a_known_distribution_is_recovered(method, eta, prediction):
 @pytest.mark.parametrize("prediction", ["noise", "v"])
 def test_dpm_solver_recovers_it_in_25_steps_closer_than_ddim(prediction):
     """The exact ODE takes noise z to mean + std z, but for the little signal in the last step."""
-    pytest.importorskip("diffusers")
     diffusion = GaussianDiffusion(DiffusionConfig(prediction=prediction))
     start = normal(0, (1, 1, 1, 50, 50))
     exact = 2.0 + 0.5 * start
@@ -125,17 +124,37 @@ def test_steps_even_in_log_snr(steps):
 
 
 def test_dpm_solver_takes_no_notice_of_a_learned_variance():
-    pytest.importorskip("diffusers")
     diffusion, start = GaussianDiffusion(), normal(0, (2, 1, 1, 2, 2))
     exact = gaussian_model(diffusion, 2.0, 0.25)
     wide = dpm_solver(lambda x, t: torch.cat([exact(x, t), x], 1), diffusion, start, 4)
     assert torch.equal(wide, dpm_solver(exact, diffusion, start, 4))
 
 
-def test_without_diffusers_dpm_solver_is_refused(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"needs diffusers. pip install 'ivvae\[compare\]'"):
-        check_sampler(SamplerConfig(method="dpm_solver"), GaussianDiffusion(), TINY)
+@pytest.mark.parametrize("prediction", ["noise", "v"])
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_dpm_solver_is_that_of_diffusers(prediction):
+    diffusers = pytest.importorskip("diffusers")
+    diffusion, start = (
+        GaussianDiffusion(DiffusionConfig(prediction=prediction)),
+        normal(0, (2, 1, 1, 4, 4)),
+    )
+    exact = gaussian_model(diffusion, 2.0, 0.25)
+
+    def model(x, t):
+        return exact(x, t) + 0.3 * torch.sin(3 * x + t.view(-1, 1, 1, 1, 1) / 100)
+
+    scheduler = diffusers.DPMSolverMultistepScheduler(
+        trained_betas=diffusion.beta.float().numpy(),
+        prediction_type={"noise": "epsilon", "v": "v_prediction"}[prediction],
+        algorithm_type="dpmsolver++",
+    )
+    for steps in (2, 3, 10, 20):
+        scheduler.set_timesteps(timesteps=even_timesteps(diffusion, steps)[::-1])
+        scheduler.set_begin_index(0)
+        expected = start
+        for t in scheduler.timesteps:
+            expected = scheduler.step(model(expected, t.repeat(2)), t, expected).prev_sample
+        assert_close(dpm_solver(model, diffusion, start, steps), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_guidance_in_an_interval_only():

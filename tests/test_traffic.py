@@ -3,10 +3,11 @@
 import pytest
 import torch
 from torch._subclasses import FakeTensorMode
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from benchmarks.traffic import Traffic, measure
 from benchmarks.traffic_count import CUDA, Count, CudaRules, EagerCounter, without_values
-from latte import Latte, LatteConfig
+from latte import Latte, LatteConfig, dpm_solver
 from latte.diffusion import DiffusionConfig, GaussianDiffusion, Interval
 from latte.flow import RectifiedFlow, integrate
 from latte.samplers import denoise, guided
@@ -73,12 +74,15 @@ def test_latte_and_its_losses_do_not_wait_for_the_host(latte):
         assert count_on_cuda(loss).copies == 0
 
 
-@pytest.mark.parametrize("method", ["ddpm", "ddim", "euler", "heun"])
+@pytest.mark.parametrize("method", ["ddpm", "ddim", "dpm_solver", "euler", "heun"])
 @pytest.mark.parametrize("limited", [False, True])
-def test_no_step_of_a_sampler_waits_for_the_host(latte, method, limited):
-    """DPM-Solver's steps are diffusers', whose tables are NumPy's: no tensors without values."""
+def test_no_step_of_a_sampler_waits_for_the_host(latte, method, limited, monkeypatch):
     model, x, y = latte
-    spaced = GaussianDiffusion().respaced([0, 500])
+    with unset_fake_temporarily():  # noise levels are read on the host, before the first step
+        path = dpm_solver._path(GaussianDiffusion(), 3)
+    monkeypatch.setattr(dpm_solver, "_path", lambda *_: path)
+    whole = GaussianDiffusion()
+    spaced = whole.respaced([0, 500])
     with EagerCounter(Count()):
         forms = [guided(model, y, scale) for scale in (4.0, 1.0)]
     flow = method in ("euler", "heun")
@@ -89,6 +93,8 @@ def test_no_step_of_a_sampler_waits_for_the_host(latte, method, limited):
     def run():
         if flow:
             integrate(predict, x, 2, method=method)
+        elif method == "dpm_solver":
+            dpm_solver.dpm_solver(predict, whole, x, 3)
         else:
             denoise(predict, spaced, x, lambda i: torch.empty_like(x), method=method)
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
+import torch
 from annotated_types import Ge, Le, MultipleOf
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -84,4 +85,6 @@ class Discriminator(nn.Module):
     def forward(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b 1 t2 h2 w2"]:
         """Logits; above zero means real. Raises: ValueError if the video is too small."""
         self.config.check(*video.shape[-2:])
+        if video.is_cuda:  # the layout of tensor cores; oneDNN has its own
+            video = video.contiguous(memory_format=torch.channels_last_3d)
         return self.layers(video)
