@@ -99,26 +99,6 @@ VIDEOMAE = PublishedWeights(
     source="OpenGVLab/VideoMAEv2 on GitHub, model zoo, after its form",
     without="The i3d presets work without it",
 )
-VJEPA_WITHOUT = "The i3d presets work without it"
-VJEPA = PublishedWeights(
-    name="V-JEPA ViT-H/16 for JEDi",
-    file="vith16.pth.tar",
-    use="JEDi, --preset vjepa",
-    variable="IVVAE_VJEPA",
-    source="facebookresearch/jepa on GitHub, model zoo (CC BY-NC 4.0)",
-    url="https://dl.fbaipublicfiles.com/jepa/vith16/vith16.pth.tar",
-    without=VJEPA_WITHOUT,
-)
-VJEPA_PROBE = PublishedWeights(
-    name="attentive probe of V-JEPA ViT-H/16 on Something-Something v2",
-    file="ssv2-probe.pth.tar",
-    use="JEDi, --preset vjepa",
-    variable="IVVAE_VJEPA_PROBE",
-    source="facebookresearch/jepa on GitHub, model zoo (CC BY-NC 4.0)",
-    url="https://dl.fbaipublicfiles.com/jepa/vith16/ssv2-probe.pth.tar",
-    without=VJEPA_WITHOUT,
-)
-
 IVVAE_WITHOUT = "Without it, train one (scripts/train_vae.py) or compare others"
 IVVAE = {
     name: PublishedWeights(
@@ -193,7 +173,7 @@ LATTE = {
 
 ALL = (
     *(I3D, I3D_TORCHSCRIPT, C3D, C3D_MEAN, C3D_TORCHSCRIPT, LPIPS_ALEX, LPIPS_VGG),
-    *(VIDEOMAE, VJEPA, VJEPA_PROBE),
+    VIDEOMAE,
     *IVVAE.values(),
     *COMPARATORS.values(),
     *LATTE.values(),
