@@ -138,7 +138,7 @@ def prepare(model: nn.Module, *, recompute: bool, compile: bool) -> None:
     if recompute:
         enable_activation_checkpointing(model)
     if compile:
-        torch._dynamo.config.recompile_limit = 64  # sizes and widths of all blocks, at every level
+        torch._dynamo.config.recompile_limit = 256  # sizes and widths of blocks; four buckets: 70
         for layer in model.layers():
             layer.compile(dynamic=False)
 
