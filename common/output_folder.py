@@ -101,8 +101,8 @@ def check_identity(
     check_no_file(folder)
     file = folder / IDENTITY
     if not file.exists():
-        foreign = (path for pattern in products for path in folder.glob(pattern))
-        if (first := next(foreign, None)) is not None:
+        found = (path for pattern in products for path in folder.glob(pattern))
+        if (first := next(found, None)) is not None:
             raise ValueError(
                 f"{folder}: holds {first.name} without {IDENTITY}, made by something else. "
                 "Choose another folder."

@@ -98,9 +98,9 @@ class _Kinetics(Importer):
     def _rows(self, root: Path) -> tuple[Rows, list[str], set[str]] | None:
         """Class by id for the split; class names; and their normalized forms."""
         files = _annotation_files(self.annotations, root)
-        own = [file for file in files if _split_of(file) == self.split]
-        own = own or [file for file in files if _split_of(file) is None]
-        if not own:
+        of_split = [file for file in files if _split_of(file) == self.split]
+        of_split = of_split or [file for file in files if _split_of(file) is None]
+        if not of_split:
             if self.annotations is not None:
                 raise ValueError(
                     f"{self.annotations}: no csv or txt file for split={self.split}, such as "
@@ -108,7 +108,7 @@ class _Kinetics(Importer):
                 )
             return None
         rows: Rows = {}
-        for file in own:
+        for file in of_split:
             for id, name in _read(file, self.split):
                 rows[id] = rows.get(id) or name
         classes = set(filter(None, rows.values()))
