@@ -4,13 +4,17 @@ All draws are functions of the seed, the step and the place in the global batch.
 """
 
 import logging
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
 from accelerate import Accelerator
+from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from common.config import Config
 from common.seeding import fold, generator, noise
 from engine.optimization import Batch, Losses, StepInfo
 from latte.config import LatteConfig
@@ -45,6 +49,30 @@ def initial_model(config: LatteConfig, seed: int, source: str | None = None) -> 
     model.load_state_dict(given.state_dict())
     log.info("%s: all weights loaded", source)
     return model.train()
+
+
+def prepare(model: nn.Module, *, recompute: bool, compile: bool) -> None:
+    """Turn on what saves memory or time in training. Weights and their names stay.
+
+    Args:
+        model: A `Latte`.
+        recompute: Activation checkpointing.
+        compile: Compile the blocks, when they first run.
+    """
+    assert isinstance(model, Latte)
+    model.activation_checkpointing = recompute
+    for block in model.blocks if compile else ():
+        block.compile(dynamic=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions(Config):
+    """Images of joint training."""
+
+    latents: str
+    """Folder of their latent cache, made with frames=1 by the same VAE."""
+    per_step: Annotated[int, Ge(1)]
+    """Images per step over all processes, spread evenly over the clips."""
 
 
 class JointBatch:
@@ -152,6 +180,18 @@ class LatteLoss:
             drawn["condition"] = torch.cat(drops)
         weight = self.joint.frame_weight(positions)
         return drawn if weight is None else {**drawn, "frame_weight": weight}
+
+    def scores(
+        self, model: nn.Module, clips: Iterable[tuple[Float[Tensor, "c t h w"], int]], seed: int
+    ) -> dict[str, float]:
+        """The mean over clips, normalized latents with labels, of `quarters`.
+
+        Returns: "mse", and of the quarters "mse_quarter_1" to "mse_quarter_4".
+        """
+        rows = [self.quarters(model, x0, label, seed, i) for i, (x0, label) in enumerate(clips)]
+        values = torch.stack(rows).mean(dim=0)
+        quarters = {f"mse_quarter_{i + 1}": value for i, value in enumerate(values.tolist())}
+        return {"mse": values.mean().item(), **quarters}
 
     @torch.no_grad()
     def quarters(

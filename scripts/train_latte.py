@@ -1,22 +1,21 @@
 """Train Latte on cached latents."""
 
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
 from accelerate import Accelerator
 from annotated_types import Ge, Le
-from einops import rearrange
+from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.data import default_collate
 
 from common.cli import main
 from common.config import MAY_CHANGE, Config
 from common.output_folder import Input, lock_folder
-from data.clips.loader import training_batches
+from data.clips.loader import collate, training_batches
 from data.latents.dataset import (
     JointLatents,
     LatentDataset,
@@ -24,38 +23,23 @@ from data.latents.dataset import (
     check_alike,
     check_labeled,
 )
-from data.video.encode import to_uint8, write_video
 from engine.accelerator import training_accelerator
 from engine.config import TrainConfig
 from engine.dry_run import dry_run
-from engine.optimization import Batch
 from engine.prefetch import with_draws
-from engine.train import Evaluate, Preview, Trainer
-from eval.protocols.sample_fvd import SampleScore, SampleScoreConfig
-from latte import Latte, LatteConfig
+from engine.train import Trainer
+from eval.protocols.sample_fvd import SampleScore, SampleScoreConfig, preview_of
+from latte import Latte
 from latte.config import LatteOptions
 from latte.diffusion import DiffusionConfig
 from latte.diffusion_process import make_process
 from latte.flow import FlowConfig
 from latte.samplers import SamplerConfig, check_sampler, sample
-from latte.training import JointBatch, LatteLoss, initial_model
+from latte.training import ImageOptions, JointBatch, LatteLoss, initial_model, prepare
 from latte.training_metadata import TrainingMetadata
 from vae import weights_hash
 from vae.base import VideoAutoencoder
 from vae.registry import load_vae, vae_hash
-
-Draw = Callable[[nn.Module, range], Tensor]
-"""Samples of a model, by their numbers: `b 3 t h w` in [-1, 1]."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageOptions(Config):
-    """Images of joint training."""
-
-    latents: str
-    """Folder of their latent cache, made with frames=1 by the same VAE."""
-    per_step: Annotated[int, Ge(1)]
-    """Images per step over all processes, spread evenly over the clips."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +110,14 @@ class TrainLatte(Config):
         folder = self.train.folder.replace("{size}", size)
         return replace(self, train=replace(self.train, folder=folder))
 
+    @property
+    def next_command(self) -> str:
+        """Samples of the trained model."""
+        return (
+            f"python scripts/sample.py --latte {self.train.folder}/export "
+            f"--vae {self.vae or 'VAE'} --out SAMPLES --num_clips 16"
+        )
+
 
 def run(config: TrainLatte) -> Path | None:
     """Train to the end, resuming what the run folder holds; returns the folder of the weights."""
@@ -136,176 +128,124 @@ def run(config: TrainLatte) -> Path | None:
 
 
 def _train(config: TrainLatte, accelerator: Accelerator) -> Path | None:
+    # Latents to train on, and held-out ones
     train = config.train
-    latents = LatentDataset(
-        config.latents, config.posterior, seed=train.seed, scaling=config.scaling
+    latents, clips, joint = _latents(config)
+    model_config = config.model.build(
+        latents.latent_shape, len(latents.class_names), flow=config.flow is not None
     )
-    if config.model.class_conditional and not latents.class_names:
-        raise ValueError(f"{latents.folder}: has no classes; set class_conditional to false")
-    classes, flow = len(latents.class_names), config.flow is not None
-    model_config = config.model.build(latents.latent_shape, classes, flow=flow)
-    vae = _vae(config, latents, model_config)
-    held_out = _held_out(config, latents)
-    clips = _joint(config, latents)
-    fvd = None if config.fvd is None else SampleScore(config.fvd, _clip(latents))
-    batches = training_batches(clips, train, accelerator)
-    metadata = _training_metadata(config, latents)
-    model = initial_model(model_config, train.seed, config.init_from)
     inputs = {"latents": Input(config.latents, latents.hash)}
     if isinstance(clips, JointLatents):
         inputs["images"] = Input(str(clips.images.folder), clips.images.hash)
-    if config.init_from is not None:
-        inputs["init_from"] = Input(config.init_from, weights_hash(model))
-    trainer = Trainer(config, train, accelerator, model, metadata.to_json(), inputs=inputs)
-    _prepare(config, trainer.model)
-    images = 0 if config.images is None else config.images.per_step
-    joint = JointBatch(train.global_batch_size, images, model_config.num_frames)
-    loss = LatteLoss(metadata.process, model_config, joint, accelerator)
-    batches = with_draws(batches, loss.draw, train.seed, accelerator.process_index)
-    if config.dry_run:
-        batch = _some_clips(train, trainer.local_batch_size, clips)
-        positions = range(len(batch["latent"]))
-        dry_run(
-            trainer,
-            batch | loss.draw(batch, train.seed, trainer.step, positions),
-            loss,
-            clips_in_data=len(latents),
-            clips_per_step=train.global_batch_size,
-        )
-        return None
-    evaluate, preview = _evaluate(config, latents, held_out, loss), None
-    if vae is not None:
-        draw = _drawing(config, vae.to(accelerator.device), metadata, accelerator)
-        preview = _preview(config, draw, metadata)
-        if fvd is not None:
-            fvd.prepare(accelerator.device, trainer.folder.path / "features")
-            evaluate = _with_fvd(evaluate, fvd, draw)
-    following = (
-        f"python scripts/sample.py --latte {train.folder}/export --vae {config.vae or 'VAE'} "
-        "--out SAMPLES --num_clips 16"
-    )
-    return trainer.run(batches, loss, preview, evaluate, next_command=following)
-
-
-def _vae(config: TrainLatte, latents: LatentDataset, model: LatteConfig) -> VideoAutoencoder | None:
-    """The decoder of previews, once it and the sampler are known to fit."""
-    if config.vae is None:
-        return None
-    vae = load_vae(config.vae)
-    latents.check_vae(vae_hash(vae))
-    check_sampler(config.sampler, make_process(config.diffusion, config.flow), model)
-    return vae
-
-
-def _held_out(config: TrainLatte, latents: LatentDataset) -> LatentDataset:
-    held_out = LatentDataset(config.held_out or config.latents, "mean", seed=config.train.seed)
+    held_out = LatentDataset(config.held_out or config.latents, "mean", seed=train.seed)
     check_alike(latents, held_out, classes=config.model.class_conditional)
-    return held_out
-
-
-def _joint(config: TrainLatte, latents: LatentDataset) -> LatentDataset | JointLatents:
-    """What is trained on: the clips, with images behind them or not."""
-    caches, clips = [latents], latents
-    if config.images is not None:
-        images = LatentDataset(config.images.latents, config.posterior, seed=config.train.seed)
-        per_clip = JointBatch(config.train.global_batch_size, config.images.per_step, 1).per_clip
-        caches, clips = [latents, images], JointLatents(latents, images, per_clip)
-    if config.model.class_conditional:
-        for cache in caches:
-            check_labeled(cache)
-    return clips
-
-
-def _clip(latents: LatentDataset) -> tuple[int, int, int, int]:
-    """Frames, stride, height and width of the clips behind the latents."""
+    batches = training_batches(clips, train, accelerator)
     source = latents.manifest["source"]
-    return source["frames"], source["stride"], source["height"], source["width"]
-
-
-def _training_metadata(config: TrainLatte, latents: LatentDataset) -> TrainingMetadata:
-    return TrainingMetadata(
+    metadata = TrainingMetadata(
         vae_hash=latents.vae_hash,
         cache_hash=latents.hash,
         mean=tuple(latents.mean.tolist()),
         std=tuple(latents.std.tolist()),
         class_names=tuple(latents.class_names),
         frame_rate=latents.manifest["frame_rate"],
-        frames=latents.manifest["source"]["frames"],
+        frames=source["frames"],
         diffusion=config.diffusion,
         flow=config.flow,
     )
 
+    # What decodes samples and what scores them
+    vae = fvd = None
+    if config.vae is not None:
+        vae = load_vae(config.vae)
+        latents.check_vae(vae_hash(vae))
+        check_sampler(config.sampler, metadata.process, model_config)
+    if config.fvd is not None:
+        clip = source["frames"], source["stride"], source["height"], source["width"]
+        fvd = SampleScore(config.fvd, clip)
 
-def _prepare(config: TrainLatte, model: nn.Module) -> None:
-    """Turn on what saves memory or time. Weights and their names stay."""
+    # The run, new or resumed
+    model = initial_model(model_config, train.seed, config.init_from)
+    if config.init_from is not None:
+        inputs["init_from"] = Input(config.init_from, weights_hash(model))
+    trainer = Trainer(config, train, accelerator, model, metadata.to_json(), inputs=inputs)
+    prepare(trainer.model, recompute=config.activation_checkpointing, compile=config.compile)
+    loss = LatteLoss(metadata.process, model_config, joint, accelerator)
+    if config.dry_run:
+        at_once = train.micro_batch_size or trainer.local_batch_size
+        rows = range(min(trainer.local_batch_size, 2 * at_once))
+        batch = collate([clips[0, i] for i in rows])
+        dry_run(
+            trainer,
+            batch | loss.draw(batch, train.seed, trainer.step, rows),
+            loss,
+            clips_in_data=len(latents),
+            clips_per_step=train.global_batch_size,
+        )
+        return None
+
+    # Scores of held-out clips and of samples, and samples to look at
+    draw = partial(_draw, config, vae and vae.to(accelerator.device), metadata, accelerator)
+    if fvd is not None:
+        fvd.prepare(accelerator.device, trainer.folder.path / "features")
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        count = min(config.num_held_out_clips, len(held_out))
+        drawn = (held_out.draw(0, i) for i in range(count))
+        normalized = ((latents.normalize(latent), label) for latent, label, _ in drawn)
+        scores = loss.scores(model, normalized, train.seed)
+        return scores | (fvd.score(partial(draw, model)) if fvd is not None else {})
+
+    # Train
+    return trainer.run(
+        with_draws(batches, loss.draw, train.seed, accelerator.process_index),
+        loss,
+        None if vae is None else preview_of(draw, config.num_previews, metadata.frame_rate),
+        evaluate,
+        next_command=config.next_command,
+    )
+
+
+def _latents(
+    config: TrainLatte,
+) -> tuple[LatentDataset, LatentDataset | JointLatents, JointBatch]:
+    """The clips; what is trained on, they or they with images behind them; how many images."""
+    train, conditional = config.train, config.model.class_conditional
+    latents = LatentDataset(
+        config.latents, config.posterior, seed=train.seed, scaling=config.scaling
+    )
+    if conditional and not latents.class_names:
+        raise ValueError(f"{latents.folder}: has no classes; set class_conditional to false")
+    if conditional:
+        check_labeled(latents)
+    frames = latents.latent_shape[1]
+    if config.images is None:
+        return latents, latents, JointBatch(train.global_batch_size, 0, frames)
+    images = LatentDataset(config.images.latents, config.posterior, seed=train.seed)
+    if conditional:
+        check_labeled(images)
+    joint = JointBatch(train.global_batch_size, config.images.per_step, frames)
+    return latents, JointLatents(latents, images, joint.per_clip), joint
+
+
+@torch.no_grad()
+def _draw(
+    config: TrainLatte,
+    vae: VideoAutoencoder | None,
+    metadata: TrainingMetadata,
+    accelerator: Accelerator,
+    model: nn.Module,
+    numbers: range,
+) -> Float[Tensor, "b 3 t h w"]:
+    """Decoded samples of these numbers, from the same noise each time, of all classes in turn."""
     assert isinstance(model, Latte)
-    model.activation_checkpointing = config.activation_checkpointing
-    if config.compile:
-        for block in model.blocks:
-            block.compile(dynamic=False)
-
-
-def _some_clips(train: TrainConfig, local: int, clips: LatentDataset | JointLatents) -> Batch:
-    """As many as a process takes in a step, of at most two micro-batches."""
-    count = min(local, 2 * (train.micro_batch_size or local))
-    batch = default_collate([clips[0, i] for i in range(count)])
-    return {name: value for name, value in batch.items() if isinstance(value, Tensor)}
-
-
-def _evaluate(
-    config: TrainLatte, latents: LatentDataset, held_out: LatentDataset, loss: LatteLoss
-) -> Evaluate:
-    """The loss by quarter of the way from data to noise."""
-    count = min(config.num_held_out_clips, len(held_out))
-
-    def scores(model: nn.Module) -> dict[str, float]:
-        rows = []
-        for i in range(count):
-            latent, label, _ = held_out.draw(0, i)
-            x0 = latents.normalize(latent)
-            rows.append(loss.quarters(model, x0, label, config.train.seed, i))
-        values = torch.stack(rows).mean(dim=0)
-        quarters = {f"mse_quarter_{i + 1}": value for i, value in enumerate(values.tolist())}
-        return {"mse": values.mean().item(), **quarters}
-
-    return scores
-
-
-def _drawing(
-    config: TrainLatte, vae: VideoAutoencoder, metadata: TrainingMetadata, accelerator: Accelerator
-) -> Draw:
-    """Decoded samples, from the same noise each time, of all classes in turn."""
-
-    @torch.no_grad()
-    def draw(model: nn.Module, numbers: range) -> Tensor:
-        assert isinstance(model, Latte)
-        classes = model.config.num_classes
-        labels = None if classes is None else [i % classes for i in numbers]
-        with accelerator.autocast():
-            z = sample(
-                model, metadata.process, config.sampler, indices=numbers, labels=labels, seed=0
-            )
-        size = vae.config.decoded_size(z, metadata.frames)
-        clips = [vae.decode(part, size=size) for part in metadata.denormalize(z).split(1)]
-        return torch.cat(clips).clamp(-1, 1)
-
-    return draw
-
-
-def _preview(config: TrainLatte, draw: Draw, metadata: TrainingMetadata) -> Preview:
-    """Samples side by side: above by the averaged weights, below by the raw ones."""
-
-    def write(averaged: nn.Module, raw: nn.Module, step: int, file: Path) -> None:
-        clips = [draw(model, range(config.num_previews)).cpu() for model in (averaged, raw)]
-        frames = rearrange(clips, "j i c t h w -> c t (j h) (i w)")
-        write_video(file, to_uint8(frames), fps=metadata.frame_rate)
-
-    return write
-
-
-def _with_fvd(evaluate: Evaluate, fvd: SampleScore, draw: Draw) -> Evaluate:
-    """The same scores, and the distance of samples to real clips."""
-    return lambda model: evaluate(model) | fvd.score(lambda numbers: draw(model, numbers))
+    assert vae is not None  # nothing is drawn without it
+    classes = model.config.num_classes
+    labels = None if classes is None else [i % classes for i in numbers]
+    with accelerator.autocast():
+        z = sample(model, metadata.process, config.sampler, indices=numbers, labels=labels, seed=0)
+    size = vae.config.decoded_size(z, metadata.frames)
+    clips = [vae.decode(part, size=size) for part in metadata.denormalize(z).split(1)]
+    return torch.cat(clips).clamp(-1, 1)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,13 @@ from typing import Annotated
 import numpy as np
 import torch
 from annotated_types import Ge
+from einops import rearrange
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.config import Config
-from data.video.encode import from_uint8, to_uint8
+from data.video.encode import from_uint8, to_uint8, write_video
+from engine.train import Preview
 from eval.clips.clip_protocol import ClipProtocol
 from eval.clips.source import ClipSource
 from eval.features.extractors import load_classifier, load_i3d
@@ -108,3 +110,22 @@ class SampleScore:
             ids = [f"sample {i}" for i in numbers]
             parts.append(finite_features(self.extractor, stored.to(clips.device), ids, "samples"))
         return {self.name: frechet_from_features(self._features, np.concatenate(parts))}
+
+
+def preview_of(
+    draw: Callable[[nn.Module, range], Float[Tensor, "b 3 t h w"]], count: int, frame_rate: float
+) -> Preview:
+    """What shows the first samples side by side: above by the averaged weights, below by the raw
+    ones.
+
+    Args:
+        draw: samples of a model by their numbers, in [-1, 1].
+        frame_rate: Hz.
+    """
+
+    def write(averaged: nn.Module, raw: nn.Module, step: int, file: Path) -> None:
+        clips = [draw(model, range(count)).cpu() for model in (averaged, raw)]
+        frames = rearrange(clips, "j i c t h w -> c t (j h) (i w)")
+        write_video(file, to_uint8(frames), frame_rate)
+
+    return write
