@@ -109,8 +109,12 @@ def test_a_half_written_checkpoint_of_a_killed_process_goes(run):
     (half / "model.safetensors").write_bytes(b"half")
     resumed = again(run)
     assert resumed.latest().name == "step-00000004"
+    torn = run.path / "samples" / ".step-00000004.1.tmp.mp4"
+    torn.parent.mkdir(exist_ok=True)
+    torn.write_bytes(b"half")
     resumed.claim()
     assert not half.exists()
+    assert not torn.exists()
 
 
 def test_the_state_lists_every_file(run):

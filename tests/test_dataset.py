@@ -86,6 +86,18 @@ def test_skip_leaves_short_videos_out_before_indexing(folder, caplog):
     assert "2 of 5 videos are too short or small" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("size", "shown"),
+    [({"height": 64, "width": 96}, ""), ({"height": 64, "width": 97}, "3 of 3 videos are smaller")],
+)
+def test_enlarging_is_told_once(size, shown, folder, caplog):
+    with caplog.at_level(logging.WARNING):
+        clips(folder, **size)
+    told = [record.message for record in caplog.records if "enlarged" in record.message]
+    assert len(told) == bool(shown)
+    assert all(shown in line for line in told)
+
+
 def test_loop_repeats_short_videos(folder):
     dataset = clips(folder, short_clips="loop")
     assert (len(dataset), dataset.left_out, dataset.shard_sizes) == (5, 0, [2, 2, 1])

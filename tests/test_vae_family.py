@@ -127,3 +127,12 @@ def test_wan_weights_survive_the_way_there_and_back(wan):
 def test_weights_that_are_no_wan_vae_are_refused():
     with pytest.raises(ValueError, match=r"not a Wan VAE .* missing encoder\.down_blocks"):
         from_wan(VideoVAE(SMALL_BASELINE).state_dict(), SMALL_BASELINE)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_gradients_lie_in_memory_as_their_weights_do(preset):
+    """DDP warns of others, which it has to copy."""
+    small = {"z_dim": 4, "dim": 8, "num_blocks": 1, "channel_multipliers": (1, 1, 2, 2)}
+    model = VideoVAE(VAEConfig.preset(preset, **small))
+    model.reconstruct(torch.rand(1, 3, 9, 16, 16)).square().mean().backward()
+    assert [n for n, p in model.named_parameters() if p.grad.stride() != p.stride()] == []

@@ -102,6 +102,17 @@ class ClipDataset(Dataset):
                 self.left_out,
                 len(entries),
             )
+        small = (entries.height < config.height) | (entries.width < config.width)
+        if enlarged := int(small[self.positions].sum()):
+            log.warning(
+                "%s: %d of %d videos are smaller than the clips' %d x %d pixels and enlarged, "
+                "which adds blur and no detail",
+                config.folder,
+                enlarged,
+                len(self),
+                config.height,
+                config.width,
+            )
         _check_room(self.index, config)
         self.shard_sizes: list[int] = np.bincount(
             self.index.shard_numbers[self.positions], minlength=len(self.index.shards)

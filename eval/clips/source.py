@@ -153,10 +153,17 @@ class ClipSource(Dataset):
 
     def notes(self, which: str) -> list[str]:
         """What a reader of a score has to know about these clips, `real` or `generated`."""
-        if not self.unreadable:
-            return []
-        named = "; ".join(f"{id} ({reason})" for id, reason in self.unreadable.items())
-        return [f"{len(self.unreadable)} {which} videos cannot be read and were left out: {named}."]
+        notes, (height, width) = [], self.size
+        if self.unreadable:
+            named = "; ".join(f"{id} ({reason})" for id, reason in self.unreadable.items())
+            count = len(self.unreadable)
+            notes.append(f"{count} {which} videos cannot be read and were left out: {named}.")
+        if small := sum(v.height < height or v.width < width for v in self._videos):
+            notes.append(
+                f"{small} of {len(self)} {which} videos are smaller than {height} x {width} pixels "
+                "and were enlarged, which adds blur and no detail."
+            )
+        return notes
 
     def describe(self) -> dict[str, Any]:
         """What a result has to record about this side."""
