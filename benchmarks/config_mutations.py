@@ -1,6 +1,6 @@
 """Random changes of configs for `benchmarks.faults`: every field of every command."""
 
-import os
+import contextlib
 import random
 import runpy
 import shutil
@@ -68,10 +68,10 @@ class Mutations:
         given = command.options | command.at(folder / command.file)
         settings = _nested({**given, field.name: VALUES[words]})
         (folder / "config.yaml").write_text(yaml.safe_dump(_plain(settings)))
-        os.chdir(folder)  # for what a relative path names
         arguments = [command.subcommand] if command.subcommand else []
         arguments.append(f"--config={folder / 'config.yaml'}")
-        code = fault_chain.run(command, arguments, folder / "log", LIMIT)
+        with contextlib.chdir(folder):  # for what a relative path names
+            code = fault_chain.run(command, arguments, folder / "log", LIMIT)
         tried = f"{command.name}: {field.name} is {words}: exit {code}"
         if code == 0:
             return tried, _accepted(field, VALUES[words])

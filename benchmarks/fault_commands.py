@@ -87,6 +87,7 @@ def other_commands(root: Path) -> list[Command]:
     packing = {"root": root / "videos", "short_side": 32, "min_frames": 1, "workers": 0}
     sets = {name: dict(packing) for name in IMPORTERS}
     sets["faceforensics"]["split"] = "all"
+    sets["digits"] |= {"root": root / "digits", "num_clips": 4}
     fast = {"steps": 2, "method": "ddim"}
     return [
         reconstruct,
