@@ -143,13 +143,31 @@ COMPARATORS = {
         *("opensora_v12", "OS-VAE", "model.safetensors"),
         *("hpcai-tech/OpenSora-VAE-v1.2", 1573),
     ),
-    "cogvideox": _comparator(
-        "cogvideox", "CogX-VAE", DIFFUSERS, "THUDM/CogVideoX-2b, folder vae", 862
-    ),
-    "wan": _comparator(
-        *("wan", "Wan's VAE", DIFFUSERS),
-        *("Wan-AI/Wan2.1-T2V-1.3B-Diffusers, folder vae", 508),
-    ),
+    **{
+        name: _comparator(name, title, DIFFUSERS, home, size)
+        for name, title, home, size in (
+            ("cogvideox", "CogX-VAE", "THUDM/CogVideoX-2b, folder vae", 862),
+            ("wan", "Wan's VAE", "Wan-AI/Wan2.1-T2V-1.3B-Diffusers, folder vae", 508),
+            ("wan22", "Wan 2.2's VAE", "Wan-AI/Wan2.2-TI2V-5B-Diffusers, folder vae", 2819),
+            (
+                *("hunyuan_video", "HunyuanVideo's VAE"),
+                *("hunyuanvideo-community/HunyuanVideo, folder vae", 986),
+            ),
+            (
+                *("hunyuan_video15", "HunyuanVideo 1.5's VAE"),
+                *("hunyuanvideo-community/HunyuanVideo-1.5-480p_t2v, folder vae", 5043),
+            ),
+            ("ltx_video", "LTX-Video's VAE", "Lightricks/LTX-Video, folder vae", 1677),
+            ("ltx2", "LTX-2's VAE", "Lightricks/LTX-2, folder vae", 4890),
+            ("mochi", "Mochi's VAE", "genmo/mochi-1-preview, folder vae", 1839),
+            (
+                *("cosmos", "Cosmos's VAE"),
+                *("nvidia/Cosmos-1.0-Diffusion-7B-Text2World, folder vae", 423),
+            ),
+            ("allegro", "Allegro's VAE", "rhymes-ai/Allegro, folder vae", 700),
+            ("vidtok", "VidTok", "microsoft/VidTok, converted to diffusers' format", 630),
+        )
+    },
 }
 """VAEs of others by the name that --vae takes. Sizes are those of the parameters in float32; files
 may be half as large, or hold more than one copy."""

@@ -50,8 +50,8 @@ class TrainVAE(ClipTraining):
     architecture: str = "ivvae"
     """Row of the paper's ablation, a preset of VAEConfig, which changes `model`; a width relative
     to the released model's is kept relative. Or another VAE to train in its place: cv_vae, od_vae,
-    od_vae_gcconv, opensora_v12, cogvideox or wan, with z_dim and num_blocks of `model`, as much
-    narrower than the published one as `model` is than the released IV-VAE."""
+    od_vae_gcconv, opensora_v12, cogvideox, wan, ... (docs/reproduce.md), with z_dim and num_blocks
+    of `model`, as much narrower than the published one as `model` is than the released IV-VAE."""
     stage: Literal["image", "video"] = "video"
     """image: one branch, on single frames; video: the whole model."""
     init_from: str | None = None

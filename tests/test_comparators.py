@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from benchmarks import comparators as benchmark
-from tests.builders.tiny_comparators import LIKE, LIMIT, distance, tiny, video
+from tests.builders.tiny_comparators import LIKE, LIMIT, distance, smallest, tiny, video
 from tests.builders.vectors import load_case, uniform
 from vae.comparators.blocks import PaddedConv3d
 from vae.comparators.cv_vae import CVVAE, CVVAEConfig
@@ -20,7 +20,7 @@ from vae.comparators.opensora_v12 import OpenSoraConfig, OpenSoraVAE, from_offic
 from vae.comparators.windows import Tiles, Windows
 from vae.complexity import count_macs, count_parameters
 from vae.convs import Chunk, TemporalConv
-from vae.registry import COMPARATORS, GCCONV, comparator_config, new_vae
+from vae.registry import COMPARATORS, GCCONV, comparator_config, new_vae, published_config
 
 OWN = ("cv_vae", "od_vae", "opensora_v12")
 
@@ -87,7 +87,7 @@ def test_vectors_of_open_sora(references):
 )
 def test_cost_is_the_published_one(name, parameters, encoder, decoder):
     kind = COMPARATORS[name]
-    config = kind.config_class()
+    config = published_config(name)
     assert count_parameters(kind, config) / 1e6 == pytest.approx(parameters, abs=0.006)
     counts = count_macs(kind, config, 17, 256, 256)
     for macs, published in zip(counts, (encoder, decoder), strict=True):
@@ -193,9 +193,10 @@ def test_windowed_large_frames_run_in_tiles(monkeypatch):
 @pytest.mark.parametrize("name", [*COMPARATORS, GCCONV])
 def test_training_reaches_every_weight(name):
     torch.manual_seed(0)
-    model = tiny(name).train()
-    x = video(9)
-    noise = torch.randn(1, *model.config.latent_shape(9, 16, 24))
+    model = tiny(name)  # in eval mode: Allegro has dropout
+    frames, height, width = smallest(model)
+    x = video(frames, height=height, width=width)
+    noise = torch.randn(1, *model.config.latent_shape(frames, height, width))
     reconstruction, posterior = model(x, noise)
     assert reconstruction.shape == x.shape
     with torch.no_grad():
@@ -206,7 +207,7 @@ def test_training_reaches_every_weight(name):
     unreached = [key for key, p in model.named_parameters() if p.grad is None]
     assert unreached == []
     assert model.last_layer()[0].grad.abs().sum() > 0
-    assert model.last_layer()[0].shape[0] == 3
+    assert model.last_layer()[0].shape[0] % 3 == 0
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -257,6 +258,10 @@ def test_normalization_undoes_itself_and_is_the_documented_one():
         ("opensora_v12", (5, 16, 4), "width 4, but the VAE needs a multiple of 8. Use 8 or 16"),
         ("cogvideox", (5, 16, 16), r"5 frames, but the VAE needs 1 \+ 8n. Use 1 or 9"),
         ("wan", (6, 16, 16), r"6 frames, but the VAE needs 1 \+ 4n. Use 5 or 9"),
+        ("wan22", (5, 40, 32), r"height 40, but the VAE needs a multiple of 16. Use 32 or 48"),
+        ("ltx2", (5, 32, 32), r"5 frames, but the VAE needs 1 \+ 8n. Use 1 or 9"),
+        ("mochi", (5, 16, 16), r"5 frames, but the VAE needs 1 \+ 6n. Use 1 or 7"),
+        ("allegro", (5, 16, 16), r"5 frames, but the VAE needs 4 \+ 4n. Use 4 or 8"),
     ],
 )
 def test_sizes_that_do_not_fit_name_the_nearest(name, size, message):

@@ -12,16 +12,15 @@ from torch.testing import assert_close
 
 from common import weights as common_weights
 from common.weights import WeightsNotFound
-from tests.builders.tiny_comparators import LIMIT, distance, tiny, video
+from tests.builders.tiny_comparators import LIMIT, distance, smallest, tiny, video
 from tests.builders.vectors import load_case, uniform
 from vae import VAEConfig, VideoVAE
 from vae.base import VideoAutoencoder
 from vae.checkpointing import enable_activation_checkpointing
-from vae.comparators.cogvideox import CogVideoXConfig, CogVideoXVAE
 from vae.comparators.cv_vae import CVVAE
+from vae.comparators.diffusers_vae import ADAPTERS, ROWS, DiffusersConfig, DiffusersVAE
 from vae.comparators.od_vae import ODVAE
 from vae.comparators.opensora_v12 import OpenSoraVAE
-from vae.comparators.wan import WanConfig, WanVAE
 from vae.convert import from_wan
 from vae.registry import COMPARATORS, GCCONV, load_found, load_vae, named_sources, new_vae
 
@@ -214,7 +213,7 @@ def test_registry_knows_exports_by_their_class(tmp_path):
 
 
 def test_registry_errors(tmp_path):
-    known = "ivvae, cv_vae, od_vae, opensora_v12, cogvideox, wan, od_vae_gcconv"
+    known = "ivvae, cv_vae, od_vae, opensora_v12, cogvideox, wan, wan22, "
     with pytest.raises(ValueError, match=f"no VAE named 'cvvae': use one of {known}"):
         load_vae("cvvae:/somewhere")
     with pytest.raises(ValueError, match="say where its weights are, as in cv_vae:PATH"):
@@ -294,19 +293,22 @@ def test_all_share_one_interface(name):
     like = VAEConfig(z_dim=4, dim=4, num_blocks=1)
     model = (VideoVAE(like) if name == "ivvae" else tiny(name)).eval()
     assert isinstance(model, VideoAutoencoder)
-    x = video(9)
+    frames, height, width = smallest(model)
+    x = video(frames, height=height, width=width)
     posterior = model.encode(x)
-    shape = model.config.latent_shape(9, 16, 24)
+    shape = model.config.latent_shape(frames, height, width)
     assert posterior.mean.shape[1:] == posterior.sample().shape[1:] == shape
     y = model.decode(model.denormalize(model.normalize(posterior.mode())), size=x.shape[2:])
     assert_close(y, model.reconstruct(x), rtol=1e-3, atol=1e-4)
     assert y.shape == x.shape
     window = {"cv_vae": 17, "od_vae": 33, GCCONV: 33, "opensora_v12": 17, "cogvideox": 9}
+    window["hunyuan_video"] = 17
     assert model.native_window == window.get(name)
-    nearest = {"cogvideox": 9, "opensora_v12": 6}.get(name, 5)
-    assert model.config.valid_frames(6) == nearest
-    assert model.config.valid_frames(0) == 1
-    assert model.config.decoded_size(posterior.mean, 9) == x.shape[2:]
+    assert model.config.decoded_size(posterior.mean, frames) == x.shape[2:]
+    nearest = {"opensora_v12": 6, "mochi": 7, "allegro": 4}
+    nearest |= dict.fromkeys(("cogvideox", "cosmos", "ltx_video", "ltx2"), 9)
+    assert model.config.valid_frames(6) == nearest.get(name, 5)
+    assert model.config.valid_frames(0) == (4 if name == "allegro" else 1)
 
 
 @pytest.fixture(scope="module")
@@ -329,7 +331,7 @@ def test_cogvideox_is_diffusers(tmp_path, cogvideox):
     theirs = cogvideox.encode(x).latent_dist
     for source in (tmp_path / "repo", tmp_path / "repo" / "vae"):
         model = load_vae(f"cogvideox:{source}")
-        assert isinstance(model, CogVideoXVAE)
+        assert isinstance(model, ADAPTERS["cogvideox"])
         ours = model.encode(x)
         assert_close(ours.mean, theirs.mean)
         assert_close(ours.logvar, theirs.logvar)
@@ -352,7 +354,7 @@ def test_wan_is_diffusers_and_our_baseline(tmp_path):
     ).eval()
     wan.save_pretrained(tmp_path / "vae")
     model = load_vae(f"wan:{tmp_path}")
-    assert isinstance(model, WanVAE)
+    assert isinstance(model, ADAPTERS["wan"])
     x = video(9)
     theirs = wan.encode(x).latent_dist
     assert_close(model.encode(x).mean, theirs.mean)
@@ -360,6 +362,51 @@ def test_wan_is_diffusers_and_our_baseline(tmp_path):
     assert_close(model.normalize(theirs.mean), (theirs.mean - 0.5) / 2)
     baseline = from_wan(model.vae.state_dict(), VAEConfig.preset("baseline", dim=8, z_dim=4))
     assert_close(baseline.encode(x).mean, model.encode(x).mean)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "scaling", "mean", "std"),
+    [
+        ("wan22", {"latents_mean": [0.5] * 4, "latents_std": [2.0] * 4}, 0.5, 2.0),
+        ("hunyuan_video", {"scaling_factor": 0.5}, 0.0, 2.0),
+        ("mochi", {"latents_mean": [1.0] * 4, "latents_std": [3.0] * 4}, 1.0, 3.0),
+        ("cosmos", {"latents_mean": [0.0, 2.0] * 4, "latents_std": [1.0] * 8}, 1.0, 2**0.5),
+        ("ltx_video", {"scaling_factor": 1.0}, 0.25, 4.0),
+    ],
+)
+def test_sizes_and_scaling_come_from_diffusers_config(tmp_path, name, scaling, mean, std):
+    """Of another size than `new_vae` makes, so that nothing but the file can tell."""
+    diffusers = pytest.importorskip("diffusers")
+    small = new_vae(name, VAEConfig(z_dim=4, dim=2, num_blocks=1)).config
+    assert isinstance(small, DiffusersConfig)
+    values = {**small.arguments, **scaling, ROWS[name].z: 4}
+    torch.manual_seed(0)
+    theirs = getattr(diffusers, ROWS[name].class_name)(**values).eval()
+    if name == "ltx_video":  # which keeps them with the weights
+        theirs.latents_mean.fill_(0.25)
+        theirs.latents_std.fill_(4.0)
+    theirs.save_pretrained(tmp_path / "vae")
+    model = load_vae(f"{name}:{tmp_path}")
+    assert isinstance(model, DiffusersVAE)
+    assert model.config.arguments == small.arguments
+    frames, height, width = smallest(model)
+    x = video(frames, height=height, width=width)
+    z = theirs.encode(x).latent_dist.mode()
+    assert_close(model.encode(x).mean, z)
+    assert_close(model.decode(z), theirs.decode(z).sample)
+    assert_close(model.normalize(z), (z - mean) / std)
+
+
+@torch.no_grad()
+def test_windows_of_hunyuan_video_are_those_of_diffusers():
+    whole, windowed = tiny("hunyuan_video", windows="single"), tiny("hunyuan_video")
+    x = video(21, height=16, width=16)
+    z = windowed.encode(x).mean
+    assert_close(z, windowed.vae.encode(x).latent_dist.mean)
+    assert distance(whole.encode(x).mean, z) > 1e-4
+    assert distance(whole.decode(z), windowed.decode(z)) > 1e-4
+    assert_close(whole.encode(x[:, :, :13]).mean, windowed.encode(x[:, :, :13]).mean)
 
 
 def test_training_says_what_diffusers_models_cannot_do():
@@ -380,8 +427,10 @@ def test_other_versions_of_diffusers_models_are_named(tmp_path, cogvideox):
     file.unlink()
     with pytest.raises(ValueError, match=r"config\.json: no such file\. Get"):
         load_vae(f"cogvideox:{tmp_path / 'cog'}")
-    with pytest.raises(ValueError, match="windows=single: the VAE is causal"):
-        WanConfig(windows="single")
+    with pytest.raises(ValueError, match=r"windows=single: the VAE of Wan 2\.1 runs videos whole"):
+        DiffusersConfig(model="wan", windows="single")
+    with pytest.raises(ValueError, match="model='wan3': use one of cogvideox, wan, wan22"):
+        DiffusersConfig(model="wan3")
 
 
 def test_without_diffusers_only_its_models_are_out_of_reach(tmp_path, monkeypatch):
@@ -390,6 +439,6 @@ def test_without_diffusers_only_its_models_are_out_of_reach(tmp_path, monkeypatc
         with pytest.raises(ValueError, match=r"needs diffusers: pip install 'ivvae\[compare\]'"):
             load_vae(f"{name}:{tmp_path}")
     with pytest.raises(ValueError, match="needs diffusers"):
-        CogVideoXVAE(CogVideoXConfig())
+        ADAPTERS["cogvideox"](DiffusersConfig(model="cogvideox"))
     tiny("cv_vae").save_pretrained(tmp_path / "cv")
     assert isinstance(load_vae(tmp_path / "cv"), CVVAE)

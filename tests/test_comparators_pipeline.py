@@ -22,14 +22,20 @@ from latte.training_metadata import TrainingMetadata
 from scripts import cache_latents, eval_fvd, eval_reconstruction, inspect_cache, train_latte
 from scripts import sample as sampling
 from tests.builders.packed import pack
-from tests.builders.tiny_comparators import tiny
+from tests.builders.tiny_comparators import LIKE, tiny
 from vae import weights_hash
 from vae.base import VideoAutoencoder
 from vae.comparators.base import Comparator
+from vae.comparators.diffusers_vae import ROWS
 from vae.comparators.od_vae import ODVAE, to_group_causal
-from vae.registry import OTHERS, load_vae, vae_hash
+from vae.registry import GCCONV, OTHERS, comparator_config, load_vae, vae_hash
 
-FRAMES = dict.fromkeys(OTHERS, 9) | {"opensora_v12": 10}  # which latents alone do not tell
+PAPER = ("cv_vae", "od_vae", "opensora_v12", "cogvideox", "wan", GCCONV)
+LATER = tuple(name for name in ROWS if name not in PAPER)
+CONFIGS = {name: comparator_config(name, LIKE) for name in OTHERS}
+FRAMES = {name: config.valid_frames(9) for name, config in CONFIGS.items()}
+FRAMES["opensora_v12"] = 10  # which latents alone do not tell
+SIDE = {name: 2 * config.spatial_ratio for name, config in CONFIGS.items()}
 SIZE = {"height": 16, "width": 16}
 SCALING = {"latent_mean": (0.1, 0.2, 0.3, 0.4), "latent_std": (0.5, 1.5, 0.25, 2.0)}
 
@@ -52,7 +58,7 @@ def source(root: Path, name: str) -> str:
 
 
 def cached(root: Path, name: str, **changes) -> Path:
-    clips = {"frames": FRAMES[name], **SIZE}
+    clips = {"frames": FRAMES[name], "height": SIDE[name], "width": SIDE[name]}
     clips |= {key: changes.pop(key) for key in clips.keys() & changes.keys()}
     options = {
         "vae": source(root, name),
@@ -116,7 +122,9 @@ def check_samples(samples: Path, latte: Path, model: VideoAutoencoder, name: str
     z = sample(generator, metadata.process, SAMPLER, indices=range(3), labels=[0, 1, 0], seed=0)
     if name == "opensora_v12":  # trained with scaling="vae"
         assert_close(metadata.denormalize(z), model.denormalize(z))
-    clips = model.decode(metadata.denormalize(z), size=(FRAMES[name], 16, 16)).clamp(-1, 1)
+    clips = model.decode(
+        metadata.denormalize(z), size=(FRAMES[name], SIDE[name], SIDE[name])
+    ).clamp(-1, 1)
     for i, clip in enumerate(clips):
         frames = read_frames(samples / f"clip-{i:06d}.mkv", range(FRAMES[name]))
         assert abs(frames.astype(int) - to_uint8(clip).astype(int)).max() <= 1
@@ -124,7 +132,7 @@ def check_samples(samples: Path, latte: Path, model: VideoAutoencoder, name: str
 
 @pytest.mark.filterwarnings("ignore:. clips. the distance is biased:UserWarning")
 def test_every_comparator_runs_through_the_whole_chain(root):
-    for name in OTHERS:
+    for name in PAPER:
         model = load_vae(source(root, name))
         assert isinstance(model, Comparator)
         latents = cached(root, name)
@@ -155,7 +163,7 @@ def test_every_comparator_runs_through_the_whole_chain(root):
         assert read_json(root / name / "fvd.json")["value"] > 0
     result = eval_reconstruction.run(
         eval_reconstruction.EvalReconstruction(
-            vae=[f"lost=cv_vae:{root}/lost", *(f"{name}={source(root, name)}" for name in OTHERS)],
+            vae=[f"lost=cv_vae:{root}/lost", *(f"{name}={source(root, name)}" for name in PAPER)],
             data=str(root / "shards"),
             out=str(root / "reconstruction"),
             frames=9,
@@ -169,7 +177,7 @@ def test_every_comparator_runs_through_the_whole_chain(root):
             **SIZE,
         )
     )
-    assert set(result["metrics"]) == {*OTHERS, "trilinear", "keyframes"}
+    assert set(result["metrics"]) == {*PAPER, "trilinear", "keyframes"}
     tables = (root / "reconstruction" / "tables.md").read_text()
     lost = [line for line in tables.splitlines() if "lost" in line]
     assert len(lost) == 3
@@ -178,10 +186,45 @@ def test_every_comparator_runs_through_the_whole_chain(root):
         assert not re.search(r"\*[\d.]+\*", line)  # no number
     assert "od_vae ran in the windows of its authors' inference (33 frames)." in tables
     assert "wan ran in" not in tables
-    for name in OTHERS:
+    for name in PAPER:
         assert result["methods"][name]["cost"]["decode"] > 0
         assert result["methods"][name]["windows"] == (None if name == "wan" else "official")
         assert result["metrics"][name]["rfvd"]["value"] > 0
+
+
+def test_later_models_of_diffusers_run_through_cache_latte_and_decoding(root):
+    assert {CONFIGS[name].spatial_ratio for name in LATER} == {8, 16, 32}
+    assert {CONFIGS[name].temporal_ratio for name in LATER} == {4, 6, 8}
+    for name in LATER:
+        model = load_vae(source(root, name))
+        latents = cached(root, name)
+        check_cache(latents, model, name)
+        latte = trained(root, name, latents)
+        check_samples(sampled(root, name, latte), latte, model, name)
+    several = [name for name in LATER if FRAMES[name] == 9 and SIDE[name] <= 32]
+    sources = [f"{name}={source(root, name)}" for name in several]
+    result = eval_reconstruction.run(
+        eval_reconstruction.EvalReconstruction(
+            vae=sources,
+            data=str(root / "shards"),
+            out=str(root / "later"),
+            frames=9,
+            height=32,
+            width=32,
+            classifier=str(root / "tiny"),
+            lpips="none",
+            save_clips=0,
+            repeats=1,
+            cost_frames=9,
+            cost_height=32,
+            cost_width=32,
+        )
+    )
+    assert {"wan22", "hunyuan_video", "hunyuan_video15", "cosmos", "vidtok"} <= set(several)
+    for name in several:
+        assert 0 < result["metrics"][name]["psnr"] < 60
+    assert result["methods"]["hunyuan_video"]["windows"] == "official"
+    assert result["methods"]["wan22"]["windows"] is None
 
 
 def test_latents_of_one_vae_are_not_read_by_another(root, tmp_path):

@@ -19,6 +19,7 @@ from vae import ImageVAE, VAEConfig, VideoVAE
 from vae.adversarial import AdversarialConfig
 from vae.checkpointing import enable_activation_checkpointing
 from vae.comparators.base import Comparator
+from vae.comparators.diffusers_vae import DiffusersConfig
 from vae.comparators.od_vae import ODVAE, ODVAEConfig
 from vae.comparators.training import initial_comparator
 from vae.discriminator import DiscriminatorConfig
@@ -185,6 +186,8 @@ def test_small_models_have_norms_of_as_many_channels_as_large_ones():
     for name in ("cv_vae", "od_vae", "opensora_v12", "cogvideox"):
         for dim in (4, 8, 16, 64):
             config = comparator_config(name, VAEConfig(z_dim=4, dim=dim))
-            assert config.norm_groups == dim // 2, name
+            diffusers = isinstance(config, DiffusersConfig)
+            groups = config.arguments["norm_num_groups"] if diffusers else config.norm_groups
+            assert groups == dim // 2, name
     model: Comparator = new_vae("cv_vae", VAEConfig(z_dim=4, dim=8, num_blocks=1))
     assert model.decoder.norm_out.num_channels // model.decoder.norm_out.num_groups == 4

@@ -45,7 +45,7 @@ def count_macs(
     """
     latent = config.latent_shape(frames, height, width)
     with torch.device("meta"):
-        model = kind(config)
+        model = kind(config).to("meta")  # constants, too
         video, z = torch.empty(1, 3, frames, height, width), torch.empty(1, *latent)
     counts = []
     for call in (lambda: model.moments(video), lambda: model.frames(z, frames)):

@@ -45,8 +45,13 @@ class LatentConfig(Config):
         return 4
 
     @property
+    def first_frames(self) -> int:
+        """Frames that the first latent frame stands for: 1, an image."""
+        return 1
+
+    @property
     def frame_step(self) -> int:
-        """A video has 1 + frame_step * n frames."""
+        """A video has first_frames + frame_step * n frames."""
         return self.temporal_ratio
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
@@ -68,24 +73,26 @@ class LatentConfig(Config):
 
     def check_frames(self, frames: int) -> None:
         """Refuse a number of frames that the model does not take."""
-        step = self.frame_step
-        if frames < 1 or (frames - 1) % step:
-            low = max(1, 1 + (frames - 1) // step * step)
-            allowed = f"{low} or {low + step}" if frames > 1 else "1"
-            raise ValueError(f"{frames} frames, but the VAE needs 1 + {step}n. Use {allowed}.")
+        first, step = self.first_frames, self.frame_step
+        if frames < first or (frames - first) % step:
+            low = max(first, first + (frames - first) // step * step)
+            allowed = f"{low} or {low + step}" if frames > first else f"{first}"
+            raise ValueError(
+                f"{frames} frames, but the VAE needs {first} + {step}n. Use {allowed}."
+            )
 
     def valid_frames(self, frames: int) -> int:
         """The allowed number of frames that is nearest to `frames`, the smaller of two."""
-        step = self.frame_step
-        return 1 + max(0, -(-(frames - 1 - step // 2) // step)) * step
+        first, step = self.first_frames, self.frame_step
+        return first + max(0, -(-(frames - first - step // 2) // step)) * step
 
     def latent_frames(self, frames: int) -> int:
         """Latent frames of a video of `frames`."""
-        return 1 + (frames - 1) // self.temporal_ratio
+        return 1 + (frames - self.first_frames) // self.temporal_ratio
 
     def decoded_frames(self, latent_frames: int) -> int:
         """Frames that `latent_frames` are decoded to where the video's own number is not known."""
-        return 1 + (latent_frames - 1) * self.temporal_ratio
+        return self.first_frames + (latent_frames - 1) * self.temporal_ratio
 
     def decoded_size(self, z: Tensor, frames: int | None = None) -> Size:
         """Frames, height and width of the video that a latent decodes to.

@@ -4,7 +4,7 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,10 @@ from common.published_weights import COMPARATORS as PUBLISHED
 from common.weights import WeightsNotFound, find_weights
 from vae.base import VideoAutoencoder
 from vae.comparators.base import Comparator, ComparatorConfig, InferenceWindows
-from vae.comparators.cogvideox import CogVideoXConfig, CogVideoXVAE
 from vae.comparators.cv_vae import CVVAE, CVVAEConfig
+from vae.comparators.diffusers_vae import ADAPTERS, DiffusersConfig, small_config
 from vae.comparators.od_vae import ODVAE, ODVAEConfig, to_group_causal
 from vae.comparators.opensora_v12 import OpenSoraConfig, OpenSoraVAE
-from vae.comparators.wan import WanConfig, WanVAE
 from vae.config import PRESETS, VAEConfig
 from vae.image_vae import ImageVAE
 from vae.model import VideoVAE, weights_hash
@@ -27,8 +26,7 @@ COMPARATORS: dict[str, type[Comparator]] = {
     "cv_vae": CVVAE,
     "od_vae": ODVAE,
     "opensora_v12": OpenSoraVAE,
-    "cogvideox": CogVideoXVAE,
-    "wan": WanVAE,
+    **ADAPTERS,
 }
 """Models of others by name."""
 GCCONV = "od_vae_gcconv"
@@ -164,7 +162,9 @@ def comparator_config(name: str, like: VAEConfig) -> ComparatorConfig:
     Raises:
         ValueError: unknown name, or sizes that do not fit.
     """
-    config = _class(name).config_class()
+    if name in ADAPTERS:
+        return small_config(name, like)
+    config = published_config(name)
     statistics = {"latent_mean": (0.0,), "latent_std": (1.0,)}
 
     def scaled(count: int) -> int:
@@ -174,21 +174,25 @@ def comparator_config(name: str, like: VAEConfig) -> ComparatorConfig:
         return math.gcd(scaled(32), *channels)
 
     changes: dict[str, Any] = {"z_dim": like.z_dim, **statistics}
-    if isinstance(config, CVVAEConfig | ODVAEConfig | WanConfig):
-        changes |= {"dim": scaled(config.dim), "num_blocks": like.num_blocks}
     if isinstance(config, CVVAEConfig | ODVAEConfig):
+        changes |= {"dim": scaled(config.dim), "num_blocks": like.num_blocks}
         changes["norm_groups"] = groups(changes["dim"])
     if isinstance(config, OpenSoraConfig):
         dims = {name: scaled(128) for name in ("spatial_dim", "temporal_dim")}
         blocks = {"spatial_blocks": like.num_blocks, "temporal_blocks": 2 * like.num_blocks}
         changes |= {**dims, **blocks, "norm_groups": groups(scaled(128))}
-    if isinstance(config, CogVideoXConfig):
-        channels = tuple(map(scaled, config.channels))
-        blocks = {"num_blocks": like.num_blocks + 1}
-        changes |= {"channels": channels, **blocks, "norm_groups": groups(*channels)}
     if name == GCCONV:
         changes["temporal"] = "group_causal"
     return replace(config, **changes)
+
+
+def published_config(name: str) -> ComparatorConfig:
+    """The config of the published model, as far as it is known without its files.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    return DiffusersConfig(model=name) if name in ADAPTERS else _class(name).config_class()
 
 
 def _class(name: str) -> type[Comparator]:
@@ -207,11 +211,11 @@ def vae_hash(vae: VideoAutoencoder) -> str:
     weights = weights_hash(vae)
     if not isinstance(vae, Comparator):
         return weights
-    usual = type(vae.config)()
     unusual = {
-        name: value
-        for name in ("temporal", "windows")
-        if (value := getattr(vae.config, name, None)) != getattr(usual, name, None)
+        field.name: value
+        for field in fields(vae.config)
+        if field.name in ("temporal", "windows")
+        and (value := getattr(vae.config, field.name)) != field.default
     }
     return hashlib.sha256(f"{weights} {unusual}".encode()).hexdigest() if unusual else weights
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from tests.builders.vectors import uniform
 from vae import VAEConfig
+from vae.base import VideoAutoencoder
 from vae.comparators.base import Comparator
 from vae.registry import new_vae
 
@@ -29,6 +30,12 @@ def tiny(name: str, **changes) -> Comparator:
             nn.init.normal_(parameter, std=0.05)
     model.config = replace(model.config, **changes)
     return model.eval()
+
+
+def smallest(model: VideoAutoencoder) -> tuple[int, int, int]:
+    """Frames, height and width of a clip with 2 x 3 latent positions and more than one frame."""
+    side = model.config.spatial_ratio
+    return model.config.valid_frames(9), 2 * side, 3 * side
 
 
 def distance(a: Tensor, b: Tensor) -> float:

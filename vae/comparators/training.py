@@ -7,6 +7,7 @@ from pathlib import Path
 from common.config import differences
 from common.files import read_json
 from vae.comparators.base import Comparator, ComparatorConfig
+from vae.comparators.diffusers_vae import ADAPTERS, DiffusersConfig
 from vae.comparators.od_vae import ODVAE, ODVAEConfig, to_group_causal
 from vae.registry import COMPARATORS, load_vae
 
@@ -27,10 +28,13 @@ def initial_comparator(config: ComparatorConfig, source: str | None) -> Comparat
         ValueError: weights that are not there, of another kind or of another size. Nothing is
             inflated: these models' norms see all frames of a window, an image VAE's only one.
     """
-    kind = next(kind for kind in COMPARATORS.values() if kind.config_class is type(config))
+    kinds = COMPARATORS.values()
+    if isinstance(config, DiffusersConfig):
+        kinds = [ADAPTERS[config.model]]
+    kind: type[Comparator] = next(kind for kind in kinds if kind.config_class is type(config))
     if source is None:
         log.info("%s: all weights are new", kind.title)
-        return kind(config)
+        return kind(config)  # type: ignore[arg-type]
     _refuse_ours(kind, source)
     model = load_vae(source)
     if not isinstance(model, kind):
