@@ -12,7 +12,7 @@ from torch import Tensor
 from common.accelerator import make_accelerator
 from common.cli import main
 from common.files import write_json
-from common.output_folder import Input, lock_folder, write_identity
+from common.output_folder import Input, lock_folder, remove_temporary, write_identity
 from eval.clips.clip_protocol import ClipProtocol
 from eval.clips.source import ClipSource
 from eval.features.extractors import full_precision
@@ -129,6 +129,8 @@ def _run(config: EvalReconstruction) -> dict[str, Any]:
         },
         products=("source", "metrics.json"),
     )
+    for name in ("source", *methods):
+        remove_temporary(Path(config.out) / name)
     scores = evaluate_autoencoders(
         source,
         methods,

@@ -30,3 +30,27 @@ def small_disk(tmp_path):
         pytest.skip("a small file system needs the right to mount one")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory):
+    """All that the commands read, small; not to be changed."""
+    from tests.builders.tiny_project import make_project  # other tests need not import it all
+
+    return make_project(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture(scope="session")
+def straight(project, tmp_path_factory):
+    """The folder that a command has filled in one go, by the name of its case."""
+    from tests.builders.command_cases import CASES
+
+    folders = {}
+
+    def run(name):
+        if name not in folders:
+            folders[name] = tmp_path_factory.mktemp("straight") / name.replace(" ", "_")
+            CASES[name].run(CASES[name].config(project, folders[name]))
+        return folders[name]
+
+    return run

@@ -1,0 +1,308 @@
+"""Every command that can be interrupted, with what the tests of all of them need to know."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from engine.config import OptimizerConfig
+from engine.run_folder import read_log
+from latte.samplers import SamplerConfig
+from scripts import (
+    cache_latents,
+    eval_fvd,
+    eval_is,
+    eval_reconstruction,
+    export_latents,
+    make_shards,
+    sample,
+    train_classifier,
+    train_latte,
+    train_vae,
+)
+from scripts.train_latte import ImageOptions
+from tests.builders.training_runs import SIZE, gan_run, latte_run, settings, video_run
+
+TIMINGS = ("seconds", "clips_per_second", "memory")
+
+
+def all_files(out: Path) -> dict[str, bytes]:
+    """The bytes of every file that is not hidden, as locks and half-written files are."""
+    files = (path for path in out.rglob("[!.]*") if path.is_file())
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in files}
+
+
+def training_run(out: Path) -> dict[str, Any]:
+    """What a run has learned and logged, without its timings: exported weights, and all that its
+    last checkpoint holds of networks and optimizers."""
+    found: dict[str, Any] = {
+        "log": [
+            {k: v for k, v in line.items() if not k.startswith(TIMINGS)} for line in read_log(out)
+        ]
+    }
+    last = max((out / "checkpoints").iterdir())
+    for file in (out / "export" / "model.safetensors", *last.rglob("*.safetensors")):
+        found[file.relative_to(out).as_posix()] = load_file(file)
+    for file in last.glob("optimizer*.bin"):
+        found[file.name] = torch.load(file, weights_only=True)["state"]
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """A change that a folder must not be continued with."""
+
+    changes: Mapping[str, Any]
+    """Dotted path of the field to its value; `{project}` in it stands for the project's folder."""
+    says: str
+    """Pattern of the changed thing and its values in the message; `{project}` likewise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One command."""
+
+    run: Callable[[Any], object]
+    """The command."""
+    config: Callable[[Path, Path], Any]
+    """Project and output folder to a config."""
+    contents: Callable[[Path], dict[str, Any]] = all_files
+    """What must be equal of two output folders."""
+    kept: str | None
+    """Pattern of the files that tell which work is done, which a continued run does not repeat;
+    None for a command that repeats it all."""
+    locks: bool = True
+    """Whether it writes into a folder that it keeps other runs out of."""
+    free: Mapping[str, Any] = field(default_factory=dict)
+    """Changes that a continued run may make: dotted path to value, at any depth."""
+    refusals: tuple[Refusal, ...] = ()
+    """Changes that it may not make."""
+
+
+def changed(config: Any, changes: Mapping[str, Any]) -> Any:
+    """The config with other values at dotted paths."""
+    for path, value in changes.items():
+        name, _, rest = path.partition(".")
+        now = getattr(config, name)
+        if rest:
+            value = changed(now, {rest: value})
+        config = replace(config, **{name: Path(value) if isinstance(now, Path) else value})
+    return config
+
+
+def _cache_latents(project: Path, out: Path) -> cache_latents.CacheLatents:
+    places = {"vae": str(project / "vae"), "data": str(project / "shards"), "out": str(out)}
+    clips = {"frames": 5, "stride": 1, "clips_per_video": 2, "items_per_shard": 2, **SIZE}
+    return cache_latents.CacheLatents(**places, **clips, workers=0, batch_size=2)
+
+
+def _sample(project: Path, out: Path) -> sample.Sample:
+    return sample.Sample(
+        latte=str(project / "latte" / "export"),
+        vae=str(project / "vae"),
+        out=str(out),
+        num_clips=4,
+        batch_size=2,
+        sampler=SamplerConfig(method="ddim", steps=2, guidance=2.0),
+    )
+
+
+def _make_shards(project: Path, out: Path) -> Any:
+    options = {"min_frames": 1, "samples_per_shard": 1, "short_side": 32, "workers": 0}
+    return make_shards.COMMANDS["folder"](root=project / "videos", out=out, **options)
+
+
+def _eval_fvd(project: Path, out: Path) -> eval_fvd.EvalFVD:
+    return eval_fvd.EvalFVD(
+        real=str(project / "real"),
+        fake=str(project / "fake"),
+        classifier=str(project / "tiny"),
+        frames=4,
+        stride_real=1,
+        batch_size=1,  # networks round by the size of their batch
+        feature_cache=str(out / "features"),
+        out=str(out / "result.json"),
+    )
+
+
+def _eval_is(project: Path, out: Path) -> eval_is.EvalIS:
+    return eval_is.EvalIS(
+        real=str(project / "real"),
+        fake=str(project / "fake"),
+        classifier=str(project / "tiny"),
+        frames=4,
+        num_clips=2,
+        runs=2,
+        batch_size=1,
+        feature_cache=str(out / "features"),
+        out=str(out / "result.json"),
+    )
+
+
+def _eval_reconstruction(project: Path, out: Path) -> eval_reconstruction.EvalReconstruction:
+    return eval_reconstruction.EvalReconstruction(
+        vae=[f"ours={project}/vae"],
+        data=str(project / "shards"),
+        out=str(out),
+        frames=5,
+        height=32,
+        width=32,
+        save_clips=2,
+    )
+
+
+def _train_classifier(project: Path, out: Path) -> train_classifier.TrainClassifier:
+    data = train_vae.ClipConfig(folder=str(project / "shards"), frames=4, **SIZE)
+    return train_classifier.TrainClassifier(train=settings(out, 4), data=data, channels=8)
+
+
+def _joint_latte(project: Path, out: Path) -> train_latte.TrainLatte:
+    config = latte_run(out, project / "latents", ema_decay=0.5)
+    images = ImageOptions(latents=str(project / "images"), per_step=3)
+    return replace(config, images=images)
+
+
+def _image_stage(project: Path, out: Path) -> train_vae.TrainVAE:
+    return changed(video_run(out, project / "shards"), {"data.frames": 1, "stage": "image"})
+
+
+OTHER_DATA = Refusal(
+    changes={"data.folder": "{project}/other_shards"},
+    says=r"data was {project}/shards \(sha256 \w+\), now {project}/other_shards",
+)
+RUN = {"train.save_every": 1, "train.keep": 3, "train.keep_every": 2}
+RUN |= {"train.max_skipped_steps": 5, "train.workers": 1}
+"""Free settings of every training run."""
+CASES: dict[str, Case] = {
+    "train_vae image": Case(
+        run=train_vae.run,
+        config=_image_stage,
+        contents=training_run,
+        kept="checkpoints/step-*",
+        free={**RUN, "num_previews": 0},
+        refusals=(OTHER_DATA,),
+    ),
+    "train_vae video": Case(
+        run=train_vae.run,
+        config=lambda project, out: video_run(out, project / "shards"),
+        contents=training_run,
+        kept="checkpoints/step-*",
+        free={**RUN, "num_previews": 2, "activation_checkpointing": True},
+        refusals=(
+            OTHER_DATA,
+            Refusal(changes={"loss.kl_weight": 0.5}, says=r"loss\.kl_weight was \S+, now 0\.5"),
+            Refusal(changes={"train.seed": 3}, says=r"train\.seed was 0, now 3"),
+        ),
+    ),
+    "train_vae gan": Case(
+        run=train_vae.run,
+        config=lambda project, out: gan_run(out, project / "shards", steps=4),
+        contents=training_run,
+        kept="checkpoints/step-*",
+        free={**RUN, "num_held_out_clips": 1, "metric_networks.classifier": "{project}/tiny"},
+        refusals=(
+            Refusal(
+                changes={"adversarial.optimizer": OptimizerConfig(learning_rate=0.25)},
+                says=r"adversarial\.optimizer\.learning_rate was 0\.001, now 0\.25",
+            ),
+        ),
+    ),
+    "train_latte": Case(
+        run=train_latte.run,
+        config=_joint_latte,
+        contents=training_run,
+        kept="checkpoints/step-*",
+        free={**RUN, "num_held_out_clips": 1, "activation_checkpointing": True},
+        refusals=(
+            Refusal(
+                changes={"latents": "{project}/other_latents"},
+                says=r"latents was {project}/latents \(sha256 \w+\), now {project}/other_latents",
+            ),
+            Refusal(changes={"diffusion.steps": 500}, says=r"diffusion\.steps was 1000, now 500"),
+        ),
+    ),
+    "train_classifier": Case(
+        run=train_classifier.run,
+        config=_train_classifier,
+        contents=training_run,
+        kept="checkpoints/step-*",
+        free=RUN,
+        refusals=(OTHER_DATA,),
+    ),
+    "make_shards": Case(
+        run=make_shards.run,
+        config=_make_shards,
+        kept="shard-*.json",
+        free={"on_error": "skip", "workers": 2, "time_limit": 50.0},
+        refusals=(
+            Refusal(changes={"crf": 9}, says="crf: 12 there, 9 now"),
+            Refusal(changes={"root": "{project}/other_videos"}, says="sha256 of .*: .* now"),
+        ),
+    ),
+    "cache_latents": Case(
+        run=cache_latents.run,
+        config=_cache_latents,
+        kept="latents-*.json",
+        free={"workers": 1},
+        refusals=(
+            Refusal(changes={"vae": "{project}/other_vae"}, says=r"vae\.sha256 was '.*', now"),
+            Refusal(changes={"data": "{project}/other_shards"}, says=r"source\.hash was '.*', now"),
+            Refusal(changes={"seed": 1}, says=r"cache\.seed was 0, now 1"),
+        ),
+    ),
+    "export_latents": Case(
+        run=export_latents.run,
+        config=lambda project, out: export_latents.ExportLatents(
+            latents=str(project / "latents"), out=str(out)
+        ),
+        kept="latents-*.tar",
+        refusals=(
+            Refusal(
+                changes={"latents": "{project}/other_latents"},
+                says=r"latents was {project}/latents \(sha256 \w+\), now {project}/other_latents",
+            ),
+        ),
+    ),
+    "sample": Case(
+        run=sample.run,
+        config=_sample,
+        kept="clip-*.mkv",
+        refusals=(
+            Refusal(changes={"untrained": True}, says=r"untrained was False, now True; latte was"),
+            Refusal(changes={"sampler.steps": 3}, says=r"sampler\.steps was 2, now 3"),
+        ),
+    ),
+    "eval_fvd": Case(
+        run=eval_fvd.run,
+        config=_eval_fvd,
+        kept="features/*",
+        locks=False,
+        free={"workers": 1},
+    ),
+    "eval_is": Case(
+        run=eval_is.run,
+        config=_eval_is,
+        kept="features/*",
+        locks=False,
+        free={"workers": 1},
+    ),
+    "eval_reconstruction": Case(
+        run=eval_reconstruction.run,
+        config=_eval_reconstruction,
+        kept=None,
+        free={"workers": 1},
+        refusals=(
+            Refusal(
+                changes={"data": "{project}/other_shards"},
+                says=r"data was {project}/shards \(sha256 \w+\), now {project}/other_shards",
+            ),
+            Refusal(
+                changes={"vae": ["ours={project}/other_vae"]},
+                says=r"ours was {project}/vae \(sha256 \w+\), now {project}/other_vae",
+            ),
+        ),
+    ),
+}
