@@ -81,8 +81,8 @@ class RunFolder:
         if self.accelerator.is_main_process:
             for damaged in self._latest[1] if self._latest else ():
                 shutil.rmtree(damaged)
-            for folder in ("checkpoints", "samples"):
-                remove_temporary(self.path / folder)
+            for folder in self.path.glob("*/"):
+                remove_temporary(folder)
             with atomic_path(self.path / "config.yaml") as temporary:
                 temporary.write_text(yaml.safe_dump(self.config, sort_keys=False))
         self.accelerator.wait_for_everyone()

@@ -1,10 +1,7 @@
 """The script: a tiny VAE and packed videos in, a cache out; again, with nothing to do."""
 
-import random
 import re
-import signal
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,13 +11,11 @@ from torch.testing import assert_close
 
 from common.accelerator import inference_precision
 from common.cli import main
-from common.output_folder import lock_folder
 from common.pixels import to_float
 from data.clips.dataset import ClipConfig, ClipDataset
 from data.latents.dataset import LatentDataset
 from scripts.cache_latents import CacheLatents, run
-from tests.builders.cache_command import arguments, cache, config, write_inputs
-from tests.builders.processes import begin, begin_ranks
+from tests.builders.cache_command import arguments, cache, write_inputs
 from vae import VideoVAE, weights_hash
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "cache_latents.py"
@@ -82,49 +77,6 @@ def test_a_second_run_says_that_there_is_nothing_to_do(inputs, out, capsys):
     assert {path: path.stat().st_mtime_ns for path in out.glob("[!.]*")} == before
 
 
-def run_slowly(made: CacheLatents, delay: float) -> None:
-    """In a process of its own: time for others to see it at work."""
-    encode = VideoVAE.encode
-
-    def slow(*arguments):
-        time.sleep(delay)
-        return encode(*arguments)
-
-    VideoVAE.encode = slow
-    run(made)
-
-
-def test_two_processes_make_the_same_cache(inputs, out, tmp_path, capfd):
-    for process in begin_ranks(2, run, config(inputs, tmp_path / "two")):
-        process.join(120)
-        assert process.exitcode == 0
-    assert capfd.readouterr().out.count("12 items") == 1  # so they knew of each other
-    assert contents(tmp_path / "two") == contents(out)
-
-
-def test_runs_killed_at_random_points_go_on_to_the_same_bytes(inputs, tmp_path):
-    options = {"items_per_shard": 1, "batch_size": 1}
-    cache(inputs, tmp_path / "straight", **options)
-    straight = contents(tmp_path / "straight")
-    made, draw = config(inputs, tmp_path / "c", **options), random.Random(0)
-    shards, kills = 0, 0
-    while shards < 6:  # of 12
-        process = begin(run_slowly, made, 0.1)
-        while len(list((tmp_path / "c").glob("latents-*.json"))) <= shards:
-            assert process.is_alive()
-            time.sleep(0.002)
-        time.sleep(draw.uniform(0, 0.3))
-        process.kill()
-        process.join()
-        assert process.exitcode == -signal.SIGKILL
-        shards, kills = len(list((tmp_path / "c").glob("latents-*.json"))), kills + 1
-    assert kills > 1
-    with pytest.raises(ValueError, match=r"no manifest\.json there"):
-        LatentDataset(tmp_path / "c")
-    cache(inputs, tmp_path / "c", **options)
-    assert contents(tmp_path / "c") == straight  # and nothing left behind
-
-
 def test_a_disk_that_fills_up_is_one_line_and_a_rerun_goes_on(
     inputs, small_disk, tmp_path, monkeypatch, capsys
 ):
@@ -160,14 +112,6 @@ def test_a_disk_that_fills_up_is_one_line_and_a_rerun_goes_on(
     monkeypatch.undo()
     cache(inputs, tmp_path / "straight", **options)
     assert contents(out) == contents(tmp_path / "straight")  # and nothing left behind
-
-
-def test_two_commands_cannot_write_the_same_cache(inputs, out):
-    with (
-        lock_folder(out),
-        pytest.raises(ValueError, match="is writing there"),
-    ):
-        cache(inputs, out)
 
 
 def test_it_says_where_the_time_went(inputs, tmp_path, capsys):

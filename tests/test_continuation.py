@@ -1,6 +1,5 @@
 """What a run folder may be continued with, two starts of one run, and damaged checkpoints."""
 
-import signal
 from dataclasses import replace
 
 import pytest
@@ -17,7 +16,6 @@ from latte.diffusion import DiffusionConfig
 from scripts import train_latte, train_vae
 from tests.builders.commands import run_script
 from tests.builders.packed import pack
-from tests.builders.processes import begin
 from vae import ImageVAE, VAEConfig, VideoVAE
 from vae.losses import VAELossConfig
 
@@ -130,19 +128,3 @@ def test_a_run_goes_on_bit_for_bit_from_the_checkpoint_before_a_damaged_one(
     one, two = (read_log(tmp_path / name) for name in ("run", "straight"))
     assert [x["loss"] for x in one] == [x["loss"] for x in two]
     assert len(one) == 6
-
-
-def test_of_two_starts_of_one_run_the_second_is_refused_and_changes_nothing(made, tmp_path):
-    folder = tmp_path / "run"
-    first = begin(train_vae.run, vae_run(made, folder, steps=100_000))
-    log = folder / "log.jsonl"
-    while first.is_alive() and not (log.exists() and log.stat().st_size):
-        first.join(0.05)
-    with pytest.raises(ValueError, match=rf"process {first.pid} on \S+ \(since .*\) is writing"):
-        train_vae.run(vae_run(made, folder, steps=100_000))
-    first.kill()
-    first.join()
-    assert first.exitcode == -signal.SIGKILL
-    train_vae.run(vae_run(made, folder, steps=read_log(folder)[-1]["step"] + 2))
-    steps = [line["step"] for line in read_log(folder)]
-    assert steps == sorted(set(steps))

@@ -1,12 +1,8 @@
 """The FVD command end to end on small real videos, with a classifier in place of I3D."""
 
 import json
-import os
 import re
 import shutil
-import socket
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +20,7 @@ from eval.metrics.frechet import frechet_from_features
 from eval.protocols.fvd import evaluate_fvd
 from scripts import report
 from tests.builders.clip_folders import write_folder, write_folders
-from tests.builders.commands import ROOT, run_script
+from tests.builders.commands import run_script
 from tests.builders.packed import pack
 from tests.builders.videos import barcode_frame, write_frames
 
@@ -236,50 +232,6 @@ def test_non_finite_features_name_the_clip(folders):
 def test_missing_classifier_is_explained(tmp_path):
     with pytest.raises(ValueError, match=r"Make it with scripts/train_classifier.py"):
         load_classifier(tmp_path / "none")
-
-
-TWO_PROCESSES = """
-import os, runpy, sys
-from scripts import eval_fvd  # imported once, then forked: most of the time would be imports
-
-children = []
-for rank in range(2):
-    if not (child := os.fork()):
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-        runpy.run_path(eval_fvd.__file__, run_name="__main__")
-    children.append(child)
-sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
-"""
-
-
-@pytest.mark.filterwarnings("ignore:.*clips. the distance is biased")
-def test_two_processes_give_the_same_number_to_the_last_bit(folders, tmp_path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    rendezvous = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-
-    def options(name: str) -> list[str]:
-        return [
-            "--batch_size=1",
-            f"--feature_cache={tmp_path / name}",
-            f"--out={tmp_path / name}.json",
-        ]
-
-    assert command(folders, "fake", *options("alone")) == 0
-    launch = [sys.executable, "-W", "ignore", "-c", TWO_PROCESSES]
-    subprocess.run(
-        [*launch, *arguments(folders, "fake"), *options("together")],
-        env={**os.environ, **rendezvous},
-        check=True,
-        cwd=ROOT,
-    )
-    results = []
-    for name in ("alone", "together"):
-        files = {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
-        results.append((json.loads((tmp_path / f"{name}.json").read_text()), files))
-    assert len(results[0][1]) == 2
-    assert results[0] == results[1]
 
 
 @pytest.mark.filterwarnings("ignore:.*clips. the distance is biased")

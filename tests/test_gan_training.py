@@ -1,11 +1,5 @@
 """The chain of stages and the GAN stage for real: resumed, killed, on two processes."""
 
-import os
-import random
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,22 +7,20 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.testing import assert_close
 
 from common.cli import _exit_code, parse
 from common.files import read_json
-from data.clips.buckets import Bucket, BucketConfig
 from engine.run_folder import read_log
 from eval.protocols.held_out import HeldOut, fixed_clips
 from scripts import train_vae
 from scripts.train_vae import TrainVAE
+from tests.builders.command_cases import assert_same, training_run
 from tests.builders.packed import pack
 from tests.builders.training_runs import (
     DISCRIMINATOR,
     MODEL,
-    SIZE,
     as_command,
     gan_run,
     weights,
@@ -46,85 +38,6 @@ DEBUG = sorted((ROOT / "configs" / "vae" / "debug").glob("*.yaml"))
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
     return pack(tmp_path_factory.mktemp("data") / "shards", [12, 14, 16, 18, 20, 22])
-
-
-def stage_run(stage, folder, shards, steps):
-    """A run of the image stage, of a video stage, or of the GAN stage."""
-    config = gan_run(folder, shards, steps)
-    if stage == "gan":
-        return config
-    if stage == "image":
-        config = replace(config, stage="image", data=replace(config.data, frames=1))
-    return replace(config, adversarial=None)
-
-
-def assert_same_run(a: Path, b: Path, steps: int):
-    """Weights and losses, and all that the last checkpoint holds of networks and optimizers, bit
-    for bit."""
-    assert_close(weights(a), weights(b), rtol=0, atol=0)
-    for name in ("loss", "gan", "discriminator/loss", "discriminator/grad_norm"):
-        assert [x.get(name) for x in read_log(a)] == [x.get(name) for x in read_log(b)]
-    last, other = (folder / "checkpoints" / f"step-{steps:08d}" for folder in (a, b))
-    names = [file.name for file in last.glob("model*.safetensors")]
-    assert names
-    for name in names:
-        assert_close(load_file(last / name), load_file(other / name), rtol=0, atol=0)
-    for file in last.glob("optimizer*.bin"):
-        moments = [torch.load(f / file.name, weights_only=True)["state"] for f in (last, other)]
-        assert_close(*moments, rtol=0, atol=0)
-
-
-def test_a_resumed_gan_stage_equals_a_straight_one_bit_for_bit(shards, tmp_path):
-    train_vae.run(gan_run(tmp_path / "straight", shards))
-    train_vae.run(gan_run(tmp_path / "resumed", shards, steps=3))
-    train_vae.run(gan_run(tmp_path / "resumed", shards))
-    assert_same_run(tmp_path / "straight", tmp_path / "resumed", 6)
-
-
-@pytest.mark.parametrize("stage", ["image", "video", "gan"])
-def test_a_killed_stage_goes_on_as_if_nothing_had_happened(stage, shards, tmp_path):
-    steps = 20
-    train_vae.run(stage_run(stage, tmp_path / "straight", shards, steps))
-    config = stage_run(stage, tmp_path / "killed", shards, steps)
-    log = tmp_path / "killed" / "log.jsonl"
-    enough = random.SystemRandom().randint(2, 15)  # lines, one a step
-    process = subprocess.Popen(
-        [sys.executable, *as_command(config, tmp_path)], stderr=subprocess.PIPE, text=True
-    )
-    while process.poll() is None and not (log.exists() and log.read_text().count("\n") >= enough):
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    _, error = process.communicate(timeout=120)
-    assert process.returncode == -signal.SIGKILL, error
-    assert not (tmp_path / "killed" / "export").exists()
-    train_vae.run(config)
-    assert_same_run(tmp_path / "straight", tmp_path / "killed", steps)
-
-
-def test_two_processes_learn_in_the_gan_stage_what_one_does(shards, tmp_path):
-    sizes = (Bucket(frames=1, batch_size=4, **SIZE), Bucket(frames=5, batch_size=2, **SIZE))
-    mixed = {"buckets": BucketConfig(buckets=sizes, enlarge=True)}  # image-only steps too
-    # Adam makes much of rounding where a gradient is nearly zero, the more the higher the rate
-    mild = {"learning_rate": 1e-4, "discriminator_rate": 1e-4}
-    train_vae.run(replace(gan_run(tmp_path / "one", shards, **mild), **mixed))
-    # each with accumulation
-    config = replace(gan_run(tmp_path / "two", shards, micro_batch_size=1, **mild), **mixed)
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    done = subprocess.run(
-        [sys.executable, *launch, *as_command(config, tmp_path)],
-        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert {x["clips_seen"] - 4 * x["step"] for x in read_log(tmp_path / "one")} != {0}
-    for x, y in zip(read_log(tmp_path / "one"), read_log(tmp_path / "two"), strict=True):
-        assert x.keys() == y.keys()
-        for name in {"loss", "mae", "discriminator/loss"} & x.keys():
-            assert_close(x[name], y[name], rtol=1e-5, atol=0)
-        for name in {"grad_norm", "discriminator/grad_norm", "gan_weight"} & x.keys():
-            assert_close(x[name], y[name], rtol=1e-3, atol=0)
 
 
 def test_image_only_steps_leave_no_parameter_of_the_video_vae_without_gradient():
@@ -160,7 +73,10 @@ def test_evaluating_and_recomputing_do_not_change_what_is_learned(shards, tmp_pa
         tmp_path / "watched", shards, steps=3, start=0, held_out=True, evaluate_every=1
     )
     train_vae.run(replace(watched, num_previews=1))
-    assert_same_run(tmp_path / "plain", tmp_path / "watched", 3)
+    plain, seen = (training_run(tmp_path / name) for name in ("plain", "watched"))
+    for x, y in zip(plain["log"], seen["log"], strict=True):
+        assert x == {name: value for name, value in y.items() if name in x}
+    assert_same(plain, {**seen, "log": plain["log"]})
     events = EventAccumulator(str(tmp_path / "watched" / "tensorboard")).Reload()
     shown = [image.step for tag in events.Tags()["images"] for image in events.Images(tag)]
     assert shown == [2, 3]  # previews, at every checkpoint

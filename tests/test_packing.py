@@ -2,29 +2,23 @@
 
 import errno
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
-from datetime import timedelta
 from pathlib import Path
 
 import av
 import psutil
 import pytest
-from accelerate import InitProcessGroupKwargs
 
 import data.shards.pack_video
 import data.shards.write
-from common.accelerator import make_accelerator
-from common.output_folder import lock_folder
 from data.importers.folder import Folder
 from data.shards.pack_video import ShardConfig
 from data.shards.write import ShardIndex, write_shards
 from data.video.video_record import VideoRecord
 from tests.builders.commands import SCRIPTS, run_script
-from tests.builders.processes import FORK, begin, begin_ranks
 from tests.builders.videos import write_barcode_video
 
 CONFIG = ShardConfig(short_side=32, samples_per_shard=2)
@@ -58,87 +52,6 @@ def pack(videos: Path, out: Path, **options):
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def pack_slowly(videos: Path, out: Path, delay: float = 0.02, **options) -> None:
-    """In a process of its own: time for others to see it at work."""
-    work = data.shards.write.pack_record
-
-    def slow(record, **options):
-        time.sleep(delay)
-        return work(record, **options)
-
-    data.shards.write.pack_record = slow
-    pack(videos, out, **options)
-
-
-def pack_as_rank(videos: Path, out: Path, delay: float) -> None:
-    """One of several processes that pack together."""
-    patience = InitProcessGroupKwargs(timeout=timedelta(minutes=2))
-    accelerator = make_accelerator(cpu=True, kwargs_handlers=[patience])
-    pack_slowly(videos, out, delay, accelerator=accelerator)
-
-
-def test_two_processes_write_what_one_does_though_killed_before(videos, straight, tmp_path):
-    group = begin_ranks(2, pack_as_rank, videos, tmp_path, 0.2)
-    while not list(tmp_path.glob("shard-*.json")):
-        time.sleep(0.005)
-    for process in group:
-        process.kill()
-        process.join()
-    killed_with = {path.name for path in tmp_path.glob("shard-*.json")}
-    assert not (tmp_path / "index.json").exists()
-    group = begin_ranks(2, pack_as_rank, videos, tmp_path, 0)
-    for process in group:
-        process.join(120)
-        assert process.exitcode == 0
-    assert killed_with
-    assert contents(tmp_path) == straight
-
-
-def test_kills_at_random_points_leave_no_trace(videos, straight, tmp_path):
-    draw = random.Random(1)
-    exits, tars = [], []
-    while len(exits) < 8 or not tars[-1]:
-        process = begin(pack_slowly, videos, tmp_path)
-        process.join(draw.uniform(0.02, 0.2 + len(exits) / 20))
-        process.kill()
-        process.join()
-        exits.append(process.exitcode)
-        tars.append(len(list(tmp_path.glob("shard-*.tar"))))
-    assert -signal.SIGKILL in exits
-    assert tars[-1] > 0
-    pack(videos, tmp_path)
-    assert contents(tmp_path) == straight
-
-
-def test_the_number_of_processes_may_change_between_runs(videos, straight, tmp_path):
-    pack(videos, tmp_path)
-    for number in (1, 3, 4):
-        (tmp_path / f"shard-{number:06d}.json").unlink()
-    group = begin_ranks(2, pack_as_rank, videos, tmp_path, 0)
-    for process in group:
-        process.join(120)
-        assert process.exitcode == 0
-    assert contents(tmp_path) == straight
-
-
-def hold(folder: Path, held) -> None:
-    with lock_folder(folder):
-        held.set()
-        time.sleep(600)
-
-
-def test_a_folder_that_another_run_writes_to_is_refused_until_that_one_is_dead(videos, tmp_path):
-    held = FORK.Event()
-    other = begin(hold, tmp_path, held)
-    assert held.wait(60)
-    with pytest.raises(ValueError, match=rf"process {other.pid} on .* \(since .*\) is writing"):
-        pack(videos, tmp_path)
-    assert not list(tmp_path.glob("*.tar"))
-    other.kill()
-    other.join()
-    assert pack(videos, tmp_path).written == 10
 
 
 def test_processes_that_see_other_videos_are_refused(videos, tmp_path):

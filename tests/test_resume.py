@@ -3,20 +3,21 @@
 import os
 import re
 import signal
-from itertools import count
 
 import pytest
 import torch
-from torch.testing import assert_close
 
+from common.cli import Stopped
 from common.output_folder import lock_folder
-from tests.builders.command_cases import CASES, changed
+from engine.run_folder import RunFolder
+from tests.builders.command_cases import CASES, assert_same, changed, in_project, run_until
 from tests.builders.processes import begin
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*clips. the distance is biased"),
 ]
+TRAINING = [name for name in CASES if name.startswith("train")]
 LOCKING = [name for name, case in CASES.items() if case.locks]
 REFUSALS = [(name, refusal) for name, case in CASES.items() for refusal in case.refusals]
 
@@ -25,48 +26,6 @@ REFUSALS = [(name, refusal) for name, case in CASES.items() for refusal in case.
 def cpu(monkeypatch):
     """Bytes are compared, and CUDA does not survive a fork."""
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
-
-
-def in_project(value, project):
-    """The value with the project's folder in it."""
-    if isinstance(value, str):
-        return value.replace("{project}", str(project))
-    if isinstance(value, list | dict):
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        found = {key: in_project(each, project) for key, each in items}
-        return found if isinstance(value, dict) else list(found.values())
-    return value
-
-
-def run_until(number, whole, run, config):
-    """Run a command in this process, which is killed at the file that is the `number`-th to get
-    its final name: just after that, or when half of it is written."""
-    moves = count(1)
-
-    def dying(move):
-        def moved(source, target, **options):
-            if next(moves) == number:
-                if whole:
-                    move(source, target, **options)
-                elif os.path.isfile(source):
-                    os.truncate(source, os.path.getsize(source) // 2)
-                os.kill(os.getpid(), signal.SIGKILL)
-            move(source, target, **options)
-
-        return moved
-
-    os.replace, os.rename = dying(os.replace), dying(os.rename)
-    run(config)
-
-
-def assert_same(found, expected):
-    """Equal names and, bit for bit, values."""
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        if isinstance(value, dict):  # of tensors
-            assert_close(found[name], value, rtol=0, atol=0)
-        else:
-            assert found[name] == value, name
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -93,6 +52,33 @@ def test_killed_and_continued_equals_straight(name, project, straight, tmp_path)
     assert not (case.locks and list(out.rglob(".*.tmp*")))
     case.run(config)  # changes nothing
     assert_same(case.contents(out), case.contents(straight(name)))
+
+
+def run_until_signal(run, config):
+    """Run a command in this process, which gets SIGTERM after its second step."""
+    write_log = RunFolder.write_log
+
+    def write(folder, step, values):
+        write_log(folder, step, values)
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    RunFolder.write_log = write
+    with pytest.raises(Stopped, match="at step 3 of") as stopped:
+        run(config)
+    os._exit(stopped.value.code)
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_stopped_by_a_signal_between_checkpoints_equals_straight(name, project, straight, tmp_path):
+    case, config = CASES[name], CASES[name].config(project, tmp_path)
+    process = begin(run_until_signal, case.run, config)
+    process.join()
+    assert process.exitcode == 128 + signal.SIGTERM
+    assert (tmp_path / "checkpoints" / "step-00000003").exists()
+    assert not (tmp_path / "export").exists()
+    case.run(config)
+    assert_same(case.contents(tmp_path), case.contents(straight(name)))
 
 
 @pytest.mark.parametrize("name", LOCKING)

@@ -4,11 +4,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
-from tests.builders.packed import pack
 from tests.builders.training_runs import ROOT, as_command, video_run
 
 WARNS = """
@@ -23,10 +21,15 @@ class Nothing(Config):
 
 main(Nothing, lambda config: [warnings.warn("two  clips\\nare few") for _ in range(3)])
 """
-CODES = {"python": 143, "torchrun": 1, "accelerate": -15}
+ENDS = {
+    "python": (signal.SIGINT, 128 + signal.SIGINT),
+    "torchrun": (signal.SIGTERM, 1),
+    "accelerate": (signal.SIGTERM, -signal.SIGTERM),
+}
+"""The signal that each gets, and its exit code then."""
 LAUNCHERS = {
     "python": [],
-    "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "1"],
+    "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
     "accelerate": [
         "-m",
         "accelerate.commands.launch",
@@ -51,8 +54,9 @@ def test_a_warning_is_one_line_of_the_main_process(tmp_path):
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_sigterm_to_the_launcher_saves_and_leaves_no_process(launcher, tmp_path):
-    shards = pack(tmp_path / "data" / "shards", [12, 14, 16, 18])
+def test_a_signal_to_the_launcher_saves_and_leaves_no_process(launcher, project, tmp_path):
+    number, code = ENDS[launcher]
+    shards = project / "shards"
     config = video_run(tmp_path / "run", shards, steps=100_000, save_every=100_000)
     process = subprocess.Popen(
         [sys.executable, *LAUNCHERS[launcher], *as_command(config, tmp_path)],
@@ -60,11 +64,14 @@ def test_sigterm_to_the_launcher_saves_and_leaves_no_process(launcher, tmp_path)
         stderr=subprocess.PIPE,
         text=True,
     )
-    log = tmp_path / "run" / "log.jsonl"
-    while not (log.exists() and log.stat().st_size) and process.poll() is None:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    _, error = process.communicate(timeout=120)  # until the trainer, too, has closed its end
-    assert "stopped by signal 15" in error
+    assert process.stderr is not None
+    shown = ""
+    while "loss=" not in shown:  # in the progress bar
+        part = process.stderr.read(1)
+        assert part, shown  # it has ended
+        shown += part
+    process.send_signal(number)
+    _, error = process.communicate()  # until the trainer, too, has closed its end
+    assert f"stopped by signal {number:d}" in error
     assert len(list((tmp_path / "run" / "checkpoints").glob("step-*/state.json"))) == 1
-    assert process.returncode == CODES[launcher]
+    assert process.returncode == code

@@ -1,15 +1,22 @@
 """Every command that can be interrupted, with what the tests of all of them need to know."""
 
+import os
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from torch.testing import assert_close
 
+from data.clips.buckets import Bucket, BucketConfig
+from data.clips.dataset import ClipConfig, PackedClips
 from engine.config import OptimizerConfig
 from engine.run_folder import read_log
+from eval.protocols.sample_fvd import SampleScoreConfig
 from latte.samplers import SamplerConfig
 from scripts import (
     cache_latents,
@@ -26,6 +33,7 @@ from scripts import (
 from scripts.train_latte import ImageOptions
 from tests.builders.training_runs import SIZE, gan_run, latte_run, settings, video_run
 
+FEW = SamplerConfig(method="ddim", steps=2)
 TIMINGS = ("seconds", "clips_per_second", "memory")
 
 
@@ -76,6 +84,8 @@ class Case:
     None for a command that repeats it all."""
     locks: bool = True
     """Whether it writes into a folder that it keeps other runs out of."""
+    in_two: Mapping[str, Any] = field(default_factory=dict)
+    """Changes for two processes, which must not change what they learn."""
     free: Mapping[str, Any] = field(default_factory=dict)
     """Changes that a continued run may make: dotted path to value, at any depth."""
     refusals: tuple[Refusal, ...] = ()
@@ -93,10 +103,56 @@ def changed(config: Any, changes: Mapping[str, Any]) -> Any:
     return config
 
 
+def in_project(value, project):
+    """The value with the project's folder in it."""
+    if isinstance(value, str):
+        return value.replace("{project}", str(project))
+    if isinstance(value, list | dict):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        found = {key: in_project(each, project) for key, each in items}
+        return found if isinstance(value, dict) else list(found.values())
+    return value
+
+
+def run_until(number, whole, run, config):
+    """Run a command in this process, which is killed at the file that is the `number`-th to get
+    its final name: just after that, or when half of it is written."""
+    moves = count(1)
+
+    def dying(move):
+        def moved(source, target, **options):
+            if next(moves) == number:
+                if whole:
+                    move(source, target, **options)
+                elif os.path.isfile(source):
+                    os.truncate(source, os.path.getsize(source) // 2)
+                os.kill(os.getpid(), signal.SIGKILL)
+            move(source, target, **options)
+
+        return moved
+
+    os.replace, os.rename = dying(os.replace), dying(os.rename)
+    run(config)
+
+
+def assert_same(found, expected):
+    """Equal names and, bit for bit, values."""
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        if isinstance(value, dict):  # of tensors
+            assert_close(found[name], value, rtol=0, atol=0)
+        else:
+            assert found[name] == value, name
+
+
 def _cache_latents(project: Path, out: Path) -> cache_latents.CacheLatents:
-    places = {"vae": str(project / "vae"), "data": str(project / "shards"), "out": str(out)}
-    clips = {"frames": 5, "stride": 1, "clips_per_video": 2, "items_per_shard": 2, **SIZE}
-    return cache_latents.CacheLatents(**places, **clips, workers=0, batch_size=2)
+    options = {"clips_per_video": 2, "items_per_shard": 2, "workers": 0, "batch_size": 2}
+    return cache_latents.CacheLatents(
+        vae=str(project / "vae"),
+        data=PackedClips(folder=str(project / "shards"), frames=5, **SIZE),
+        out=str(out),
+        **options,
+    )
 
 
 def _sample(project: Path, out: Path) -> sample.Sample:
@@ -106,13 +162,16 @@ def _sample(project: Path, out: Path) -> sample.Sample:
         out=str(out),
         num_clips=4,
         batch_size=2,
-        sampler=SamplerConfig(method="ddim", steps=2, guidance=2.0),
+        sampler=replace(FEW, guidance=2.0),
     )
 
 
 def _make_shards(project: Path, out: Path) -> Any:
-    options = {"min_frames": 1, "samples_per_shard": 1, "short_side": 32, "workers": 0}
-    return make_shards.COMMANDS["folder"](root=project / "videos", out=out, **options)
+    """Of six videos one is too short and one broken."""
+    options = {"min_frames": 10, "samples_per_shard": 2, "short_side": 32, "workers": 0}
+    return make_shards.COMMANDS["folder"](
+        root=project / "flawed", out=out, on_error="skip", **options
+    )
 
 
 def _eval_fvd(project: Path, out: Path) -> eval_fvd.EvalFVD:
@@ -155,14 +214,31 @@ def _eval_reconstruction(project: Path, out: Path) -> eval_reconstruction.EvalRe
 
 
 def _train_classifier(project: Path, out: Path) -> train_classifier.TrainClassifier:
-    data = train_vae.ClipConfig(folder=str(project / "shards"), frames=4, **SIZE)
-    return train_classifier.TrainClassifier(train=settings(out, 4), data=data, channels=8)
+    train = settings(out, 4, learning_rate=1e-4)
+    data = ClipConfig(folder=str(project / "shards"), frames=4, **SIZE)
+    return train_classifier.TrainClassifier(train=train, data=data, channels=8)
 
 
 def _joint_latte(project: Path, out: Path) -> train_latte.TrainLatte:
-    config = latte_run(out, project / "latents", ema_decay=0.5)
-    images = ImageOptions(latents=str(project / "images"), per_step=3)
-    return replace(config, images=images)
+    """With every kind of score."""
+    clips = {"real": str(project / "shards"), "num_clips": 3, "classifier": str(project / "tiny")}
+    return replace(
+        latte_run(out, project / "latents", ema_decay=0.5, evaluate_every=4),
+        images=ImageOptions(latents=str(project / "images"), per_step=3),
+        vae=str(project / "vae"),
+        preview_sampler=FEW,
+        num_previews=1,
+        fvd=SampleScoreConfig(**clips),
+    )
+
+
+def _mixed_gan(project: Path, out: Path) -> train_vae.TrainVAE:
+    """With steps of single frames, too. Adam makes much of rounding where a gradient is nearly
+    zero, the more the higher the rate."""
+    mild = {"learning_rate": 1e-4, "discriminator_rate": 1e-4}
+    sizes = (Bucket(frames=1, batch_size=4, **SIZE), Bucket(frames=5, batch_size=2, **SIZE))
+    config = gan_run(out, project / "shards", steps=5, start=1, **mild)
+    return replace(config, buckets=BucketConfig(buckets=sizes, enlarge=True))
 
 
 def _image_stage(project: Path, out: Path) -> train_vae.TrainVAE:
@@ -199,14 +275,15 @@ CASES: dict[str, Case] = {
     ),
     "train_vae gan": Case(
         run=train_vae.run,
-        config=lambda project, out: gan_run(out, project / "shards", steps=4),
+        config=_mixed_gan,
+        in_two={"train.micro_batch_size": 1},
         contents=training_run,
         kept="checkpoints/step-*",
         free={**RUN, "num_held_out_clips": 1, "metric_networks.classifier": "{project}/tiny"},
         refusals=(
             Refusal(
                 changes={"adversarial.optimizer": OptimizerConfig(learning_rate=0.25)},
-                says=r"adversarial\.optimizer\.learning_rate was 0\.001, now 0\.25",
+                says=r"adversarial\.optimizer\.learning_rate was 0\.0001, now 0\.25",
             ),
         ),
     ),
@@ -215,7 +292,7 @@ CASES: dict[str, Case] = {
         config=_joint_latte,
         contents=training_run,
         kept="checkpoints/step-*",
-        free={**RUN, "num_held_out_clips": 1, "activation_checkpointing": True},
+        free={**RUN, "num_previews": 2, "activation_checkpointing": True},
         refusals=(
             Refusal(
                 changes={"latents": "{project}/other_latents"},
@@ -236,7 +313,7 @@ CASES: dict[str, Case] = {
         run=make_shards.run,
         config=_make_shards,
         kept="shard-*.json",
-        free={"on_error": "skip", "workers": 2, "time_limit": 50.0},
+        free={"workers": 2, "time_limit": 50.0},
         refusals=(
             Refusal(changes={"crf": 9}, says="crf: 12 there, 9 now"),
             Refusal(changes={"root": "{project}/other_videos"}, says="sha256 of .*: .* now"),
@@ -249,7 +326,10 @@ CASES: dict[str, Case] = {
         free={"workers": 1},
         refusals=(
             Refusal(changes={"vae": "{project}/other_vae"}, says=r"vae\.sha256 was '.*', now"),
-            Refusal(changes={"data": "{project}/other_shards"}, says=r"source\.hash was '.*', now"),
+            Refusal(
+                changes={"data.folder": "{project}/other_shards"},
+                says=r"source\.hash was '.*', now",
+            ),
             Refusal(changes={"seed": 1}, says=r"cache\.seed was 0, now 1"),
         ),
     ),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from data.clips.dataset import PackedClips
 from data.importers.folder import Folder
 from data.shards.pack_video import ShardConfig
 from data.shards.write import write_shards
@@ -22,8 +23,9 @@ LENGTHS = [12, 14, 16, 18]
 def make_project(root: Path) -> Path:
     """Write it all into `root`.
 
-    videos, shards, vae, latents (5 frames), images (1 frame), latte (a run of 2 steps), and of
-    other_videos, other_shards, other_vae, other_latents; real, fake and tiny of `clip_folders`.
+    videos, flawed (these, a short and a broken one), shards, vae, latents (5 frames), images (1
+    frame), latte (a run of 2 steps); other_videos, other_shards, other_vae and other_latents; real,
+    fake and tiny of `clip_folders`.
     """
     for prefix, seed in (("", 0), ("other_", 1)):
         for number, frames in enumerate(LENGTHS):
@@ -40,9 +42,13 @@ def make_project(root: Path) -> Path:
         ("images", "shards", 1),
         ("other_latents", "other_shards", 5),
     ):
-        places = {"vae": str(root / "vae"), "data": str(root / data), "out": str(root / name)}
-        cache_latents.run(CacheLatents(**places, frames=frames, stride=1, workers=0, **SIZE))
+        places = {"vae": str(root / "vae"), "out": str(root / name)}
+        clips = PackedClips(folder=str(root / data), frames=frames, **SIZE)
+        cache_latents.run(CacheLatents(**places, data=clips, workers=0))
     train_latte.run(latte_run(root / "latte", root / "latents", steps=2))
+    shutil.copytree(root / "videos", root / "flawed")
+    write_barcode_video(root / "flawed" / "a" / "short.mp4", 9, 48, 64)
+    (root / "flawed" / "b" / "broken.mp4").write_bytes(b"broken")
     write_folders(root)
     shutil.rmtree(root / "one")
     return root

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from data.clips.dataset import ClipConfig
 from engine.config import OptimizerConfig, TrainConfig
-from scripts.train_latte import LatteOptions, TrainLatte
+from latte.config import LatteOptions
+from scripts.train_latte import TrainLatte
 from scripts.train_vae import TrainVAE
 from tests.builders.commands import ROOT
 from vae import VAEConfig

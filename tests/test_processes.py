@@ -1,0 +1,94 @@
+"""Every command that several processes share: two do what one does, also where they were killed."""
+
+import re
+from multiprocessing.connection import wait
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from common.files import read_json
+from data.video.decode import read_frames
+from tests.builders.command_cases import CASES, assert_same, changed, run_until
+from tests.builders.processes import begin_ranks
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*clips. the distance is biased"),
+    # of 1x1x1 kernels, whose strides say nothing; DDP then copies their gradients
+    pytest.mark.filterwarnings("ignore:Grad strides do not match bucket view strides"),
+]
+TRAINING = [name for name in CASES if name.startswith("train")]
+EXACT = ["make_shards", "cache_latents", "eval_fvd", "eval_is"]
+LOOSE = re.compile("norm|weight")  # small differences of large numbers
+
+
+@pytest.fixture(autouse=True)
+def cpu(monkeypatch):
+    """Bytes are compared, and CUDA does not survive a fork."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+
+
+def run_in_two(case, config):
+    """Run a command in two processes, to the end."""
+    ranks = begin_ranks(2, case.run, config)
+    for rank in ranks:
+        rank.join()
+    assert [rank.exitcode for rank in ranks] == [0, 0]
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_two_processes_learn_what_one_does(name, project, straight, tmp_path):
+    case = CASES[name]
+    run_in_two(case, changed(case.config(project, tmp_path), case.in_two))
+    one, two = case.contents(straight(name)), case.contents(tmp_path)
+    assert one.keys() == two.keys()
+    for x, y in zip(one.pop("log"), two.pop("log"), strict=True):
+        assert x.keys() == y.keys()
+        for key in x:
+            assert_close(x[key], y[key], rtol=1e-3 if LOOSE.search(key) else 1e-5, atol=0)
+    for file in (key for key in one if key.endswith(".safetensors")):
+        # Adam's first steps make much of rounding
+        assert_close(one[file], two[file], rtol=0, atol=1e-4)
+    random = tmp_path.glob("checkpoints/*/random_states_*.pkl")
+    assert len({file.name for file in random}) == 2  # so they knew of each other
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_two_processes_write_the_bytes_of_one_though_killed_before(
+    name, project, straight, tmp_path
+):
+    case, config = CASES[name], CASES[name].config(project, tmp_path)
+    ranks = begin_ranks(2, run_until, 2, True, case.run, config)
+    wait([rank.sentinel for rank in ranks])
+    for rank in ranks:  # the other one may wait for the first to die
+        rank.kill()
+        rank.join()
+    assert any(rank.exitcode for rank in ranks)
+    run_in_two(case, config)
+    assert_same(case.contents(tmp_path), case.contents(straight(name)))
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_one_process_goes_on_with_what_two_have_done(name, project, straight, tmp_path):
+    case, config = CASES[name], CASES[name].config(project, tmp_path)
+    run_in_two(case, config)
+    lost = sorted(tmp_path.glob(case.kept))[::2]
+    for path in lost:
+        path.unlink()
+    case.run(config)
+    assert all(path.exists() for path in lost)
+    assert_same(case.contents(tmp_path), case.contents(straight(name)))
+
+
+def test_two_processes_sample_the_clips_of_one(project, straight, tmp_path):
+    case, one = CASES["sample"], straight("sample")
+    run_in_two(case, case.config(project, tmp_path))
+    names = sorted(path.name for path in one.glob("clip-*.mkv"))
+    assert names == sorted(path.name for path in tmp_path.glob("clip-*.mkv"))
+    assert read_json(tmp_path / "samples.json") == read_json(one / "samples.json")
+    clips = [[read_frames(f / n, range(5)).astype(int) for n in names] for f in (one, tmp_path)]
+    for x, y in zip(*clips, strict=True):
+        assert abs(x - y).max() <= 1  # the sizes of the batches differ, and so their rounding
+        assert (x != y).mean() < 0.01
+    assert (clips[0][0] != clips[0][1]).mean() > 0.5
