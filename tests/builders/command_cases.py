@@ -315,8 +315,11 @@ CASES: dict[str, Case] = {
         kept="shard-*.json",
         free={"workers": 2, "time_limit": 50.0},
         refusals=(
-            Refusal(changes={"crf": 9}, says="crf: 12 there, 9 now"),
-            Refusal(changes={"root": "{project}/other_videos"}, says="sha256 of .*: .* now"),
+            Refusal(changes={"crf": 9}, says="crf was 12, now 9"),
+            Refusal(
+                changes={"root": "{project}/other_videos"},
+                says=r"videos was 6 videos \(sha256 \w+\), now 4 videos",
+            ),
         ),
     ),
     "cache_latents": Case(
