@@ -15,8 +15,6 @@ from tests.builders.processes import begin_ranks
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*clips. the distance is biased"),
-    # of 1x1x1 kernels, whose strides say nothing; DDP then copies their gradients
-    pytest.mark.filterwarnings("ignore:Grad strides do not match bucket view strides"),
 ]
 TRAINING = [name for name in CASES if name.startswith("train")]
 EXACT = ["make_shards", "cache_latents", "eval_fvd", "eval_is"]

@@ -177,7 +177,7 @@ def _make_shards(project: Path, out: Path) -> Any:
 def _eval_fvd(project: Path, out: Path) -> eval_fvd.EvalFVD:
     return eval_fvd.EvalFVD(
         real=str(project / "real"),
-        fake=str(project / "fake"),
+        fake=[str(project / "fake")],
         classifier=str(project / "tiny"),
         frames=4,
         stride_real=1,
