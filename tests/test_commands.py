@@ -41,7 +41,16 @@ COMMANDS = (
     *(figures.Comparison, figures.Caption, figures.Latents, figures.Unselected),
     *(figures.Positions, figures.Preservation, figures.Samples),
 )
-SIGNED = {"seed", "seeds", "labels", "train.seed", "latent_mean", "model.latent_mean", "flow.mean"}
+SIGNED = {
+    "seed",
+    "image_seed",
+    "seeds",
+    "labels",
+    "train.seed",
+    "latent_mean",
+    "model.latent_mean",
+    "flow.mean",
+}
 RUN = {
     *("folder", "steps", "workers", "log_every", "save_every", "keep", "keep_every"),
     *("evaluate_every", "max_skipped_steps", "wandb"),
