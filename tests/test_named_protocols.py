@@ -126,6 +126,7 @@ def program(tmp_path_factory) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore:.*clips. the distance is biased")
+@pytest.mark.filterwarnings("ignore:.*smaller than 256 x 256 pixels and were enlarged")
 def test_the_command_by_a_protocol_and_the_page(program, tmp_path, capsys):
     rng = np.random.default_rng(0)
     for side, count in (("real", 46), ("fake", 16)):
