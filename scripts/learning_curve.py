@@ -24,6 +24,8 @@ SCRIPTS = Path(__file__).parent
 SCORES = {"fvd_demo": 2, "is_demo": 2, "recognised": 3}
 """Scores of the table, with their decimals."""
 WEIGHTS = ("raw", "ema")
+WEIGHT_FILES = ("model.safetensors", "ema/model.safetensors")
+"""Of a checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +99,8 @@ def _run(config: LearningCurve) -> None:
 
         # Sample
         parts = _parts(config, steps)
+        vae = Path(yaml.safe_load(config.samples.read_text())["vae"]) / "model.safetensors"
+        vaes = [vae] if vae.is_file() else []  # else of a hub, or another's, whose name tells all
         for name, (step, options) in parts.items():
             checkpoint = folder / "run" / "checkpoints" / f"step-{step:08d}"
             out = folder / name.replace(" ", "-")
@@ -105,7 +109,7 @@ def _run(config: LearningCurve) -> None:
                 "sample.py",
                 {"latte": checkpoint, "out": out, "seed": seed, **options},
                 config=config.samples,
-                inputs=[checkpoint / "model.safetensors", checkpoint / "ema/model.safetensors"],
+                inputs=[*(checkpoint / name for name in WEIGHT_FILES), *vaes],
             )
 
         # Score

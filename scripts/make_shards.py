@@ -61,12 +61,12 @@ def run(config: Any) -> None:
         raise ValueError(f"{config.root}: no video to pack")
     if config.dry_run:
         if is_main:
-            print("\n".join(dry_run(found, _shard_config(config), _workers(config))))
+            print("\n".join(dry_run(found, _shard_config(config, found), _workers(config))))
         return
     report = write_shards(
         found.records,
         config.out,
-        _shard_config(config),
+        _shard_config(config, found),
         found.class_names,
         on_error=config.on_error,
         workers=_workers(config),
@@ -88,9 +88,9 @@ def _accelerator() -> Accelerator | None:
     return make_accelerator(cpu=True, kwargs_handlers=[patience])
 
 
-def _shard_config(config: Any) -> ShardConfig:
+def _shard_config(config: Any, found: ImportResult) -> ShardConfig:
     values = {field.name: getattr(config, field.name) for field in fields(ShardConfig)}
-    if hasattr(type(config).__bases__[0], "fps"):  # of images: the rate that they have
+    if any(record.images for record in found.records):  # fps is the rate that they have
         values["fps"] = None
     return ShardConfig(**values)
 

@@ -15,6 +15,7 @@ from data.shards.pack_video import ShardConfig
 from data.shards.write import ShardIndex, write_shards
 from data.video.decode import DecodeError, read_frames
 from data.video.video_record import VideoRecord, open_record
+from tests.builders.commands import run_script
 from tests.builders.videos import read_barcode, write_barcode_video, write_frames
 
 CONFIG = ShardConfig(short_side=32, min_frames=5)
@@ -102,6 +103,15 @@ def test_faceforensics_videos(tmp_path):
         FaceForensics(root=root / "train" / "original").scan()
     (root / "train" / "original").rename(root / "train" / "videos")
     assert [r.id for r in FaceForensics(root=root).scan().records] == ["train__videos__same_name"]
+
+
+@pytest.mark.parametrize(("given", "fps", "frames"), [((), 25, 20), (("--fps", 5), 5, 4)])
+def test_faceforensics_videos_take_another_rate_where_one_is_given(given, fps, frames, tmp_path):
+    write_barcode_video(tmp_path / "ff" / "train" / "videos" / "a.mp4", 20)
+    usual = ("--root", tmp_path / "ff", "--out", tmp_path / "out", "--workers", 0)
+    code = run_script("make_shards.py", "faceforensics", *usual, "--min_frames", 1, *given)
+    entry = ShardIndex.load(tmp_path / "out").entries[0]
+    assert (code, entry.fps, entry.frames) == (0, fps, frames)
 
 
 def test_faceforensics_crops_in_folders_and_zips(tmp_path):

@@ -119,6 +119,12 @@ def test_the_curve_of_two_seeds(curve, calls):
     assert (curve.folder / "learning_curve.md").read_text() == report
     with pytest.raises(ValueError, match=r"fast.json: .*options.--sampler.steps was '2', now '3'"):
         learning_curve.run(replace(curve, fast=SamplerConfig(method="ddim", steps=3)))
+    vae = curve.folder.parent / "vae" / "model.safetensors"
+    kept = vae.read_bytes()
+    VideoVAE(VideoVAE.from_pretrained(vae.parent).config).save_pretrained(vae.parent)
+    with pytest.raises(ValueError, match=rf"0-new.json: .*{vae} was .*sha256"):
+        learning_curve.run(curve)
+    vae.write_bytes(kept)
     other = checkpoint / "model.safetensors"
     other.write_bytes((checkpoint / "ema" / "model.safetensors").read_bytes())
     with pytest.raises(ValueError, match=rf"50-raw.json: .*{other} was .*sha256"):

@@ -69,6 +69,7 @@ def _sky_parts(root: Path, split: str) -> list[Path]:
     return [folder for folder in found if folder is not None]
 
 
+FACES_FPS = 25.0
 PLUS_PLUS = {"original_sequences", "manipulated_sequences"}
 FACES_EXPECTED = (
     "a folder with train/, val/, test/; or one of videos, folders of frames, or zips of those"
@@ -85,8 +86,9 @@ class FaceForensics(Importer):
     """Which videos; copies without folders for the splits have only `all`."""
     kind: Literal["original", "altered"] = "original"
     """Which videos, where a split has original/, altered/ and mask/."""
-    fps: FrameRate = 25.0
-    """Frame rate that the packed videos get, Hz, where frames are images."""
+    fps: FrameRate | None = None
+    """Frame rate that the packed videos get, Hz. By default videos keep theirs, and images get 25.
+    """
 
     def scan(self) -> ImportResult:
         """Take what the split's folder holds: videos if there are any, else frames."""
@@ -124,7 +126,7 @@ class FaceForensics(Importer):
             if folders[0].is_dir():
                 raise not_found(folders[0], FACES_EXPECTED)
             raise ValueError(f"{folders[0]}: no images in it; expected {FACES_EXPECTED}")
-        records, more = frame_records(found, [None] * len(found), self.fps)
+        records, more = frame_records(found, [None] * len(found), self.fps or FACES_FPS)
         return ImportResult(records, notes=notes + more)
 
     def _refuse_plus_plus(self) -> None:
