@@ -17,7 +17,7 @@ from eval.protocols.claims import Claim, judge
 from eval.report.ablation_tables import ablation_tables
 from eval.report.tables import to_markdown
 from vae.config import PRESETS
-from vae.registry import OTHERS, load_vae
+from vae.registry import ARCHITECTURES, OTHERS, load_vae
 
 SCRIPTS = Path(__file__).parent
 IMAGE_FIELDS = ("branches", "dim", "tmpe")
@@ -64,8 +64,8 @@ class Ablate(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         for row in (*self.architectures, *self.image_starts, *self.continued):
-            if row not in (*PRESETS, *OTHERS):
-                raise ValueError(f"row {row!r}: use some of {', '.join((*PRESETS, *OTHERS))}")
+            if row not in ARCHITECTURES:
+                raise ValueError(f"row {row!r}: use some of {', '.join(ARCHITECTURES)}")
         if others := [row for row in self.image_starts if row in OTHERS]:
             raise ValueError(
                 f"image_starts={others}: these models cannot be inflated from an image VAE; name "

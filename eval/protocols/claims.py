@@ -1,6 +1,6 @@
 """Claims about the rows of an experiment, judged seed by seed by a paired test."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any, Literal
@@ -88,9 +88,8 @@ def judge(claim: Claim, scores: Scores) -> Judgment:
             found.append(here[claim.score] - (here[claim.beyond] if claim.beyond else 0.0))
         return found
 
-    ours, theirs = values(claim.row), values(claim.than)
-    differences = tuple(a - b for a, b in zip(ours, theirs, strict=True))
-    p = _paired_p(ours, theirs) if len(seeds) > 1 else None
+    differences = tuple(a - b for a, b in zip(values(claim.row), values(claim.than), strict=True))
+    p = _paired_p(differences) if len(seeds) > 1 else None
     verdict: Verdict = "not shown"
     if p is not None and p < LEVEL:
         as_claimed = (mean(differences) > 0) == (claim.expected == "higher")
@@ -98,8 +97,8 @@ def judge(claim: Claim, scores: Scores) -> Judgment:
     return Judgment(claim, differences, p, verdict)
 
 
-def _paired_p(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    gaps = {a - b for a, b in zip(ours, theirs, strict=True)}
-    if len(gaps) == 1:  # no spread, for which the test has no value
-        return 1.0 if gaps == {0.0} else 0.0
-    return float(ttest_rel(ours, theirs).pvalue)
+def _paired_p(differences: tuple[float, ...]) -> float:
+    """Of a paired t-test, which sees the differences alone."""
+    if len(set(differences)) == 1:  # no spread, for which the test has no value
+        return 1.0 if differences[0] == 0 else 0.0
+    return float(ttest_rel(differences, [0.0] * len(differences)).pvalue)

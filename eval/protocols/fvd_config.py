@@ -1,7 +1,7 @@
 """Which clips an FVD compares: the fields of eval_fvd that a named protocol fixes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -112,38 +112,31 @@ class FVDClips(Measurement):
             values: what `resolve` gives.
             progress: show a bar.
         """
-        number = {"same": values["num_clips"], "all": None}.get(
-            values["num_clips_real"], values["num_clips_real"]
-        )
-        protocol = ClipProtocol(
-            frames=values["frames"],
-            stride=values["stride_real"],
-            start=values["start_real"],
-            num_clips=None if number == "all" else number,
-            seed=self.seed,
-            height=values["height"],
-            width=values["width"],
-        )
-        return ClipSource(folder, protocol, on_error=self.on_error, progress=progress)
+        number = values["num_clips_real"]
+        clips = self._clips("real", values, values["num_clips"] if number == "same" else number)
+        return ClipSource(folder, clips, on_error=self.on_error, progress=progress)
 
     def fake_source(self, folder: str, values: Mapping[str, Any], progress: bool) -> ClipSource:
         """Generated clips, or what stands in for them; see `real_source`."""
-        number = values["num_clips"]
-        protocol = ClipProtocol(
+        clips = self._clips("fake", values, values["num_clips"])
+        return ClipSource(
+            folder,
+            replace(clips, skip=values["skip_fake"], noise=self.noise_fake),
+            generated=not self.fake_is_real,
+            on_error=self.on_error,
+            progress=progress,
+        )
+
+    def _clips(
+        self, side: Literal["real", "fake"], values: Mapping[str, Any], number: int | Literal["all"]
+    ) -> ClipProtocol:
+        """What the two sides have in common."""
+        return ClipProtocol(
             frames=values["frames"],
-            stride=values["stride_fake"],
-            start=values["start_fake"],
-            skip=values["skip_fake"],
+            stride=values[f"stride_{side}"],
+            start=values[f"start_{side}"],
             num_clips=None if number == "all" else number,
             seed=self.seed,
             height=values["height"],
             width=values["width"],
-            noise=self.noise_fake,
-        )
-        return ClipSource(
-            folder,
-            protocol,
-            generated=not self.fake_is_real,
-            on_error=self.on_error,
-            progress=progress,
         )
