@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lint format clean
+.PHONY: setup demo digits test lint format clean
 .DELETE_ON_ERROR:
 
 setup: $(BIN)/.installed
@@ -19,6 +19,14 @@ $(BIN)/.installed: pyproject.toml constraints.txt
 
 demo: setup
 	$(BIN)/python scripts/demo.py
+
+# the smallest experiment on moving digits: about 10 minutes on 2 cores, then runs/digits/small/report.html
+digits: setup
+	for set in train medium sudden; do \
+		$(BIN)/python scripts/make_shards.py digits --config configs/digits/data/$$set.yaml || exit; \
+	done
+	$(BIN)/python scripts/ablate.py --config configs/digits/small.yaml
+	$(BIN)/python scripts/report.py --config configs/digits/report.yaml
 
 test: setup
 	$(BIN)/python -m pytest -n auto --dist loadfile

@@ -15,6 +15,7 @@ from common.cli import main
 from common.config import Config
 from common.files import read_json
 from eval.report import result_sections as sections
+from eval.report.ablation_tables import ablation_section
 from eval.report.page import Fact, Report, Section, build_report
 
 
@@ -23,8 +24,8 @@ class MakeReport(Config):
     """Put results side by side on one web page that needs no network and no other file."""
 
     results: list[str]
-    """One flag each: a folder of eval_reconstruction, a JSON file of eval_fvd or eval_is, a folder
-    of samples, of a training run, or of records of stages. `label=...` before it names it."""
+    """One flag each: a folder of eval_reconstruction, a JSON file of eval_fvd, eval_is or ablate, a
+    folder of samples, of a training run, or of records of stages. `label=...` before it names it."""
     out: str
     """The page, .html."""
     title: str = "Results"
@@ -42,15 +43,18 @@ class MakeReport(Config):
 
 def run(config: MakeReport) -> None:
     """Read everything, then write the page."""
-    reconstructions, generated, trainings, costs = [], [], [], []
+    reconstructions, generated, ablations, trainings, costs = [], [], [], [], []
     scores: list[tuple[str, dict[str, Any]]] = []
     taken: set[tuple[str, str]] = set()
     for label, path in map(_named, config.results):
         kind = "run"
         if path.is_file():
-            result = _result(path, ("fvd", "is"))
+            result = _result(path, ("fvd", "is", "ablation"))
             kind = result["kind"]
-            scores.append((label, result))
+            if kind == "ablation":
+                ablations.append(ablation_section(label, result))
+            else:
+                scores.append((label, result))
         elif (path / "metrics.json").is_file():
             result = _result(path / "metrics.json", ("reconstruction",))
             reconstructions.append(sections.reconstruction_section(label, path, result))
@@ -89,6 +93,7 @@ def run(config: MakeReport) -> None:
                 if items
                 else []
             ),
+            *ablations,
             *trainings,
             *costs,
         ],
@@ -113,7 +118,7 @@ def _named(given: str) -> tuple[str, Path]:
 def _result(path: Path, kinds: tuple[str, ...]) -> dict[str, Any]:
     result = read_json(path)
     if not isinstance(result, dict) or result.get("kind") not in kinds:
-        raise ValueError(f"{path}: not a result of {' or '.join(f'eval_{k}' for k in kinds)}")
+        raise ValueError(f"{path}: kind is not one of {', '.join(kinds)}")
     return result
 
 

@@ -1,5 +1,6 @@
 """The ablation: which runs start from what, what is measured together, what the tables say."""
 
+import html
 import json
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import yaml
 import scripts.ablate as ablate
 from common.cli import parse
 from eval.protocols.claims import Claim
-from eval.report.ablation_tables import ablation_section
-from scripts import make_shards
+from scripts import make_shards, train_classifier
+from scripts import report as make_report
 from scripts.ablate import Ablate
+from scripts.report import MakeReport
 from tests.builders.commands import ROOT
 from vae import VAEConfig, VideoVAE
 
@@ -123,10 +125,13 @@ def test_rows_of_a_seed_are_measured_together_and_claims_judged(files, capsys):
     assert "D is even: shown. fast/ssim_margin of ktc_gcconv_from_image less" in text
     assert "22.00 ± 1.00" in text
     assert "keyframes" not in text  # compresses nothing
-    section = ablation_section("digits", result)
-    assert section.intro == result["claims"]
-    assert [table.title for table in section.items] == ["Held-out clips", "Test set fast"]
     assert text in capsys.readouterr().out + "\n"
+    page = files / "page.html"
+    make_report.run(
+        MakeReport(results=[f"digits={files / 'run' / 'ablation.json'}"], out=str(page))
+    )
+    for part in (result["claims"][0], "Held-out clips", "Test set fast"):
+        assert part in html.unescape(page.read_text())
 
 
 @pytest.mark.parametrize(
@@ -155,3 +160,17 @@ def test_the_experiments_on_digits_are_valid(name, monkeypatch):
             make_shards.COMMANDS["digits"], ["--config", f"configs/digits/data/{test}.yaml"]
         )
         assert options.out == data
+
+
+def test_the_classifier_and_the_page_of_digits_are_valid(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    classifier = parse(
+        train_classifier.TrainClassifier, ["--config", "configs/digits/classifier.yaml"]
+    )
+    assert (classifier.data.height, classifier.test) == (32, "datasets/digits/medium")
+    page = parse(MakeReport, ["--config", "configs/digits/report.yaml"])
+    small = parse(Ablate, ["--config", "configs/digits/small.yaml"])
+    measured = {str(small.folder / "tests" / f"{test}-0") for test in small.tests}
+    assert {path.partition("=")[2] for path in page.results} == {
+        *measured, str(small.folder / "ablation.json"),
+    }  # fmt: skip
