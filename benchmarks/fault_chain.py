@@ -101,7 +101,7 @@ def make_chain(root: Path, launch: Launch | None = None) -> dict[str, Command]:
     }
     chain = [
         Command("make_shards.py", {"root": videos, "short_side": 32, "workers": 1,
-                "samples_per_shard": 2, "min_frames": 1}, subcommand="folder"),
+                "videos_per_shard": 2, "min_frames": 1}, subcommand="folder"),
         Command("train_vae.py", {**training, **model, **taken, "data.flip": True,
                 "loss.perceptual": "none", "adversarial": gan, "num_previews": 1}, "train.folder"),
         Command("cache_latents.py", {"vae": inputs / "train_vae" / "export", **taken,

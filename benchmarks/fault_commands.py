@@ -56,11 +56,11 @@ def other_commands(root: Path) -> list[Command]:
     few = {"num_clips": 2, "save_clips": 2, "lpips": "none", "rfvd": "none", "workers": 0}
     given = {"vae": [f"ours={vae}"], "data": shards, **size, **few}
     reconstruct = Command("eval_reconstruction.py", given)
-    foreign, released = inputs / "foreign", inputs / "released"
-    foreign.mkdir(exist_ok=True)
+    external, released = inputs / "external", inputs / "released"
+    external.mkdir(exist_ok=True)
     for tar in shards.glob("*.tar"):
-        if not (foreign / tar.name).exists():
-            os.link(tar, foreign / tar.name)
+        if not (external / tar.name).exists():
+            os.link(tar, external / tar.name)
     if not released.exists():
         VideoVAE(VAEConfig(z_dim=4, dim=8)).save_pretrained(released)
     made = {
@@ -94,7 +94,7 @@ def other_commands(root: Path) -> list[Command]:
         made[inputs / "tars"],
         Command("eval_is.py", {"fake": samples, "classifier": classifier, **size, "skip_fake": 0,
                 "num_clips": 4, "runs": 1, "splits": 1}, file="out.json"),
-        Command("index_shards.py", {"shards": foreign, "workers": 0}),
+        Command("index_shards.py", {"shards": external, "workers": 0}),
         Command("inspect_cache.py", {"latents": latents, "vae": vae, "data": shards}),
         Command("verify_data.py", {"data": shards, "workers": 0}, "report", file="out.json"),
         Command("convert_checkpoint.py", {"source": released, "to": "released"}, file="out.pth"),

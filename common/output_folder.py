@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from common.config import Config, differences, fixed_differences, fixed_values
 from common.files import read_json, sha256_file, write_json
 
-if TYPE_CHECKING:  # takes seconds to import, and whoever has an Accelerator has imported it
+if TYPE_CHECKING:  # takes seconds to import; a caller with an Accelerator has imported it
     from accelerate import Accelerator
 
 Result = TypeVar("Result")

@@ -111,8 +111,8 @@ def verify_shards(
             range(first, min(first + VIDEOS_PER_TASK, len(index)))
             for first in range(0, len(index), VIDEOS_PER_TASK)
         ]
-        gone = frozenset(file for file in broken if not Path(file).exists())
-        check_videos = partial(_check_videos, index, decode, gone)
+        missing = frozenset(file for file in broken if not Path(file).exists())
+        check_videos = partial(_check_videos, index, decode, missing)
         problems += _all(
             check_videos, ranges, workers, "videos", f"{VIDEOS_PER_TASK} videos", progress
         )
@@ -190,14 +190,14 @@ def _check_tar(index: ShardIndex, number: int) -> list[Problem]:
 
 
 def _check_videos(
-    index: ShardIndex, decode: Depth, gone: frozenset[str], rows: range
+    index: ShardIndex, decode: Depth, missing: frozenset[str], rows: range
 ) -> list[Problem]:
     problems = []
     strict = bool(index.config.get("strict_decoding", True))
     for row in rows:
         entry = index.entries[row]
         path = index.path_of(row)
-        if path in gone:
+        if path in missing:
             continue
         try:
             video = index.read(row)

@@ -146,9 +146,9 @@ class Shell:
                 weights[name] = value
         if not accelerator.is_main_process:
             return None
-        filled = copy.deepcopy(self._module)
-        filled.load_state_dict(weights, assign=True)
-        return filled.requires_grad_(False).to(accelerator.device)
+        module = copy.deepcopy(self._module)
+        module.load_state_dict(weights, assign=True)
+        return module.requires_grad_(False).to(accelerator.device)
 
 
 def load_weights(module: nn.Module, file: Path) -> None:

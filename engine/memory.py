@@ -34,7 +34,7 @@ def estimate_memory(
     if any(isinstance(p, DTensor) for module in modules for p in module.parameters()):
         return None
     memory = LiveMemory()
-    config, step = trainer.config, max(trainer.step, trainer.all_from)
+    config, step = trainer.config, max(trainer.step, trainer.all_trained_from)
     parts = micro_batches(batch, size=config.micro_batch_size, seed=config.seed, step=step, rank=0)
     part, info = next(parts)
     info = replace(info, last=False)  # what follows the last one is exchanged by all processes

@@ -74,8 +74,8 @@ class RunFolder:
         # through JSON, so that tuples are lists in YAML
         self.config = json.loads(json.dumps(asdict(config), default=str))
 
-    def claim(self) -> None:
-        """Record what `check` was given; remove what is damaged or half-written."""
+    def write_identity(self) -> None:
+        """Write the identity that `check` was given; remove what is damaged or half-written."""
         self.accelerator.wait_for_everyone()
         self._identity()
         if self.accelerator.is_main_process:

@@ -46,7 +46,7 @@ class StopSignal:
         return {name: torch.tensor(float(self.number == n)) for name, n in numbers.items()}
 
     @staticmethod
-    def agreed(means: dict[str, float]) -> int:
+    def reduced(means: dict[str, float]) -> int:
         """The signal that any process was sent, 0 for none, from the means of `noted`."""
         names = [name for name in ("SIGTERM", "SIGINT") if means[name] > 0]
         return int(signal.Signals[names[0]]) if names else 0

@@ -150,7 +150,7 @@ class Trainer:
             Stopped: SIGTERM or SIGINT came; the state is saved.
         """
         config = self.config
-        self.folder.claim()
+        self.folder.write_identity()
         if self.step:
             self._preview(preview)  # a killed run may have saved without it
         if self.step >= config.steps:
@@ -264,7 +264,7 @@ class Trainer:
         """
         values, counts = reduced.read()
         self.bad_samples += round(counts["bad_samples"] * self.accelerator.num_processes)
-        self.stopped_by = self.stopped_by or self.stop.agreed(counts)
+        self.stopped_by = self.stopped_by or self.stop.reduced(counts)
         accepted = self.guard.accepts(
             reduced.step, values, [name for name in values if name.endswith("grad_norm")]
         )
@@ -288,7 +288,7 @@ class Trainer:
         try:
             reserved = [each.allocate_optimizer_state() for each in self.trained]
             batch = to_device(batch, self.accelerator.device)
-            self._add_gradients(batch, loss_function, max(self.step, self.all_from))
+            self._add_gradients(batch, loss_function, max(self.step, self.all_trained_from))
             memory = peak_memory_bytes(self.accelerator.device)
         except torch.OutOfMemoryError as error:
             raise ValueError(
@@ -304,8 +304,8 @@ class Trainer:
         return memory
 
     @property
-    def all_from(self) -> int:
-        """Finished steps from which on all modules are trained."""
+    def all_trained_from(self) -> int:
+        """First step at which all modules are trained; later than 0 for a delayed discriminator."""
         return max(each.start for each in self.trained)
 
     def _evaluate(self, evaluate: Evaluate | None, last: bool) -> dict[str, float]:

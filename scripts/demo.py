@@ -183,7 +183,7 @@ def _page(metrics: dict[str, Any]) -> dict[str, Any]:
             "same shots. Every stage is the command that a real run uses.",
             "The data are far too few for numbers that mean anything beyond this page: distances "
             "and scores are computed with a small classifier trained on these very shots, which "
-            f"recognises {100 * protocol['classifier']['accuracy']:.0f} % of held-out clips. They "
+            f"recognizes {100 * protocol['classifier']['accuracy']:.0f} % of held-out clips. They "
             "are not FVD and IS, and only rows of one table compare. The generator has seen a few "
             "seconds of each shot: what it shows is at best a memory of them.",
             "The baseline called keyframes repeats the last frame of each group: it compresses "
@@ -194,7 +194,7 @@ def _page(metrics: dict[str, Any]) -> dict[str, Any]:
             "SSIM, held out": f"{vae['ssim']:.4f}; trilinear {trilinear['ssim']:.4f}",
             "fvd_demo, generated": f"{generated['fvd_demo']:.2f}; untrained "
             f"{untrained['fvd_demo']:.2f}; lower is better",
-            "Class recognised": f"{100 * generated['recognised']:.0f} %; chance "
+            "Class recognized": f"{100 * generated['recognized']:.0f} %; chance "
             f"{100 / protocol['classes']:.0f} %",
             "All stages": f"{minutes:.1f} min",
         },

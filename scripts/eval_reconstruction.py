@@ -37,7 +37,7 @@ class EvalReconstruction(NetworkConfig, Measurement):
     """Reconstruct clips with VAEs and measure quality and cost, beside trivial baselines.
 
     Writes metrics.json, tables.md, tables.tex, one CSV file per table and clips.csv, each clip's
-    scores. The paper's numbers stand in grey beside the measured ones; they were measured on other
+    scores. The paper's numbers stand in gray beside the measured ones; they were measured on other
     clips.
     """
 
@@ -246,7 +246,7 @@ def _cost(vae: VideoAutoencoder, video: Tensor, config: EvalReconstruction) -> d
 def report(result: dict[str, Any]) -> str:
     """The tables for the terminal, then the notes."""
     tables = reconstruction_tables(result).values()
-    return "\n\n".join(to_text(table, colour=sys.stdout.isatty()) for table in tables)
+    return "\n\n".join(to_text(table, color=sys.stdout.isatty()) for table in tables)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from eval.report.seed_table import seed_table
 from latte.samplers import SamplerConfig
 
 SCRIPTS = Path(__file__).parent
-SCORES = {"fvd_demo": 2, "is_demo": 2, "recognised": 3}
+SCORES = {"fvd_demo": 2, "is_demo": 2, "recognized": 3}
 """Scores of the table, with their decimals."""
 WEIGHTS = ("raw", "ema")
 WEIGHT_FILES = ("model.safetensors", "ema/model.safetensors")
@@ -173,7 +173,7 @@ def _report(config: LearningCurve, results: dict[str, Any]) -> str:
     protocol, scores = results["protocol"], results["scores"]
     seeds = len(next(iter(scores.values())))
     last, chance = (
-        [run["recognised"] for run in scores["100 ema"].values()],
+        [run["recognized"] for run in scores["100 ema"].values()],
         1 / protocol["classes"],
     )
     full, fast = (mean(run["fvd_demo"] for run in scores[n].values()) for n in ("full", "fast"))
@@ -189,7 +189,7 @@ def _report(config: LearningCurve, results: dict[str, Any]) -> str:
             "",
             *seed_table(["% of training, weights"], parts, SCORES),
             "",
-            f"Class recognised: {100 * mean(last):.0f} % on the mean, {100 * min(last):.0f} % with "
+            f"Class recognized: {100 * mean(last):.0f} % on the mean, {100 * min(last):.0f} % with "
             f"the worst seed, by chance {100 * chance:.0f} %: a margin of at least "
             f"{100 * (min(last) - chance):.0f} points.",
             "",

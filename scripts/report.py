@@ -78,7 +78,7 @@ def run(config: MakeReport) -> None:
         title=config.title,
         summary=[
             *config.summary,
-            "Rows in grey were published; all others were measured by the runs named below.",
+            "Rows in gray were published; all others were measured by the runs named below.",
         ],
         facts=[
             Fact(label=label, value=value.strip(), note=note.strip())

@@ -116,14 +116,13 @@ def run(config: Sample) -> None:
         if accelerator.is_main_process:
             _list_clips(out, config, metadata, labels, known)
         accelerator.wait_for_everyone()
-        rank, world = accelerator.process_index, accelerator.num_processes
-        mine = range(config.num_clips)[rank::world]
-        todo = [i for i in mine if not _clip(out, i).exists()]
-        if len(todo) < len(mine):
-            accelerator.print(
-                f"{out}: going on, {len(mine) - len(todo)} of {len(mine)} clips are there"
-            )
-        with tqdm(total=len(todo), desc="sampling", unit="clip", disable=rank > 0) as bar:
+        local_indices = range(
+            accelerator.process_index, config.num_clips, accelerator.num_processes
+        )
+        todo = [i for i in local_indices if not _clip(out, i).exists()]
+        if done := len(local_indices) - len(todo):
+            accelerator.print(f"{out}: going on, {done} of {len(local_indices)} clips are there")
+        with tqdm(todo, "sampling", unit="clip", disable=not accelerator.is_main_process) as bar:
             for first in range(0, len(todo), config.batch_size):
                 indices = todo[first : first + config.batch_size]
                 with accelerator.autocast():
@@ -139,7 +138,7 @@ def run(config: Sample) -> None:
                 for i, latent in zip(indices, metadata.denormalize(z).split(1), strict=True):
                     _write(config, i, _decode(vae, latent, metadata.frames), metadata.frame_rate)
                     bar.update()
-        for i in sorted({*mine} - {*todo}):
+        for i in sorted({*local_indices} - {*todo}):
             _copy(config, i, metadata.frame_rate)
         accelerator.wait_for_everyone()
     accelerator.end_training()

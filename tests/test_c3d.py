@@ -96,7 +96,7 @@ def test_other_input_is_refused(tiny):
         C3D()(torch.full((1, 3, 16, 8, 8), 200.0))
 
 
-class MeanColour(torch.nn.Module):
+class MeanColor(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.float().mean(dim=(2, 3, 4))
 
@@ -104,7 +104,7 @@ class MeanColour(torch.nn.Module):
 def test_torchscript_gets_0_to_255(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        torch.jit.save(torch.jit.script(MeanColour()), tmp_path / "c3d_ucf101.pt")
+        torch.jit.save(torch.jit.script(MeanColor()), tmp_path / "c3d_ucf101.pt")
     model = ScriptedC3D(tmp_path / "c3d_ucf101.pt")
     video = torch.tensor([-1.0, 0.0, 1.0]).reshape(1, 3, 1, 1, 1).expand(1, 3, 16, 4, 4)
     assert model.probabilities(video).tolist() == [[0, 128, 255]]

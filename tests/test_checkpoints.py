@@ -89,7 +89,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_for_the_one_before(run, dama
     assert f"{newest}: damaged" in record.message
     assert "going on from step-00000002" in record.message
     assert newest.exists()  # looking removes nothing
-    resumed.claim()
+    resumed.write_identity()
     assert not newest.exists()
 
 
@@ -112,7 +112,7 @@ def test_a_half_written_checkpoint_of_a_killed_process_goes(run):
     torn = run.path / "samples" / ".step-00000004.1.tmp.mp4"
     torn.parent.mkdir(exist_ok=True)
     torn.write_bytes(b"half")
-    resumed.claim()
+    resumed.write_identity()
     assert not half.exists()
     assert not torn.exists()
 

@@ -50,8 +50,8 @@ def test_it_is_pytorchs_convolution(kernel, options, frames):
         y = conv(leaf)
         y.square().sum().backward()
         results.append((y, leaf.grad, *(p.grad for p in conv.parameters())))
-    for mine, expected in zip(*results, strict=True):
-        assert_close(mine, expected)
+    for ours, expected in zip(*results, strict=True):
+        assert_close(ours, expected)
 
 
 def test_a_kernel_longer_than_the_clip_is_refused_as_pytorch_does():

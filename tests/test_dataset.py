@@ -137,7 +137,7 @@ def test_labels_without_a_name_are_refused(tmp_path):
         clips(folder, short_clips="loop")
 
 
-def test_unlabelled_videos_have_label_minus_one(tmp_path):
+def test_unlabeled_videos_have_label_minus_one(tmp_path):
     assert clips(pack(tmp_path, [9], class_names=()), short_clips="loop")[0, 0]["label"] == -1
 
 

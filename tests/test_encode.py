@@ -29,7 +29,7 @@ def test_ffv1_gives_back_every_pixel(tmp_path, height, width):
     assert probe(tmp_path / "a.mkv").fps == 25
 
 
-def test_h264_keeps_frames_colours_and_rate(tmp_path):
+def test_h264_keeps_frames_colors_and_rate(tmp_path):
     y, x = np.mgrid[:64, :96]
     slope = [np.stack([60 + y, 60 + x, 200 - y - t], axis=-1) for t in range(20)]
     frames = np.stack(slope).astype(np.uint8)

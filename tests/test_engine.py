@@ -256,7 +256,7 @@ def test_the_average_follows_in_closed_form():
 def test_a_changed_config_is_refused_with_the_difference(tmp_path):
     folder = RunFolder(tmp_path, Accelerator())
     folder.check(config(folder=str(tmp_path)))
-    folder.claim()
+    folder.write_identity()
     folder.check(config(folder=str(tmp_path), steps=200, workers=3))
     with pytest.raises(ValueError, match=r"learning_rate was 0\.0001, now 0\.1") as error:
         folder.check(config(learning_rate=0.1, steps=7))

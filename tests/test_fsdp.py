@@ -158,9 +158,9 @@ def test_a_shell_has_no_weights_and_becomes_the_model():
     model = awake(TINY)
     shell = fsdp.Shell(model)
     assert all(p.is_meta for p in shell._module.parameters())
-    filled = shell.unsharded_copy(model, Accelerator())
-    assert isinstance(filled, Latte)
-    assert_close(filled(*inputs(TINY)), model(*inputs(TINY)), rtol=0, atol=0)
+    unsharded = shell.unsharded_copy(model, Accelerator())
+    assert isinstance(unsharded, Latte)
+    assert_close(unsharded(*inputs(TINY)), model(*inputs(TINY)), rtol=0, atol=0)
     assert all(p.is_meta for p in shell._module.parameters())
 
 

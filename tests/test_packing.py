@@ -21,7 +21,7 @@ from data.video.video_record import VideoRecord
 from tests.builders.commands import SCRIPTS, run_script
 from tests.builders.videos import write_barcode_video
 
-CONFIG = ShardConfig(short_side=32, samples_per_shard=2)
+CONFIG = ShardConfig(short_side=32, videos_per_shard=2)
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 
 
@@ -287,7 +287,7 @@ def test_torchrun_shares_the_work_and_reports_once(videos, straight, tmp_path):
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     script = str(SCRIPTS / "make_shards.py")
     options = ["folder", f"--root={videos}", f"--out={tmp_path / 'out'}", "--short_side=32"]
-    more = ["--samples_per_shard=2", "--on_error=skip", "--workers=0"]
+    more = ["--videos_per_shard=2", "--on_error=skip", "--workers=0"]
     done = subprocess.run(
         [sys.executable, *launch, script, *options, *more],
         capture_output=True,

@@ -130,7 +130,9 @@ def test_half_of_the_steps_are_turned_by_every_quarter_and_scale():
 def test_local_correlation_of_noise_and_of_flat_clips():
     torch.manual_seed(0)
     noise = local_correlation(torch.randn(2, 16, 9, 32, 32))
-    assert abs(noise) < 5 / math.sqrt(15 * 16 * 16 * 2 * 28)  # mean of so many pairs
+    assert abs(noise) < 5 / math.sqrt(
+        15 * 16 * 16 * 2 * 28
+    )  # standard error of the mean over all pairs
     flat = torch.randn(8, 16, 1, 1, 1).expand(8, 16, 5, 4, 4)
     assert_close(local_correlation(flat), torch.tensor(1.0), atol=1e-4, rtol=0)
     assert_close(local_correlation(3 * flat[:, :, :1] + 7), torch.tensor(1.0), atol=1e-4, rtol=0)

@@ -38,8 +38,8 @@ FRAMES = 9
 HOSTILE = "<script>alert('1')</script>\"><img src=x onerror=alert(2)>"
 
 
-def grey_steps(offset: int = 0, size: int = 16) -> np.ndarray:
-    """A clip whose frame i is plain grey 20 i + 40 + offset: a frame tells its number."""
+def gray_steps(offset: int = 0, size: int = 16) -> np.ndarray:
+    """A clip whose frame i is plain gray 20 i + 40 + offset: a frame tells its number."""
     levels = 20 * np.arange(FRAMES) + 40 + offset
     return np.broadcast_to(levels[:, None, None, None], (FRAMES, size, size, 3)).astype(np.uint8)
 
@@ -66,13 +66,13 @@ def curve(**changes) -> Curve:
 
 
 def comparison(**changes) -> Comparison:
-    clips = {"original": grey_steps(), "vae": grey_steps(8), "pooling": grey_steps(16)}
+    clips = {"original": gray_steps(), "vae": gray_steps(8), "pooling": gray_steps(16)}
     values = {"title": "Side by side", "clips": clips, "fps": 10, "error_of": ["vae", "pooling"]}
     return Comparison(**values | changes)
 
 
 def gallery(**changes) -> Gallery:
-    values = {"title": "Samples", "clips": {"disc": [grey_steps(i) for i in range(3)]}, "fps": 10}
+    values = {"title": "Samples", "clips": {"disc": [gray_steps(i) for i in range(3)]}, "fps": 10}
     return Gallery(**values | changes)
 
 
@@ -156,8 +156,8 @@ def test_names_are_text_never_markup():
     hostile = report(
         table(title=HOSTILE, columns=[HOSTILE, HOSTILE], rows=[[HOSTILE, 1]], notes=[HOSTILE]),
         curve(title=HOSTILE, x_label=HOSTILE, series={HOSTILE: ([0, 1], [0, 1])}),
-        comparison(title=HOSTILE, clips={HOSTILE: grey_steps(), "b": grey_steps()}, error_of=["b"]),
-        gallery(title=HOSTILE, clips={HOSTILE: [grey_steps()]}),
+        comparison(title=HOSTILE, clips={HOSTILE: gray_steps(), "b": gray_steps()}, error_of=["b"]),
+        gallery(title=HOSTILE, clips={HOSTILE: [gray_steps()]}),
         title=HOSTILE,
         summary=[HOSTILE],
         facts=[Fact(label=HOSTILE, value=HOSTILE)],
@@ -264,20 +264,20 @@ def test_a_thinned_line_keeps_ends_extremes_and_gaps():
 
 
 def test_error_maps_and_psnr_have_their_closed_forms():
-    reference = grey_steps()
-    error = figures.absolute_error(grey_steps(8), reference)
+    reference = gray_steps()
+    error = figures.absolute_error(gray_steps(8), reference)
     assert (error == 8).all()
     assert figures.automatic_gain([error]) == 16  # 8 * 16 <= 255 < 8 * 32
     assert figures.automatic_gain([np.zeros((1, 2, 2))]) == 32
     brightest = figures.paint_error(np.full((1, 1, 1), 255.0), 1.0)
     assert (figures.paint_error(error, 32.0)[0, 0, 0] == brightest[0, 0, 0]).all()
     closed_form = 20 * math.log10(255 / 8)
-    assert figures.psnr_per_frame(grey_steps(8), reference) == pytest.approx([closed_form] * FRAMES)
+    assert figures.psnr_per_frame(gray_steps(8), reference) == pytest.approx([closed_form] * FRAMES)
     assert figures.psnr_per_frame(reference, reference) == [math.inf] * FRAMES
 
 
 def test_a_sheet_holds_every_clip_enlarged_where_it_says():
-    clips = [grey_steps(i, size=15) for i in range(5)]
+    clips = [gray_steps(i, size=15) for i in range(5)]
     sheet = figures.Sheet.of(clips, target=32, gap=4, most_columns=4)
     frames = list(sheet.frames(clips))
     assert (sheet.factor, len(frames), frames[0].shape) == (2, FRAMES, (*sheet.size, 3))
@@ -314,12 +314,12 @@ def test_a_sheet_holds_every_clip_enlarged_where_it_says():
         (lambda: curve(series={"a": ([], [])}), "none of its 0 values"),
         (lambda: comparison(clips={}), "no clips"),
         (
-            lambda: comparison(clips={"a": grey_steps(), "b": grey_steps(size=8)}, error_of=[]),
+            lambda: comparison(clips={"a": gray_steps(), "b": gray_steps(size=8)}, error_of=[]),
             r"clip 'b' has shape \(9, 8, 8, 3\), but 'a' has \(9, 16, 16, 3\)",
         ),
-        (lambda: comparison(clips={"a": grey_steps() / 255.0}), "clip 'a': got float64"),
-        (lambda: comparison(clips={"a": grey_steps()[..., :1]}), "a clip is t h w 3"),
-        (lambda: comparison(clips={"a": grey_steps()[:0]}), "a clip is t h w 3"),
+        (lambda: comparison(clips={"a": gray_steps() / 255.0}), "clip 'a': got float64"),
+        (lambda: comparison(clips={"a": gray_steps()[..., :1]}), "a clip is t h w 3"),
+        (lambda: comparison(clips={"a": gray_steps()[:0]}), "a clip is t h w 3"),
         (lambda: comparison(error_of=["original"]), "allowed are 'vae', 'pooling'"),
         (lambda: comparison(gain=0), "gain=0"),
         (lambda: comparison(scores={"PSNR": math.inf}), "score 'PSNR' is inf"),
@@ -327,7 +327,7 @@ def test_a_sheet_holds_every_clip_enlarged_where_it_says():
         (lambda: gallery(fps=math.inf), "fps=inf"),
         (lambda: gallery(clips={}), "no classes"),
         (lambda: gallery(clips={"disc": []}), "class 'disc': no clips"),
-        (lambda: gallery(clips={"disc": [grey_steps(), grey_steps(size=8)]}), "clip '2'"),
+        (lambda: gallery(clips={"disc": [gray_steps(), gray_steps(size=8)]}), "clip '2'"),
         (lambda: build_report(report(), "report.txt"), "ends in .html"),
     ],
 )
@@ -338,17 +338,17 @@ def test_bad_content_is_refused_in_one_line(make, message):
 
 
 STEPS = {
-    "original": grey_steps(),
-    "vae": grey_steps(8),
-    "pooling": (grey_steps(16) * np.array([1.0, 0.6, 0.1])).astype(np.uint8),
+    "original": gray_steps(),
+    "vae": gray_steps(8),
+    "pooling": (gray_steps(16) * np.array([1.0, 0.6, 0.1])).astype(np.uint8),
 }
-SHOWS = """expected => expected.every((colour, i) => {
+SHOWS = """expected => expected.every((color, i) => {
     const canvas = document.querySelectorAll('.player .stack figure:first-child canvas')[i];
     const probe = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true});
     probe.drawImage(canvas, canvas.width / 2, canvas.height / 2, 1, 1, 0, 0, 1, 1);
     const shown = probe.getImageData(0, 0, 1, 1).data;
     const rounding = [2, 2, 8];  // browsers convert to RGB coarsely, above all blue
-    return colour.every((level, c) => Math.abs(shown[c] - level) <= rounding[c]);
+    return color.every((level, c) => Math.abs(shown[c] - level) <= rounding[c]);
 })"""
 WIPE_SHOWS = """expected => {
     const probe = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true});
@@ -382,7 +382,7 @@ def page_file(tmp_path_factory) -> Path:
         table(title="Wide", columns=wide, rows=[[1.5] * 8]),
         curve(),
         comparison(clips=STEPS),
-        gallery(clips={name: [grey_steps()] * 3 for name in ("disc", "box", "w" * 60)}),
+        gallery(clips={name: [gray_steps()] * 3 for name in ("disc", "box", "w" * 60)}),
         summary=["A summary."],
         facts=[Fact(label="PSNR", value=31.25, unit="dB", note="held out")] * 6,
         provenance={"Command": "make demo", "Hash": "0123456789abcdef" * 8},

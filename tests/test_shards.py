@@ -20,7 +20,7 @@ from data.video.transforms import resize
 from data.video.video_record import VideoRecord, split_by_id
 from tests.builders.videos import barcode_frame, read_barcode, write_barcode_video
 
-CONFIG = ShardConfig(short_side=48, samples_per_shard=2)
+CONFIG = ShardConfig(short_side=48, videos_per_shard=2)
 
 
 @pytest.fixture(scope="module")
@@ -259,7 +259,7 @@ def test_a_folder_of_other_shards_is_refused_with_the_difference(videos, tmp_pat
     pack(videos, tmp_path / "out")
     before = contents(tmp_path / "out")
     with pytest.raises(ValueError, match=r"crf was 12, now 20"):
-        pack(videos, tmp_path / "out", ShardConfig(short_side=48, samples_per_shard=2, crf=20))
+        pack(videos, tmp_path / "out", ShardConfig(short_side=48, videos_per_shard=2, crf=20))
     found = Folder(root=videos).scan()
     with pytest.raises(ValueError, match=r"videos was 5 videos \(sha256 \w{12}\), now 4 videos"):
         write_shards(found.records[1:], tmp_path / "out", CONFIG, found.class_names)

@@ -33,14 +33,14 @@ def test_published_rows_name_their_table_and_setting():
     rows = published_rows(["psnr", "missing"])
     assert {row.source for row in rows} > {"paper, Table 1", "supplement, Table 1"}
     assert (rows[0].cells, rows[0].setting) == (["IV-VAE (Z=16)", 39.02, None], "Kinetics-600")
-    assert rows[0].labelled == ["IV-VAE (Z=16) (Kinetics-600)", 39.02, None]
+    assert rows[0].labeled_cells == ["IV-VAE (Z=16) (Kinetics-600)", 39.02, None]
     assert all(row.cells[1] is not None for row in rows)
     sources = {row.source for row in published_rows(["psnr", "macs"], least=2)}
     assert sources == {"supplement, Table 3"}
 
 
-def test_text_aligns_and_greys_published_rows():
-    lines = to_text(TABLE, colour=True).splitlines()
+def test_text_aligns_rows_and_shows_published_ones_in_gray():
+    lines = to_text(TABLE, color=True).splitlines()
     assert lines[2].split() == ["ours_1", "&", "co", "30.13", "–", "measured", "here"]
     assert lines[4].startswith("\033[90mIV-VAE")
     assert lines[4].endswith("paper, Table 1\033[0m")

@@ -203,7 +203,7 @@ def test_loading_from_nowhere_says_what_is_expected(tmp_path):
         VideoVAE.from_pretrained(tmp_path / "missing")
 
 
-def test_normalising_is_undone_by_denormalising():
+def test_normalizing_is_undone_by_denormalizing():
     config = VAEConfig(z_dim=4, dim=4, latent_mean=(1.0, 2.0, 3.0, 4.0), latent_std=(2.0,))
     with torch.device("meta"):
         model = VideoVAE(config)

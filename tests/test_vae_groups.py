@@ -123,7 +123,7 @@ def reach(y: Tensor, x: Tensor, axis: int) -> list[bool]:
         (True, ["0", "01", "012", "123", "234", "345", "456", "567", "678"]),
     ],
 )
-def test_one_convolution_over_time_sees_its_neighbours(channels, causal, expected):
+def test_one_convolution_over_time_sees_its_neighbors(channels, causal, expected):
     conv = TemporalConv(2, channels, group=4, causal=causal).double()
     x = torch.randn(9, 2, 2, 2, dtype=torch.float64, requires_grad=True)
     y = conv(x, Chunk(batch=1, image=True, past={}))

@@ -66,7 +66,7 @@ def test_shares_of_all_tiles_sum_to_1_and_leave_out_the_context(
         assert left.start + left.size - right.start >= tiling.overlap
 
 
-def test_neighbours_fade_linearly():
+def test_neighbors_fade_linearly():
     tiling = Tiling(height=24, width=24, context=8, blend=4)
     first, second = place(28, 24, tiling, 4)
     assert (first.start, second.start) == (0, 4)

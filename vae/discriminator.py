@@ -45,7 +45,7 @@ class DiscriminatorConfig(Config):
         return [(1 if i == 0 else 2, 2) for i in range(self.layers)] + [(1, 1), (1, 1)]
 
     def check(self, height: int, width: int) -> None:
-        """Refuse (`ValueError`) clips that are too small for so many layers."""
+        """Raise a ValueError for clips that are too small for the number of layers."""
         if min(height, width) < self.min_size:
             deepest = max(1, (min(height, width) // 3).bit_length() - 1)
             raise ValueError(

@@ -119,8 +119,8 @@ class AugmentedClipOptions(ClipOptions):
     crop: Literal["random", "center"] = "random"
     """Crop after the resize that keeps the aspect ratio."""
     max_zoom: Annotated[float, Ge(1), Le(64)] = 1.0
-    """Scale frames to up to so many times the size that covers a clip before they are cropped, but
-    not beyond their own, by a factor drawn anew each epoch; 1 shows as much as fits in."""
+    """Largest scale before the crop, in multiples of the size that just covers a clip. The scale is
+    drawn anew each epoch and never exceeds the frames' own size; 1 shows as much as fits in."""
     flip: bool = False
     """Mirror half of the clips, chosen anew each epoch. Not for time-lapse skies."""
 

@@ -34,7 +34,7 @@ from engine.config import TrainConfig
 log = logging.getLogger(__name__)
 
 PATIENCE = 64  # samples in a row that give no clip before a stream is given up
-SEEN_AT_LEAST = 1000  # fractions of bad samples are taken of as many, before so many were seen
+SEEN_AT_LEAST = 1000  # smallest denominator of the fraction of bad samples
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from data.video.video_record import VideoRecord
 DEPTH = 2
 """Levels above and below the given root at which the right one is looked for."""
 NAMED = 3
-"""At most so many names are spelled out in a message."""
+"""Most names that a message lists."""
 SPLITS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validate", "validation"),

@@ -24,7 +24,7 @@ from data.video.video_record import VideoRecord, open_record, probe_record
 
 EXTENSIONS = {"h264": "mp4", "ffv1": "mkv"}
 COMPARED = 16
-"""At most so many frames of a video are compared with what was packed."""
+"""Most frames of a video that are compared with what was packed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class ShardConfig(Config):
     fps: Annotated[float | None, Gt(0), Le(1000)] = None
     """Frames per second, Hz, of the packed videos: at each time, the frame that is shown then. By
     default all frames are packed, at their mean rate."""
-    samples_per_shard: Annotated[int, Ge(1)] = 1024
+    videos_per_shard: Annotated[int, Ge(1)] = 1024
     """A shard is made of this many videos, less those left out."""
     shard_mb: Annotated[int, Ge(1)] = 512
     """A shard that would grow larger than this many MB (10^6 bytes) is divided, between videos."""

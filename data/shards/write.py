@@ -40,7 +40,7 @@ from data.video.decode import TIME_LIMIT
 from data.video.decode_errors import printable
 from data.video.video_record import VideoRecord
 
-if TYPE_CHECKING:  # takes seconds to import, and whoever has an Accelerator has imported it
+if TYPE_CHECKING:  # takes seconds to import; a caller with an Accelerator has imported it
     from accelerate import Accelerator
 
 __all__ = ["ShardConfig", "ShardIndex", "ShardReport", "write_shards"]
@@ -103,9 +103,9 @@ def write_shards(
     with lock_folder(folder, accelerator):
         in_main_process(lambda: begin_folder(folder, config, class_names, sources), accelerator)
         check_identity(folder, describe(config, class_names), sources.inputs)  # of each process
-        starts = range(0, len(records), config.samples_per_shard)
+        starts = range(0, len(records), config.videos_per_shard)
         parts = [
-            _Part(i, start, min(start + config.samples_per_shard, len(records)))
+            _Part(i, start, min(start + config.videos_per_shard, len(records)))
             for i, start in enumerate(starts)
         ]
         writer = _Writer(folder, sources, config, class_names, on_error, workers, time_limit)

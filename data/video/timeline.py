@@ -29,7 +29,7 @@ ROUNDING = 0.0015
 """Seconds by which the time between two frames may be off where a container counts in ms."""
 
 MAX_PIXEL_ASPECT = 4
-"""A pixel more than so many times as wide as high, or as high as wide, is an error in the file."""
+"""Largest plausible ratio of a pixel's sides; a larger one is an error in the file."""
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ def _codec_id(source: Source) -> str:
 
 
 def no_frame(packets: int) -> str:
-    """Why a file of so many packets gives nothing."""
+    """Message for a file of `packets` packets from which no frame can be decoded."""
     if not packets:
         return "no frame can be decoded: the video stream is empty"
     return f"no frame can be decoded from its {packets} packets"

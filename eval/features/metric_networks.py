@@ -32,7 +32,7 @@ class NetworkConfig(Config):
     """Fetch weights of LPIPS and I3D that are found nowhere; their hashes are checked."""
 
     def load(self, clips: int, frames: int, height: int, width: int) -> "Networks":
-        """The networks for so many clips of this size.
+        """Load the networks that take `clips` clips of this size.
 
         Raises:
             ValueError: what is asked for by name has no weights, or does not take such clips.

@@ -100,13 +100,13 @@ class Statistics:
 
     def check(self, extractor: Extractor) -> None:
         """Refuse (`ValueError`) another network than that of the file, naming both."""
-        mine = extractor.describe()
+        ours = extractor.describe()
         for name, theirs in self.extractor.items():
-            if mine.get(name) != theirs:
+            if ours.get(name) != theirs:
                 raise ValueError(
                     f"{self.folder}: made with {name}={theirs} of network "
                     f"{self.extractor['name']}, but this is {extractor.name} with "
-                    f"{name}={mine.get(name)}"
+                    f"{name}={ours.get(name)}"
                 )
         if extractor.dimensions != len(self.mean):
             raise ValueError(
@@ -215,8 +215,8 @@ def _read_pickled(path: Path) -> Statistics:
             f"{path}: not statistics of StyleGAN-V or cd-fvd, which hold num_items, raw_mean and "
             f"raw_cov ({error})"
         ) from None
-    if told := CDFVD.fullmatch(path.name):
-        model, data, _, size, frames, stride = told.groups()
+    if match := CDFVD.fullmatch(path.name):
+        model, data, _, size, frames, stride = match.groups()
         name = {"i3d": "i3d_videogpt", "videomae": "videomae"}[model]
         protocol = ClipProtocol(
             frames=int(frames),
@@ -228,8 +228,8 @@ def _read_pickled(path: Path) -> Statistics:
         )
         values = {"data_set": DATA_SETS.get(data, data), "split": "train", "preset": name}
         values |= _clip_values(protocol)
-    elif told := STYLEGAN_V.fullmatch(path.name):
-        data, name = told.groups()
+    elif match := STYLEGAN_V.fullmatch(path.name):
+        data, name = match.groups()
         protocol = ClipProtocol(num_clips=count, start="random")
         values = {"preset": name, "start_real": "random"}
     else:

@@ -28,12 +28,12 @@ class ClipScores(NamedTuple):
     @property
     def summary(self) -> dict[str, Any]:
         """`fvd_demo` (lower is better), `is_demo` (higher is better, at most the number of
-        classes), `recognised`, the share of clips that the classifier takes for their class, and
+        classes), `recognized`, the share of clips that the classifier takes for their class, and
         `clips`."""
         return {
             "fvd_demo": self.fvd["value"],
             "is_demo": self.inception["value"],
-            "recognised": self.inception["accuracy"],
+            "recognized": self.inception["accuracy"],
             "clips": self.fvd["protocol"]["clips_fake"],
         }
 

@@ -36,7 +36,7 @@ class HeldOut:
 
         Args:
             clips: without random choices.
-            count: at most so many.
+            count: most clips to score.
             group: frames per group of the VAE; 1 for an image VAE.
         Raises:
             ValueError: a network that is asked for by name has no weights or takes no such clips.

@@ -74,7 +74,7 @@ def evaluate_is(
     """Score generated clips, and real ones in the same way.
 
     Args:
-        fake: at least `protocol.total` clips; the first so many count.
+        fake: at least `protocol.total` clips; only the first `protocol.total` count.
         extractor: of probabilities.
         protocol: how many clips make a score.
         real: clips to score beside, with as many runs as they suffice for; fewer clips than one run

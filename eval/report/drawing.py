@@ -16,7 +16,7 @@ from common.psnr import psnr_from_mse
 MISSING = "–"
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 CANVAS = 1000  # SVG units along each side of a plot; the page stretches them
-INK = 22  # grey level between the clips of one video
+INK = 22  # gray level between the clips of one video
 
 
 def format_number(value: object, decimals: int | None = None) -> str:
@@ -165,7 +165,7 @@ def dots_path(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> str:
 def enlargement(height: int, width: int, target: int) -> int:
     """The factor by which the longer side comes near `target` pixels.
 
-    Odd factors above 1 are avoided: 4:2:0 chroma keeps colours sharp only at even edges.
+    Odd factors above 1 are avoided: 4:2:0 chroma keeps colors sharp only at even edges.
     """
     factor = max(1, round(target / max(height, width)))
     return factor if factor == 1 else factor - factor % 2
@@ -184,7 +184,7 @@ class Sheet:
     factor: int
     """Every pixel is repeated so often both ways."""
     gap: int
-    """Pixels between clips, even; 16 and more keep the codec's blocks of neighbours apart."""
+    """Pixels between clips, even; 16 and more keep the codec's blocks of neighbors apart."""
 
     @classmethod
     def of(
@@ -246,7 +246,7 @@ def _even(length: int) -> int:
 def absolute_error(
     clip: UInt8[np.ndarray, "t h w 3"], reference: UInt8[np.ndarray, "t h w 3"]
 ) -> Float[np.ndarray, "t h w"]:
-    """Mean over channels of |clip - reference|, grey levels in [0, 255]."""
+    """Mean over channels of |clip - reference|, gray levels in [0, 255]."""
     difference = clip.astype(np.int16) - reference.astype(np.int16)
     return np.abs(difference).mean(axis=3, dtype=np.float32)
 

@@ -56,7 +56,7 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedRow:
-    """Numbers somebody else published, or a row that could not be measured: shown in grey under the
+    """Numbers somebody else published, or a row that could not be measured: shown in gray under the
     measured rows, never compared."""
 
     cells: Sequence[Cell]
@@ -67,7 +67,7 @@ class PublishedRow:
     """On what they were measured; rows of one source and setting stand together on the page."""
 
     @property
-    def labelled(self) -> Sequence[Cell]:
+    def labeled_cells(self) -> Sequence[Cell]:
         """The cells, the setting beside the name: for forms without groups."""
         first, *others = self.cells
         return [f"{first} ({self.setting})" if self.setting else first, *others]

@@ -46,7 +46,7 @@ def picture_grid(
     """Pictures in rows with names, without smoothing, as large as a printed page lets them be.
 
     Args:
-        rows: name to pictures, uint8 `h w 3`, or float `h w` in [-1, 1] shown in grey; all of the
+        rows: name to pictures, uint8 `h w 3`, or float `h w` in [-1, 1] shown in gray; all of the
             first one's aspect.
         columns: heading of each column.
         box: drawn in red on the rows named in `boxed`.
@@ -125,7 +125,7 @@ def latent_channels(
     """One latent frame's channels, brought to [-1, 1] by Eq. 6, under its frames (Fig. 10).
 
     Args:
-        maps: normalised channels, the keyframe branch's first.
+        maps: normalized channels, the keyframe branch's first.
         frame: which latent frame.
         group: the video's frames that this latent frame stands for.
     """
@@ -147,7 +147,7 @@ def positions(
 ) -> Figure:
     """SSIM at each position of the frame group, and how far it lies from the group's mean.
 
-    Published curves are grey (Fig. 1, Table 5). The second part shows the imbalance, whatever the
+    Published curves are gray (Fig. 1, Table 5). The second part shows the imbalance, whatever the
     methods' levels.
     """
     figure = Figure(figsize=(PAGE[0], 2.6), layout="constrained")
@@ -158,10 +158,10 @@ def positions(
         *((name, v, "o-", None) for name, v in curves.items()),
     ]
     for axis in (level, offset):
-        for name, values, style, colour in drawn:
+        for name, values, style, color in drawn:
             places = range(1, len(values) + 1)
             shift = np.mean(values) if axis is offset else 0
-            axis.plot(places, np.array(values) - shift, style, color=colour, label=name, ms=3, lw=1)
+            axis.plot(places, np.array(values) - shift, style, color=color, label=name, ms=3, lw=1)
         axis.set_xticks(range(1, max(len(values) for _, values, _, _ in drawn) + 1))
         axis.tick_params(labelsize=FONT)
         axis.set_xlabel("frame in its group", fontsize=FONT)

@@ -86,7 +86,7 @@ def _score_table(group: Mapping[str, dict[str, Any]], suffix: str, why: list[str
     ]
     known = is_score and any(r["accuracy"] is not None for r in group.values())
     if known:
-        columns.append(Column(name="class recognised", unit="%", better="high", decimals=0))
+        columns.append(Column(name="class recognized", unit="%", better="high", decimals=0))
     rows: list[list[Cell]] = []
     for label, r in group.items():
         infinity, real = r.get("infinity"), r["real"]

@@ -1,4 +1,4 @@
-"""A `Table` as text for the terminal, CSV, Markdown and LaTeX; published rows stand apart in grey.
+"""A `Table` as text for the terminal, CSV, Markdown and LaTeX; published rows stand apart in gray.
 
 Every form says in a column of its own whether a row was measured or where it was published.
 """
@@ -12,11 +12,11 @@ from eval.report.drawing import column_decimals, format_number
 from eval.report.items import Cell, Column, Table
 
 MEASURED = "measured here"
-GREY, PLAIN = "\033[90m", "\033[0m"
+GRAY, PLAIN = "\033[90m", "\033[0m"
 
 
-def to_text(table: Table, *, colour: bool = False) -> str:
-    """Aligned columns under a title; published rows come last, grey if `colour`."""
+def to_text(table: Table, *, color: bool = False) -> str:
+    """Aligned columns under a title; published rows come last, gray if `color`."""
     head, measured, published = _texts(table)
     widths = [max(map(len, column)) for column in zip(head, *measured, *published, strict=True)]
 
@@ -26,9 +26,9 @@ def to_text(table: Table, *, colour: bool = False) -> str:
         fields += [cell.rjust(width) for cell, width in zip(numbers, widths[1:-1], strict=True)]
         return "  ".join([*fields, source]).rstrip()
 
-    grey, plain = (GREY, PLAIN) if colour else ("", "")
+    gray, plain = (GRAY, PLAIN) if color else ("", "")
     lines = [table.title, line(head), *map(line, measured)]
-    lines += [f"{grey}{line(row)}{plain}" for row in published]
+    lines += [f"{gray}{line(row)}{plain}" for row in published]
     return "\n".join([*lines, *table.notes])
 
 
@@ -40,16 +40,16 @@ def to_csv(table: Table) -> str:
     for row in table.rows:
         writer.writerow([*("" if cell is None else cell for cell in row), MEASURED])
     for row in table.reference_rows:
-        writer.writerow([*("" if cell is None else cell for cell in row.labelled), row.source])
+        writer.writerow([*("" if cell is None else cell for cell in row.labeled_cells), row.source])
     return stream.getvalue()
 
 
 def to_markdown(table: Table) -> str:
-    """A pipe table; published rows are in grey where HTML is shown, in italics everywhere."""
+    """A pipe table; published rows are in gray where HTML is shown, in italics everywhere."""
     head, measured, published = _texts(table)
     align = ["---", *("---:" for _ in head[1:-1]), "---"]
-    grey = [[f'<span style="color:gray">*{cell}*</span>' for cell in row] for row in published]
-    escaped = ([cell.replace("|", "\\|") for cell in row] for row in (head, *measured, *grey))
+    gray = [[f'<span style="color:gray">*{cell}*</span>' for cell in row] for row in published]
+    escaped = ([cell.replace("|", "\\|") for cell in row] for row in (head, *measured, *gray))
     first, *others = escaped
     lines = [f"| {' | '.join(row)} |" for row in (first, align, *others)]
     parts = [f"**{table.title}**", table.caption, "\n".join(lines), *table.notes]
@@ -60,8 +60,8 @@ def to_latex(table: Table) -> str:
     """A `table` with `tabular` inside; needs the packages booktabs and xcolor."""
     head, measured, published = _texts(table)
 
-    def line(cells: Sequence[str], colour: str = "") -> str:
-        return " & ".join(f"{colour}{_escape(cell)}" for cell in cells) + r" \\"
+    def line(cells: Sequence[str], color: str = "") -> str:
+        return " & ".join(f"{color}{_escape(cell)}" for cell in cells) + r" \\"
 
     caption = " ".join(part for part in (f"{table.title}.", table.caption, *table.notes) if part)
     lines = [
@@ -97,7 +97,7 @@ def _texts(table: Table) -> tuple[list[str], list[list[str]], list[list[str]]]:
     return (
         [*map(_heading, columns), "source"],
         [texts(row, MEASURED) for row in table.rows],
-        [texts(row.labelled, row.source) for row in table.reference_rows],
+        [texts(row.labeled_cells, row.source) for row in table.reference_rows],
     )
 
 

@@ -168,7 +168,7 @@ def _sample(project: Path, out: Path) -> sample.Sample:
 
 def _make_shards(project: Path, out: Path) -> Any:
     """Of six videos one is too short and one broken."""
-    options = {"min_frames": 10, "samples_per_shard": 2, "short_side": 32, "workers": 0}
+    options = {"min_frames": 10, "videos_per_shard": 2, "short_side": 32, "workers": 0}
     return make_shards.COMMANDS["folder"](
         root=project / "flawed", out=out, on_error="skip", **options
     )

@@ -28,7 +28,7 @@ def pack(
         )
         for i, count in enumerate(frames)
     ]
-    config = ShardConfig(reencode=False, min_frames=1, samples_per_shard=per_shard)
+    config = ShardConfig(reencode=False, min_frames=1, videos_per_shard=per_shard)
     write_shards(records, folder / "shards", config, class_names, progress=False)
     for i in broken:
         index = ShardIndex.load(folder / "shards")

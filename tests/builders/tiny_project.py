@@ -32,7 +32,7 @@ def make_project(root: Path) -> Path:
             path = root / f"{prefix}videos" / "ab"[number % 2] / f"{number}.mp4"
             write_barcode_video(path, frames + seed, 48, 64, shade=40 * number)
         found = Folder(root=root / f"{prefix}videos").scan()
-        options = ShardConfig(reencode=False, min_frames=1, samples_per_shard=2)
+        options = ShardConfig(reencode=False, min_frames=1, videos_per_shard=2)
         shards = root / f"{prefix}shards"
         write_shards(found.records, shards, options, found.class_names, progress=False)
         torch.manual_seed(seed)

@@ -89,8 +89,8 @@ def write_barcode_video(
 def write_packed_avi(path: Path, frames: int = 41) -> Path:
     """Write an AVI as DivX and XviD did: a B-frame in one packet with the frame it follows.
 
-    An empty packet takes the B-frame's place. UCF-101 is made of such files, which mislead whoever
-    counts packets or seeks. `frames` is odd: every other frame from the second on is a B-frame.
+    An empty packet takes the B-frame's place. UCF-101 is made of such files, which mislead a reader
+    that counts packets or seeks. `frames` is odd; frames 1, 3, 5, ... are B-frames.
     """
     options = {"bf": "1", "g": "12", "b_strategy": "0"}
     plain = write_barcode_video(

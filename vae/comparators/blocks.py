@@ -17,7 +17,7 @@ from common.conv3d import Conv3d
 
 Size = int | tuple[int, int, int]
 New = Callable[[int, int], nn.Module]
-"""Makes a layer of so many input and output channels."""
+"""(input channels, output channels) -> layer."""
 
 
 class PaddedConv3d(Conv3d):
@@ -194,15 +194,15 @@ class Layers:
     """What an encoder or decoder of SD's layout is made of."""
 
     norm: Callable[[int], nn.Module]
-    """The last norm, of so many channels."""
+    """(channels) -> the last norm."""
     conv_in: New
     conv_out: New
     block: Callable[[int, int, int], nn.Module]
-    """Residual block of a level, with input and output channels."""
+    """(level, input channels, output channels) -> residual block."""
     attention: Callable[[int], nn.Module]
-    """Of the middle, with so many channels."""
+    """(channels) -> attention of the middle."""
     resample: Callable[[int, int], nn.Module]
-    """At the end of a level, with so many channels."""
+    """(level, channels) -> downsampling or upsampling at the end of a level."""
 
 
 def sd_encoder(

@@ -167,9 +167,9 @@
       const wish = at * root.clientWidth + (at < 0.5 ? 12 : -12 - tip.offsetWidth);
       tip.style.left = `${Math.min(Math.max(wish, 0), Math.max(room, 0))}px`;
     }
-    function line(colour, name, value, where = "") {
+    function line(color, name, value, where = "") {
       const row = document.createElement("div");
-      if (colour !== null) row.append(root.closest(".item").querySelector(`.legend .s${colour}`).cloneNode(true));
+      if (color !== null) row.append(root.closest(".item").querySelector(`.legend .s${color}`).cloneNode(true));
       row.append(name || root.dataset.xLabel);
       row.append(Object.assign(document.createElement("b"), { textContent: value }));
       row.append(Object.assign(document.createElement("small"), { textContent: where }));
