@@ -1,21 +1,27 @@
-"""Where the weights of the published metrics are, and whether they are the published ones."""
+"""Where the weights of the published metrics are, and whether they are the published ones; reading
+weights that others have written."""
 
 import hashlib
 import os
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 from tqdm import tqdm
 
 from common.files import atomic_path, sha256_file
 
 BLOCK = 1 << 20  # bytes
 TIMEOUT = 60  # seconds without a byte
+DAMAGED = (UnpicklingError, SafetensorError)
+SHOWN = 8  # problems of a state dict named in an error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,19 +190,49 @@ def download_weights(weights: PublishedWeights, folder: Path) -> Path:
 
 
 def read_state_dict(path: str | Path) -> dict[str, Any]:
-    """What `torch.save` wrote of a model: names to tensors, on the CPU; nothing in it is executed.
+    """What a safetensors file or `torch.save` holds of a model, on the CPU; no code in it is run.
 
     Raises:
-        ValueError: not such a file.
+        ValueError: damaged, more than plain values, or nothing by name.
     """
     try:
+        if Path(path).suffix == ".safetensors":
+            return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, UnpicklingError, KeyError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{path}: not a readable checkpoint ({reason})") from None
+    except (OSError, RuntimeError, EOFError, LookupError, ValueError, *DAMAGED) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"{path}: not a readable checkpoint of plain weights, or damaged ({reason})"
+        ) from None
     if not isinstance(state, dict):
-        raise ValueError(f"{path}: not a state dict, but {type(state).__name__}")
+        raise ValueError(f"{path}: holds a {type(state).__name__}, not weights by name")
     return state
+
+
+def check_state(
+    state: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], title: str
+) -> None:
+    """Refuse what is not tensors of these names and shapes.
+
+    Raises:
+        ValueError: `title`, then what is missing, unexpected or misshapen.
+    """
+    problems = [f"missing {name}" for name in shapes if name not in state]
+    for name, value in state.items():
+        if name not in shapes:
+            problems.append(f"unexpected {name}")
+        elif not isinstance(value, Tensor):
+            problems.append(f"{name} is a {type(value).__name__}, not a tensor")
+        elif tuple(value.shape) != shapes[name]:
+            problems.append(f"{name} has shape {tuple(value.shape)}, not {shapes[name]}")
+    refuse_state(problems, title)
+
+
+def refuse_state(problems: Sequence[str], title: str) -> None:
+    """Raise ValueError with `title` and the first problems, unless there are none."""
+    if problems:
+        rest = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        raise ValueError(f"{title}: {'; '.join(problems[:SHOWN])}{rest}")
 
 
 def _fetch(url: str, target: Path, name: str) -> None:

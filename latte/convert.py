@@ -6,6 +6,7 @@ from typing import Any, Literal
 from einops import rearrange
 from torch import Tensor
 
+from common.weights import check_state
 from latte.config import LatteConfig
 from latte.model import Latte
 
@@ -19,7 +20,7 @@ def from_released(
 
     Args:
         checkpoint: A state dict, or what a public file holds: {"model": ..., "ema": ...}. Read
-            files with `torch.load(path, map_location="cpu", weights_only=True)`.
+            files with `common.weights.read_state_dict`.
         config: Of the checkpoint; sizes are checked against it.
         which: The weights to take from a file that holds both.
 
@@ -33,7 +34,8 @@ def from_released(
     model = Latte(config)
     tables = _position_tables(model)
     wanted = tables | model.state_dict()
-    _check_keys(state, {key: tuple(value.shape) for key, value in wanted.items()})
+    shapes = {key: tuple(value.shape) for key, value in wanted.items()}
+    check_state(state, shapes, "Latte checkpoint: does not fit the config")
     for key, table in tables.items():
         difference = float((state[key].float() - table).abs().max())
         if difference > 1e-5:
@@ -67,20 +69,3 @@ def _choose(checkpoint: Mapping[str, Any], which: str) -> Mapping[str, Tensor]:
             f"Latte checkpoint: no {which!r} weights; it holds {', '.join(held)}. Choose another."
         )
     return checkpoint
-
-
-def _check_keys(state: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]]) -> None:
-    """Compare keys and shapes before any weight is copied; name every difference."""
-    shapes = {key: tuple(value.shape) for key, value in state.items()}
-    problems = [f"missing {key}" for key in wanted.keys() - shapes.keys()]
-    problems += [f"unexpected {key}" for key in shapes.keys() - wanted.keys()]
-    problems += [
-        f"{key} has shape {shapes[key]}, not {wanted[key]}"
-        for key in wanted.keys() & shapes.keys()
-        if shapes[key] != wanted[key]
-    ]
-    if problems:
-        more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
-        raise ValueError(
-            f"Latte checkpoint does not fit the config: {'; '.join(sorted(problems)[:8])}{more}."
-        )

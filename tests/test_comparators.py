@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from einops import rearrange
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -19,7 +19,6 @@ from vae.comparators.od_vae import ODVAE, ODVAEConfig, to_group_causal
 from vae.comparators.opensora_v12 import OpenSoraConfig, OpenSoraVAE, from_official_names
 from vae.comparators.windows import Tiles, Windows
 from vae.complexity import count_macs, count_parameters
-from vae.convs import Chunk, TemporalConv
 from vae.registry import COMPARATORS, GCCONV, comparator_config, new_vae, published_config
 
 OWN = ("cv_vae", "od_vae", "opensora_v12")
@@ -156,7 +155,7 @@ def test_windows_cover_every_frame_once():
 
 def test_tiles_fade_linearly_into_each_other():
     x = uniform(3, (1, 2, 1, 30, 20))
-    enlarge = partial(torch.nn.functional.interpolate, scale_factor=(1, 2, 2))
+    enlarge = partial(F.interpolate, scale_factor=(1, 2, 2))
     tiles = Tiles(size=12, overlap=4)
     assert_close(tiles.run(enlarge, x), enlarge(x))
     calls = []
@@ -318,18 +317,31 @@ def reads(conv: nn.Module, frames: int) -> Tensor:
     return torch.stack(rows) > 0
 
 
-@torch.no_grad()
-@pytest.mark.parametrize("group", [1, 2, 4])
-def test_group_causal_convolution_is_the_one_of_our_vae(group):
+@pytest.mark.parametrize(
+    ("group", "options"),
+    [
+        (1, {}),
+        (2, {}),
+        (4, {}),
+        (2, {"stride": (2, 2, 2), "margin": 0}),
+        (4, {"stride": (2, 2, 2), "margin": 0}),
+    ],
+)
+def test_group_causal_convolution_pads_every_group_by_the_frame_before_and_zeros(group, options):
     torch.manual_seed(group)
-    ours = TemporalConv(3, 5, group=group, causal=False)
-    theirs = GroupCausalConv3d(3, 5, group=group)
-    theirs.load_state_dict(ours.state_dict())
+    conv = GroupCausalConv3d(3, 5, group=group, **options)
     for frames in (1, 1 + group, 1 + 3 * group):
-        x = torch.randn(2, 3, frames, 5, 6)
-        chunk = Chunk(batch=2, image=True, past={})
-        y = ours(rearrange(x, "b c t h w -> (b t) c h w"), chunk)
-        assert_close(theirs(x), rearrange(y, "(b t) c h w -> b c t h w", b=2))
+        x = torch.randn(2, 3, frames, 5, 7, requires_grad=True)
+        groups = [(x[:, :, :1], x[:, :, :1])]  # the frame before, and the group
+        groups += [(x[:, :, i - 1 : i], x[:, :, i : i + group]) for i in range(1, frames, group)]
+        padded = [F.pad(torch.cat(parts, dim=2), (0, 0, 0, 0, 0, 1)) for parts in groups]
+        margin = (0, conv.margin, conv.margin)
+        parts = [F.conv3d(p, conv.weight, conv.bias, conv.stride, margin) for p in padded]
+        given = [x, *conv.parameters()]
+        results = [(y, *torch.autograd.grad(y.square().sum(), given))
+                   for y in (conv(x), torch.cat(parts, dim=2))]  # fmt: skip
+        for mine, expected in zip(*results, strict=True):
+            assert_close(mine, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_replacement_changes_what_every_temporal_convolution_of_od_vae_reads():

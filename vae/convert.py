@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from common.weights import refuse_state
 from vae.config import VAEConfig
 from vae.model import VideoVAE
 
@@ -119,11 +120,7 @@ def _load(
             continue
         ours[key] = torch.cat([part.reshape(share) for part in parts])
     problems += [f"unexpected {name}" for name in state_dict if name not in used]
-    if problems:
-        shown = "; ".join(problems[:5]) + (
-            f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-        )
-        raise ValueError(f"not {kind} with z_dim={config.z_dim}, dim={config.dim}: {shown}")
+    refuse_state(problems, f"not {kind} with z_dim={config.z_dim}, dim={config.dim}")
     model.load_state_dict(ours, assign=True)
     return model
 

@@ -122,7 +122,6 @@ class TemporalConv(Cached, nn.Conv3d):
         # The image frame stands for the frame before it
         past = chunk.past.get(self.name)  # b taps h w c: what earlier chunks give to this one
         first = past is None and chunk.image and not self.causal
-        shape = Neighbors(chunk.batch, self.center_tap, self.group, int(chunk.image), first)
         if not chunk.last:
             given = rearrange(
                 earlier, "(b t) (k c) h w -> k b t h w c", b=chunk.batch, c=self.out_channels
@@ -161,7 +160,7 @@ class TemporalConv(Cached, nn.Conv3d):
         return rearrange(self.weight[:, :, : self.center_tap], "o i k h w -> (k o) i h w")
 
     def _conv(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        return F.conv2d(x, weight, bias, padding=self.margin)
+        return F.conv2d(x, weight, bias, stride=self.stride[1:], padding=self.margin)
 
     def _followers(self, x: Tensor, chunk: Chunk) -> Tensor:
         """`(b n g) c h w`, g = group - 1: every frame with one before it in its group."""

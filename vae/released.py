@@ -4,17 +4,14 @@ The scale and shift of the latents are not in the files: z is used as (z - shift
 `latent_mean` is the shift and `latent_std` is 1 / scale.
 """
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from common.published_weights import IVVAE
-from common.weights import find_weights
+from common.weights import find_weights, read_state_dict
 from vae.config import VAEConfig
 
 
@@ -60,14 +57,16 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
             f"{path}: no such file. Get one of {', '.join(RELEASED)} from the IV-VAE authors and "
             "give its path"
         )
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(
-            f"{path}: not a PyTorch file of plain weights, or damaged ({reason}). Fetch it again"
-        ) from None
-    return _check_tensors(path, state)
+    state = read_state_dict(path)
+    if not state:
+        raise ValueError(f"{path}: holds no weights")
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"{path}: {name!r} is a {type(value).__name__}, not a tensor; a released file "
+                "holds tensors by name"
+            )
+    return state
 
 
 def released_config(state: Mapping[str, Tensor]) -> VAEConfig:
@@ -104,15 +103,3 @@ def _size(state: Mapping[str, Tensor], key: str, *, axis: int, ndim: int) -> int
     if state[key].ndim != ndim:
         raise ValueError(f"not a released IV-VAE: {key} has shape {tuple(state[key].shape)}")
     return state[key].shape[axis]
-
-
-def _check_tensors(path: Path, state: Any) -> dict[str, Tensor]:
-    if not isinstance(state, dict) or not state:
-        raise ValueError(f"{path}: holds a {type(state).__name__}, not weights by name")
-    for name, value in state.items():
-        if not isinstance(value, Tensor):
-            raise ValueError(
-                f"{path}: {name!r} is a {type(value).__name__}, not a tensor; a released file "
-                "holds tensors by name"
-            )
-    return state

@@ -63,12 +63,10 @@ def evaluate_autoencoders(
     Raises:
         ValueError: clips, reconstructions or features that cannot be measured.
     """
-    for network in (*lpips, *([extractor] if extractor else [])):
-        network.to(device)
     meters = {name: ReconstructionMeter(group) for name in methods}
-    perceived = {name: dict.fromkeys((p.name for p in lpips), 0.0) for name in methods}
+    networks = {name: NetworkMeter(lpips, extractor, device) for name in methods}
     by_clip: dict[str, list[dict[str, float]]] = {name: [] for name in methods}
-    features: dict[str, list[np.ndarray]] = {name: [] for name in ("source", *methods)}
+    inputs: list[np.ndarray] = []  # features of the clips themselves
     rate = source.rate or frame_rate
     show = tqdm(total=len(source), desc="reconstruct", unit="clip", disable=not progress)
     with show as bar, torch.inference_mode(), full_precision(torch.device(device)):
@@ -80,12 +78,10 @@ def evaluate_autoencoders(
                 batch = meters[name].update(x, y)
                 rows = zip(*batch.values(), strict=True)
                 by_clip[name] += [dict(zip(batch, row, strict=True)) for row in rows]
-                for p in lpips:
-                    perceived[name][p.name] += p(x, y).double().mean(1).sum().item()
+                networks[name].update(x, y, ids, name)
                 results[name] = y
-            for name, video in results.items() if extractor else ():
-                assert extractor is not None
-                features[name].append(finite_features(extractor, video, ids, name))
+            if extractor:
+                inputs.append(finite_features(extractor, x, ids, "source"))
             _save(
                 Path(folder),
                 first,
@@ -99,19 +95,65 @@ def evaluate_autoencoders(
         for name in ("source", *methods) if labels else ():
             write_labels(Path(folder) / name, Labels(labels, known.class_names))
     scores = {
-        name: meters[name].compute()
-        | {k: v / len(source) for k, v in perceived[name].items()}
-        | {"by_clip": by_clip[name]}
-        for name in methods
+        name: meter.compute() | networks[name].lpips() | {"by_clip": by_clip[name]}
+        for name, meter in meters.items()
     }
     if extractor:
-        inputs = np.concatenate(features["source"])
+        title = rfvd_name(extractor, len(source), source.protocol.frames)
+        real = np.concatenate(inputs)
         for name, score in scores.items():
-            score["rfvd"] = {
-                "name": "r" + score_name(extractor, len(source), source.protocol.frames),
-                **distances(inputs, np.concatenate(features[name])),
-            }
+            score["rfvd"] = {"name": title, **distances(real, networks[name].features())}
     return scores
+
+
+class NetworkMeter:
+    """LPIPS of reconstructions and their features for rFVD, over the batches of a set of clips."""
+
+    def __init__(
+        self,
+        lpips: Sequence[PerceptualLoss],
+        extractor: Extractor | None,
+        device: str | torch.device,
+    ):
+        """The networks are moved to `device`."""
+        for network in (*lpips, *([extractor] if extractor else [])):
+            network.to(device)
+        self._lpips = lpips
+        self._extractor = extractor
+        self._sums = dict.fromkeys((p.name for p in lpips), 0.0)
+        self._clips = 0
+        self._features: list[np.ndarray] = []
+
+    def update(
+        self,
+        video: Float[Tensor, "b 3 t h w"],
+        reconstruction: Float[Tensor, "b 3 t h w"],
+        ids: list[str],
+        where: str | Path,
+    ) -> None:
+        """Add a batch in [-1, 1], on the networks' device.
+
+        Raises:
+            ValueError: features that are not finite; names the clip by `ids` and `where`.
+        """
+        self._clips += len(video)
+        for p in self._lpips:
+            self._sums[p.name] += p(video, reconstruction).double().mean(1).sum().item()
+        if self._extractor is not None:
+            self._features.append(finite_features(self._extractor, reconstruction, ids, where))
+
+    def lpips(self) -> dict[str, float]:
+        """Mean over frames, then clips, by the networks' names."""
+        return {name: value / self._clips for name, value in self._sums.items()}
+
+    def features(self) -> Float[np.ndarray, "n d"]:
+        """Of all reconstructions, in order; needs an extractor."""
+        return np.concatenate(self._features)
+
+
+def rfvd_name(extractor: Extractor, clips: int, frames: int) -> str:
+    """Such as `rfvd16_17f`."""
+    return "r" + score_name(extractor, clips, frames)
 
 
 def notes_on(source: ClipSource, extractor: Extractor | None) -> list[str]:

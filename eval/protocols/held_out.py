@@ -1,7 +1,6 @@
 """Held-out clips while a video VAE trains: scores of its reconstructions, and pictures of them."""
 
 import logging
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,8 +21,7 @@ from eval.features.feature_cache import finite_features
 from eval.features.metric_networks import NetworkConfig
 from eval.metrics.frechet import frechet_from_features
 from eval.metrics.reconstruction import psnr, ssim, ssim_by_position
-from eval.protocols.evaluate_reconstruction import Reconstruct
-from eval.protocols.fvd import score_name
+from eval.protocols.evaluate_reconstruction import NetworkMeter, Reconstruct, rfvd_name
 
 log = logging.getLogger(__name__)
 
@@ -67,24 +65,19 @@ class HeldOut:
         Raises:
             ValueError: a reconstruction without finite values.
         """
-        frames: dict[str, list[Tensor]] = defaultdict(list)
-        features = []
+        meter = NetworkMeter(self.networks.lpips, self.networks.extractor, device)
+        frames: dict[str, list[Tensor]] = {"psnr": [], "ssim": []}
         with full_precision(device):
             for i in range(self.count):
                 video = self.clip(i, device)
                 reconstruction = reconstruct(video)
                 frames["psnr"].append(psnr(video, reconstruction))
                 frames["ssim"].append(ssim(video, reconstruction))
-                reconstruction = reconstruction.clamp(-1, 1)
-                for p in self.networks.lpips:
-                    frames[p.name].append(p.to(device)(video, reconstruction))
-                features += self._extract(reconstruction, i)
-        rows = {name: torch.cat(parts).double() for name, parts in frames.items()}  # clips t
-        return {
-            **{name: row.mean().item() for name, row in rows.items()},
-            **self._by_position(rows["ssim"]),
-            **self._rfvd(features, device),
-        }
+                meter.update(video, reconstruction.clamp(-1, 1), *self._named(i))
+            rfvd = self._rfvd(meter, device)
+        rows = {name: torch.cat(parts) for name, parts in frames.items()}  # clips t
+        means = {name: row.mean().item() for name, row in rows.items()}
+        return {**means, **meter.lpips(), **self._by_position(rows["ssim"]), **rfvd}
 
     def _by_position(self, similarity: Tensor) -> dict[str, float]:
         if self.group == 1 or similarity.shape[1] == 1:
@@ -93,23 +86,22 @@ class HeldOut:
         values = {f"ssim_{i}": value for i, value in enumerate(positions, start=1)}
         return {**values, "ssim_margin": margin}
 
-    def _extract(self, video: Tensor, index: int) -> list[np.ndarray]:
-        extractor = self.networks.extractor
-        if extractor is None:
-            return []
-        extractor.to(video.device)
-        key = self.clips.key(index)
-        return [finite_features(extractor, video, [key], self.clips.config.folder)]
-
-    def _rfvd(self, features: Sequence[np.ndarray], device: torch.device) -> dict[str, float]:
+    def _rfvd(self, meter: NetworkMeter, device: torch.device) -> dict[str, float]:
         extractor = self.networks.extractor
         if extractor is None:
             return {}
         if self._features is None:
-            parts = [self._extract(self.clip(i, device), i) for i in range(self.count)]
-            self._features = np.concatenate([row for part in parts for row in part])
-        name = "r" + score_name(extractor, self.count, self.clips.config.frames)
-        return {name: frechet_from_features(self._features, np.concatenate(features))}
+            parts = [
+                finite_features(extractor, self.clip(i, device), *self._named(i))
+                for i in range(self.count)
+            ]
+            self._features = np.concatenate(parts)
+        name = rfvd_name(extractor, self.count, self.clips.config.frames)
+        return {name: frechet_from_features(self._features, meter.features())}
+
+    def _named(self, index: int) -> tuple[list[str], str]:
+        """Id of a clip and where it is from, for errors."""
+        return [self.clips.key(index)], self.clips.config.folder
 
 
 def fixed_clips(config: ClipConfig) -> ClipDataset:

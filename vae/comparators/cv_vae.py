@@ -10,6 +10,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from common.weights import read_state_dict
 from vae.comparators import official
 from vae.comparators.base import Comparator, ComparatorConfig, check_widths
 from vae.comparators.blocks import (
@@ -102,7 +103,7 @@ class CVVAE(Comparator):
         names = (*names, *(f"vae3d/{name}" for name in names))
         path, given = official.find(source, names, files=FILES, **options)
         official.check_flags(path, given, FLAGS)
-        state = official.read(path)
+        state = read_state_dict(path)
         dim, multipliers = official.widths(path, state, "encoder.down.{}.block.0.conv1.weight")
         config = CVVAEConfig(
             dim=dim,

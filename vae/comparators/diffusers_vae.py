@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from common.posterior import LOGVAR_RANGE
+from common.weights import read_state_dict
 from vae.comparators import official
 from vae.comparators.base import Comparator, ComparatorConfig
 from vae.config import VAEConfig
@@ -374,7 +375,7 @@ class DiffusersVAE(Comparator):
             raise ValueError(f"{beside}: no such file. Get that of {home} too")
         expected = {"_class_name": cls.row.class_name, **cls.row.flags}
         official.check_flags(beside, given, expected)
-        state = official.read(path)
+        state = read_state_dict(path)
         model = cls(cls.config_from(given, state))
         official.load(model.vae, state, path, cls.title)
         return model.eval()

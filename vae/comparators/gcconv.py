@@ -1,19 +1,17 @@
 """Group causal convolution as a layer of `b c t h w`, for models that are not ours."""
 
-import torch
-import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from vae.comparators.blocks import Size
+from vae.convs import Chunk, TemporalConv
 
 
-class GroupCausalConv3d(nn.Conv3d):
-    """Convolution over three frames that reads frames of the same group in both directions and of
-    the groups before, never of a later group (paper, Sec. 3.3; `vae.convs.TemporalConv`).
+class GroupCausalConv3d(TemporalConv):
+    """`TemporalConv` of a whole video, with the margins and strides that OD-VAE's layers have.
 
-    The input is one image frame, then groups of `group` frames. A group is padded by the frame
-    before it and by a zero frame; the image frame by itself and a zero frame.
+    The input is one image frame, then groups of `group` frames. A temporal stride of 2 keeps the
+    image frame and frames 0, 2, ... of each group.
     """
 
     def __init__(
@@ -25,20 +23,13 @@ class GroupCausalConv3d(nn.Conv3d):
         margin: int = 1,
         stride: Size = 1,
     ):
-        super().__init__(in_channels, out_channels, 3, stride=stride, padding=(0, margin, margin))
-        self.group = group
+        """`margin`: pixels of zeros around a frame; `stride` in time 1 or 2."""
+        super().__init__(in_channels, out_channels, group=group, causal=False)
+        self.margin = margin
+        self.stride = (stride,) * 3 if isinstance(stride, int) else stride
 
-    def forward(self, input: Tensor) -> Tensor:
-        image = input[:, :, :1]
-        y = super().forward(_padded(image, image))
-        if input.shape[2] == 1:
-            return y
-        groups = rearrange(input[:, :, 1:], "b c (n g) h w -> (b n) c g h w", g=self.group)
-        before = rearrange(input[:, :, : -1 : self.group], "b c n h w -> (b n) c 1 h w")
-        later = super().forward(_padded(before, groups))
-        later = rearrange(later, "(b n) c g h w -> b c (n g) h w", b=input.shape[0])
-        return torch.cat([y, later], dim=2)
-
-
-def _padded(before: Tensor, frames: Tensor) -> Tensor:
-    return F.pad(torch.cat([before, frames], dim=2), (0, 0, 0, 0, 0, 1))
+    def forward(self, input: Tensor) -> Tensor:  # type: ignore[override]
+        chunk = Chunk(batch=len(input), image=True, past={}, last=True)
+        y = self.run(rearrange(input, "b c t h w -> (b t) c h w"), chunk)
+        y = y if self.stride[0] == 1 else chunk.kept(y)
+        return rearrange(y, "(b t) c h w -> b c t h w", b=len(input))

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from common.weights import read_state_dict
 from vae.comparators import official
 from vae.comparators.base import Comparator, ComparatorConfig, check_widths
 from vae.comparators.blocks import (
@@ -120,7 +121,7 @@ class ODVAE(Comparator):
         names = ("checkpoint.ckpt", "vae/checkpoint.ckpt")
         path, given = official.find(source, names, files=FILES, **options)
         official.check_flags(path, given, FLAGS)
-        state = averaged(official.read(path), path)
+        state = averaged(read_state_dict(path), path)
         dim = official.size(path, state, "encoder.conv_in.weight", 0)
         deep = [
             official.size(path, state, f"encoder.down.{level}.block.0.conv1{inner}.weight", 0)

@@ -1,22 +1,16 @@
-"""Official checkpoints: find the files, read them without running code, name what differs."""
+"""Official checkpoints: find the files, tell sizes by them, name what differs."""
 
 import json
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from common.files import read_json
 from common.pretrained import hub_file
-from common.weights import WeightsNotFound
-
-SHOWN = 5  # keys named in an error
+from common.weights import WeightsNotFound, check_state
 
 
 def find(
@@ -49,24 +43,6 @@ def find(
         reason = f"no such file or folder, nor a hub id within reach ({reason})"
         raise WeightsNotFound.at(source, reason, f"{files} at {source}")
     return found
-
-
-def read(path: Path) -> dict[str, Any]:
-    """The content of a safetensors file or of a pickle of plain values, whose code is never run.
-
-    Raises:
-        ValueError: damaged, or a pickle of more than plain values.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path}: no file of plain weights, or damaged ({reason})") from None
-    if not isinstance(state, dict):
-        raise ValueError(f"{path}: holds a {type(state).__name__}, not weights by name")
-    return state
 
 
 def check_flags(path: Path, config: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
@@ -111,18 +87,8 @@ def load(module: nn.Module, state: Mapping[str, Any], path: Path, title: str) ->
     Raises:
         ValueError: missing, unexpected or misshapen tensors, each named.
     """
-    needed = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    problems = [f"missing {name}" for name in needed if name not in state]
-    for name, value in state.items():
-        if name not in needed:
-            problems.append(f"unexpected {name}")
-        elif not isinstance(value, Tensor):
-            problems.append(f"{name} is a {type(value).__name__}, not a tensor")
-        elif tuple(value.shape) != needed[name]:
-            problems.append(f"{name} has shape {tuple(value.shape)}, not {needed[name]}")
-    if problems:
-        rest = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        raise ValueError(f"{path}: not a {title}: {'; '.join(problems[:SHOWN])}{rest}")
+    shapes = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    check_state(state, shapes, f"{path}: not a {title}")
     module.load_state_dict({name: value.float() for name, value in state.items()})
 
 

@@ -12,6 +12,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from common.weights import read_state_dict
 from vae.comparators import official
 from vae.comparators.base import Comparator, ComparatorConfig, check_widths
 from vae.comparators.blocks import Named, PaddedConv3d, ResidualBlock
@@ -106,7 +107,7 @@ class OpenSoraVAE(Comparator):
     @classmethod
     def from_official(cls, source: str | Path, **options: Any) -> Self:
         path, _ = official.find(source, ("model.safetensors",), files=FILES, **options)
-        state = official.read(path)
+        state = read_state_dict(path)
         config = _config(path, state)
         model = cls(config)
         official.load(model, from_official_names(state), path, cls.title)
