@@ -109,6 +109,11 @@ class LatteConfig(_Transformer):
         return self.in_channels * (2 if self.learn_sigma else 1)
 
     @property
+    def latent_shape(self) -> tuple[int, int, int, int]:
+        """(c, t, h, w) of a clip's latent."""
+        return self.in_channels, self.num_frames, self.height, self.width
+
+    @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches in a frame."""
         return self.height // self.patch_size, self.width // self.patch_size

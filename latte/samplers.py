@@ -246,8 +246,7 @@ def sample(
     check_sampler(config, process, model.config)
     device = model.pos_embed.device
     y = None if labels is None else torch.tensor(labels, device=device)
-    c = model.config
-    shape = (c.in_channels, c.num_frames, c.height, c.width)
+    shape = model.config.latent_shape
     generators = [generator(seed, "sample", index) for index in indices]
 
     def draw(_: int) -> Tensor:

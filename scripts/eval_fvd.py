@@ -9,6 +9,7 @@ from annotated_types import Ge, Le
 
 from common.accelerator import make_accelerator
 from common.cli import main
+from eval.clips.labels import seed_folders
 from eval.clips.source import ClipSource
 from eval.features.extractors import load_classifier, load_fvd_extractor
 from eval.features.statistics import save_statistics
@@ -34,7 +35,8 @@ class EvalFVD(FVDClips):
     save_real, of cd-fvd or of StyleGAN-V (.pkl under its published name)."""
     fake: list[str] = field(default_factory=list)
     """Folder of generated videos, best lossless (ffv1), of shards, or of folders of frames; one
-    flag each. Several, of other sampling seeds, give the mean and its standard deviation."""
+    flag each. Several, of other sampling seeds, give the mean and its standard deviation; the
+    folder of sample.py --seeds stands for those of all its seeds."""
     save_real: str | None = None
     """File (.safetensors) for the real clips' features and protocol, to pass as real later."""
     held_out: str | None = None
@@ -82,7 +84,8 @@ def run(config: EvalFVD) -> None:
     )
     if config.save_real and not isinstance(real, ClipSource):
         raise ValueError(f"save_real={config.save_real}: real={config.real} is such a file")
-    fakes = [config.fake_source(folder, values, main_process) for folder in config.fake]
+    folders = [each for folder in config.fake for each in seed_folders(folder)]
+    fakes = [config.fake_source(folder, values, main_process) for folder in folders]
     for fake in fakes:
         check_clips(real, fake, config.allow_rate_mismatch)
     with accelerator.local_main_process_first():  # one process downloads

@@ -3,31 +3,28 @@
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import numpy as np
 import torch
+from accelerate import Accelerator
 from annotated_types import Ge
-from jaxtyping import UInt8
-from PIL import Image
-from safetensors.torch import load_file
-from torch import Tensor
 from tqdm import tqdm
 
 from common.accelerator import inference_precision, make_accelerator
 from common.cli import main
 from common.config import MAY_CHANGE, Config
-from common.files import atomic_path, write_json
 from common.output_folder import Input, check_no_file, lock_folder, write_identity
 from common.seeding import fold
-from data.latents.dataset import LatentDataset
-from data.video.decode import read_frames
-from data.video.encode import to_uint8, write_video
-from data.video.probe import probe
+from data.latents.first_frames import FirstFrames
+from data.video.clip_folder import ClipFolder
+from data.video.encode import to_uint8
+from eval.clips.labels import write_labels
+from eval.protocols.named_protocols import clips_to_generate
 from latte import Latte
-from latte.samplers import SamplerConfig, check_sampler, sample
+from latte.samplers import SamplerConfig, check_sampler
+from latte.trained import Weights, clip_labels, load_trained, sample_clips
 from latte.training_metadata import TrainingMetadata
-from vae import VideoVAE, weights_hash
+from vae import weights_hash
 from vae.base import VideoAutoencoder
 from vae.registry import load_vae, vae_hash
 
@@ -42,8 +39,11 @@ class Sample(Config):
     """The VAE that made its latents, as cache_latents.py took it."""
     out: Annotated[str, MAY_CHANGE]
     """Folder for clip-000000.mkv (lossless), ... and samples.json with each clip's label."""
-    num_clips: Annotated[int, Ge(1), MAY_CHANGE]
-    """Clips in all."""
+    num_clips: Annotated[int | None, Ge(1), MAY_CHANGE] = None
+    """Clips per seed; null takes as many as the protocol measures."""
+    protocol: Annotated[str | None, MAY_CHANGE] = None
+    """Published protocol that the clips are for, as eval_fvd.py takes it: gives num_clips; clips
+    that are too few, too short or too small for it are refused."""
     labels: tuple[int, ...] | None = None
     """Labels to take in turn; default: all classes in turn."""
     random_labels: bool = False
@@ -57,6 +57,9 @@ class Sample(Config):
     """Sampler, steps and guidance."""
     seed: int = 0
     """With the clip's number, gives its noise."""
+    seeds: Annotated[tuple[int, ...], MAY_CHANGE] = ()
+    """Several sampling seeds instead: the clips of each go into a folder of their own, such as
+    OUT/seed-0. eval_fvd.py --fake OUT then gives mean and standard deviation over them."""
     batch_size: Annotated[int, Ge(1), MAY_CHANGE] = 8
     """Clips per forward pass and process; does not change them."""
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
@@ -66,7 +69,7 @@ class Sample(Config):
     """Folder for MP4 copies, for people; evaluate the lossless files."""
     gif: Annotated[str | None, MAY_CHANGE] = None
     """Folder for GIF copies (256 colors), likewise."""
-    weights: Literal["ema", "raw"] = "ema"
+    weights: Weights = "ema"
     """The averaged weights, or a checkpoint's raw ones."""
     untrained: bool = False
     """Use fresh weights of the same model: the score of having learned nothing, for comparison."""
@@ -75,6 +78,10 @@ class Sample(Config):
         super().__post_init__()
         if self.untrained and self.weights == "raw":
             raise ValueError("weights=raw has no effect on untrained=true; leave one out")
+        if len({*self.seeds}) < len(self.seeds):
+            raise ValueError(f"seeds={self.seeds}: each seed once")
+        if self.seeds and self.seed:
+            raise ValueError(f"seed={self.seed} has no effect beside seeds={self.seeds}")
         if self.known_frames > 1 and self.first_frames is None:
             raise ValueError(
                 f"known_frames={self.known_frames} has a meaning with first_frames only"
@@ -82,19 +89,54 @@ class Sample(Config):
 
 
 def run(config: Sample) -> None:
-    """Sample the clips that are missing."""
+    """Load and check, then sample the clips that are missing, seed by seed."""
     config = replace(config, precision=inference_precision(config.precision))
     accelerator = make_accelerator(mixed_precision=config.precision)
-    latte, metadata = _trained(config)
+    latte, metadata = load_trained(config.latte, config.weights)
     check_sampler(config.sampler, metadata.process, latte.config)
-    labels = _labels(config, latte)
-    known = _known(config, metadata, latte)
     vae = load_vae(config.vae).to(accelerator.device)
     if vae_hash(vae) != metadata.vae_hash:
         raise ValueError(
             f"{config.vae}: not the VAE of {config.latte}'s latents; its weights differ. "
             "Give the VAE that cache_latents was run with."
         )
+    shape = latte.config.latent_shape
+    clip = vae.config.decoded_size(torch.empty(1, *shape, device="meta"), metadata.frames)
+    count = clips_to_generate(config.protocol, config.num_clips, *clip)
+    config = replace(config, num_clips=count)
+    known = None
+    if config.first_frames is not None:
+        known = FirstFrames(
+            *(config.first_frames, config.known_frames),
+            vae_hash=metadata.vae_hash,
+            latent_shape=shape,
+            clips=count,
+        )
+    for seed in config.seeds or (config.seed,):
+        one = replace(config, seed=seed, seeds=())
+        if config.seeds:
+            places = {"out": config.out, "mp4": config.mp4, "gif": config.gif}
+            one = replace(one, **{k: f"{v}/seed-{seed}" for k, v in places.items() if v})
+        _sample(one, accelerator, latte, metadata, vae, known)
+    accelerator.end_training()
+
+
+def _sample(
+    config: Sample,
+    accelerator: Accelerator,
+    latte: Latte,
+    metadata: TrainingMetadata,
+    vae: VideoAutoencoder,
+    known: FirstFrames | None,
+) -> None:
+    """The clips of one seed."""
+    assert config.num_clips is not None
+    labels = clip_labels(
+        latte.config.num_classes,
+        config.num_clips,
+        config.labels,
+        random_seed=config.seed if config.random_labels else None,
+    )
     if config.untrained:
         torch.manual_seed(fold(config.seed, "untrained"))
         latte = Latte(latte.config).eval()
@@ -104,183 +146,55 @@ def run(config: Sample) -> None:
         "vae": Input(config.vae, vae_hash(vae)),
     }
     if known is not None:
-        inputs["first_frames"] = Input(str(known.folder), known.hash)
-    out = Path(config.out)
-    folders = {Path(folder).resolve(): folder for folder in (out, config.mp4, config.gif) if folder}
-    for folder in folders.values():
-        check_no_file(Path(folder))  # before the first is made
+        inputs["first_frames"] = Input(str(known.latents.folder), known.latents.hash)
+    clips = ClipFolder(
+        folder=Path(config.out),
+        mp4=None if config.mp4 is None else Path(config.mp4),
+        gif=None if config.gif is None else Path(config.gif),
+        frame_rate=metadata.frame_rate,
+    )
+    for folder in clips.folders:
+        check_no_file(folder)  # before the first is made
     with ExitStack() as locks:
-        for folder in folders.values():
+        for folder in clips.folders:
             locks.enter_context(lock_folder(folder, accelerator))
             write_identity(folder, config, inputs, accelerator, products=("clip-*",))
+
         if accelerator.is_main_process:
-            _list_clips(out, config, metadata, labels, known)
+            files = [clips.clip(i).name for i in range(config.num_clips)]
+            asked = dict(zip(files, labels or [None] * len(files), strict=True))
+            continues = {files[i]: known.key(i) for i in range(len(files))} if known else None
+            write_labels(clips.folder, asked, metadata.class_names, continues)
         accelerator.wait_for_everyone()
+
+        # Clips of this process that are missing
         local_indices = range(
             accelerator.process_index, config.num_clips, accelerator.num_processes
         )
-        todo = [i for i in local_indices if not _clip(out, i).exists()]
+        todo = [i for i in local_indices if not clips.clip(i).exists()]
         if done := len(local_indices) - len(todo):
-            accelerator.print(f"{out}: going on, {done} of {len(local_indices)} clips are there")
+            accelerator.print(
+                f"{config.out}: going on, {done} of {len(local_indices)} clips are there"
+            )
         with tqdm(todo, "sampling", unit="clip", disable=not accelerator.is_main_process) as bar:
-            for first in range(0, len(todo), config.batch_size):
-                indices = todo[first : first + config.batch_size]
-                with accelerator.autocast():
-                    z = sample(
-                        latte,
-                        metadata.process,
-                        config.sampler,
-                        indices=indices,
-                        labels=None if labels is None else [labels[i] for i in indices],
-                        seed=config.seed,
-                        known=_first_frames(config, metadata, known, indices),
-                    )
-                for i, latent in zip(indices, metadata.denormalize(z).split(1), strict=True):
-                    _write(config, i, _decode(vae, latent, metadata.frames), metadata.frame_rate)
-                    bar.update()
+            drawn = sample_clips(
+                *(latte, metadata, config.sampler, todo),
+                labels=labels,
+                seed=config.seed,
+                batch_size=config.batch_size,
+                known=known,
+                autocast=accelerator.autocast,
+            )
+            for i, latent in drawn:
+                parts = vae.decode_parts(latent, metadata.frames)
+                video = torch.cat([x.clamp(-1, 1).cpu() for x in parts], dim=2)[0]
+                clips.write(i, to_uint8(video))
+                bar.update()
+
+        # Copies of clips that were there before
         for i in sorted({*local_indices} - {*todo}):
-            _copy(config, i, metadata.frame_rate)
+            clips.copy(i)
         accelerator.wait_for_everyone()
-    accelerator.end_training()
-
-
-def _trained(config: Sample) -> tuple[Latte, TrainingMetadata]:
-    """The model with the weights asked for, and what it knows of its latents."""
-    folder = Path(config.latte)
-    averaged = folder / "ema" if (folder / "state.json").is_file() else folder
-    latte, metadata = Latte.from_pretrained(averaged), TrainingMetadata.load(averaged)
-    if config.weights == "raw":
-        file = folder / "model.safetensors"
-        if averaged == folder or not file.is_file():
-            raise ValueError(
-                f"{folder}: has no raw weights. Give a checkpoint, such as RUN/checkpoints/step-N."
-            )
-        latte.load_state_dict(load_file(file))
-    return latte, metadata
-
-
-def _known(config: Sample, metadata: TrainingMetadata, latte: Latte) -> LatentDataset | None:
-    """The latents whose first frames are continued, once they are known to fit."""
-    if config.first_frames is None:
-        return None
-    known, wanted = LatentDataset(config.first_frames, "mean"), latte.config
-    known.check_vae(metadata.vae_hash)
-    c, t, h, w = known.latent_shape
-    if (c, h, w) != (wanted.in_channels, wanted.height, wanted.width):
-        raise ValueError(
-            f"{known.folder}: latents of (c, h, w) = {(c, h, w)}, but {config.latte} makes "
-            f"{(wanted.in_channels, wanted.height, wanted.width)}. Cache them at its size."
-        )
-    if config.known_frames > min(t, wanted.num_frames - 1):
-        raise ValueError(
-            f"known_frames={config.known_frames}: {known.folder} has {t} latent frames, and of the "
-            f"{wanted.num_frames} of a clip at least one must be left to sample"
-        )
-    if config.num_clips > len(known):
-        raise ValueError(f"num_clips={config.num_clips}: {known.folder} has {len(known)} latents")
-    return known
-
-
-def _first_frames(
-    config: Sample, metadata: TrainingMetadata, known: LatentDataset | None, indices: list[int]
-) -> Tensor | None:
-    if known is None:
-        return None
-    frames = [known.draw(0, i)[0][:, : config.known_frames] for i in indices]
-    return metadata.normalize(torch.stack(frames))  # b c k h w
-
-
-def _labels(config: Sample, latte: Latte) -> list[int] | None:
-    classes = latte.config.num_classes
-    if classes is None:
-        if config.labels is not None or config.random_labels:
-            raise ValueError(f"{config.latte}: is unconditional; it takes no labels")
-        return None
-    chosen = tuple(range(classes)) if config.labels is None else config.labels
-    if not chosen or min(chosen) < 0 or max(chosen) >= classes:
-        raise ValueError(f"labels={chosen}: {config.latte} knows the classes 0 to {classes - 1}")
-    places = [
-        fold(config.seed, "label", i) if config.random_labels else i
-        for i in range(config.num_clips)
-    ]
-    return [chosen[place % len(chosen)] for place in places]
-
-
-def _list_clips(
-    out: Path,
-    config: Sample,
-    metadata: TrainingMetadata,
-    labels: list[int] | None,
-    known: LatentDataset | None,
-) -> None:
-    """Write samples.json: what each clip was asked to show."""
-    names = metadata.class_names
-    clips: list[dict[str, Any]] = [
-        {
-            "file": _clip(out, i).name,
-            "label": None if labels is None else labels[i],
-            "class_name": None if labels is None else names[labels[i]],
-            **({} if known is None else {"continues": known.raw(i)["key"]}),
-        }
-        for i in range(config.num_clips)
-    ]
-    write_json(out / "samples.json", {"class_names": list(names), "clips": clips})
-
-
-def _clip(out: Path, index: int) -> Path:
-    return out / f"clip-{index:06d}.mkv"
-
-
-def _write(
-    config: Sample, index: int, frames: UInt8[np.ndarray, "t h w c"], frame_rate: float
-) -> None:
-    write_video(_clip(Path(config.out), index), frames, frame_rate, codec="ffv1")
-    _copy(config, index, frame_rate, frames)
-
-
-def _copy(
-    config: Sample,
-    index: int,
-    frame_rate: float,
-    frames: UInt8[np.ndarray, "t h w c"] | None = None,
-) -> None:
-    """Write the copies for people that are missing, of the lossless file or its `frames`."""
-    wanted = {"mp4": config.mp4, "gif": config.gif}
-    paths = {
-        kind: path
-        for kind, folder in wanted.items()
-        if folder is not None and not (path := Path(folder) / f"clip-{index:06d}.{kind}").exists()
-    }
-    if not paths:
-        return
-    if frames is None:
-        lossless = _clip(Path(config.out), index)
-        frames = read_frames(lossless, range(probe(lossless).frames))
-    if "mp4" in paths:
-        write_video(paths["mp4"], frames, frame_rate)
-    if "gif" in paths:
-        first, *others = (Image.fromarray(frame) for frame in frames)
-        with atomic_path(paths["gif"]) as temporary:
-            first.save(
-                temporary,
-                format="GIF",
-                save_all=True,
-                append_images=others,
-                duration=1000 / frame_rate,
-                loop=0,
-            )
-
-
-@torch.no_grad()
-def _decode(
-    vae: VideoAutoencoder, latent: Tensor, frames: int | None
-) -> UInt8[np.ndarray, "t h w c"]:
-    """With our VAE group by group, so that the network's memory does not grow with the clip."""
-    if isinstance(vae, VideoVAE):
-        groups = vae.stream_decode(latent.split(1, dim=2))
-    else:
-        groups = [vae.decode(latent, size=vae.config.decoded_size(latent, frames))]
-    return to_uint8(torch.cat([x.clamp(-1, 1).cpu() for x in groups], dim=2)[0])
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import torch
 
 from common.files import write_json
 from eval.clips.clip_protocol import ClipProtocol
-from eval.clips.labels import Labels, write_labels
+from eval.clips.labels import write_labels
 from eval.clips.source import ClipSource
 from eval.features import extractors
 from eval.features.extractors import load_c3d, load_classifier
@@ -72,12 +72,12 @@ def test_real_clips_at_another_rate_are_refused(folders, tmp_path, capsys):
 def test_the_ceiling_is_that_of_the_labels_there_are(folders, tmp_path):
     shutil.copytree(folders / "fake", tmp_path / "fake")
     files = sorted(path.name for path in (tmp_path / "fake").iterdir())
-    labels = Labels(dict(zip(files, [0, 1, 2, 1], strict=True)), ["a", "b", "c"])
-    write_labels(tmp_path / "fake", labels)
+    labels = dict(zip(files, [0, 1, 2, 1], strict=True))
+    write_labels(tmp_path / "fake", labels, ["a", "b", "c"])
     clips = ClipProtocol(frames=4, num_clips=None)
     source = ClipSource(tmp_path / "fake", clips, progress=False)
     tiny = load_classifier(folders / "tiny", "probabilities")
-    perfect = replace(tiny, run=Perfect([labels.labels[id] for id in source.ids]))
+    perfect = replace(tiny, run=Perfect([labels[id] for id in source.ids]))
     for protocol in (
         ISProtocol(num_clips=4),
         ISProtocol(num_clips=4, splits=2),

@@ -16,6 +16,8 @@ from data.latents.dataset import LatentDataset
 from data.video.decode import read_frames
 from data.video.encode import from_uint8
 from engine.config import TrainConfig
+from eval.clips.labels import seed_folders
+from eval.protocols.named_protocols import clips_to_generate
 from latte.samplers import SamplerConfig
 from scripts import cache_latents, sample, train_latte
 from scripts.sample import Sample
@@ -72,8 +74,8 @@ def frames(folder, index):
 
 
 def test_random_labels_are_those_of_the_clips_numbers(made, tmp_path, monkeypatch):
-    monkeypatch.setattr(sample, "_decode", lambda *_: None)  # what the clips show is not looked at
-    monkeypatch.setattr(sample, "_write", lambda *_: None)
+    # What the clips show is not looked at
+    monkeypatch.setattr(sample, "sample_clips", lambda *_, **__: ())
 
     def labels(out, **values):
         sample.run(config(made, tmp_path / out, random_labels=True, **values))
@@ -184,3 +186,45 @@ def test_bad_numbers(made, tmp_path):
         config(made, tmp_path, known_frames=0)
     with pytest.raises(ValueError, match="weights=raw has no effect on untrained=true"):
         config(made, tmp_path, weights="raw", untrained=True)
+
+
+def test_each_sampling_seed_has_a_folder_that_eval_fvd_takes_as_one_set(made, tmp_path):
+    both = config(made, tmp_path / "sets", num_clips=2, seeds=(3, 10), mp4=str(tmp_path / "mp4"))
+    sample.run(both)
+    assert seed_folders(str(tmp_path / "sets")) == [f"{tmp_path}/sets/seed-{s}" for s in (3, 10)]
+    assert seed_folders(str(tmp_path / "sets" / "seed-3")) == [f"{tmp_path}/sets/seed-3"]
+    assert len(list(tmp_path.glob("mp4/seed-*/*.mp4"))) == 4
+    sample.run(config(made, tmp_path / "alone", num_clips=2, seed=10))
+    for i in range(2):
+        assert (frames(tmp_path / "sets/seed-10", i) == frames(tmp_path / "alone", i)).all()
+        assert (frames(tmp_path / "sets/seed-10", i) != frames(tmp_path / "sets/seed-3", i)).any()
+    sample.run(replace(both, seeds=(3, 10, 4), mp4=None))  # one more
+    assert len(seed_folders(str(tmp_path / "sets"))) == 3
+    with pytest.raises(ValueError, match=r"seeds=\(1, 1\)"):
+        replace(both, seeds=(1, 1))
+    with pytest.raises(ValueError, match=r"seed=2 has no effect beside seeds=\(3, 10\)"):
+        replace(both, seed=2)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "given", "clip", "message"),
+    [
+        ("stylegan_v", 100, (16, 256, 256), "num_clips=100, but protocol=stylegan_v measures 2048"),
+        ("stylegan_v", None, (15, 256, 256), "clips of 15 frames, but .* measures 16"),
+        ("tats", None, (16, 64, 128), "clips of 64x128 pixels, but protocol=tats .* 128x128"),
+        ("ivvae_table2", None, (17, 256, 256), "protocol=ivvae_table2 does not tell it"),
+        ("fvd", None, (17, 256, 256), "protocol=fvd: no such protocol"),
+        (None, None, (17, 256, 256), "give the number of clips, or a protocol"),
+    ],
+)
+def test_clips_that_do_not_suit_a_protocol(protocol, given, clip, message):
+    with pytest.raises(ValueError, match=message):
+        clips_to_generate(protocol, given, *clip)
+
+
+def test_a_protocol_tells_how_many_clips(made, tmp_path):
+    assert clips_to_generate("larp_128", None, 17, 256, 256) == 10_000
+    assert clips_to_generate("tats", 3000, 16, 128, 128) == 3000
+    with pytest.raises(ValueError, match="clips of 9 frames, but protocol=stylegan_v measures 16"):
+        sample.run(config(made, tmp_path / "out", num_clips=None, protocol="stylegan_v"))
+    assert not (tmp_path / "out").exists()

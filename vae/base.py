@@ -1,7 +1,7 @@
 """The base of all video autoencoders: `vae.VideoVAE` and the comparators."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -59,6 +59,18 @@ class VideoAutoencoder(nn.Module, Pretrained, library_name="ivvae", tags=["video
         Raises: ValueError if z is not `b z t h w` float, is on another device or not finite, or no
             video of `size` has such a latent.
         """
+
+    def decode_parts(
+        self, z: Float[Tensor, "b z t h w"], frames: int | None = None
+    ) -> Iterator[Float[Tensor, "b 3 t h w"]]:
+        """Successive frames of `decode`, in as many parts as the model can make one by one: one
+        here. Without gradients.
+
+        Args:
+            frames: of the video that was encoded. Default: those of `config.decoded_size(z)`.
+        """
+        with torch.no_grad():
+            yield self.decode(z, size=self.config.decoded_size(z, frames))
 
     @abstractmethod
     def moments(self, x: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b z2 t h w"]:

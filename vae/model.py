@@ -153,6 +153,12 @@ class VideoVAE(VideoAutoencoder, library_name="ivvae", tags=["video-vae"]):
         checked = inputs.checked_chunks(admitted, self.config, latent=True)
         yield from run(self._decode_step(tiling), checked)
 
+    def decode_parts(
+        self, z: Float[Tensor, "b z t h w"], frames: int | None = None
+    ) -> Iterator[Float[Tensor, "b 3 t h w"]]:
+        """The frames of each group, in memory that is flat in their number."""
+        return self.stream_decode(z.split(1, dim=2))
+
     def encode_step(
         self, x: Float[Tensor, "b 3 t h w"], past: Cache | None = None, last: bool = False
     ) -> tuple[Float[Tensor, "b z2 t h w"], Cache]:

@@ -42,10 +42,33 @@ def read_labels(folder: Path) -> Labels | None:
     return Labels(known, list(names))
 
 
-def write_labels(folder: Path, labels: Labels) -> None:
-    """Record the labels of the clips in `folder`, as `scripts/sample.py` does."""
+def seed_folders(folder: str) -> list[str]:
+    """Folders of the sampling seeds below a folder, where `scripts/sample.py --seeds` has put each
+    seed's clips; else the folder itself."""
+    found = [record.parent for record in Path(folder).glob(f"seed-*/{RECORD}")]
+    return [str(place) for place in sorted(found, key=lambda p: (len(p.name), p.name))] or [folder]
+
+
+def write_labels(
+    folder: Path,
+    labels: Mapping[str, int | None],
+    class_names: Sequence[str],
+    continues: Mapping[str, str] | None = None,
+) -> None:
+    """Record what the clips in `folder` were asked to show.
+
+    Args:
+        labels: by the clip's file; None of an unconditional model's.
+        class_names: of all classes.
+        continues: by the clip's file, the video whose first frames it goes on from.
+    """
     clips = [
-        {"file": id, "label": label, "class_name": labels.class_names[label]}
-        for id, label in labels.labels.items()
+        {
+            "file": file,
+            "label": label,
+            "class_name": None if label is None else class_names[label],
+            **({"continues": continues[file]} if continues else {}),
+        }
+        for file, label in labels.items()
     ]
-    write_json(folder / RECORD, {"class_names": list(labels.class_names), "clips": clips})
+    write_json(folder / RECORD, {"class_names": list(class_names), "clips": clips})

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from common.perceptual import PerceptualLoss
 from data.video.encode import to_uint8, write_video
-from eval.clips.labels import Labels, read_labels, write_labels
+from eval.clips.labels import read_labels, write_labels
 from eval.clips.source import ClipSource
 from eval.features.extractors import Extractor, full_precision
 from eval.features.feature_cache import finite_features
@@ -93,7 +93,7 @@ def evaluate_autoencoders(
         files = {f"{i:06d}.mkv": known.labels.get(id) for i, id in enumerate(source.ids[:save])}
         labels = {file: label for file, label in files.items() if label is not None}
         for name in ("source", *methods) if labels else ():
-            write_labels(Path(folder) / name, Labels(labels, known.class_names))
+            write_labels(Path(folder) / name, labels, known.class_names)
     scores = {
         name: meter.compute() | networks[name].lpips() | {"by_clip": by_clip[name]}
         for name, meter in meters.items()

@@ -163,6 +163,43 @@ PROTOCOLS: dict[str, NamedProtocol] = {
 """By the name that `--protocol` takes."""
 
 
+def clips_to_generate(
+    name: str | None, given: int | None, frames: int, height: int, width: int
+) -> int:
+    """How many clips to generate for the score of a protocol, once they are known to suit it.
+
+    Args:
+        name: of the protocol, or None.
+        given: number of clips that was asked for; None takes the protocol's.
+        frames, height, width: of a clip.
+
+    Raises:
+        ValueError: unknown name, no number, or clips that are too few, too short or too small.
+    """
+    if name is None:
+        if given is None:
+            raise ValueError("num_clips: give the number of clips, or a protocol that tells it")
+        return given
+    values = resolve({}, name)
+    known = PROTOCOLS[name].values
+    count = given or known.get("num_clips")
+    if count is None:
+        raise ValueError(f"num_clips: give the number of clips; protocol={name} does not tell it")
+    if count < known.get("num_clips", 0):
+        measured = known["num_clips"]
+        raise ValueError(f"num_clips={given}, but protocol={name} measures {measured} clips")
+    span = values["skip_fake"] + (values["frames"] - 1) * values["stride_fake"] + 1
+    if frames < span:
+        raise ValueError(f"clips of {frames} frames, but protocol={name} measures {span}")
+    wanted = known.get("height", height), known.get("width", width)
+    if height < wanted[0] or width < wanted[1]:
+        raise ValueError(
+            f"clips of {height}x{width} pixels, but protocol={name} measures "
+            f"{wanted[0]}x{wanted[1]}, to which they would be enlarged"
+        )
+    return count
+
+
 def resolve(
     given: Mapping[str, Any],
     name: str | None,
