@@ -44,7 +44,7 @@ class MakeReport(Config):
 
 def run(config: MakeReport) -> None:
     """Read everything, then write the page."""
-    reconstructions, generated, ablations, trainings, costs = [], [], [], [], []
+    reconstructions, generated, memorized, ablations, trainings, costs = ([] for _ in range(6))
     scores: list[tuple[str, dict[str, Any]]] = []
     taken: set[tuple[str, str]] = set()
     for label, path in map(_named, config.results):
@@ -56,6 +56,8 @@ def run(config: MakeReport) -> None:
                 ablations.append(ablation_section(label, result))
             else:
                 scores.append((label, result))
+            if result.get("memorization"):
+                memorized.append(sections.memorization_section(label, result))
         elif (path / "metrics.json").is_file():
             result = _result(path / "metrics.json", ("reconstruction",))
             reconstructions.append(sections.reconstruction_section(label, path, result))
@@ -95,6 +97,7 @@ def run(config: MakeReport) -> None:
                 else []
             ),
             *ablations,
+            *memorized,
             *trainings,
             *costs,
         ],

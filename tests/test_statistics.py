@@ -15,6 +15,8 @@ from data.video.encode import write_video
 from eval.features.classifier import ClassifierConfig, ClipClassifier
 from eval.features.statistics import load_statistics
 from eval.metrics.frechet import frechet_distance, frechet_from_features, moments
+from eval.report.items import Comparison, Table
+from eval.report.result_sections import memorization_section
 from tests.builders.commands import run_script
 
 pytestmark = [
@@ -227,3 +229,23 @@ def test_copies_of_training_clips_are_found(root, tmp_path):
         assert pair["distance"] == 0
         assert pair["generated"] == pair["training"]
     json.dumps(found)
+
+    # The page shows the pairs as the network saw them, or says why not
+    section = memorization_section("copies", read_json(tmp_path / "copies.json"))
+    table, *pairs = section.items
+    assert isinstance(table, Table)
+    assert [row[2] for row in table.rows] == [pair["distance"] for pair in found["worst"]]
+    for number, pair in enumerate(pairs):
+        assert isinstance(pair, Comparison)
+        made, trained = pair.clips.values()
+        assert made.shape == trained.shape == (4, 32, 32, 3)
+        assert (made == trained).all() == (number < len(names))
+    assert "50.0% of the generated clips" in section.intro[0]
+    page = tmp_path / "page.html"
+    results = [f"--results={tmp_path / name}.json" for name in ("copies", "fake")]
+    assert run_script("report.py", *results, f"--out={page}") == 0
+    assert "nearest training clip" in page.read_text()
+    (copies / names[0]).unlink()
+    gone = memorization_section("copies", read_json(tmp_path / "copies.json"))
+    assert len(gone.items) == 1
+    assert f"has no {names[0]} any more" in gone.items[0].notes[-1]

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 
 from common.config import Config
+from common.seeding import fold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,3 +43,19 @@ class ClipProtocol(Config):
     def span(self) -> int:
         """Frames a video needs."""
         return self.skip + (self.frames - 1) * self.stride + 1
+
+    def first_frame(self, id: str, frames: int) -> int:
+        """Where the clip begins in a video of so many frames, at least `span`."""
+        slack = frames - self.span
+        match self.start:
+            case "first":
+                offset = 0
+            case "center":
+                offset = slack // 2
+            case "random":
+                offset = fold(self.seed, "clip start", id) % (slack + 1)
+        return self.skip + offset
+
+    def indices(self, start: int) -> list[int]:
+        """The video's frames that make the clip, from `start` on."""
+        return [start + self.stride * i for i in range(self.frames)]

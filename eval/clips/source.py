@@ -3,14 +3,15 @@
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -25,6 +26,7 @@ from data.video.video_record import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from eval.clips.clip_protocol import ClipProtocol
 from eval.clips.video_stores import Video, open_store
 
+CLIP_FIELDS = tuple(field.name for field in fields(ClipProtocol))
 RATE_TOLERANCE = 0.1  # relative; players round frame rates
 LOSSLESS = {
     *("bmp", "ffv1", "ffvhuff", "huffyuv", "magicyuv", "png", "qtrle", "rawvideo", "utvideo"),
@@ -77,7 +79,7 @@ class ClipSource(Dataset):
         self._store = open_store(self.folder)
         self._videos = self._choose(progress)
         self.ids = [video.id for video in self._videos]
-        self.starts = [self._start(video) for video in self._videos]
+        self.starts = [protocol.first_frame(video.id, video.frames) for video in self._videos]
         known = {video.codec for video in self._videos if video.codec}
         self.codecs = sorted(known or {self._store.codec(self.ids[0])})
         self._content: str | None = None
@@ -225,26 +227,14 @@ class ClipSource(Dataset):
         try:
             video = self._store.video(id)
             if video.frames >= self.protocol.span:
-                self._read(video, self._start(video))
+                self._read(video, self.protocol.first_frame(id, video.frames))
         except ValueError as error:
             self.unreadable[id] = str(error)
             return None
         return video
 
     def _read(self, video: Video, start: int) -> UInt8[np.ndarray, "t h w 3"]:
-        wanted = start + self.protocol.stride * np.arange(self.protocol.frames)
-        return self._store.read(video.id, wanted.tolist())
-
-    def _start(self, video: Video) -> int:
-        slack = video.frames - self.protocol.span
-        match self.protocol.start:
-            case "first":
-                offset = 0
-            case "center":
-                offset = slack // 2
-            case "random":
-                offset = fold(self.protocol.seed, "clip start", video.id) % (slack + 1)
-        return self.protocol.skip + offset
+        return self._store.read(video.id, self.protocol.indices(start))
 
     def _refuse_short(self, video: Video) -> None:
         raise ValueError(
@@ -308,3 +298,32 @@ def check_rates(real: Rated, fake: Rated) -> None:
             "cannot match. Set the strides (real clips at the training stride), or allow the "
             "mismatch if the files' frame rates mean nothing."
         )
+
+
+def recorded_clips(
+    record: Mapping[str, Any], ids: Sequence[str], size: tuple[int, int] | None = None
+) -> list[UInt8[np.ndarray, "t h w 3"]]:
+    """Clips of an earlier evaluation, read once more, to be looked at.
+
+    Args:
+        record: what `ClipSource.describe` gave.
+        ids: of the clips.
+        size: height and width, pixels; None takes those that were evaluated.
+
+    Raises:
+        ValueError: the videos are no longer there, or cannot be read.
+    """
+    protocol = ClipProtocol(**{name: record[name] for name in CLIP_FIELDS})
+    store = open_store(Path(record["folder"]))
+    if missing := {*ids} - {*store.ids()}:
+        raise ValueError(f"{record['folder']}: has no {min(missing)} any more")
+    clips = []
+    for id in ids:
+        start = protocol.first_frame(id, store.video(id).frames)
+        frames = store.read(id, protocol.indices(start))
+        height, width = size or (protocol.height, protocol.width)
+        if height is None or width is None:
+            height, width = frames.shape[1:3]
+        sized = fit(torch.from_numpy(np.array(frames)), height, width)  # c t h w
+        clips.append(rearrange(sized, "c t h w -> t h w c").numpy())
+    return clips

@@ -10,7 +10,7 @@ import json
 import pickle
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 
 from common.files import atomic_path, sha256_file
 from eval.clips.clip_protocol import ClipProtocol
-from eval.clips.source import ClipSource
+from eval.clips.source import CLIP_FIELDS, ClipSource
 from eval.features.extractors import Extractor
 from eval.features.feature_cache import FeatureSet
 from eval.metrics.frechet import moments
@@ -177,7 +177,7 @@ def _read_own(path: Path) -> Statistics:
                 raise ValueError(f"schema {schema}, but this version reads {SCHEMA}")
             arrays = {name: file.get_tensor(name) for name in ("features", "mean", "covariance")}
         source = record["source"]
-        protocol = ClipProtocol(**{f.name: source[f.name] for f in fields(ClipProtocol)})
+        protocol = ClipProtocol(**{name: source[name] for name in CLIP_FIELDS})
         ids = record["ids"]
         if len(ids) != len(arrays["features"]):
             raise ValueError(f"{len(ids)} ids for {len(arrays['features'])} features")

@@ -12,6 +12,7 @@ from common.files import read_json
 from data.video.decode import read_frames
 from data.video.probe import probe
 from engine.run_folder import read_log
+from eval.clips.source import recorded_clips
 from eval.protocols.published_scores import published_beside
 from eval.report.items import Cell, Column, Comparison, Curve, Gallery, Item, Section, Table
 from eval.report.reconstruction_tables import reconstruction_tables
@@ -105,6 +106,45 @@ def _score_table(group: Mapping[str, dict[str, Any]], suffix: str, why: list[str
         reference_rows=published_beside(first, len(columns)),
         notes=[*why, *dict.fromkeys(notes)],
     )
+
+
+def memorization_section(label: str, result: Mapping[str, Any]) -> Section:
+    """The generated clips that lie nearest to a training clip, each beside it, where the videos of
+    both are still there; the distances in a table."""
+    found = result["memorization"]
+    pairs = found["worst"]
+    items: list[Item] = []
+    notes = ["Distances are those of the features that the score compares."]
+    try:
+        generated = recorded_clips(result["fake"], [pair["generated"] for pair in pairs])
+        size = generated[0].shape[1], generated[0].shape[2]
+        training = recorded_clips(result["real"], [pair["training"] for pair in pairs], size)
+    except (ValueError, OSError) as error:
+        notes.append(f"The clips cannot be shown: {error}")
+    else:
+        items = [
+            Comparison(
+                title=f"{pair['generated']} and the training clip nearest to it",
+                caption=f"{pair['training']}, at a distance of {pair['distance']:.4g}; "
+                f"{found['threshold']:.4g} is near.",
+                clips={"generated": made, "nearest training clip": trained},
+                fps=FPS,
+                scores={"distance": pair["distance"]},
+            )
+            for pair, made, trained in zip(pairs, generated, training, strict=True)
+        ]
+    table = Table(
+        title=f"Nearest training clips: {label}",
+        columns=["generated", "training", Column(name="distance")],
+        rows=[[pair["generated"], pair["training"], pair["distance"]] for pair in pairs],
+        notes=notes,
+    )
+    intro = (
+        f"{found['share']:.1%} of the generated clips are nearer to a training clip than "
+        f"{found['threshold']:.4g}. Of {found['clips_held_out']} real clips that were not trained "
+        f"on, {found['level']:.1%} are. A model that copies lies far above them."
+    )
+    return Section(title=f"Memorized? {label}", intro=[intro], items=[table, *items])
 
 
 def samples_gallery(label: str, folder: Path) -> Gallery:
