@@ -70,10 +70,13 @@ class BlankVideos:
         return self.items
 
     def entry(self, index: int) -> Any:
+        """A video without a label."""
         return SimpleNamespace(key=f"video{index}", label=0)
 
     def slack(self, index: int) -> int:
+        """Frames by which a clip's start may vary: none."""
         return 0
 
     def clip(self, index: int, start: int, flip: bool) -> Tensor:
+        """One black pixel, `3 1 1 1`."""
         return torch.zeros(3, 1, 1, 1)

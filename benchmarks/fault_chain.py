@@ -46,6 +46,7 @@ class Command:
 
     @property
     def name(self) -> str:
+        """The script's name and the subcommand's."""
         stem = self.script.removesuffix(".py")
         return f"{stem}_{self.subcommand}" if self.subcommand else stem
 

@@ -66,6 +66,7 @@ class PlainBlock(nn.Module):
         self.block = block
 
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:
+        """`b t n d` and conditions `b 1 d` -> `b t n d`."""
         block, (_, frames, patches, _) = self.block, x.shape
         assert isinstance(block.attn, Attention)
         cond = cond.expand(-1, frames, -1)

@@ -120,6 +120,7 @@ Prepared = tuple[list[nn.Module], Callable[[], object]]
 
 
 def encode(config: Traffic, device: torch.device) -> Prepared:
+    """One chunk that is the whole video."""
     model = build_vae(config, device, torch.bfloat16)
     x = torch.empty(config.batch, 3, config.frames, config.height, config.width, device=device)
     x = x.bfloat16()
@@ -127,6 +128,7 @@ def encode(config: Traffic, device: torch.device) -> Prepared:
 
 
 def decode(config: Traffic, device: torch.device) -> Prepared:
+    """One chunk that is the whole latent."""
     model = build_vae(config, device, torch.bfloat16)
     shape = model.config.latent_shape(config.frames, config.height, config.width)
     z = torch.empty(config.batch, *shape, device=device, dtype=torch.bfloat16)
@@ -168,6 +170,7 @@ def vae_step(config: Traffic, device: torch.device) -> Prepared:
 
 
 def latte_step(config: Traffic, device: torch.device) -> Prepared:
+    """Loss and gradients of one batch."""
     model, x, y = build_latte(config, device)
     diffusion, t = GaussianDiffusion(), torch.zeros_like(y)
     noise = torch.empty_like(x)
@@ -181,6 +184,7 @@ def latte_step(config: Traffic, device: torch.device) -> Prepared:
 
 
 def sampling_step(config: Traffic, device: torch.device) -> Prepared:
+    """One DDIM step with guidance."""
     model, x, y = build_latte(config, device)
     model_fn, diffusion = guided(model, y, 7.0), GaussianDiffusion().respaced([500])
 
@@ -206,6 +210,7 @@ PASSES: dict[Pass, Callable[[Traffic, torch.device], Prepared]] = {
 
 
 def build_vae(config: Traffic, device: torch.device, dtype: torch.dtype) -> VideoVAE:
+    """IV-VAE of the config's sizes on the device, in `dtype`."""
     model = VideoVAE(VAEConfig(dim=config.dim, z_dim=config.z_dim))
     place(model, device, dtype)
     return model

@@ -71,6 +71,7 @@ class Plain:
                 return frames(layer, x)
 
     def ktc(self, layer: KTCConv, x: Tensor, past: dict[nn.Module, Tensor]) -> Tensor:
+        """Conv2d beside Conv3d, `b c t h w` -> `b c' t h w`."""
         before = past.get(layer, x[:, :, :1])
         past[layer] = x[:, :, -1:]
         padded = F.pad(torch.cat([before, x, torch.zeros_like(before)], dim=2), (1, 1, 1, 1))
@@ -78,6 +79,7 @@ class Plain:
         return torch.cat([frames(layer.keyframe, x), motion], dim=1)
 
     def attention(self, layer: Attention, x: Tensor, past: dict[nn.Module, Tensor]) -> Tensor:
+        """Attention of each half of the channels on its own, `b c t h w`, with the residual."""
         y = rearrange(self.layer(layer.norm, x, past), "b c t h w -> (b t) c h w")
         weights = [layer.to_qkv.weight, layer.to_qkv.bias, layer.to_out.weight, layer.to_out.bias]
         outputs = []
@@ -94,6 +96,7 @@ class Plain:
     def downsample(
         self, layer: Downsample, x: Tensor, later: bool, past: dict[nn.Module, Tensor]
     ) -> Tensor:
+        """`b c t h w` -> `b c t' h/2 w/2`; frames are halved in groups (`later`) alone."""
         past[layer] = torch.ones(1)
         halves = []
         for half, w, b in zip(
@@ -116,6 +119,7 @@ class Plain:
     def upsample(
         self, layer: Upsample, x: Tensor, later: bool, past: dict[nn.Module, Tensor]
     ) -> Tensor:
+        """`b c t h w` -> `b c/2 t' 2h 2w`; frames are doubled in groups (`later`) alone."""
         past[layer] = torch.ones(1)
         keyframe, motion = x.chunk(2, dim=1)
         if layer.temporal is not None and later:

@@ -14,6 +14,7 @@ class Conv3d(nn.Conv3d):
     """
 
     def forward(self, input: Tensor) -> Tensor:
+        """`b c t h w` -> `b c' t' h' w'`, as `nn.Conv3d` up to rounding."""
         if input.ndim != 5 or input.shape[2] != 1 or self.padding_mode != "zeros":
             return super().forward(input)
         assert not isinstance(self.padding, str)

@@ -49,9 +49,13 @@ Evaluate = Callable[[nn.Module], dict[str, float]]
 class Stateful(Protocol):
     """Something besides weights that a resumed run needs; its state is kept as JSON."""
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> dict[str, Any]:
+        """The state, of types that JSON knows."""
+        ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        ...
 
 
 class Trainer:

@@ -61,6 +61,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, x: Float[Tensor, "b t n d"]) -> Float[Tensor, "b t n d"]:
+        """Attention along `axis`, without the residual."""
         qkv = rearrange(self.qkv(x), _SPLIT[self.axis], k=3, h=self.num_heads)
         y = attend(*qkv)
         return self.proj(rearrange(y, _MERGE[self.axis], b=len(x)))
@@ -79,6 +80,7 @@ class BothAttention(nn.Module):
         self.time = Attention(hidden_size, num_heads, "time")
 
     def forward(self, x: Float[Tensor, "b t n d"]) -> Float[Tensor, "b t n d"]:
+        """Attention in space, then in time, without the residual."""
         clip, images = split_images(self.space(x), self.frames)
         return join_images(self.time(clip), images)
 
@@ -100,6 +102,7 @@ class SplitAttention(nn.Module):
         self.proj = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, x: Float[Tensor, "b t n d"]) -> Float[Tensor, "b t n d"]:
+        """Attention in space and in time, without the residual."""
         qkv = rearrange(self.qkv(x), "b t n (k s d) -> s b t n (k d)", k=3, s=2)
         space, time = (rows.contiguous() for rows in qkv)  # b t n (3 d/2) each
         clip, images = split_images(time, self.frames)
@@ -133,6 +136,7 @@ class Block(nn.Module):
     def forward(
         self, x: Float[Tensor, "b t n d"], cond: Float[Tensor, "b k d"]
     ) -> Float[Tensor, "b t n d"]:
+        """Attention and MLP, each with its residual; k = 1 condition for all frames, or k = t."""
         modulation = self.adaLN_modulation(cond)[:, :, None].chunk(6, dim=-1)  # 6 of b k 1 d
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation
         x = x + gate * self.attn(_modulate(self.norm1(x), shift, scale))
@@ -151,6 +155,7 @@ class FinalLayer(nn.Module):
     def forward(
         self, x: Float[Tensor, "b t n d"], cond: Float[Tensor, "b k d"]
     ) -> Float[Tensor, "b t n v"]:
+        """The v values of each token's patch; k = 1 condition for all frames, or k = t."""
         shift, scale = self.adaLN_modulation(cond)[:, :, None].chunk(2, dim=-1)  # 2 of b k 1 d
         return self.linear(_modulate(self.norm_final(x), shift, scale))
 

@@ -13,11 +13,17 @@ class DiffusionProcess(Protocol):
     """`GaussianDiffusion` or `RectifiedFlow`; their methods say what the arguments are."""
 
     @property
-    def max_timestep(self) -> float: ...
+    def max_timestep(self) -> float:
+        """Timestep of pure noise, the largest that the model gets."""
+        ...
 
-    def draw_time(self, generator: torch.Generator) -> Tensor: ...
+    def draw_time(self, generator: torch.Generator) -> Tensor:
+        """A time for one row of training, shape (1,)."""
+        ...
 
-    def timestep_at(self, share: Tensor) -> Tensor: ...
+    def timestep_at(self, share: Tensor) -> Tensor:
+        """Timesteps at these shares, in [0, 1], of the way from data to noise, shape (b,)."""
+        ...
 
     def training_loss(
         self,
@@ -26,9 +32,13 @@ class DiffusionProcess(Protocol):
         t: Tensor,
         noise: Tensor,
         frame_weight: Tensor | None = None,
-    ) -> dict[str, Tensor]: ...
+    ) -> dict[str, Tensor]:
+        """Per-row losses by name, each of shape (b,), of a model at the given times and noise."""
+        ...
 
-    def exact_prediction(self, x0: Tensor, x_t: Tensor, t: Tensor, start: Tensor) -> Tensor: ...
+    def exact_prediction(self, x0: Tensor, x_t: Tensor, t: Tensor, start: Tensor) -> Tensor:
+        """Prediction at `x_t` of a model that knows `x0`; the noising began at `start`."""
+        ...
 
 
 def make_process(diffusion: DiffusionConfig, flow: FlowConfig | None) -> DiffusionProcess:

@@ -24,9 +24,9 @@ class MakeReport(Config):
     """Put results side by side on one web page that needs no network and no other file."""
 
     results: list[str]
-    """One flag each: a folder of eval_reconstruction, a JSON file of eval_fvd, eval_is or ablate,
-    a folder of samples, of a training run, or of stages' records. `label=...` before it names it.
-    """
+    """One flag for each result: a JSON file of eval_fvd, eval_is or ablate; or a folder of
+    eval_reconstruction, of samples, of a training run or of records of stages. `label=` in front
+    gives it a name."""
     out: str
     """The page, .html."""
     title: str = "Results"

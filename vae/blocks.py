@@ -36,6 +36,7 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, chunk: Chunk) -> Tensor:
+        """`(b t) c h w` -> `(b t) c' h w`."""
         y = self.conv1(self.norm1(x), chunk)
         y = self.conv2(self.dropout(self.norm2(y)), chunk)
         return self.shortcut(x) + y
@@ -53,6 +54,7 @@ class Attention(nn.Module):
         self.to_out = nn.Conv2d(channels, channels, 1, groups=branches)
 
     def forward(self, x: Tensor, chunk: Chunk | None = None) -> Tensor:
+        """`(b t) c h w` -> the same shape, with the residual; `chunk` is not used."""
         height = x.shape[2]
         qkv = self.to_qkv(self.norm(x))
         q, k, v = rearrange(qkv, "n (k qkv c) h w -> qkv n k (h w) c", k=self.branches, qkv=3)
@@ -83,6 +85,7 @@ class PAC(nn.Module):
         self.fuse = nn.Conv2d(len(self.convs) * out_channels, out_channels, 1)
 
     def forward(self, x: Tensor, chunk: Chunk | None = None) -> Tensor:
+        """`(b t) c h w` -> `(b t) c' h w`; `chunk` is not used."""
         y = [conv(x) for conv in self.convs]
         return self.fuse(rearrange(y, "p n (k z) h w -> n (k p z) h w", k=self.branches))
 

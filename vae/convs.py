@@ -106,6 +106,7 @@ class TemporalConv(Cached, nn.Conv3d):
         return not self.causal and self.group > 1
 
     def forward(self, x: Tensor, chunk: Chunk) -> Tensor:  # type: ignore[override]
+        """`(b t) c h w` -> `(b t) c' h w`."""
         return self.run(x, chunk)
 
     def run(self, x: Tensor, chunk: Chunk, companion: nn.Conv2d | None = None) -> Tensor:
@@ -195,6 +196,7 @@ class Neighbors(NamedTuple):
     """Whether the first frame also takes what it gives to the second."""
 
     def split(self, earlier: Tensor) -> Tensor:
+        """`(b t) (k c) h w` -> `k b t h w c`: for each tap k what the frames give."""
         return rearrange(earlier, "(b t) (k c) h w -> k b t h w c", b=self.batch, k=self.taps)
 
 
@@ -319,6 +321,7 @@ class KTCConv(nn.Module):
         self.halved_next = halved_next
 
     def forward(self, x: Tensor, chunk: Chunk) -> Tensor:
+        """`(b t) c h w` -> `(b t) c' h w`, [keyframe branch | motion branch]."""
         if not self.halved_next:
             return self.motion.run(x, chunk, self.keyframe)
         motion = self.motion.run(x, chunk)
@@ -333,6 +336,7 @@ class Conv2d(nn.Conv2d):
     """A 2D convolution of every frame on its own, called like a TemporalConv."""
 
     def forward(self, input: Tensor, chunk: Chunk | None = None) -> Tensor:
+        """`(b t) c h w` -> `(b t) c' h' w'`; `chunk` is not used."""
         return super().forward(input)
 
 

@@ -32,6 +32,7 @@ class Decoder(nn.Module):
         self.head = conv3x3(config, 0, widths[0], 3 * k)
 
     def forward(self, z: Tensor, chunk: Chunk) -> Tensor:
+        """Decode the latent frames of `chunk`."""
         x = self.conv_in(z, chunk)
         for layer in (*self.middle, *self.layers):
             x = layer(x, chunk)

@@ -35,6 +35,7 @@ class Encoder(nn.Module):
         self.head = head(config, last, widths[last], 2 * config.z_dim)
 
     def forward(self, x: Tensor, chunk: Chunk) -> Tensor:
+        """Encode the frames of `chunk`."""
         x = self.conv_in(x, chunk)
         for layer in (*self.layers, *self.middle):
             x = layer(x, chunk)

@@ -27,6 +27,7 @@ class RMSNorm(nn.Module):
         self.gain = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        """`(b t) c h w` -> the same shape."""
         x_hat, gain, _ = _normalize(x, self.gain, self.branches)
         return _merge(x_hat * gain, x)
 

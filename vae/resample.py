@@ -33,6 +33,7 @@ class Downsample(nn.Module):
             self.temporal = MergePairs(c) if self.branches == 2 else CausalMergePairs(c)
 
     def forward(self, x: Tensor, chunk: Chunk) -> Tensor:
+        """`(b t) c h w` -> `(b t') c h/2 w/2`; t' = t where time is not halved."""
         if self.temporal is None:
             return shrink(x, self.spatial.weight, self.spatial.bias, groups=self.branches)
         c = self.temporal.in_channels
@@ -51,6 +52,7 @@ class MergePairs(nn.Conv3d):
         super().__init__(channels, channels, (2, 1, 1), stride=(2, 1, 1))
 
     def forward(self, groups: Tensor, image: Tensor, chunk: Chunk) -> Tensor:  # type: ignore[override]
+        """Frames of the groups, `b t h w c` -> `b t/2 h w c`."""
         return _pointwise(self, rearrange(groups, "b (t k) h w c -> b t h w (k c)", k=2))
 
 
@@ -61,6 +63,7 @@ class CausalMergePairs(Cached, nn.Conv3d):
         super().__init__(channels, channels, (3, 1, 1), stride=(2, 1, 1))
 
     def forward(self, groups: Tensor, image: Tensor, chunk: Chunk) -> Tensor:  # type: ignore[override]
+        """Frames of the groups, `b t h w c` -> `b t/2 h w c`."""
         before = image if chunk.image else chunk.past[self.name]
         x = torch.cat([before, groups], dim=1)
         if not chunk.last:
@@ -89,6 +92,7 @@ class Upsample(nn.Module):
         self.spatial = nn.Conv2d(width, width // 2, 3, padding=1, groups=self.branches)
 
     def forward(self, x: Tensor, chunk: Chunk) -> Tensor:
+        """`(b t) c h w` -> `(b t') c/2 2h 2w`; t' = t where time is not doubled."""
         if self.temporal is None:
             return enlarge(x, self.spatial.weight, self.spatial.bias, groups=self.branches)
         c = self.temporal.in_channels
@@ -150,6 +154,7 @@ class SplitFrames(nn.Conv3d):
         super().__init__(channels, 2 * channels, 1)
 
     def forward(self, groups: Tensor, image: Tensor, chunk: Chunk) -> Tensor:  # type: ignore[override]
+        """Frames of the groups, `b t h w c` -> `b t h w 2c`."""
         # axes in their order, so that the gradient lies in memory as the weight does (DDP wants it)
         return F.linear(groups, rearrange(self.weight, "o i 1 1 1 -> o i"), self.bias)
 
@@ -165,6 +170,7 @@ class TemporalSplitFrames(TemporalConv):
         super().__init__(c, 2 * c, group=group, causal=config.temporal == "causal", size=1)
 
     def forward(self, groups: Tensor, image: Tensor, chunk: Chunk) -> Tensor:  # type: ignore[override]
+        """Frames of the groups, `b t h w c` -> `b t h w 2c`."""
         if self.causal:
             chunk = replace(chunk, image=False)  # with the same carry
             image = image[:, :0]

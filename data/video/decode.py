@@ -309,6 +309,7 @@ def _shown_aspect(stream: VideoStream, frame: VideoFrame) -> Fraction:
 
 
 def to_rgb(frame: VideoFrame) -> UInt8[np.ndarray, "h w 3"]:
+    """The frame in RGB, turned and mirrored as its display matrix says."""
     image = frame.to_ndarray(format="rgb24", interpolation=EXACT, threads=1)
     a, b, c, d = _orientation(frame)
     if not a:

@@ -274,11 +274,19 @@ class Rated(Protocol):
     """What `check_rates` asks of a set of clips."""
 
     @property
-    def folder(self) -> Path: ...
+    def folder(self) -> Path:
+        """Folder of the clips."""
+        ...
+
     @property
-    def rate(self) -> float | None: ...
+    def rate(self) -> float | None:
+        """Frames of a clip per second, Hz; None where the files do not say."""
+        ...
+
     @property
-    def protocol(self) -> ClipProtocol: ...
+    def protocol(self) -> ClipProtocol:
+        """How clips are cut from the videos."""
+        ...
 
 
 def check_rates(real: Rated, fake: Rated) -> None:

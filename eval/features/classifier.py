@@ -39,6 +39,7 @@ class Block(nn.Module):
         self.shortcut = Conv3d(inputs, outputs, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        """`b c t h w` -> `b c' t' h' w'`, each axis divided by its stride, rounded up."""
         y = self.conv_1(F.silu(self.norm_1(x)))
         return self.shortcut(x) + self.conv_2(F.silu(self.norm_2(y)))
 

@@ -44,6 +44,7 @@ class Pool(nn.Module):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
+        """`b c t h w` -> `b c t' h' w'`, each axis divided by its stride, rounded up."""
         return F.max_pool3d(pad_same(x, self.kernel, self.stride), self.kernel, self.stride)
 
 
@@ -56,6 +57,7 @@ class Unit(nn.Module):
         self.bn = nn.BatchNorm3d(outputs, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
+        """`b c t h w` -> `b c' t' h' w'`, each axis divided by the stride, rounded up."""
         x = pad_same(x, self.conv3d.kernel_size, self.conv3d.stride)
         return F.relu(self.bn(self.conv3d(x)))
 
@@ -75,6 +77,7 @@ class Mixed(nn.Module):
         self.b3b = Unit(inputs, pooled, 1, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
+        """`b c t h w` -> `b c' t h w`, c' the sum over the branches."""
         branches = self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(self.pool(x))
         return torch.cat(branches, dim=1)
 
@@ -87,6 +90,7 @@ class Logits(nn.Module):
         self.conv3d = Conv3d(inputs, classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """`b c t h w` -> `b k t h w`, a logit of each of k classes."""
         return self.conv3d(x)
 
 

@@ -56,6 +56,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(config.dim, config.dim)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """Attention over the n tokens, without the residual."""
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv = F.linear(x, self.qkv.weight, bias)
         q, k, v = rearrange(qkv, "b n (k h d) -> k b h n d", k=3, h=self.heads)
@@ -79,6 +80,7 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """Attention and MLP over the n tokens, each with its residual."""
         x = x + self.attn(self.norm1(x))
         return x + self.mlp["fc2"](F.gelu(self.mlp["fc1"](self.norm2(x))))
 

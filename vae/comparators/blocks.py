@@ -48,6 +48,7 @@ class PaddedConv3d(Conv3d):
         self.fill = fill
 
     def forward(self, input: Tensor) -> Tensor:
+        """`b c t h w` -> `b c' t' h' w'`."""
         if self.fill == "repeat":
             return super().forward(repeat_ends(input, *self.ends))
         return super().forward(F.pad(input, (0, 0, 0, 0, *self.ends)))
@@ -69,6 +70,7 @@ class FrameConv2d(nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel, stride=stride, padding=edge)
 
     def forward(self, input: Tensor) -> Tensor:
+        """`b c t h w` -> `b c' t h' w'`."""
         y = super().forward(rearrange(input, "b c t h w -> (b t) c h w"))
         return rearrange(y, "(b t) c h w -> b c t h w", b=input.shape[0])
 
@@ -77,6 +79,7 @@ class FrameNorm(nn.GroupNorm):
     """GroupNorm with statistics of every frame on its own."""
 
     def forward(self, input: Tensor) -> Tensor:
+        """`b c t h w` -> the same shape."""
         y = super().forward(rearrange(input, "b c t h w -> (b t) c h w"))
         return rearrange(y, "(b t) c h w -> b c t h w", b=input.shape[0])
 
@@ -89,6 +92,7 @@ class Named(nn.Module):
         self.conv = conv
 
     def forward(self, x: Tensor) -> Tensor:
+        """Output of the layer."""
         return self.conv(x)
 
 
@@ -121,6 +125,7 @@ class ResidualBlock(nn.Module):
         return self.conv2
 
     def forward(self, x: Tensor) -> Tensor:
+        """`b c t h w` -> `b c' t h w`."""
         y = self.conv1(F.silu(self.norm1(x)))
         y = self.conv2(F.silu(self.norm2(y)))
         return y + (self.get_submodule(self.shortcut_name)(x) if self.shortcut_name else x)
@@ -143,6 +148,7 @@ class SpatialAttention(nn.Module):
         return self.proj_out
 
     def forward(self, x: Tensor) -> Tensor:
+        """`b c t h w` -> the same shape, with the residual."""
         return x + self.attend(x)
 
     def attend(self, x: Tensor) -> Tensor:
@@ -165,6 +171,7 @@ class Downsample(nn.Module):
         self.conv = conv
 
     def forward(self, x: Tensor) -> Tensor:
+        """`b c t h w` -> `b c t' h/2 w/2`."""
         return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
@@ -176,6 +183,7 @@ class Upsample(nn.Module):
         self.conv = conv
 
     def forward(self, x: Tensor) -> Tensor:
+        """`b c t h w` -> `b c t 2h 2w`."""
         return self.conv(enlarge(x))
 
 

@@ -152,6 +152,7 @@ class SplitUpsample(nn.Module):
         self.conv = PaddedConv3d(channels, 2 * channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """`b c t h w` -> `b c 2t-1 2h 2w`."""
         return interleave(*_convolve_enlarged(self.conv, x).chunk(2, dim=1))[:, :, 1:]
 
 
@@ -163,6 +164,7 @@ class SpatialUpsample(nn.Module):
         self.conv = PaddedConv3d(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """`b c t h w` -> `b c t 2h 2w`."""
         return _convolve_enlarged(self.conv, x)
 
 

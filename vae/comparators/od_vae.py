@@ -184,6 +184,7 @@ class Double(nn.Module):
         self.conv = conv
 
     def forward(self, x: Tensor) -> Tensor:
+        """`b c t h w` -> `b c 2t-1 2h 2w`."""
         parts = [F.interpolate(x[:, :, :1], scale_factor=(1, 2, 2), mode="trilinear")]
         if x.shape[2] > 1:
             parts.append(F.interpolate(x[:, :, 1:], scale_factor=(2, 2, 2), mode="trilinear"))

@@ -168,6 +168,7 @@ class TemporalEncoder(nn.Module):
         self.conv2 = _causal(widths[-1], 2 * config.z_dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Latents of the image VAE, `b 4 t h w` -> [mean | log-variance], `b 2z t/4 h w`."""
         x = self.conv_in(x)
         for level, blocks in enumerate(self.block_res_blocks):
             x = blocks(x)
@@ -195,6 +196,7 @@ class TemporalDecoder(nn.Module):
         self.conv_out = _causal(widths[0], Z_DIM)
 
     def forward(self, z: Tensor) -> Tensor:
+        """`b z t h w` -> latents of the image VAE, `b 4 4t h w`."""
         x = self.res_blocks(self.conv1(z))
         for level in reversed(range(len(self.block_res_blocks))):
             x = self.block_res_blocks[level](x)
