@@ -80,15 +80,15 @@ class PerceptualLoss(nn.Module):
         self.name = f"lpips_{backbone}" if weights.verified else f"lpips_{backbone}_unverified"
         self.sha256 = weights.sha256
         state = read_state_dict(weights.path)
-        own = self.lpips.net.state_dict()  # slice1.0.weight is features.0.weight of torchvision
-        wanted = {key: f"features.{key.partition('.')[2]}" for key in own}
+        ours = self.lpips.net.state_dict()  # slice1.0.weight is features.0.weight of torchvision
+        wanted = {key: f"features.{key.partition('.')[2]}" for key in ours}
         for key, name in wanted.items():
             shape = getattr(state.get(name), "shape", None)
-            if shape != own[key].shape:
+            if shape != ours[key].shape:
                 found = f"is {tuple(shape)}" if shape is not None else "is missing"
                 raise ValueError(
                     f"{weights.path}: not torchvision's {backbone}, {name} {found}, not "
-                    f"{tuple(own[key].shape)}"
+                    f"{tuple(ours[key].shape)}"
                 )
         self.lpips.net.load_state_dict({key: state[name] for key, name in wanted.items()})
 

@@ -153,10 +153,10 @@ class Shell:
 
 def load_weights(module: nn.Module, file: Path) -> None:
     """Load a safetensors file of whole weights, of which a sharded module keeps its parts."""
-    own = module.state_dict()
+    targets = module.state_dict()
     with safe_open(file, "pt") as saved:
         names = saved.keys()
-        module.load_state_dict({n: _like(own.get(n), saved.get_tensor(n)) for n in names})
+        module.load_state_dict({n: _like(targets.get(n), saved.get_tensor(n)) for n in names})
 
 
 def checkpoint_whole(
@@ -188,9 +188,9 @@ def checkpoint_whole(
             state = torch.load(file[1], map_location="cpu", mmap=True, weights_only=True)
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             for i, moments in state["state"].items():
-                own = parameters[i]
+                parameter = parameters[i]
                 for name, value in moments.items():
-                    part = _like(own, value) if value.shape == own.shape else value
+                    part = _like(parameter, value) if value.shape == parameter.shape else value
                     moments[name] = part.clone()  # off the file
             optimizer.load_state_dict(state)
 
@@ -209,12 +209,12 @@ def _write_weights(weights: dict[str, Tensor], file: Path) -> None:
     save_file({name: value.contiguous() for name, value in weights.items()}, file)
 
 
-def _like(own: Tensor | None, value: Tensor) -> Tensor:
-    """This process's part of `value`, if `own` is a part."""
-    if not isinstance(own, DTensor):
+def _like(target: Tensor | None, value: Tensor) -> Tensor:
+    """This process's part of `value`, if `target` is a part."""
+    if not isinstance(target, DTensor):
         return value
-    value = value.to(own.device)
-    return distribute_tensor(value, own.device_mesh, own.placements, src_data_rank=None)
+    value = value.to(target.device)
+    return distribute_tensor(value, target.device_mesh, target.placements, src_data_rank=None)
 
 
 def _units(module: nn.Module) -> list[nn.Module]:

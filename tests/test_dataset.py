@@ -29,7 +29,7 @@ def numbers(video):
     return [read_barcode(frame) for frame in video.permute(1, 2, 3, 0).numpy()]
 
 
-def test_a_clip_has_the_frames_at_the_interval_and_its_own_label(folder):
+def test_a_clip_has_the_frames_at_the_stride_and_its_own_label(folder):
     dataset = clips(folder)
     assert [dataset.entry(i).key for i in range(len(dataset))] == ["video0", "video1", "video4"]
     for index, (video, frames) in enumerate([(0, 40), (1, 30), (4, 60)]):
@@ -90,12 +90,12 @@ def test_skip_leaves_short_videos_out_before_indexing(folder, caplog):
     ("size", "shown"),
     [({"height": 64, "width": 96}, ""), ({"height": 64, "width": 97}, "3 of 3 videos are smaller")],
 )
-def test_enlarging_is_told_once(size, shown, folder, caplog):
+def test_enlarging_is_warned_of_once(size, shown, folder, caplog):
     with caplog.at_level(logging.WARNING):
         clips(folder, **size)
-    told = [record.message for record in caplog.records if "enlarged" in record.message]
-    assert len(told) == bool(shown)
-    assert all(shown in line for line in told)
+    lines = [record.message for record in caplog.records if "enlarged" in record.message]
+    assert len(lines) == bool(shown)
+    assert all(shown in line for line in lines)
 
 
 def test_loop_repeats_short_videos(folder):
@@ -106,7 +106,7 @@ def test_loop_repeats_short_videos(folder):
     assert numbers(dataset[0, 0]["video"])[1] == dataset[0, 0]["start"] + 3  # long enough: as ever
 
 
-def test_shrink_interval_reads_short_videos_at_the_largest_that_fits(folder):
+def test_shrink_stride_reads_short_videos_at_the_largest_that_fits(folder):
     dataset = clips(folder, short_clips="shrink_stride")
     starts = [dataset[0, index]["start"] for index in range(5)]
     assert numbers(dataset[0, 2]["video"]) == [0, 2, 4, 6, 8]

@@ -83,8 +83,8 @@ def test_every_clip_has_its_own_scores(folder):
     rows = list(csv.DictReader((folder / "out" / "clips.csv").read_text().splitlines()))
     assert len(rows) == 3 * len(result["metrics"])
     for method, scores in result["metrics"].items():
-        own = [float(row["psnr"]) for row in rows if row["method"] == method]
-        assert np.mean(own) == pytest.approx(scores["psnr"])
+        values = [float(row["psnr"]) for row in rows if row["method"] == method]
+        assert np.mean(values) == pytest.approx(scores["psnr"])
     first = result["clips"][0]
     assert first["scores"]["ours"]["ssim"] == pytest.approx(float(rows[0]["ssim"]))
     assert rows[0]["clip"] == first["key"]

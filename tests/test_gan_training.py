@@ -135,12 +135,12 @@ def command(shards, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TORCH_HOME", "nowhere")
 
-    def give(*flags):
+    def run_command(*flags):
         monkeypatch.setattr("sys.argv", [*arguments, *flags])
         code = _exit_code(TrainVAE, train_vae.run)
         return code, capsys.readouterr().err
 
-    return give
+    return run_command
 
 
 BUCKET = '{"buckets": [{"frames": %s, "height": 16, "width": 16, "batch_size": %s}]}'

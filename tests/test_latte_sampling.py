@@ -124,13 +124,13 @@ def test_clips_of_other_weights_are_not_kept_nor_mixed(made, tmp_path):
     weights = run / "export" / "model.safetensors"
     state = load_file(weights)
     save_file({name: value * 1.5 for name, value in state.items()}, weights)
-    told = rf"latte was {run}/export \(sha256 \w{{12}}\), now {run}/export \(sha256 \w{{12}}\)"
+    reason = rf"latte was {run}/export \(sha256 \w{{12}}\), now {run}/export \(sha256 \w{{12}}\)"
     for count in (2, 3):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=reason):
             draw(num_clips=count)
     assert (out / "clip-000000.mkv").read_bytes() == before
     assert not (out / "clip-000002.mkv").exists()
-    with pytest.raises(ValueError, match=f"{tmp_path}/mp4: .*{told}"):  # nor copies of both
+    with pytest.raises(ValueError, match=f"{tmp_path}/mp4: .*{reason}"):  # nor copies of both
         draw(tmp_path / "new", **copies)
     save_file(state, weights)
     run.rename(tmp_path / "moved")  # where weights lie does not matter

@@ -155,5 +155,5 @@ def test_lpips_backbones_are_known_by_the_first_digits_of_their_hash(nowhere):
     file = nowhere[2] / LPIPS_ALEX.file
     file.write_bytes(b"other weights")
     assert find_weights(LPIPS_ALEX, environment={}, allow_unknown=True).verified is False
-    own = replace(LPIPS_ALEX, sha256=sha256_file(file)[:8])
-    assert find_weights(own, environment={}).verified
+    ours = replace(LPIPS_ALEX, sha256=sha256_file(file)[:8])
+    assert find_weights(ours, environment={}).verified

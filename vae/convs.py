@@ -175,9 +175,9 @@ class TemporalConv(Cached, nn.Conv3d):
         carry = earlier.new_zeros(b, self.center_tap, *earlier.shape[3:])
         if past is not None:
             carry[:, : max(self.center_tap - t, 0)] += past[:, t:]
-        for tap, give in enumerate(earlier):
+        for tap, given in enumerate(earlier):
             shift = self.center_tap - tap
-            carry[:, max(shift - t, 0) : shift] += give[:, -shift:]
+            carry[:, max(shift - t, 0) : shift] += given[:, -shift:]
         return carry
 
 
@@ -251,40 +251,40 @@ class _AddNeighbors(torch.autograd.Function):
         ctx.shape, ctx.given = shape, given.shape
         ctx.has_later, ctx.has_past = later is not None, past is not None
         ctx.mark_dirty(y)
-        own = _own(y, shape, given.shape[-1])
-        t = own.shape[1]
+        center = _center_tap(y, shape, given.shape[-1])
+        t = center.shape[1]
         if past is not None:
-            own[:, : shape.taps] += past[:, :t]
+            center[:, : shape.taps] += past[:, :t]
         if shape.first:
-            own[:, :1] += given[0, :, :1]
+            center[:, :1] += given[0, :, :1]
         for tap, x in enumerate(given):
             shift = shape.taps - tap
-            own[:, shift:] += x[:, : max(t - shift, 0)]
+            center[:, shift:] += x[:, : max(t - shift, 0)]
         if later is not None:
-            _leaders(own, shape).add_(
-                rearrange(later, "(b n g) c h w -> b n g h w c", b=len(own), g=shape.group - 1)
+            _leaders(center, shape).add_(
+                rearrange(later, "(b n g) c h w -> b n g h w c", b=len(center), g=shape.group - 1)
             )
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         shape, (k, _, frames, *_, c) = ctx.shape, ctx.given
-        own = _own(grad, shape, c)
-        t = own.shape[1]
-        taken = [own[:, k - tap :][:, :frames] for tap in range(k)]
+        center = _center_tap(grad, shape, c)
+        t = center.shape[1]
+        taken = [center[:, k - tap :][:, :frames] for tap in range(k)]
         earlier = torch.stack([_place(x, 0, frames) for x in taken], dim=4)  # b t h w k c
         if shape.first:
-            earlier[:, :1, ..., 0, :] += own[:, :1]
+            earlier[:, :1, ..., 0, :] += center[:, :1]
         earlier = rearrange(earlier, "b t h w k c -> (b t) (k c) h w")
         later = past = None
         if ctx.has_later:
-            later = rearrange(_leaders(own, shape), "b n g h w c -> (b n g) c h w")
+            later = rearrange(_leaders(center, shape), "b n g h w c -> (b n g) c h w")
         if ctx.has_past:
-            past = _place(own[:, :k], 0, k) if t < k else own[:, :k]
+            past = _place(center[:, :k], 0, k) if t < k else center[:, :k]
         return grad, earlier, later, past, None
 
 
-def _own(y: Tensor, shape: Neighbors, channels: int) -> Tensor:
+def _center_tap(y: Tensor, shape: Neighbors, channels: int) -> Tensor:
     """The last channels, b t h w c; a view."""
     return rearrange(y[:, -channels:], "(b t) c h w -> b t h w c", b=shape.batch)
 

@@ -61,7 +61,7 @@ class ClipOptions(Config):
         return (self.frames - 1) * self.stride + 1
 
     def strides(self, frames: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-        """Interval used for videos of `frames` frames; 0 where the policy leaves one out."""
+        """Stride of clips from videos of `frames` frames; 0 where the policy leaves one out."""
         short = np.zeros_like(frames)
         if self.short_clips == "loop":
             short = np.where(frames > 0, self.stride, 0)

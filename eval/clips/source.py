@@ -27,7 +27,7 @@ from eval.clips.clip_protocol import ClipProtocol
 from eval.clips.video_stores import Video, open_store
 
 CLIP_FIELDS = tuple(field.name for field in fields(ClipProtocol))
-RATE_TOLERANCE = 0.1  # relative; players round frame rates
+RATE_TOLERANCE = 0.1  # relative; containers round frame rates
 LOSSLESS = {
     *("bmp", "ffv1", "ffvhuff", "huffyuv", "magicyuv", "png", "qtrle", "rawvideo", "utvideo"),
 }

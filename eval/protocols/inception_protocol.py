@@ -107,14 +107,15 @@ def evaluate_is(
     if real is not None and not allow_rate_mismatch:
         check_rates(real, fake)
     rows = extract_features(fake, extractor, extraction).values
-    beside, notes = None, [*fake.notes("generated"), *copies_note(rows, "generated")]
+    real_score, notes = None, [*fake.notes("generated"), *copies_note(rows, "generated")]
     if real is not None:
         notes += real.notes("real")
         real_rows = extract_features(real, extractor, extraction).values
         runs = min(protocol.runs, len(real) // protocol.num_clips)
         clips = protocol.num_clips if runs else len(real)
         fitting = ISProtocol(num_clips=clips, runs=max(runs, 1), splits=min(protocol.splits, clips))
-        beside = {**_score(real, real_rows, fitting), **asdict(fitting)}
+        real_score = {**_score(real, real_rows, fitting), **asdict(fitting)}
+        real_score["source"] = real.describe()
         if clips < protocol.num_clips:
             notes.append(
                 f"only {clips} real clips for {protocol.num_clips} per run: their score has "
@@ -134,7 +135,7 @@ def evaluate_is(
         },
         "extractor": extractor.describe(),
         "fake": fake.describe(),
-        "real": None if beside is None or real is None else beside | {"source": real.describe()},
+        "real": real_score,
         "labels": labels,
         "notes": notes + doubts,
     }

@@ -56,8 +56,8 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedRow:
-    """Numbers somebody else published, or a row that could not be measured: shown in gray under the
-    measured rows, never compared."""
+    """Published numbers, or a row that could not be measured: shown in gray under the measured
+    rows, never compared."""
 
     cells: Sequence[Cell]
     """One value per column; `None` where nothing was published."""

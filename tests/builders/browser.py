@@ -56,7 +56,7 @@ def open_page(
         options: of Playwright's `new_context`, such as `reduced_motion="reduce"`.
     """
     troubles: list[str] = []
-    own = path.resolve().as_uri()
+    address = path.resolve().as_uri()
     with nullcontext(browser) if browser else launched() as opened:
         context = opened.new_context(viewport={"width": width, "height": height}, **options)
         page = context.new_page()
@@ -65,8 +65,10 @@ def open_page(
             "console",
             lambda m: troubles.append(f"{m.type}: {m.text}") if m.type in LOUD else None,
         )
-        page.on("request", lambda r: None if _inside(r.url, own) else troubles.append(r.url[:200]))
-        page.goto(own)
+        page.on(
+            "request", lambda r: None if _inside(r.url, address) else troubles.append(r.url[:200])
+        )
+        page.goto(address)
         yield page
         context.close()
     assert not troubles, troubles
@@ -75,8 +77,8 @@ def open_page(
 LOUD = ("error", "warning")
 
 
-def _inside(url: str, own: str) -> bool:
-    return url.partition("#")[0] == own or url.startswith(("data:", "blob:"))
+def _inside(url: str, address: str) -> bool:
+    return url.partition("#")[0] == address or url.startswith(("data:", "blob:"))
 
 
 def wait_until(page: Page, expression: str, argument: Any = None, seconds: float = 5.0) -> None:

@@ -120,7 +120,7 @@ def write_packed_avi(path: Path, frames: int = 41) -> Path:
 
 
 def turn_clockwise(path: Path) -> Path:
-    """Store in an mp4 that players must turn it by a quarter, as phones do."""
+    """Store in an mp4 that it is shown turned by a quarter, as phones do."""
     return set_display_matrix(path, 0, 1, -1, 0)
 
 

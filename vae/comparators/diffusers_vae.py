@@ -370,11 +370,11 @@ class DiffusersVAE(Comparator):
         home = f"https://huggingface.co/{cls.row.example}, folder vae,"
         files = f"config.json and {name} of {home}"
         path, given = official.find(source, (name, f"vae/{name}"), files=files, **options)
-        beside = path.with_name("config.json")
+        config_file = path.with_name("config.json")
         if not given:
-            raise ValueError(f"{beside}: no such file. Get that of {home} too")
+            raise ValueError(f"{config_file}: no such file. Get that of {home} too")
         expected = {"_class_name": cls.row.class_name, **cls.row.flags}
-        official.check_flags(beside, given, expected)
+        official.check_flags(config_file, given, expected)
         state = read_state_dict(path)
         model = cls(cls.config_from(given, state))
         official.load(model.vae, state, path, cls.title)
@@ -389,8 +389,8 @@ class DiffusersVAE(Comparator):
             for name, parameter in inspect.signature(cls._class()).parameters.items()
         }
         z_dim = given.get(cls.row.z, known[cls.row.z])
-        own = {*cls.row.arguments, *(n for n in known if given.get(n, known[n]) != known[n])}
-        own -= {cls.row.z, *SCALING}
+        names = {*cls.row.arguments, *(n for n in known if given.get(n, known[n]) != known[n])}
+        names -= {cls.row.z, *SCALING}
         scaling = {name: given.get(name, known.get(name)) for name in SCALING} | {
             name: state[name].tolist() for name in SCALING if name in state
         }
@@ -398,7 +398,7 @@ class DiffusersVAE(Comparator):
         return DiffusersConfig(
             model=next(name for name, row in ROWS.items() if row is cls.row),
             z_dim=z_dim,
-            arguments={name: given.get(name, known[name]) for name in sorted(own)},
+            arguments={name: given.get(name, known[name]) for name in sorted(names)},
             latent_mean=mean,
             latent_std=tuple(value / (scaling["scaling_factor"] or 1) for value in std),
         )

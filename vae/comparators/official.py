@@ -110,9 +110,9 @@ def _download(
             if isinstance(error, LocalEntryNotFoundError):  # no network: ask it only once
                 options = {**options, "local_files_only": True}
             continue
-        beside = f"{folder}{name}".rpartition("/")[0]
+        parent = f"{folder}{name}".rpartition("/")[0]
         try:
-            config = hub_file(repository, f"{beside}/config.json".lstrip("/"), **options)
+            config = hub_file(repository, f"{parent}/config.json".lstrip("/"), **options)
         except (HfHubHTTPError, LocalEntryNotFoundError):
             return (weights, {}), ""
         return (weights, _config(config)), ""
