@@ -340,8 +340,8 @@ def test_group_causal_convolution_pads_every_group_by_the_frame_before_and_zeros
         given = [x, *conv.parameters()]
         results = [(y, *torch.autograd.grad(y.square().sum(), given))
                    for y in (conv(x), torch.cat(parts, dim=2))]  # fmt: skip
-        for mine, expected in zip(*results, strict=True):
-            assert_close(mine, expected, rtol=1e-4, atol=1e-4)
+        for ours, expected in zip(*results, strict=True):
+            assert_close(ours, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_replacement_changes_what_every_temporal_convolution_of_od_vae_reads():
