@@ -1,6 +1,7 @@
 """What a run is about to do, for people: sizes, length, checkpoints, disk, memory."""
 
 import shutil
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from torch import nn
 
 from common.measure import GIGABYTE, free_memory
 from engine.memory import estimate_memory
-from engine.optimization import Batch, LossFunction
+from engine.optimization import Batch, LossFunction, trainable
 from engine.run_folder import kept
 from engine.train import Trainer
 
@@ -43,7 +44,10 @@ def dry_run(
     )
     for each in trainer.trained:
         since = f", trained from step {each.start} on" if each.start else ""
-        say(f"{each.name or 'model'}: {_count(each.module) / 1e6:.2f} M parameters{since}")
+        count = f"{_count(each.module.parameters()) / 1e6:.2f} M parameters"
+        if (trained := _count(trainable(each.module))) < _count(each.module.parameters()):
+            count += f", {trained / 1e6:.2f} M of them trained"
+        say(f"{each.name or 'model'}: {count}{since}")
     say(f"steps: {trainer.step} done, {len(steps)} to come")
     say(
         f"batch: {clips_per_step:g} clips = {world} processes x {clips_per_step / world:g}, "
@@ -82,8 +86,9 @@ def _checkpoints(trainer: Trainer, steps: range) -> list[str]:
     config = trainer.config
     saved = [s for s in steps if s % config.save_every == 0 or s == config.steps]
     stay, _ = kept(saved, config.keep, config.keep_every)
-    sizes = [_count(each.module) for each in trainer.trained]
-    each = 4 * (3 * sum(sizes) + sizes[0]) / GIGABYTE  # weights and AdamW's two moments; the EMA
+    sizes = [_count(each.module.parameters()) for each in trainer.trained]
+    moments = 2 * sum(_count(trainable(each.module)) for each in trainer.trained)
+    each = 4 * (sum(sizes) + moments + sizes[0]) / GIGABYTE  # the last is the average's
     most = (len(stay) + 1) * each  # one more while the newest is written
     root = trainer.folder.path.absolute()
     free = shutil.disk_usage(_existing(root)).free / GIGABYTE
@@ -98,5 +103,5 @@ def _existing(path: Path) -> Path:
     return next(parent for parent in (path, *path.parents) if parent.exists())
 
 
-def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+def _count(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(parameter.numel() for parameter in parameters)

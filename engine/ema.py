@@ -12,7 +12,7 @@ class EMA:
     """A float32 copy of a model that follows it: ema += (1 - decay) * (weights - ema).
 
     The decay warms up as (1 + step) / (10 + step), so that early averages forget the initial
-    weights.
+    weights. What is frozen stays as it is.
     """
 
     def __init__(self, model: nn.Module, decay: float):
@@ -23,7 +23,9 @@ class EMA:
     def update(self, model: nn.Module, step: int, skip: Tensor | None = None) -> None:
         """Take in the weights after `step` finished steps, unless `skip`, on the device, is 1."""
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
-        averages, weights = ([local(p) for p in m.parameters()] for m in (self.model, model))
+        both = zip(self.model.parameters(), model.parameters(), strict=True)
+        pairs = [(local(average), local(p)) for average, p in both if p.requires_grad]
+        averages, weights = (list(each) for each in zip(*pairs, strict=True))
         if skip is None:
             torch._foreach_lerp_(averages, weights, weight)
         else:

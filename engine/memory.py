@@ -8,7 +8,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.distributed.tensor import DTensor
 
 from common.measure import LiveMemory
-from engine.optimization import Batch, LossFunction, micro_batches
+from engine.optimization import Batch, LossFunction, micro_batches, trainable
 from engine.prefetch import to_device
 from engine.train import Trainer
 
@@ -60,9 +60,10 @@ def estimate_memory(
             stateful.load_state_dict(kept[name])
     weights = sum(p.nbytes for module in modules for p in module.parameters())
     average = sum(p.nbytes for p in trainer.ema.model.parameters())
-    copies = 4 if trainer.accelerator.num_processes == 1 else 5
+    trained = sum(p.nbytes for module in modules for p in trainable(module))
+    copies = 3 if trainer.accelerator.num_processes == 1 else 4
     # where gradients are accumulated, all of them are there from the second micro-batch on; else
     # they come as activations go
     whole = info.share == 1
-    activations = max(0, memory.peak - weights) if whole else memory.peak
-    return copies * weights + average, activations
+    activations = max(0, memory.peak - trained) if whole else memory.peak
+    return weights + copies * trained + average, activations

@@ -130,18 +130,23 @@ class TrainedModule:
 
     def allocate_optimizer_state(self) -> list[Tensor]:
         """Memory as large as AdamW takes at its first step, if that is yet to come."""
-        parameters = [] if self.optimizer.state else list(self.module.parameters())
+        parameters = [] if self.optimizer.state else trainable(self.module)
         return [torch.empty_like(p) for p in parameters for _ in range(2)]
 
     def _adamw(self, module: nn.Module) -> torch.optim.AdamW:
         options = self.options
         return torch.optim.AdamW(
-            module.parameters(),
+            trainable(module),
             lr=options.learning_rate,
             betas=options.betas,
             weight_decay=options.weight_decay,
             fused=True,
         )
+
+
+def trainable(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters that take gradients; the others are frozen."""
+    return [p for p in module.parameters() if p.requires_grad]
 
 
 def micro_batches(

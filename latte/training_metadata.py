@@ -18,8 +18,8 @@ from latte.flow import FlowConfig
 class TrainingMetadata:
     """The latents a model was trained on, and the process that it learned to reverse."""
 
-    vae_hash: str
-    """sha256 of the weights of the VAE that made the latents; only that VAE can decode samples."""
+    encoder_hash: str
+    """sha256 of the encoder that made the latents; only a VAE with it can decode samples."""
     cache_hash: str
     """sha256 of the cache's manifest."""
     mean: tuple[float, ...]

@@ -20,7 +20,8 @@ from data.clips.dataset import ClipDataset, PackedClips
 from data.latents.items import CacheConfig
 from data.latents.writer import Encode, LatentCache
 from vae.base import VideoAutoencoder
-from vae.registry import load_vae, split_source, vae_hash
+from vae.parts import encoder_hash
+from vae.registry import load_vae, split_source
 
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -107,7 +108,7 @@ def _describe(model: VideoAutoencoder, source: str) -> dict[str, Any]:
     return {
         "class": type(model).__name__,
         "config": values,
-        "sha256": vae_hash(model),
+        "encoder_sha256": encoder_hash(model),
         "training": read_json(training) if training.exists() else None,
         **({"scaling": scaling} if documented else {}),
     }

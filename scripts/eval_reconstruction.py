@@ -27,7 +27,8 @@ from vae import weights_hash
 from vae.base import VideoAutoencoder
 from vae.comparators.base import InferenceWindows
 from vae.complexity import count_macs
-from vae.registry import load_found, named_sources, vae_hash
+from vae.parts import vae_hash
+from vae.registry import load_found, named_sources
 
 MACS_SIZE = (17, 512, 512)  # frames, height and width of the supplement's Table 3
 

@@ -21,7 +21,8 @@ from common.seeding import fold
 from data.clips.dataset import ClipDataset, PackedClips
 from data.latents.dataset import LatentDataset
 from data.video.encode import to_uint8, write_video
-from vae.registry import load_vae, vae_hash
+from vae.parts import encoder_hash
+from vae.registry import load_vae
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ def run(config: InspectCache) -> None:
     if config.vae is None:
         return
     vae = load_vae(config.vae)
-    latents.check_vae(vae_hash(vae))
+    latents.check_encoder(encoder_hash(vae))
     clips = _sources(config, latents) if config.data is not None else None
     device = make_accelerator().device
     vae.to(device)
@@ -87,7 +88,10 @@ def _describe(latents: LatentDataset) -> None:
         f"  latents {'x'.join(map(str, latents.latent_shape))} of {source['frames']} frames at "
         f"stride {source['stride']}, {source['height']}x{source['width']} pixels"
     )
-    print(f"  VAE {manifest['vae']['class']} {latents.vae_hash[:12]}, source {source['hash'][:12]}")
+    print(
+        f"  VAE {manifest['vae']['class']}, encoder {latents.encoder_hash[:12]}, source "
+        f"{source['hash'][:12]}"
+    )
     for channel, (mean, std) in enumerate(zip(statistics["mean"], statistics["std"], strict=True)):
         print(f"  channel {channel:2}: mean {mean:8.4f}, std {std:8.4f}")
     counts = Counter(latents.label(i) for i in range(len(latents)))

@@ -26,7 +26,8 @@ from latte.trained import Weights, clip_labels, load_trained, sample_clips
 from latte.training_metadata import TrainingMetadata
 from vae import weights_hash
 from vae.base import VideoAutoencoder
-from vae.registry import load_vae, vae_hash
+from vae.parts import decoder_hash, encoder_hash, vae_hash
+from vae.registry import load_vae
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,7 @@ class Sample(Config):
     latte: Annotated[str, MAY_CHANGE]
     """Export folder of train_latte, or one of its checkpoints."""
     vae: Annotated[str, MAY_CHANGE]
-    """The VAE that made its latents, as cache_latents.py took it."""
+    """The VAE that made its latents, as cache_latents.py took it, or one with the same encoder."""
     out: Annotated[str, MAY_CHANGE]
     """Folder for clip-000000.mkv (lossless), ... and samples.json with each clip's label."""
     num_clips: Annotated[int | None, Ge(1), MAY_CHANGE] = None
@@ -95,10 +96,10 @@ def run(config: Sample) -> None:
     latte, metadata = load_trained(config.latte, config.weights)
     check_sampler(config.sampler, metadata.process, latte.config)
     vae = load_vae(config.vae).to(accelerator.device)
-    if vae_hash(vae) != metadata.vae_hash:
+    if encoder_hash(vae) != metadata.encoder_hash:
         raise ValueError(
-            f"{config.vae}: not the VAE of {config.latte}'s latents; its weights differ. "
-            "Give the VAE that cache_latents was run with."
+            f"{config.vae}: not the encoder of {config.latte}'s latents; its weights differ. "
+            "Give the VAE that cache_latents was run with, or one with another decoder alone."
         )
     shape = latte.config.latent_shape
     clip = vae.config.decoded_size(torch.empty(1, *shape, device="meta"), metadata.frames)
@@ -108,7 +109,7 @@ def run(config: Sample) -> None:
     if config.first_frames is not None:
         known = FirstFrames(
             *(config.first_frames, config.known_frames),
-            vae_hash=metadata.vae_hash,
+            encoder_hash=metadata.encoder_hash,
             latent_shape=shape,
             clips=count,
         )
@@ -164,7 +165,9 @@ def _sample(
             files = [clips.clip(i).name for i in range(config.num_clips)]
             asked = dict(zip(files, labels or [None] * len(files), strict=True))
             continues = {files[i]: known.key(i) for i in range(len(files))} if known else None
-            write_labels(clips.folder, asked, metadata.class_names, continues)
+            hashes = {"encoder_sha256": encoder_hash(vae), "decoder_sha256": decoder_hash(vae)}
+            decoded_by = {"path": config.vae, **hashes}
+            write_labels(clips.folder, asked, metadata.class_names, continues, decoded_by)
         accelerator.wait_for_everyone()
 
         # Clips of this process that are missing

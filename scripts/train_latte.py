@@ -39,7 +39,8 @@ from latte.training import ImageOptions, JointBatch, LatteLoss, initial_model, p
 from latte.training_metadata import TrainingMetadata
 from vae import weights_hash
 from vae.base import VideoAutoencoder
-from vae.registry import load_vae, vae_hash
+from vae.parts import encoder_hash
+from vae.registry import load_vae
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +143,7 @@ def _train(config: TrainLatte, accelerator: Accelerator) -> Path | None:
     batches = training_batches(clips, train, accelerator)
     source = latents.manifest["source"]
     metadata = TrainingMetadata(
-        vae_hash=latents.vae_hash,
+        encoder_hash=latents.encoder_hash,
         cache_hash=latents.hash,
         mean=tuple(latents.mean.tolist()),
         std=tuple(latents.std.tolist()),
@@ -157,7 +158,7 @@ def _train(config: TrainLatte, accelerator: Accelerator) -> Path | None:
     vae = fvd = None
     if config.vae is not None:
         vae = load_vae(config.vae)
-        latents.check_vae(vae_hash(vae))
+        latents.check_encoder(encoder_hash(vae))
         check_sampler(config.sampler, metadata.process, model_config)
     if config.fvd is not None:
         clip = source["frames"], source["stride"], source["height"], source["width"]

@@ -32,7 +32,7 @@ from vae.discriminator import Discriminator
 from vae.losses import VAELoss, VAELossConfig
 from vae.registry import OTHERS, architecture_config
 from vae.regularizers import RegularizerConfig, Regularizers
-from vae.training import StepLoss, initial_model, prepare
+from vae.training import StepLoss, initial_model, prepare, train_parts
 from vae.visual import compared
 
 log = logging.getLogger(__name__)
@@ -57,6 +57,10 @@ class TrainVAE(ClipTraining):
     init_from: str | None = None
     """Folder or hub id of weights to start from: an image VAE is inflated (Eq. 3 and 4 of the
     supplement), a video VAE continued. Default: random weights."""
+    train_only: list[str] = field(default_factory=list)
+    """Parts to train while all others keep their bits: encoder, decoder, or modules by name, such
+    as decoder.head. With the decoder alone, latents and what is trained on them stay valid.
+    Default: all."""
     loss: VAELossConfig = field(default_factory=VAELossConfig)
     """Weights of Eq. 5."""
     adversarial: AdversarialConfig | None = None
@@ -87,6 +91,11 @@ class TrainVAE(ClipTraining):
             raise ValueError(
                 f"architecture={self.architecture}: has no image stage, as nothing is "
                 "inflated into it: set stage: video, and init_from: null or weights of its own kind"
+            )
+        if self.train_only and self.init_from is None:
+            raise ValueError(
+                f"train_only={', '.join(self.train_only)}: the other parts would stay random: set "
+                "init_from"
             )
         held_out = [self.held_out.size] if self.held_out else []
         for frames, height, width in [*self.sizes, *held_out]:
@@ -141,6 +150,10 @@ class TrainVAE(ClipTraining):
         if self.stage == "image":
             return f"python scripts/train_vae.py --config VIDEO_STAGE.yaml --init_from {export}"
         vae = f"{self.architecture}:{export}" if self.architecture in OTHERS else export
+        if self.train_only == ["decoder"]:  # the latents there are stay valid
+            return (
+                f"python scripts/sample.py --latte LATTE --vae {vae} --out SAMPLES --num_clips 16"
+            )
         frames, height, width = self.sizes[0]
         data = "SHARDS" if self.data is None else self.data.folder
         return (
@@ -186,6 +199,12 @@ def _train(config: TrainVAE, accelerator: Accelerator) -> Path | None:
         log.info("discriminator: all weights are new")
         gan = AdversarialLoss(config.adversarial, loss, discriminator, accelerator)
     regularizers = Regularizers(config.regularizers, model)
+    if config.train_only:
+        train_parts(
+            *(model, config.train_only, max(config.sizes)),
+            gan=config.adversarial,
+            regularizers=config.regularizers,
+        )
     step_loss = StepLoss(loss, model, accelerator, gan, regularizers)
 
     # The run, new or resumed; a stream's shards are not known before they are read
@@ -209,14 +228,14 @@ def _train(config: TrainVAE, accelerator: Accelerator) -> Path | None:
     blank = config.largest_batch(accelerator.num_processes)
     blank |= step_loss.draw(blank, train.seed, trainer.step, range(len(blank["video"])))
     if config.dry_run:
-        count = sum(map(len, clips)) or None
         dry_run(
-            trainer, blank, step_loss, clips_in_data=count, clips_per_step=config.clips_per_step
+            *(trainer, blank, step_loss),
+            clips_in_data=sum(map(len, clips)) or None,
+            clips_per_step=config.clips_per_step,
         )
         return None
     if gan is not None:
-        memory = trainer.measure_step_memory(blank, step_loss)
-        log.info("%s: %s", train.folder, measured(trainer, memory))
+        log.info(measured(trainer, trainer.measure_step_memory(blank, step_loss)))
 
     # Train
     shown, preview = held_out or next(iter(clips), None), None

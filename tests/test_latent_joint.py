@@ -79,7 +79,7 @@ def test_caches_that_do_not_fit_are_refused(caches, tmp_path, packed):
         JointLatents(videos, videos, 1)
     with pytest.raises(ValueError, match="count=0"):
         JointLatents(videos, images, 0)
-    other = {**VAE, "sha256": "fedcba9876543210"}
+    other = {**VAE, "encoder_sha256": "fedcba9876543210"}
     folder = cached(tmp_path / "vae", packed, frames=1, vae=other)
     with pytest.raises(ValueError, match="come from the VAE fedcba987654"):
         JointLatents(videos, LatentDataset(folder), 1)

@@ -46,7 +46,7 @@ def test_every_clip_is_stored_as_encoded(cached, packed):
     assert dataset.shard_sizes == [3, 3, 3, 3, 3, 1]
     assert dataset.latent_shape == SHAPE
     assert dataset.class_names == ["a", "b", "c"]
-    assert dataset.vae_hash == VAE["sha256"]
+    assert dataset.encoder_hash == VAE["encoder_sha256"]
     keys = set()
     for index in range(len(dataset)):
         item = dataset.raw(index)
@@ -168,7 +168,10 @@ def test_a_killed_run_goes_on_to_the_same_bytes(cached, packed, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"vae": {**VAE, "sha256": "fedc"}}, "vae.sha256 was '0123456789abcdef', now 'fedc'"),
+        (
+            {"vae": {**VAE, "encoder_sha256": "fedc"}},
+            "vae.encoder_sha256 was '0123456789abcdef', now 'fedc'",
+        ),
         ({"stride": 1}, "source.stride was 2, now 1"),
         ({"clips_per_video": 1}, "cache.clips_per_video was 2, now 1"),
     ],
@@ -231,9 +234,9 @@ def test_labels_out_of_range_are_refused(copy):
 
 def test_another_vae_is_refused(cached):
     dataset = LatentDataset(cached)
-    dataset.check_vae(VAE["sha256"])
-    with pytest.raises(ValueError, match="come from the VAE 0123456789ab, not from fedc"):
-        dataset.check_vae("fedc")
+    dataset.check_encoder(VAE["encoder_sha256"])
+    with pytest.raises(ValueError, match="come from the encoder 0123456789ab, not from fedc"):
+        dataset.check_encoder("fedc")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 6.1e4])

@@ -6,7 +6,8 @@ May import `common` and `engine`.
 from vae.config import VAEConfig
 from vae.image_vae import ImageVAE
 from vae.inflate import inflate
-from vae.model import VideoVAE, weights_hash
+from vae.model import VideoVAE
+from vae.parts import weights_hash
 from vae.posterior import DiagonalGaussian
 from vae.tiling import Tiling
 

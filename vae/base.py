@@ -27,6 +27,8 @@ class VideoAutoencoder(nn.Module, Pretrained, library_name="ivvae", tags=["video
     native_window: ClassVar[int | None] = None
     """Frames of a window of the authors' inference; None: it runs videos whole, or windows do not
     change its result."""
+    encoder_modules: ClassVar[tuple[str, ...]] = ("encoder", "quant_conv")
+    """Names of the modules that latents depend on; the others make frames of latents."""
     last_module: ClassVar[str]
     """Name of the module that ends the decoder."""
 

@@ -1,6 +1,5 @@
 """IV-VAE: a video is one image frame, then groups of frames. Encode, decode, stream."""
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
@@ -33,6 +32,7 @@ class VideoVAE(VideoAutoencoder, library_name="ivvae", tags=["video-vae"]):
     config: VAEConfig
     config_class = VAEConfig
     title = "IV-VAE"
+    encoder_modules = ("encoder", "to_moments")
     last_module = "decoder.head"
 
     def __init__(self, config: VAEConfig):
@@ -218,16 +218,6 @@ class VideoVAE(VideoAutoencoder, library_name="ivvae", tags=["video-vae"]):
         if learning or x.is_meta or torch.compiler.is_compiling():
             return size[0]  # at least as many groups as there are
         return groups_that_fit(x, size, self.config, tiling)
-
-
-def weights_hash(model: nn.Module) -> str:
-    """Hex sha256 over names, types, shapes and values of the state dict, whatever the device."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        value = value.detach().cpu().contiguous()
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _chunk(x: Tensor, past: Cache | None, last: bool) -> Chunk:

@@ -1,10 +1,9 @@
 """VAEs by name: `cv_vae:/path`, `cogvideox:THUDM/CogVideoX-2b`; a bare path: our exports."""
 
-import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from vae.comparators.od_vae import ODVAE, ODVAEConfig, to_group_causal
 from vae.comparators.opensora_v12 import OpenSoraConfig, OpenSoraVAE
 from vae.config import PRESETS, VAEConfig
 from vae.image_vae import ImageVAE
-from vae.model import VideoVAE, weights_hash
+from vae.model import VideoVAE
 
 OURS = "ivvae"
 COMPARATORS: dict[str, type[Comparator]] = {
@@ -201,23 +200,6 @@ def _class(name: str) -> type[Comparator]:
     if name not in COMPARATORS:
         raise ValueError(f"no comparator {name!r}: use one of {', '.join(OTHERS)}")
     return COMPARATORS[name]
-
-
-def vae_hash(vae: VideoAutoencoder) -> str:
-    """Hex sha256 that tells apart VAEs whose latents differ: of the weights and, where a
-    comparator's config holds something unusual that its weights do not (GCConv, a single window),
-    of that too.
-    """
-    weights = weights_hash(vae)
-    if not isinstance(vae, Comparator):
-        return weights
-    unusual = {
-        field.name: value
-        for field in fields(vae.config)
-        if field.name in ("temporal", "windows")
-        and (value := getattr(vae.config, field.name)) != field.default
-    }
-    return hashlib.sha256(f"{weights} {unusual}".encode()).hexdigest() if unusual else weights
 
 
 def split_source(source: str) -> tuple[str, str]:

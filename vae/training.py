@@ -1,6 +1,7 @@
 """How a stage of training begins, and the loss of its steps."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,18 +14,19 @@ from common.files import read_json
 from common.pixels import to_float
 from common.seeding import noise
 from engine.optimization import Batch, Losses, StepInfo
-from vae.adversarial import AdversarialLoss
+from vae.adversarial import AdversarialConfig, AdversarialLoss
 from vae.base import VideoAutoencoder
 from vae.checkpointing import enable_activation_checkpointing
 from vae.comparators.base import ComparatorConfig
 from vae.comparators.training import initial_comparator
-from vae.config import VAEConfig
+from vae.config import Size, VAEConfig
 from vae.image_vae import ImageVAE
 from vae.inflate import inflate
 from vae.losses import VAELoss
 from vae.model import VideoVAE
+from vae.parts import freeze_others, trains
 from vae.posterior import DiagonalGaussian
-from vae.regularizers import Regularizers
+from vae.regularizers import RegularizerConfig, Regularizers
 
 log = logging.getLogger(__name__)
 
@@ -124,6 +126,39 @@ def initial_model(
     _check(source, model.config, wanted)
     log.info("%s: all weights are from %s (%s)", kind, source, _parameters(model))
     return model
+
+
+def train_parts(
+    model: VideoAutoencoder,
+    parts: Sequence[str],
+    size: Size,
+    *,
+    gan: AdversarialConfig | None,
+    regularizers: RegularizerConfig,
+) -> None:
+    """Leave only `parts` of a model to training.
+
+    Args:
+        parts, size: as for `freeze_others`.
+        gan, regularizers: terms of the run's loss.
+    Raises:
+        ValueError: a part that cannot be trained, or a term that needs one that is frozen.
+    """
+    freeze_others(model, parts, size)
+    if regularizers.local_correlation is not None and not trains(model, "encoder"):
+        raise ValueError(
+            "regularizers.local_correlation moves the encoder alone, which train_only leaves "
+            "frozen: leave the term out, or train the encoder"
+        )
+    if (
+        gan is not None
+        and gan.weighting == "adaptive"
+        and not all(p.requires_grad for p in model.last_layer())
+    ):
+        raise ValueError(
+            "adversarial.weighting=adaptive compares gradients at the decoder's last layer, which "
+            f"train_only leaves frozen: set weighting to fixed, or train {model.last_module} too"
+        )
 
 
 def prepare(model: nn.Module, *, recompute: bool, compile: bool) -> None:

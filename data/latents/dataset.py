@@ -15,7 +15,7 @@ from common.seeding import fold, generator
 from data.latents.shards import REPAIR, ShardReader
 
 Scaling = Literal["cache", "vae"]
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "manifest.json"
 OPEN_SHARDS = 64  # mapped at once per process; a shuffled order touches at most 30 at a time
 
@@ -39,7 +39,7 @@ class LatentDataset(Dataset):
         mean, std: that `normalize` uses, per channel, float32 of shape (c,): of raw sampled
             latents, or documented.
         latent_shape: (c, t, h, w).
-        class_names, vae_hash: as cached; hash: sha256 of the manifest, which checkpoints keep.
+        class_names, encoder_hash: as cached; hash: sha256 of the manifest, which checkpoints keep.
 
     Raises:
         ValueError: no cache, an incomplete one, another schema, missing or truncated shards, or
@@ -61,7 +61,7 @@ class LatentDataset(Dataset):
         self.manifest = read_manifest(self.folder)
         self._check_files()
         self.hash = sha256_file(self.folder / MANIFEST)
-        self.vae_hash: str = self.manifest["vae"]["sha256"]
+        self.encoder_hash: str = self.manifest["vae"]["encoder_sha256"]
         self.class_names: list[str] = self.manifest["class_names"]
         c, t, h, w = self.manifest["latent_shape"]
         self.latent_shape: tuple[int, int, int, int] = (c, t, h, w)
@@ -127,12 +127,13 @@ class LatentDataset(Dataset):
         """The inverse of `normalize`: what the VAE's decoder takes."""
         return z * self._per_channel(self.std, z) + self._per_channel(self.mean, z)
 
-    def check_vae(self, weights_hash: str) -> None:
-        """Refuse (`ValueError`) a VAE other than the one that made these latents."""
-        if weights_hash != self.vae_hash:
+    def check_encoder(self, encoder_hash: str) -> None:
+        """Refuse (`ValueError`) a VAE whose encoder is not the one that made these latents."""
+        if encoder_hash != self.encoder_hash:
             raise ValueError(
-                f"{self.folder}: these latents come from the VAE {self.vae_hash[:12]}, not from "
-                f"{weights_hash[:12]}. Use that VAE, or cache the latents again with this one."
+                f"{self.folder}: these latents come from the encoder {self.encoder_hash[:12]}, not "
+                f"from {encoder_hash[:12]}. Use a VAE with that encoder, or cache the latents "
+                "again with this one."
             )
 
     def verify(self) -> None:
@@ -210,7 +211,7 @@ class JointLatents(Dataset):
         latent_shape: (c, t, h, w) of the clips, without the images.
 
     Raises:
-        ValueError: another VAE, other classes, another size, or images that are clips.
+        ValueError: another encoder, other classes, another size, or images that are clips.
     """
 
     def __init__(self, videos: LatentDataset, images: LatentDataset, count: int):
@@ -258,9 +259,9 @@ def check_alike(
         frames: latent frames that `other` must have; by default as many as `latents`.
 
     Raises:
-        ValueError: another VAE, another shape, or other classes.
+        ValueError: another encoder, another shape, or other classes.
     """
-    other.check_vae(latents.vae_hash)
+    other.check_encoder(latents.encoder_hash)
     c, t, h, w = latents.latent_shape
     if other.latent_shape != (wanted := (c, frames or t, h, w)):
         raise ValueError(

@@ -16,12 +16,12 @@ class FirstFrames:
     Args:
         folder: of a latent cache.
         count: first latent frames of each.
-        vae_hash: of the VAE that made the model's latents.
+        encoder_hash: of the VAE that made the model's latents.
         latent_shape: (c, t, h, w) that the model makes.
         clips: that are to be continued, one per item.
 
     Raises:
-        ValueError: latents of another VAE or size, too few items, or nothing left to make.
+        ValueError: latents of another encoder or size, too few items, or nothing left to make.
     """
 
     def __init__(
@@ -29,12 +29,12 @@ class FirstFrames:
         folder: str | Path,
         count: int,
         *,
-        vae_hash: str,
+        encoder_hash: str,
         latent_shape: tuple[int, int, int, int],
         clips: int,
     ):
         self.latents, self.count = LatentDataset(folder, "mean"), count
-        self.latents.check_vae(vae_hash)
+        self.latents.check_encoder(encoder_hash)
         c, t, h, w = self.latents.latent_shape
         wanted_c, wanted_t, *size = latent_shape
         if (c, h, w) != (wanted := (wanted_c, *size)):

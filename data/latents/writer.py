@@ -56,8 +56,9 @@ class LatentCache:
         folder: made if missing; holds one cache.
         clips: source; its frames, stride, size, `short_clips`, filter and limit of bad samples
             apply, while starts, flips and the central crop are decided here.
-        vae: JSON-ready description of the encoder with its weights' hash as `sha256`; whatever
-            changes the latents belongs here.
+        vae: JSON-ready description of the VAE with its encoder's hash as `encoder_sha256`; whatever
+            changes the latents belongs here. Its `training` is recorded and may change, as a
+            decoder's does.
         latent_shape: (c, t, h, w) of one latent.
 
     Raises:
@@ -77,7 +78,8 @@ class LatentCache:
         self.items = CacheItems(clips, config)
         self.shards = self.items.shards
         self.latent_shape = latent_shape
-        self.identity = self._identity(vae)
+        self.vae = vae
+        self.identity = self._identity()
         check_identity(self.folder, self.identity, products=PRODUCTS)
 
     def pending(self, rank: int = 0, world_size: int = 1) -> list[int]:
@@ -179,6 +181,7 @@ class LatentCache:
             self.clips.unreadable.add(failure["video"], failure["reason"])
         manifest = {
             **self.identity,
+            "vae": self.vae,
             "split": Path(self.clips.config.folder).resolve().name,
             "shards": [
                 {k: getattr(record, k) for k in ("file", "count", "bytes", "sha256")}
@@ -209,14 +212,14 @@ class LatentCache:
         c, *rest = self.latent_shape
         return (2 * c, *rest)
 
-    def _identity(self, vae: dict[str, Any]) -> dict[str, Any]:
+    def _identity(self) -> dict[str, Any]:
         """Everything that decides the shards' contents."""
         clips, cache = self.clips.config, self.items.config
         options = {field.name: getattr(clips, field.name) for field in fields(ClipOptions)}
         del options["max_error_fraction"]
         identity = {
             "schema": SCHEMA,
-            "vae": vae,
+            "vae": {name: value for name, value in self.vae.items() if name != "training"},
             "source": {"hash": self.clips.hash, **options, "crop": "center"},
             "cache": {field.name: getattr(cache, field.name) for field in fields(CacheConfig)},
             "dtype": "float16",

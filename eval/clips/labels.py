@@ -54,6 +54,7 @@ def write_labels(
     labels: Mapping[str, int | None],
     class_names: Sequence[str],
     continues: Mapping[str, str] | None = None,
+    vae: Mapping[str, str] | None = None,
 ) -> None:
     """Record what the clips in `folder` were asked to show.
 
@@ -61,6 +62,7 @@ def write_labels(
         labels: by the clip's file; None of an unconditional model's.
         class_names: of all classes.
         continues: by the clip's file, the video whose first frames it goes on from.
+        vae: what decoded them.
     """
     clips = [
         {
@@ -71,4 +73,5 @@ def write_labels(
         }
         for file, label in labels.items()
     ]
-    write_json(folder / RECORD, {"class_names": list(class_names), "clips": clips})
+    decoded_by = {"vae": dict(vae)} if vae else {}
+    write_json(folder / RECORD, {"class_names": list(class_names), **decoded_by, "clips": clips})

@@ -11,7 +11,7 @@ from data.latents.items import CacheConfig
 from data.latents.writer import LatentCache
 
 SHAPE = (2, 2, 8, 8)
-VAE = {"class": "Fake", "config": {"z_dim": 2}, "sha256": "0123456789abcdef"}
+VAE = {"class": "Fake", "config": {"z_dim": 2}, "encoder_sha256": "0123456789abcdef"}
 
 
 def encode(video: torch.Tensor) -> torch.Tensor:

@@ -355,6 +355,7 @@ class DiffusersVAE(Comparator):
 
     config_class = DiffusersConfig
     config: DiffusersConfig
+    encoder_modules = ("vae.encoder", "vae.quant_conv")
     row: ClassVar[Row]
     vae: Any
     """The module of diffusers."""

@@ -92,6 +92,12 @@ class OpenSoraVAE(Comparator):
     title = "VAE of Open-Sora v1.2"
     native_window = 17
     encode_windows = FRAME_WINDOWS
+    encoder_modules = (
+        "spatial_vae.encoder",
+        "spatial_vae.quant_conv",
+        "temporal_vae.encoder",
+        "temporal_vae.quant_conv",
+    )
     last_module = "spatial_vae.decoder.conv_out"
 
     def __init__(self, config: OpenSoraConfig):
