@@ -62,7 +62,7 @@ def largest(trainer, batch, loss):
 @pytest.mark.parametrize("name", configs("vae"))
 def test_a_vae_stage_fits(name, fake, tmp_path):
     flags = ["--config", str(CONFIGS / name), f"--train.folder={tmp_path}"]
-    config = replace(parse(TrainVAE, flags), init_from=None)
+    config = replace(parse(TrainVAE, flags), init_from=None, train_only=[])
     accelerator = training_accelerator(config.train)
     without = replace(config.loss, perceptual="none")
     loss = VAELoss(without, lpips_bf16=config.train.precision == "bf16")

@@ -81,7 +81,7 @@ def test_caches_that_do_not_fit_are_refused(caches, tmp_path, packed):
         JointLatents(videos, images, 0)
     other = {**VAE, "encoder_sha256": "fedcba9876543210"}
     folder = cached(tmp_path / "vae", packed, frames=1, vae=other)
-    with pytest.raises(ValueError, match="come from the VAE fedcba987654"):
+    with pytest.raises(ValueError, match="come from the encoder fedcba987654"):
         JointLatents(videos, LatentDataset(folder), 1)
     images.class_names = ["x"]
     with pytest.raises(ValueError, match="its classes are not those of"):

@@ -222,7 +222,7 @@ def test_folders_that_are_no_cache_are_refused(copy, tmp_path):
     with pytest.raises(ValueError, match=r"no manifest\.json there"):
         LatentDataset(tmp_path)
     edit(copy, schema=7)
-    with pytest.raises(ValueError, match="schema 7, but this version reads 1"):
+    with pytest.raises(ValueError, match="schema 7, but this version reads 2"):
         LatentDataset(copy)
 
 

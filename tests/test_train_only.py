@@ -23,7 +23,7 @@ from tests.builders.packed import pack
 from tests.builders.processes import begin_ranks
 from tests.builders.tiny_comparators import LIKE, smallest, tiny
 from tests.builders.tiny_vae import scramble
-from tests.builders.training_runs import MODEL, SIZE, gan_run, latte_run, video_run, weights
+from tests.builders.training_runs import MODEL, gan_run, latte_run, video_run, weights
 from vae import VideoVAE
 from vae.parts import decoder_hash, encoder_hash, freeze_others, trains, vae_hash
 from vae.registry import OTHERS
@@ -49,6 +49,10 @@ def run_of(root, folder, *parts, steps=3, gan=False, **changes):
     config = make(folder, root / "shards", steps, weight_decay=0.1, ema_decay=0.5, **options)
     changes = {"init_from": str(root / "vae"), "train_only": list(parts), **changes}
     return replace(config, **changes)
+
+
+def train(config):
+    train_vae.run(config)
 
 
 def bits(tensors):
@@ -105,7 +109,7 @@ def test_two_processes_learn_what_one_does_with_ddp_and_fsdp(root, tmp_path, mon
     monkeypatch.setenv("FSDP_VERSION", "2")
     for kind, config in (("false", ddp), ("true", fsdp)):
         monkeypatch.setenv("ACCELERATE_USE_FSDP", kind)
-        for rank in (started := begin_ranks(2, train_vae.run, config)):
+        for rank in (started := begin_ranks(2, train, config)):
             rank.join()
         assert [rank.exitcode for rank in started] == [0, 0]
     monkeypatch.delenv("ACCELERATE_USE_FSDP")
@@ -175,7 +179,7 @@ def chain(root):
     """A VAE, its latents, Latte on them; then its decoder and its encoder trained further."""
     for part in ("decoder", "encoder"):
         train_vae.run(run_of(root, root / part, part, steps=1))
-    data = PackedClips(folder=str(root / "shards"), frames=5, **SIZE)
+    data = PackedClips(folder=str(root / "shards"), frames=5, height=16, width=16)
     options = {"data": data, "out": str(root / "latents"), "workers": 0}
     cache = cache_latents.CacheLatents(vae=str(root / "vae"), **options)
     cache_latents.run(cache)

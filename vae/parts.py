@@ -152,5 +152,5 @@ def _hash(weights: Iterable[tuple[str, Tensor]], settings: str = "") -> str:
     for name, value in sorted(weights, key=lambda item: item[0]):
         value = value.detach().cpu().contiguous()
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.flatten().view(torch.uint8).numpy())
+        digest.update(value.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
