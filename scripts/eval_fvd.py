@@ -76,7 +76,7 @@ class EvalFVD(FVDClips):
 
 def run(config: EvalFVD) -> None:
     """Check, measure, write."""
-    check_out(config.out, config.save_real)
+    check_out(config, config.out, config.save_real)
     accelerator = make_accelerator()
     main_process = accelerator.is_main_process
     real, values = config.real_clips(
@@ -130,7 +130,7 @@ def run(config: EvalFVD) -> None:
         others = config.real_source(config.held_out, values, main_process)
         result["memorization"] = memorized_clips(fakes[0], features, others, extractor, extraction)
     if main_process:
-        give_out(result, fvd_line(result), config.out)
+        give_out(config, result, fvd_line(result), config.out, config.fake[0])
 
 
 if __name__ == "__main__":

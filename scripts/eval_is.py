@@ -85,7 +85,7 @@ class EvalIS(Measurement):
 
 def run(config: EvalIS) -> None:
     """Check, measure, write."""
-    check_out(config.out)
+    check_out(config, config.out)
     changes = {name: getattr(config, name) for name in ("num_clips", "runs", "splits")}
     changes = {name: value for name, value in changes.items() if value is not None}
     protocol = replace(PROTOCOLS[config.protocol], **changes)
@@ -122,7 +122,7 @@ def run(config: EvalIS) -> None:
         allow_rate_mismatch=config.allow_rate_mismatch,
     )
     if main_process:
-        give_out(result, is_line(result), config.out)
+        give_out(config, result, is_line(result), config.out, config.fake)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from eval.features.metric_networks import NetworkConfig
 from eval.metrics.baselines import keyframe_reconstruction, trilinear_reconstruction
 from eval.protocols.cost import measure_cost
 from eval.protocols.evaluate_reconstruction import Reconstruct, evaluate_autoencoders, notes_on
-from eval.protocols.measurement import Measurement
+from eval.protocols.measurement import Measurement, add_result, check_out
 from eval.report.reconstruction_tables import reconstruction_tables, write_clips, write_tables
 from eval.report.tables import to_text
 from vae import weights_hash
@@ -93,6 +93,7 @@ class EvalReconstruction(NetworkConfig, Measurement):
 
 def run(config: EvalReconstruction) -> dict[str, Any]:
     """Check, measure, write; returns what metrics.json holds."""
+    check_out(config)
     with lock_folder(config.out):
         return _run(config)
 
@@ -174,6 +175,7 @@ def _run(config: EvalReconstruction) -> dict[str, Any]:
     write_json(Path(config.out) / "metrics.json", result)
     write_tables(reconstruction_tables(result), Path(config.out))
     write_clips(source.ids, by_clip, Path(config.out) / "clips.csv")
+    add_result(config, result, config.out)
     return result
 
 

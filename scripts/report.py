@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import platform
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ import torch
 
 from common.cli import main
 from common.config import Config
-from common.files import read_json
+from common.files import atomic_path, read_json
+from eval.protocols.results_log import read_results
 from eval.report import result_sections as sections
 from eval.report.ablation_tables import ablation_section
+from eval.report.latex import Labeled, results_latex
 from eval.report.page import Fact, Report, Section, build_report
 
 
@@ -24,11 +27,14 @@ class MakeReport(Config):
     """Put results side by side on one web page that needs no network and no other file."""
 
     results: list[str]
-    """One flag for each result: a JSON file of eval_fvd, eval_is or ablate; or a folder of
-    eval_reconstruction, of samples, of a training run or of records of stages. `label=` in front
-    gives it a name."""
-    out: str
+    """One flag for each result: a JSON file of eval_fvd, eval_is or ablate; a file (.jsonl) that
+    commands added results to; or a folder of eval_reconstruction, of samples, of a training run or
+    of records of stages. `label=` in front gives it a name."""
+    out: str | None = None
     """The page, .html."""
+    latex: str | None = None
+    """File (.tex) for tables of the scores: rows of one protocol together, footnotes for what
+    differs."""
     title: str = "Results"
     """Its title."""
     summary: list[str] = field(default_factory=list)
@@ -40,27 +46,30 @@ class MakeReport(Config):
         super().__post_init__()
         if not self.results:
             raise ValueError("nothing to report: give --results")
+        if not self.out and not self.latex:
+            raise ValueError("nothing to write: give --out, --latex or both")
 
 
 def run(config: MakeReport) -> None:
-    """Read everything, then write the page."""
+    """Read everything, then write the page and the LaTeX file."""
     reconstructions, generated, memorized, ablations, trainings, costs = ([] for _ in range(6))
-    scores: list[tuple[str, dict[str, Any]]] = []
+    scores: list[Labeled] = []
+    reconstructed: list[Labeled] = []
     taken: set[tuple[str, str]] = set()
-    for label, path in map(_named, config.results):
-        kind = "run"
-        if path.is_file():
-            result = _result(path, ("fvd", "is", "ablation"))
-            kind = result["kind"]
-            if kind == "ablation":
-                ablations.append(ablation_section(label, result))
-            else:
-                scores.append((label, result))
+    for label, path, result in _named_results(config.results):
+        kind = result.get("kind", "run")
+        if (label, kind) in taken:
+            raise ValueError("two results have one name: give them names, as in label=path")
+        taken.add((label, kind))
+        if kind == "ablation":
+            ablations.append(ablation_section(label, result))
+        elif kind == "reconstruction":
+            reconstructed.append((label, result))
+            reconstructions.append(sections.reconstruction_section(label, path, result))
+        elif result:
+            scores.append((label, result))
             if result.get("memorization"):
                 memorized.append(sections.memorization_section(label, result))
-        elif (path / "metrics.json").is_file():
-            result = _result(path / "metrics.json", ("reconstruction",))
-            reconstructions.append(sections.reconstruction_section(label, path, result))
         elif (path / "log.jsonl").is_file():
             trainings.append(sections.training_section(label, path))
         elif sections.is_stages(path):
@@ -72,9 +81,12 @@ def run(config: MakeReport) -> None:
                 f"{path}: no JSON file, no metrics.json of eval_reconstruction, no log.jsonl of a "
                 "training run, no samples.json and no records of stages"
             )
-        if (label, kind) in taken:
-            raise ValueError("two results have one name: give them names, as in label=path")
-        taken.add((label, kind))
+    if config.latex is not None:
+        with atomic_path(config.latex) as temporary:
+            temporary.write_text(results_latex(scores, reconstructed), encoding="utf-8")
+        print(f"wrote {config.latex}")
+    if config.out is None:
+        return
     items = [*sections.score_tables(scores), *generated]
     intro = "Results of different protocols, weights or reference clips are in different tables."
     page = Report(
@@ -114,9 +126,24 @@ def run(config: MakeReport) -> None:
     print(f"wrote {config.out}")
 
 
-def _named(given: str) -> tuple[str, Path]:
-    label, equals, path = given.partition("=")
-    return (label, Path(path)) if equals else (Path(given).stem, Path(given))
+def _named_results(given: list[str]) -> Iterator[tuple[str, Path, dict[str, Any]]]:
+    """Name, path and, of what a command measured, the result; of a results log each line."""
+    for text in given:
+        label, equals, name = text.partition("=")
+        path = Path(name if equals else text)
+        label = label if equals else path.stem
+        if path.suffix == ".jsonl":
+            records = read_results(path)
+            names = [record["label"] for record in records]
+            for i, record in enumerate(records):
+                again = names[:i].count(names[i])
+                yield f"{names[i]} ({again + 1})" if again else names[i], path.parent, record
+        elif path.is_file():
+            yield label, path, _result(path, ("fvd", "is", "ablation"))
+        elif (path / "metrics.json").is_file():
+            yield label, path, _result(path / "metrics.json", ("reconstruction",))
+        else:
+            yield label, path, {}
 
 
 def _result(path: Path, kinds: tuple[str, ...]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from annotated_types import Ge
 from common.config import Config, Device, Workers
 from common.files import write_json
 from eval.features.feature_cache import Extraction
+from eval.protocols.results_log import append_result, check_results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,12 @@ class Measurement(Config):
     device: Device = "auto"
     """auto (each process its own GPU, where there is one), cpu, cuda, cuda:1, ..."""
 
+    results: str | None = None
+    """File (.jsonl) that the result is added to, with command and versions, for report.py; results
+    of all commands may go into one. null: none."""
+    label: str | None = None
+    """Names the result's row there; null: the folder that was measured."""
+
     def extraction(self, accelerator: Accelerator, cache: str | None = None) -> Extraction:
         """How features are computed, on this process's device."""
         return Extraction(
@@ -45,26 +52,53 @@ class Measurement(Config):
         )
 
 
-def check_out(*outs: str | None) -> None:
+def check_out(config: Measurement, *outs: str | None) -> None:
     """Refuse a path that nothing can be written to, before anything is measured.
 
+    Args:
+        config: of the command.
+        outs: files to be written besides `results`.
+
     Raises:
-        ValueError: one of them is a folder, or lies below a file.
+        ValueError: one of them is a folder, or lies below a file; or `results` holds other things.
     """
-    for out in filter(None, outs):
+    for name, out in (*(("out", out) for out in outs), ("results", config.results)):
+        if out is None:
+            continue
         path = Path(out)
         if path.is_dir():
-            raise ValueError(f"out={out}: is a folder. Name a file, such as {path / 'result.json'}")
+            example = path / f"result.{'json' if name == 'out' else 'jsonl'}"
+            raise ValueError(f"{name}={out}: is a folder. Name a file, such as {example}")
         if parents := [parent for parent in path.parents if parent.is_file()]:
-            raise ValueError(f"out={out}: {parents[0]} is a file, so no folder can be made there")
+            raise ValueError(
+                f"{name}={out}: {parents[0]} is a file, so no folder can be made there"
+            )
+    check_results(config.results)
 
 
-def give_out(result: Mapping[str, Any], text: str, out: str | None) -> None:
+def give_out(
+    config: Measurement, result: Mapping[str, Any], text: str, out: str | None, measured: str
+) -> None:
     """Write the result as JSON to `out` and `text` to stdout; without `out`, the JSON to stdout and
-    `text` to stderr, so that stdout stays JSON."""
+    `text` to stderr, so that stdout stays JSON. Add it to `config.results`, too.
+
+    Args:
+        measured: the folder that was measured, which is the result's label by default.
+    """
     if out is not None:
         write_json(out, result)
     else:
         sys.stdout.write(json.dumps(result, indent=2) + "\n")
     stream = sys.stderr if out is None else sys.stdout
     stream.write(text + "\n")
+    add_result(config, result, measured)
+
+
+def add_result(config: Measurement, result: Mapping[str, Any], measured: str) -> None:
+    """Add a result to `config.results`, where that is given, and say so on stderr."""
+    if config.results is None:
+        return
+    label = config.label or measured
+    added = append_result(config.results, result, label)
+    what = "added" if added else "holds already"
+    sys.stderr.write(f"{config.results}: {what} {label}\n")

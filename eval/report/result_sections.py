@@ -1,6 +1,5 @@
 """Sections of the page from results on disk: reconstructions, scores, samples, training, stages."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from engine.run_folder import read_log
 from eval.clips.source import recorded_clips
 from eval.protocols.published_scores import published_beside
 from eval.report.items import Cell, Column, Comparison, Curve, Gallery, Item, Section, Table
+from eval.report.latex import protocol_groups
 from eval.report.reconstruction_tables import reconstruction_tables
 
 CLIPS = 8  # of a reconstruction run that are shown
@@ -23,9 +23,9 @@ FPS = 8  # at which clips are shown
 
 
 def reconstruction_section(label: str, folder: Path, result: dict[str, Any]) -> Section:
-    """Tables, and the first saved clips side by side."""
+    """Tables, and the first saved clips side by side; a results log knows of no clips."""
     items: list[Item] = list(reconstruction_tables(result).values())
-    for clip in result["clips"][:CLIPS]:
+    for clip in result.get("clips", ())[:CLIPS]:
         clips = {
             name: _frames(file)
             for name in ("source", *result["metrics"])
@@ -54,17 +54,10 @@ def reconstruction_section(label: str, folder: Path, result: dict[str, Any]) -> 
 
 def score_tables(results: Sequence[tuple[str, dict[str, Any]]]) -> list[Table]:
     """One table per name and set-up: only rows of equal protocols stand together."""
-    groups: dict[str, dict[str, dict[str, Any]]] = {}
-    for label, result in results:
-        if "protocol" not in result:
-            raise ValueError(
-                f"{label}: made by an older version, without a protocol. Measure anew."
-            )
-        protocol = json.dumps([result["name"], result["protocol"]], sort_keys=True)
-        groups.setdefault(protocol, {})[label] = result
+    groups = protocol_groups(results)
     firsts: dict[str, tuple[int, dict[str, Any]]] = {}  # of each kind: table number, protocol
     tables = []
-    for number, group in enumerate(groups.values(), 1):
+    for number, group in enumerate(groups, 1):
         first = next(iter(group.values()))
         table, protocol = firsts.setdefault(first["kind"], (number, first["protocol"]))
         changes = [line for line in differences(protocol, first["protocol"]) if table != number]

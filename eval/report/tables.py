@@ -5,7 +5,6 @@ Every form says in a column of its own whether a row was measured or where it wa
 
 import csv
 import io
-import re
 from collections.abc import Sequence
 
 from eval.report.drawing import column_decimals, format_number
@@ -61,13 +60,13 @@ def to_latex(table: Table) -> str:
     head, measured, published = _texts(table)
 
     def line(cells: Sequence[str], color: str = "") -> str:
-        return " & ".join(f"{color}{_escape(cell)}" for cell in cells) + r" \\"
+        return " & ".join(f"{color}{escape_latex(cell)}" for cell in cells) + r" \\"
 
     caption = " ".join(part for part in (f"{table.title}.", table.caption, *table.notes) if part)
     lines = [
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{_escape(caption)}}}",
+        rf"\caption{{{escape_latex(caption)}}}",
         rf"\begin{{tabular}}{{l{'r' * (len(head) - 2)}l}}",
         r"\toprule",
         line(head),
@@ -109,6 +108,21 @@ def _heading(column: Column) -> str:
     return f"{column.name}, {column.unit}" if column.unit else column.name
 
 
-def _escape(text: str) -> str:
-    text = re.sub(r"([&%$#_{}])", r"\\\1", text)
-    return text.replace("−", "$-$").replace("–", "--").replace("±", r"$\pm$")
+LATEX = {
+    **{char: f"\\{char}" for char in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "−": "$-$",
+    "–": "--",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+}
+
+
+def escape_latex(text: str) -> str:
+    """Plain text as LaTeX that shows it."""
+    return text.translate(str.maketrans(LATEX))
