@@ -99,6 +99,25 @@ VIDEOMAE = PublishedWeights(
     source="OpenGVLab/VideoMAEv2 on GitHub, model zoo, after its form",
     without="The i3d presets work without it",
 )
+JEPA = "facebookresearch/jepa on GitHub, V-JEPA ViT-H/16 at 224"
+VJEPA = PublishedWeights(
+    name="V-JEPA ViT-H/16 for JEDi",
+    file="vjepa/vith16.pth.tar",
+    use="JEDi, --preset vjepa",
+    variable="IVVAE_VJEPA",
+    source=JEPA,
+    url="https://dl.fbaipublicfiles.com/jepa/vith16/vith16.pth.tar",
+    without="The i3d presets work without it",
+)
+VJEPA_PROBE = PublishedWeights(
+    name="Something-Something v2 probe of V-JEPA ViT-H/16 for JEDi",
+    file="vjepa/ssv2-probe.pth.tar",
+    use="JEDi, --preset vjepa",
+    variable="IVVAE_VJEPA_PROBE",
+    source=f"{JEPA}, attentive probe of SSv2",
+    url="https://dl.fbaipublicfiles.com/jepa/vith16/ssv2-probe.pth.tar",
+    without="The i3d presets work without it",
+)
 IVVAE_WITHOUT = "Without it, train one (scripts/train_vae.py) or compare others"
 IVVAE = {
     name: PublishedWeights(
@@ -191,7 +210,7 @@ LATTE = {
 
 ALL = (
     *(I3D, I3D_TORCHSCRIPT, C3D, C3D_MEAN, C3D_TORCHSCRIPT, LPIPS_ALEX, LPIPS_VGG),
-    VIDEOMAE,
+    *(VIDEOMAE, VJEPA, VJEPA_PROBE),
     *IVVAE.values(),
     *COMPARATORS.values(),
     *LATTE.values(),

@@ -1,5 +1,6 @@
 """Networks that turn clips into the features a Fréchet distance compares, with their protocol."""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from common.published_weights import (
     I3D,
     I3D_TORCHSCRIPT,
     VIDEOMAE,
+    VJEPA,
+    VJEPA_PROBE,
 )
 from common.weights import WeightsFile, find_weights, read_state_dict
 from eval.features.c3d import FRAMES, ScriptedC3D, load_chainer, load_script
@@ -25,10 +28,11 @@ from eval.features.classifier import ClipClassifier
 from eval.features.i3d import MIN_FRAMES, SIZE, InceptionI3D
 from eval.features.preprocess import Resize, check_video, resize_frames
 from eval.features.videomae import load_videomae
+from eval.features.vjepa import load_vjepa
 
 I3DPreset = Literal["i3d_tf", "i3d_videogpt", "i3d_torchscript"]
-FVDPreset = Literal["i3d_tf", "i3d_videogpt", "i3d_torchscript", "videomae"]
-"""Networks whose features a distance can compare; only I3D's may be called FVD."""
+FVDPreset = Literal["i3d_tf", "i3d_videogpt", "i3d_torchscript", "videomae", "vjepa"]
+"""Networks whose features can be compared. Only I3D's may be called FVD; vjepa gives JEDi."""
 Distance = Literal["frechet", "jedi"]
 CLASSES = 400  # of Kinetics, I3D's logits
 PORTS: dict[I3DPreset, tuple[float, Resize]] = {
@@ -102,25 +106,39 @@ def load_fvd_extractor(
     allow_unknown: bool = False,
     download: bool = False,
 ) -> Extractor:
-    """The network of a preset: see `load_i3d`; for `videomae`, the encoder of content-debiased FVD.
+    """The network of a preset: see `load_i3d`; for `videomae`, the encoder of content-debiased FVD;
+    for `vjepa`, that of JEDi, whose probe is looked for beside a given `path`, too.
 
     Raises:
         ValueError: weights not found, not the published ones, or not loadable.
     """
-    if preset != "videomae":
+    if preset not in ("videomae", "vjepa"):
         return load_i3d(preset, path, allow_unknown=allow_unknown, download=download)
-    file = find_weights(VIDEOMAE, path)
-    network = load_videomae(file.path)
+    shared = {"name": preset, "published": False, "resize": "stretch", "min_frames": FRAMES}
+    if preset == "videomae":
+        file = find_weights(VIDEOMAE, path)
+        network = load_videomae(file.path)
+        return Extractor(
+            network=network,
+            run=network,
+            weights_sha256=file.sha256,
+            score="fvd_videomae",
+            dimensions=network.fc_norm.weight.shape[0],
+            **shared,
+        )
+    file = find_weights(VJEPA, path, download=download)
+    beside = None if path is None else Path(path).with_name(Path(VJEPA_PROBE.file).name)
+    given = beside if beside is not None and beside.is_file() else None
+    probe = find_weights(VJEPA_PROBE, given, download=download)
+    network = load_vjepa(file.path, probe.path)
     return Extractor(
-        name=preset,
         network=network,
         run=network,
-        weights_sha256=file.sha256,
-        published=False,
-        score="fvd_videomae",
-        dimensions=network.fc_norm.weight.shape[0],
-        resize="stretch",
-        min_frames=FRAMES,
+        weights_sha256=hashlib.sha256(f"{file.sha256} {probe.sha256}".encode()).hexdigest(),
+        score="jedi",
+        dimensions=network.norm.weight.shape[0],
+        distance="jedi",
+        **shared,
     )
 
 

@@ -50,7 +50,7 @@ class FVDClips(Measurement):
     protocols do."""
     preset: FVDPreset | None = None
     """Which implementation of I3D the features are those of; null: i3d_tf. videomae gives
-    content-debiased FVD under a name of its own."""
+    content-debiased FVD under a name of its own, vjepa gives JEDi."""
     noise_fake: Annotated[float, Ge(0)] = 0.0
     """Standard deviation of Gaussian noise added to generated clips, in [-1, 1] units: how far does
     it move the score?"""

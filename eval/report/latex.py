@@ -13,7 +13,7 @@ from eval.report.tables import escape_latex, to_latex
 
 Labeled = tuple[str, dict[str, Any]]
 """What a row is called, and its result."""
-HEADINGS = {"fvd": r"FVD $\downarrow$", "is": r"IS $\uparrow$"}
+HEADINGS = {"fvd": r"FVD $\downarrow$", "jedi": r"JEDi $\downarrow$", "is": r"IS $\uparrow$"}
 MARKS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -48,7 +48,7 @@ def results_latex(scores: Sequence[Labeled], reconstructions: Sequence[Labeled])
         raise ValueError("latex: none of the results is of eval_fvd, eval_is, eval_reconstruction")
     tables = []
     for kind in HEADINGS:
-        groups = protocol_groups([(label, r) for label, r in scores if r["kind"] == kind])
+        groups = protocol_groups([row for row in scores if row[1]["name"].startswith(kind)])
         if groups:
             tables.append(_score_table(kind, groups))
     for result in joined_reconstructions(reconstructions):
@@ -78,7 +78,7 @@ def joined_reconstructions(results: Sequence[Labeled]) -> list[dict[str, Any]]:
 def _score_table(kind: str, groups: Sequence[Mapping[str, dict[str, Any]]]) -> str:
     first = next(iter(groups[0].values()))
     setting = dict(_flat({"score": first["name"], **first["protocol"]}))
-    choose = min if kind == "fvd" else max
+    choose = max if kind == "is" else min
     lines, notes = [], []
     marks = (MARKS[i] if i < len(MARKS) else str(i) for i in count())
     seeds = False
