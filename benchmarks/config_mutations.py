@@ -5,6 +5,7 @@ import random
 import runpy
 import shutil
 import types
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
@@ -125,7 +126,7 @@ def _config_class(command: Command) -> type:
 def _nested(flat: dict[str, Any]) -> dict[str, Any]:
     """Dotted names as nested mappings."""
     tree: dict[str, Any] = {}
-    for name, value in flat.items():
+    for name, value in deepcopy(flat).items():  # others' options stay what they are
         *parents, last = name.split(".")
         node = tree
         for parent in parents:

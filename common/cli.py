@@ -1,10 +1,12 @@
 """One command line for every script: YAML plus flags on a frozen dataclass, one-line errors."""
 
 import errno
+import json
 import logging
 import os
 import re
 import sys
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
@@ -97,6 +99,8 @@ def parse(
         return _build(command, _parser(command).parse_args(_spelled_out(command, arguments)), "")
     except jsonargparse.ArgumentError as error:
         raise ValueError(f"{error}. See --help for the options.") from None
+    except RecursionError:
+        raise ValueError("an option holds itself, by an alias (*) of YAML") from None
 
 
 def main(
@@ -226,7 +230,11 @@ REMEDIES = {
 def _complain(message: str, code: int) -> int:
     prefix = "" if _is_main() else f"[rank {os.environ['RANK']}] "
     kind = "error: " if code == 2 else ""
-    print(prefix + kind + " ".join(message.split()), file=sys.stderr)  # noqa: T201
+    line = kind + " ".join(message.split())
+    print(prefix + line, file=sys.stderr)  # noqa: T201
+    if report := os.environ.get("TORCHELASTIC_ERROR_FILE"):  # torchrun shows it at its end
+        about = {"message": line, "extraInfo": {"timestamp": str(int(time.time()))}}
+        Path(report).write_text(json.dumps({"message": about}))
     return code
 
 

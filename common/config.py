@@ -48,6 +48,14 @@ def _is_device(name: str) -> bool:
 
 Workers = Annotated[int, Ge(0), Le(1024)]
 """A number of processes beside the main one."""
+Pixels = Annotated[int, Ge(1), Le(16_384)]
+"""A height or width; readers take no larger frames."""
+Frames = Annotated[int, Ge(1), Le(1_000_000)]
+"""Frames of a clip, or from one of its frames to the next."""
+BatchSize = Annotated[int, Ge(1), Le(1_000_000)]
+"""Clips at once."""
+Width = Annotated[int, Ge(1), Le(65_536)]
+"""Channels of a layer."""
 Device = Annotated[str, Rule(_is_device, "be auto, cpu, or a GPU of this machine: cuda, cuda:1")]
 """Where a command computes."""
 
@@ -189,6 +197,10 @@ def check_value(value: Any, hint: Any, name: str) -> None:
             check_value(each, get_args(base)[1], f"{name}.{key}")
     elif value == "":
         raise _refusal(name, value, "not be empty")
+    elif base in (str, Path) and str(value) in ("null", "~"):  # of a command line
+        raise _refusal(name, None, f"be {type_name(base)} (null is not allowed here)")
+    elif base is int and abs(value) >= 2**63:
+        raise _refusal(name, value, "be a whole number of 64 bits")
     elif isinstance(value, float) and not math.isfinite(value):
         raise _refusal(name, value, "be a finite number")
     for rule in _metadata(hint) if value is not None else ():

@@ -3,16 +3,21 @@
 import errno
 import hashlib
 import json
+import math
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
 from safetensors import SafetensorError
 
 ALMOST_FULL = 1 << 20  # bytes; writers give up before the last one is taken
+MANY = 1_000_000  # names that one pattern may stand for
+PARTS, PART = 16, 1 << 14  # of a file, and the bytes of each, that `sampled_sha256` reads
 
 
 @contextmanager
@@ -91,10 +96,52 @@ def read_json(path: str | Path) -> Any:
         ) from None
 
 
+def read_options(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file of a command's options; anything else is a `ValueError` that names it."""
+    try:
+        options = yaml.safe_load(Path(path).read_text())
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise ValueError(f"{path}: no such config file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not valid YAML ({error})") from None
+    if not isinstance(options or {}, dict):
+        raise ValueError(f"{path}: holds {options!r}, not options and their values")
+    return options or {}
+
+
 def sha256_file(path: str | Path) -> str:
     """Hex sha256 of a file's bytes, read in blocks."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sampled_sha256(path: str | Path) -> str:
+    """Hex sha256 of a file's size and of 16 parts of 16 KiB, from its beginning to its end.
+
+    For files that are too large to be read for this alone: another file of the same size, alike in
+    all these parts, is not told from it.
+    """
+    size = Path(path).stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with open(path, "rb") as file:
+        for part in range(PARTS):
+            file.seek(max(0, size - PART) * part // (PARTS - 1))
+            digest.update(file.read(PART))
+    return digest.hexdigest()
+
+
+def expand_names(pattern: str) -> list[str]:
+    """Every name that `a-{000..127}.tar` stands for.
+
+    Raises:
+        ValueError: unbalanced braces, or more than a million names.
+    """
+    from webdataset.shardlists import expand_urls  # imports torch
+
+    numbers = [(int(a), int(b)) for a, b in re.findall(r"\{(\d+)\.\.(\d+)", pattern)]
+    if math.prod(abs(b - a) + 1 for a, b in numbers) > MANY:
+        raise ValueError(f"{pattern}: stands for more than {MANY} names")
+    return expand_urls(pattern)
 
 
 def sync_folder(folder: Path) -> None:

@@ -18,12 +18,15 @@ def call(command: Sequence[str]) -> int:
     Returns:
         Its peak memory, bytes.
     Raises:
-        ValueError: it failed; its own message is above.
+        ValueError: it failed, and its own message is above; or it cannot be started.
         Stopped: it was stopped by a signal.
     """
     shown = shlex.join(command)
     print(f"$ {shown}", flush=True)  # noqa: T201
-    process = subprocess.Popen(command)
+    try:
+        process = subprocess.Popen(command)
+    except OSError as error:
+        raise ValueError(f"{command[0]}: cannot be started ({error.strerror})") from None
     before = signal.signal(signal.SIGTERM, lambda number, _: os.kill(process.pid, number))
     try:
         _, status, usage = os.wait4(process.pid, 0)

@@ -1,6 +1,7 @@
 """Stages of a longer command, each done once: a record tells with which settings and inputs."""
 
 import datetime
+import os
 import shlex
 import sys
 import time
@@ -9,10 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.files import read_json, write_json
+from common.files import expand_names, read_json, read_options, sampled_sha256, write_json
 from common.launch import call
 from common.measure import GIGABYTE
 from common.output_folder import Input, describe_identity, identity_changes
+
+OUTPUTS = ("out", "train.folder", "mp4", "gif", "feature_cache")
+"""Options of commands that name what they write; every other path is of what they read."""
+CONTENTS = (
+    *("index.json", "manifest.json", "samples.json", "identity.json", "metrics.json", "log.jsonl"),
+    *("config.json", "training.json", "model.safetensors", "ema/model.safetensors"),
+    "diffusion_pytorch_model.safetensors",
+)
+"""Files that tell what a folder holds: shards, latents, clips, results, weights."""
 
 
 def run_stage(
@@ -40,7 +50,12 @@ def run_stage(
     for path in inputs:
         if not path.is_file():
             raise ValueError(f"{path}: no such file; the stage before makes it")
-    hashes = {str(path): Input.file(path) for path in inputs}
+    hashes = {
+        str(path): Input(str(path), sampled_sha256(path))
+        if path.suffix == ".tar"
+        else Input.file(path)
+        for path in inputs
+    }
     if record.exists():
         found = read_json(record)
         if changes := identity_changes(found, settings, hashes):
@@ -77,27 +92,62 @@ class CommandStages:
         options: Mapping[str, Any] | None = None,
         *,
         config: Path | None = None,
-        inputs: Sequence[Path] = (),
     ) -> dict[str, Any]:
         """Run a command unless `record` says that it was done with the same; returns the record.
+
+        What the folders and files that it reads hold is part of that, such as weights and shards.
 
         Args:
             record: JSON file, written when the command is done.
             script: such as `train_vae.py`.
             options: name to value, without the dashes; they overrule the config.
             config: YAML file of further options.
-            inputs: files that the result depends on, such as weights.
 
         Raises:
             ValueError: the command failed, or was done before with other options or inputs.
         """
-        options = {f"--{name}": _flag(value) for name, value in (options or {}).items()}
+        options = dict(options or {})
+        flags = {f"--{name}": _flag(value) for name, value in options.items()}
         command = [*shlex.split(self.launcher), str(self.scripts / script)]
         command += ["--config", str(config)] if config else []
-        command += [f"{name}={value}" for name, value in options.items()]
+        command += [f"{name}={value}" for name, value in flags.items()]
         settings = {config.name: config.read_text()} if config else {}
-        settings = settings | ({"options": options} if options else {})
+        settings = settings | ({"options": flags} if flags else {})
+        given = (_flat(read_options(config)) if config else {}) | options
+        inputs = [
+            file
+            for name, value in given.items()
+            if name not in OUTPUTS
+            for text in (value if isinstance(value, list | tuple) else [value])
+            for file in _contents(text)
+        ]
         return run_stage(record, lambda: call(command), settings=settings, inputs=inputs)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested options by their dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        nested = isinstance(value, Mapping)
+        flat |= _flat(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
+    return flat
+
+
+def _contents(value: Any) -> list[Path]:
+    """Files that tell what an option's value stands for; none where it is no path, or of others'.
+
+    A path may have a label and a kind before it, as in `label=kind:path`.
+    """
+    if not isinstance(value, str | Path):
+        return []
+    text = str(value)
+    unnamed = text.partition("=")[2]
+    for each in filter(None, (text, unnamed, (unnamed or text).partition(":")[2])):
+        places = expand_names(each) if each.endswith(".tar") else [each]
+        names = [*places, *(f"{place}/{name}" for place in places for name in CONTENTS)]
+        if files := [Path(name) for name in names if os.path.isfile(name)]:
+            return files
+    return []
 
 
 def _flag(value: Any) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from common.config import MAY_CHANGE, Config, Workers
+from common.config import MAY_CHANGE, BatchSize, Config, Workers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +36,9 @@ class TrainConfig(OptimizerConfig):
     """Run folder; rerunning with the same folder resumes."""
     steps: Annotated[int, Ge(1), Le(10**9), MAY_CHANGE]
     """Optimizer steps in all."""
-    global_batch_size: Annotated[int, Ge(1)]
+    global_batch_size: BatchSize
     """Clips per step over all processes."""
-    micro_batch_size: Annotated[int | None, Ge(1)] = None
+    micro_batch_size: BatchSize | None = None
     """Clips per forward pass and process; gradients are accumulated. Default: all at once."""
     seed: int = 0
     """Data order, noise and initial weights follow from it and the step."""

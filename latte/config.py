@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, MultipleOf
 
-from common.config import Config
+from common.config import Config, Width
 
 PRESETS: dict[str, dict[str, int]] = {
     "S": {"depth": 12, "hidden_size": 384, "num_heads": 6},
@@ -22,7 +22,7 @@ class _Transformer(Config):
 
     patch_size: Annotated[int, Ge(1)] = 2
     """Side of the square patch that becomes one token, in latent pixels: 2, 4 or 8 in the paper."""
-    mlp_ratio: Annotated[float, Gt(0)] = 4.0
+    mlp_ratio: Annotated[float, Gt(0), Le(1024)] = 4.0
     """Hidden width of the MLP as a multiple of hidden_size."""
     variant: Literal[1, 2, 3, 4] = 1
     """Where attention is spatial and where temporal, numbered as in the paper: 1 blocks take turns
@@ -45,7 +45,7 @@ class LatteConfig(_Transformer):
     """Rows of the latent; a multiple of patch_size."""
     width: Annotated[int, Ge(1)]
     """Columns of the latent; a multiple of patch_size."""
-    hidden_size: Annotated[int, Ge(1), MultipleOf(4)] = 1152
+    hidden_size: Annotated[Width, MultipleOf(4)] = 1152
     """Width of a token; a multiple of num_heads and of 4."""
     depth: Annotated[int, Ge(1), Le(1000)] = 28
     """Blocks in all; variants 1 and 2: half of them spatial, half temporal."""
@@ -134,7 +134,7 @@ class LatteOptions(_Transformer):
 
     size: Literal["S", "B", "L", "XL", "custom"] = "XL"
     """One of the paper's sizes, or custom: then give hidden_size, depth and num_heads."""
-    hidden_size: Annotated[int | None, Ge(1)] = None
+    hidden_size: Width | None = None
     """Width of a token (custom size)."""
     depth: Annotated[int | None, Ge(1), Le(1000)] = None
     """Blocks in all (custom size)."""

@@ -5,11 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from common.cli import main
 from common.config import Config
-from common.files import atomic_path, read_json, write_json
+from common.files import atomic_path, read_json, read_options, write_json
 from common.output_folder import lock_folder
 from common.stages import CommandStages
 from engine.run_folder import read_log
@@ -157,15 +155,11 @@ def _train(
     """Train by one config, from the weights in the folder `start`."""
     assert file is not None
     options = {"architecture": architecture, "train.seed": seed, "train.folder": folder}
-    values = yaml.safe_load(file.read_text())
-    sets = [Path((values.get(part) or {}).get("folder", "")) for part in ("data", "held_out")]
-    inputs = [index for each in sets if (index := each / "index.json").is_file()]
     if start is not None:
         options["init_from"] = start
-        inputs.append(start / "model.safetensors")
     commands = CommandStages(scripts=SCRIPTS, launcher=config.launcher)
     record = folder.with_name(f"{folder.name}.json")
-    commands.run(record, "train_vae.py", options, config=file, inputs=inputs)
+    commands.run(record, "train_vae.py", options, config=file)
 
 
 def _logged(folder: Path) -> dict[str, float]:
@@ -178,21 +172,21 @@ def _measured(
     config: Ablate, test: str, data: Path, seed: int, exports: dict[str, Path]
 ) -> dict[str, dict[str, float]]:
     """Scores of all rows of a seed, and of trilinear down- and upsampling, on one test set."""
-    clips = yaml.safe_load(config.video.read_text())["data"]
+    training = read_options(config.video)
+    clips = training.get("data") or training.get("stream") or {}
     out = config.folder / "tests" / f"{test}-{seed}"
     options = {
         "vae": tuple(f"{name}={export}" for name, export in exports.items()),
         "data": data,
         "out": out,
-        **{name: clips[name] for name in ("frames", "height", "width")},
+        **{name: clips[name] for name in ("frames", "height", "width") if name in clips},
         "batch_size": 16,
         "save_clips": 2,
         "lpips": "none",
         "rfvd": "none",
     }
-    inputs = [data / "index.json", *(export / "model.safetensors" for export in exports.values())]
     commands = CommandStages(scripts=SCRIPTS)
-    commands.run(out.with_suffix(".json"), "eval_reconstruction.py", options, inputs=inputs)
+    commands.run(out.with_suffix(".json"), "eval_reconstruction.py", options)
     metrics = read_json(out / "metrics.json")["metrics"]
     return {
         name: {

@@ -2,17 +2,16 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from annotated_types import Ge
 from torch import Tensor
 
 from common.accelerator import inference_precision, make_accelerator
 from common.cli import main
-from common.config import Workers
+from common.config import BatchSize, Workers
 from common.files import read_json
 from common.output_folder import lock_folder
 from common.pixels import to_float
@@ -37,7 +36,7 @@ class CacheLatents(CacheConfig):
     """Which clips: 1 + 4n frames and sides in multiples of 8 for the released VAE."""
     out: str
     """Folder of the cache."""
-    batch_size: Annotated[int, Ge(1)] = 8
+    batch_size: BatchSize = 8
     """Clips encoded at once on each device."""
     workers: Workers = 2
     """Decoding processes per device; 0 decodes between batches."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import yaml
 
-from common.cli import main
+from common.cli import main, parse
 from common.config import Config
 from common.files import atomic_path, read_json, write_json
 from common.measure import peak_memory_bytes
@@ -49,19 +49,6 @@ COMMANDS = {
 }
 """Stages that are commands of the user, each with the config of its name."""
 
-SHARDS, TEST_SHARDS = "shards/train/index.json", "shards/test/index.json"
-VAE, LATTE = (f"{name}/export/model.safetensors" for name in ("video_vae", "latte"))
-INPUTS = {
-    "image_vae": (SHARDS, TEST_SHARDS),
-    "video_vae": (SHARDS, TEST_SHARDS, "image_vae/export/model.safetensors"),
-    "latents": (SHARDS, VAE),
-    "classifier": (SHARDS, TEST_SHARDS),
-    "latte": ("latents/manifest.json",),
-    "samples": (LATTE, VAE),
-    "reconstruct": (TEST_SHARDS, VAE),
-}
-"""What each stage's result depends on, in the folder of the run."""
-
 NOISE = 0.6
 SETS: dict[str, tuple[str, dict[str, Any]]] = {
     "held-out clips": ("shards/test", {"fake_is_real": True}),
@@ -91,15 +78,12 @@ def _run(configs: Path) -> None:
     # Train, sample, reconstruct
     _pack(configs / "data.yaml", records / "data.json")
     for name, script in COMMANDS.items():
-        inputs = [RUN / file for file in INPUTS[name]]
-        file = configs / f"{name}.yaml"
-        commands.run(records / f"{name}.json", script, config=file, inputs=inputs)
+        commands.run(records / f"{name}.json", script, config=configs / f"{name}.yaml")
     commands.run(
         records / "untrained.json",
         "sample.py",
         {"untrained": True, "out": RUN / "samples_untrained"},
         config=configs / "samples.yaml",
-        inputs=[RUN / LATTE, RUN / VAE],
     )
 
     # Score as many clips of every set as the smallest has
@@ -136,15 +120,13 @@ def _run(configs: Path) -> None:
     page = RUN / "report.yaml"
     with atomic_path(page) as temporary:
         temporary.write_text(yaml.safe_dump(_page(metrics), sort_keys=False, allow_unicode=True))
-    inputs = [RUN / "metrics.json", RUN / "reconstruction" / "metrics.json"]
-    commands.run(RUN / "report.json", "report.py", config=page, inputs=inputs)
+    commands.run(RUN / "report.json", "report.py", config=page)
     print(f"\n{RUN}/report.html shows the result, {RUN}/metrics.json holds the figures")
 
 
 def _pack(config: Path, record: Path) -> None:
     fetch_clips(CLIPS)
-    text = config.read_text()
-    options = ShardConfig(**(yaml.safe_load(text) or {}))
+    options = parse(ShardConfig, ["--config", str(config)])
 
     def pack() -> int:
         for part in ("train", "test"):
@@ -153,7 +135,7 @@ def _pack(config: Path, record: Path) -> None:
             write_shards(records, RUN / "shards" / part, options, names, workers=workers)
         return peak_memory_bytes()
 
-    run_stage(record, pack, settings={config.name: text})
+    run_stage(record, pack, settings={config.name: config.read_text()})
 
 
 def _protocol(scored: ClipScores) -> dict[str, Any]:

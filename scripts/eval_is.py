@@ -7,6 +7,7 @@ from annotated_types import Ge, Le
 
 from common.accelerator import make_accelerator
 from common.cli import main
+from common.config import Frames
 from eval.clips.clip_protocol import ClipProtocol
 from eval.clips.source import ClipSource
 from eval.features.extractors import load_c3d, load_classifier
@@ -51,13 +52,13 @@ class EvalIS(Measurement):
     """Fetch TGANv2's files into ~/.cache/ivvae/ if C3D is found nowhere (317 MB)."""
     classifier: str | None = None
     """Folder of a trained classifier to use instead of C3D; the score is named after it."""
-    frames: Annotated[int, Ge(1)] = 16
+    frames: Frames = 16
     """Frames per clip; C3D takes 16."""
     skip_fake: Annotated[int, Ge(0)] = 1
     """Frames left out at the start of generated videos: 1 drops frame 0 of 17, like the paper."""
-    stride_fake: Annotated[int, Ge(1)] = 1
+    stride_fake: Frames = 1
     """Frames from one generated clip frame to the next."""
-    stride_real: Annotated[int, Ge(1)] = 1
+    stride_real: Frames = 1
     """The same for real videos."""
     start_fake: Literal["random", "first", "center"] = "first"
     """Where clips begin in generated videos."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from common.accelerator import make_accelerator
 from common.cli import main
+from common.config import BatchSize, Frames, Pixels
 from common.files import write_json
 from common.output_folder import Input, lock_folder, remove_temporary, write_identity
 from eval.clips.clip_protocol import ClipProtocol
@@ -50,13 +51,13 @@ class EvalReconstruction(NetworkConfig, Measurement):
     """Folder of shards, of videos, or of folders of frames: the clips."""
     out: str
     """Folder for the results and, lossless, for source/ and one folder of clips per method."""
-    frames: Annotated[int, Ge(1)] = 17
+    frames: Frames = 17
     """Frames per clip, from the middle of each video."""
-    stride: Annotated[int, Ge(1)] = 1
+    stride: Frames = 1
     """Video frames from one clip frame to the next."""
-    height: Annotated[int, Ge(1)] | None = 256
+    height: Pixels | None = 256
     """Pixels; frames are resized to cover the size and cropped at the center. null keeps theirs."""
-    width: Annotated[int, Ge(1)] | None = 256
+    width: Pixels | None = 256
     """See height."""
     num_clips: Annotated[int, Ge(1)] | None = None
     """Most clips, one per video; null takes every video."""
@@ -72,13 +73,13 @@ class EvalReconstruction(NetworkConfig, Measurement):
     measures no time and no memory. On a CPU, choose a small size."""
     warmup: Annotated[int, Ge(0), Le(1000)] = 1
     """Runs before those, not counted."""
-    cost_frames: Annotated[int, Ge(1)] = 17
+    cost_frames: Frames = 17
     """The supplement's Table 6 has 17 frames."""
-    cost_height: Annotated[int, Ge(1)] = 720
+    cost_height: Pixels = 720
     """Of Table 6, pixels."""
-    cost_width: Annotated[int, Ge(1)] = 1280
+    cost_width: Pixels = 1280
     """Of Table 6, pixels."""
-    batch_size: Annotated[int, Ge(1)] = 4
+    batch_size: BatchSize = 4
     """Clips at once."""
     save_clips: Annotated[int, Ge(0)] = 8
     """Clips to write."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from common.accelerator import make_accelerator
 from common.cli import main
-from common.config import Config
+from common.config import Config, Pixels
 from data.video.encode import from_uint8, to_uint8
 from eval.clips.clip_protocol import ClipProtocol
 from eval.clips.source import ClipSource
@@ -20,7 +20,7 @@ from vae import VideoVAE
 from vae.registry import load_vae
 from vae.visual import latent_maps, unselected_frames
 
-Pixels = Annotated[int, Ge(0)]
+Place = Annotated[int, Ge(0)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class Comparison(Config):
     """Rows, one flag each; by default every method."""
     frames: Annotated[tuple[Annotated[int, Ge(0)], ...], MinLen(1)] = (0, 1, 2, 3, 4)
     """Columns."""
-    box: tuple[Pixels, Pixels, Pixels, Pixels] | None = None
+    box: tuple[Place, Place, Place, Place] | None = None
     """What to enlarge: top, left, height, width, pixels; null takes the middle quarter."""
     gain: Annotated[float, Gt(0)] | None = None
     """Factor of the error maps; null chooses a power of two for all rows."""
@@ -56,9 +56,9 @@ class ClipOptions(Config):
     """File to write, with the endings .png and .pdf."""
     id: str | None = None
     """Id of the video; null takes the first in order of a seeded draw."""
-    height: Annotated[int, Ge(1)] = 256
+    height: Pixels = 256
     """Pixels."""
-    width: Annotated[int, Ge(1)] = 256
+    width: Pixels = 256
     """Pixels."""
 
 

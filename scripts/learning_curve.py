@@ -7,12 +7,11 @@ from pathlib import Path
 from statistics import mean
 from typing import Annotated, Any
 
-import yaml
 from annotated_types import Ge
 
 from common.cli import main
 from common.config import Config
-from common.files import atomic_path, read_json, write_json
+from common.files import atomic_path, read_json, read_options, write_json
 from common.output_folder import lock_folder
 from common.stages import CommandStages
 from data.video.decode import read_frames
@@ -24,8 +23,6 @@ SCRIPTS = Path(__file__).parent
 SCORES = {"fvd_demo": 2, "is_demo": 2, "recognized": 3}
 """Scores of the table, with their decimals."""
 WEIGHTS = ("raw", "ema")
-WEIGHT_FILES = ("model.safetensors", "ema/model.safetensors")
-"""Of a checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,15 +89,10 @@ def _run(config: LearningCurve) -> None:
             "train.keep_every": every,
             "vae": None,
         }
-        manifest = Path(yaml.safe_load(config.train.read_text())["latents"]) / "manifest.json"
-        commands.run(
-            folder / "run.json", "train_latte.py", options, config=config.train, inputs=[manifest]
-        )
+        commands.run(folder / "run.json", "train_latte.py", options, config=config.train)
 
         # Sample
         parts = _parts(config, steps)
-        vae = Path(yaml.safe_load(config.samples.read_text())["vae"]) / "model.safetensors"
-        vaes = [vae] if vae.is_file() else []  # else of a hub, or another's, whose name tells all
         for name, (step, options) in parts.items():
             checkpoint = folder / "run" / "checkpoints" / f"step-{step:08d}"
             out = folder / name.replace(" ", "-")
@@ -109,7 +101,6 @@ def _run(config: LearningCurve) -> None:
                 "sample.py",
                 {"latte": checkpoint, "out": out, "seed": seed, **options},
                 config=config.samples,
-                inputs=[*(checkpoint / name for name in WEIGHT_FILES), *vaes],
             )
 
         # Score
@@ -145,7 +136,10 @@ def _run(config: LearningCurve) -> None:
 
 def _steps(config: LearningCurve) -> dict[int, int]:
     """The step of each percentage."""
-    total = yaml.safe_load(config.train.read_text())["train"]["steps"]
+    train = read_options(config.train).get("train")
+    total = train.get("steps") if isinstance(train, dict) else None
+    if not isinstance(total, int):
+        raise ValueError(f"{config.train}: train.steps={total} must be a number of steps")
     if broken := [percent for percent in config.percents if total * percent % 100]:
         raise ValueError(
             f"{config.train}: {broken[0]} % of its {total} steps is no whole number. Choose other "

@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 
 import torch
 from accelerate import Accelerator
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from tqdm import tqdm
 
 from common.accelerator import inference_precision, make_accelerator
 from common.cli import main
-from common.config import MAY_CHANGE, Config
+from common.config import MAY_CHANGE, BatchSize, Config
 from common.output_folder import Input, check_no_file, lock_folder, write_identity
 from common.seeding import fold
 from data.latents.first_frames import FirstFrames
@@ -40,7 +40,7 @@ class Sample(Config):
     """The VAE that made its latents, as cache_latents.py took it, or one with the same encoder."""
     out: Annotated[str, MAY_CHANGE]
     """Folder for clip-000000.mkv (lossless), ... and samples.json with each clip's label."""
-    num_clips: Annotated[int | None, Ge(1), MAY_CHANGE] = None
+    num_clips: Annotated[int | None, Ge(1), Le(10_000_000), MAY_CHANGE] = None
     """Clips per seed; null takes as many as the protocol measures."""
     protocol: Annotated[str | None, MAY_CHANGE] = None
     """Published protocol that the clips are for, as eval_fvd.py takes it: gives num_clips; clips
@@ -61,7 +61,7 @@ class Sample(Config):
     seeds: Annotated[tuple[int, ...], MAY_CHANGE] = ()
     """Several sampling seeds instead: the clips of each go into a folder of their own, such as
     OUT/seed-0. eval_fvd.py --fake OUT then gives mean and standard deviation over them."""
-    batch_size: Annotated[int, Ge(1), MAY_CHANGE] = 8
+    batch_size: Annotated[BatchSize, MAY_CHANGE] = 8
     """Clips per forward pass and process; does not change them."""
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     """Mixed precision of Latte; "no" is float32, "auto" bf16 on a CUDA device and float32

@@ -12,7 +12,7 @@ from torch import nn
 from tqdm import tqdm
 
 from common.cli import main
-from common.config import Config
+from common.config import Config, Width
 from common.files import write_json
 from common.output_folder import Input, lock_folder
 from common.pixels import to_float
@@ -36,7 +36,7 @@ class TrainClassifier(Config):
     """Training clips; every video needs a class."""
     test: str | None = None
     """Folder of held-out shards with the same classes; their accuracy is reported."""
-    channels: Annotated[int, Ge(GROUPS), MultipleOf(GROUPS)] = 32
+    channels: Annotated[Width, Ge(GROUPS), MultipleOf(GROUPS)] = 32
     """Channels of the first stage, a multiple of 8; the features have 4 times as many."""
 
 

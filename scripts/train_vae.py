@@ -207,10 +207,8 @@ def _train(config: TrainVAE, accelerator: Accelerator) -> Path | None:
         )
     step_loss = StepLoss(loss, model, accelerator, gan, regularizers)
 
-    # The run, new or resumed; a stream's shards are not known before they are read
-    inputs = {}
-    if config.data is not None:
-        inputs["data"] = Input(config.data.folder, clips[0].hash)
+    # The run, new or resumed
+    inputs = config.inputs(clips)
     if config.init_from is not None:
         inputs["init_from"] = Input(config.init_from, weights_hash(model))
     trainer = Trainer(

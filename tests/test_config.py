@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import pytest
 from annotated_types import Ge, Gt, Lt, MinLen, MultipleOf
 
+from benchmarks.config_mutations import _nested
 from common.cli import parse
 from common.config import MAY_CHANGE, Config, fixed_differences, fixed_values, walk_fields
 
@@ -56,6 +57,9 @@ class Command(Config):
         ({"names": ["x", 1]}, r"names\[1\]=1 must be a string"),
         ({"names": None}, "names=null must be a list of a string"),
         ({"out": ""}, "out='' must not be empty"),
+        ({"out": "null"}, "out=null must be a string"),
+        ({"file": Path("~")}, "file=null must be a path"),
+        ({"size": 8 * 10**30}, "size=8.*0 must be a whole number of 64 bits"),
         ({"flag": 1}, "flag=1 must be true or false"),
         ({"rate": None}, "rate=null must be a mapping"),
         ({"file": "x"}, "file='x' must be a path"),
@@ -101,6 +105,19 @@ def test_the_full_path_of_a_refused_value_is_named(yaml, key, tmp_path):
     (tmp_path / "a.yaml").write_text(f"out: x\n{yaml}\n")
     with pytest.raises(ValueError, match=rf"(^|\"){key}[=\":]"):
         parse(Command, ["--config", str(tmp_path / "a.yaml")])
+
+
+def test_an_option_that_holds_itself_is_refused(tmp_path):
+    (tmp_path / "a.yaml").write_text("out: x\nrate: &a [*a]\n")
+    with pytest.raises(ValueError, match="holds itself"):
+        parse(Command, ["--config", str(tmp_path / "a.yaml")])
+
+
+def test_a_changed_config_leaves_the_others_of_its_command_as_they_are():
+    options = {"rate": {"value": 0.5}, "out": "x"}
+    changed = _nested({**options, "rate.value": None})
+    assert changed == {"rate": {"value": None}, "out": "x"}
+    assert options == {"rate": {"value": 0.5}, "out": "x"}
 
 
 def test_help_tells_the_bounds(capsys):

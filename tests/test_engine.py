@@ -12,6 +12,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.testing import assert_close
 
 from common.cli import _exit_code, parse
@@ -152,6 +153,16 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(arguments, message, monkeyp
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_the_report_of_torchrun_ends_with_the_mistake(tmp_path, monkeypatch):
+    file = tmp_path / "error.json"
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(file))
+    monkeypatch.setattr(sys, "argv", ["command", "--out=x", "--inner.rate=-1"])
+    code = _exit_code(Command, lambda config: None)
+    failure = ProcessFailure(local_rank=0, pid=1, exitcode=code, error_file=str(file))
+    cause = str(ChildFailedError("command", {0: failure})).partition("Root Cause")[2]
+    assert "traceback : error: inner: rate=-1.0 must not be negative" in cause
 
 
 @pytest.mark.parametrize(

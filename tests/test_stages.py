@@ -2,7 +2,8 @@
 
 import pytest
 
-from common.stages import run_stage
+from common import stages
+from common.stages import CommandStages, run_stage
 
 
 def test_a_stage_is_done_once_with_the_same_settings_and_inputs(tmp_path):
@@ -38,3 +39,44 @@ def test_a_stage_that_fails_leaves_no_record(tmp_path):
     with pytest.raises(ZeroDivisionError):
         run_stage(tmp_path / "a.json", lambda: 1 // 0, settings={})
     assert not (tmp_path / "a.json").exists()
+
+
+def test_a_command_is_done_again_with_nothing_else_in_what_it_reads(tmp_path, monkeypatch):
+    """Whatever the option that names it: a folder or file, of the config or of the options."""
+    monkeypatch.setattr(stages, "call", lambda command: 0)
+    monkeypatch.chdir(tmp_path)
+    read = [
+        *("shards/index.json", "images/manifest.json", "vae/model.safetensors", "a-0.tar"),
+        *("a-1.tar", "latte/ema/model.safetensors", "clips/samples.json", "vae/training.json"),
+    ]
+    written = ["run/identity.json", "out/identity.json"]
+    for file in (*read, *written):
+        (tmp_path / file).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / file).write_text("old")
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "{data: {folder: shards}, images: {latents: images}, train: {folder: run}, "
+        "stream: {urls: ['a-{0..1}.tar', 'pipe:cat a']}, unset: null, latte: other}"
+    )
+    options = {"vae": ("ours=cogvideox:vae",), "latte": tmp_path / "latte", "fake": "clips"}
+
+    def run():
+        given = {**options, "out": "out"}
+        CommandStages(scripts=tmp_path).run(tmp_path / "record.json", "x.py", given, config=config)
+
+    run()
+    for file in written:
+        (tmp_path / file).write_text("new")
+        run()
+    for file in read:
+        (tmp_path / file).write_text("new")
+        with pytest.raises(ValueError, match=rf"{file} was .*\(sha256 .*\), now .*\(sha256"):
+            run()
+        (tmp_path / file).write_text("old")
+    run()
+
+
+@pytest.mark.parametrize("launcher", ["no-such-launcher", "/etc/hostname"])
+def test_a_launcher_that_cannot_be_started_is_named(tmp_path, launcher):
+    with pytest.raises(ValueError, match=f"{launcher}: cannot be started"):
+        CommandStages(scripts=tmp_path, launcher=launcher).run(tmp_path / "a.json", "x.py")

@@ -1,5 +1,7 @@
 """Streaming: endless, shared out between ranks and workers, right clips, bad samples by policy."""
 
+import re
+import shutil
 from itertools import islice
 from types import SimpleNamespace
 
@@ -185,6 +187,20 @@ def test_a_vae_trains_on_a_stream_and_says_when_it_begins_anew(folder, tmp_path,
     assert not (tmp_path / "stopped" / "samples").exists()
 
 
+def test_a_run_goes_on_with_the_same_shards_only_wherever_they_lie(folder, tmp_path):
+    """Here a byte in the middle of the last shard is another one, and its size the same."""
+    moved = tmp_path / "moved"
+    shutil.copytree(folder, moved)
+    train_vae.run(training(folder, tmp_path / "run", 1))
+    train_vae.run(training(moved, tmp_path / "run", 2))
+    last = moved / "shard-000007.tar"
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 1
+    last.write_bytes(content)
+    with pytest.raises(ValueError, match=r"stream was \S+ \(sha256 \w+\), now \S+ \(sha256"):
+        train_vae.run(training(moved, tmp_path / "run", 2))
+
+
 def test_a_run_logs_how_many_samples_were_bad(tmp_path):
     folder = pack(tmp_path, [9, 9], per_shard=1, broken=[1])
     urls = tuple(str(folder / f"shard-00000{number}.tar") for number in (0, 1))
@@ -235,5 +251,8 @@ def test_mistakes_are_refused_at_once(folder):
             stream_batches(config(folder), **{"batch": 1, **change})
     with pytest.raises(ValueError, match="urls is empty"):
         config(folder, urls=())
+    for url in ("a-{0..1000000}.tar", "a-{000..999}-{0..9999}.tar", "a-{0..1.tar"):
+        with pytest.raises(ValueError, match=re.escape(url)):
+            config(folder, urls=(url,))
     with pytest.raises(ValueError, match="shuffle=0"):
         config(folder, shuffle=0)

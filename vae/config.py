@@ -10,7 +10,7 @@ from common.config import Config
 
 Size = tuple[int, int, int]
 """Frames, height, width."""
-Count = Annotated[int, Ge(1)]
+Count = Annotated[int, Ge(1), Le(65_536)]
 LatentStd = tuple[Annotated[float, Gt(0)], ...]
 Temporal = Literal["group_causal", "causal"]
 BranchConvs = Literal["2d3d", "3d3d"]

@@ -8,7 +8,7 @@ from annotated_types import Ge, Le, MultipleOf
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from common.config import Config
+from common.config import Config, Width
 from common.conv3d import Conv3d
 
 NORM_GROUPS = 16
@@ -20,7 +20,7 @@ STD = 0.02  # of initial weights; Isola et al. 2017
 class DiscriminatorConfig(Config):
     """Size of the discriminator. Ours: the paper says only that it is 3D."""
 
-    channels: Annotated[int, Ge(1), MultipleOf(NORM_GROUPS)] = 64
+    channels: Annotated[Width, MultipleOf(NORM_GROUPS)] = 64
     """Channels of the first layer; they double per layer, up to 8 times."""
     layers: Annotated[int, Ge(1), Le(16)] = 3
     """Layers that halve height and width; all but the first also halve the frames."""

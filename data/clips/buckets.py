@@ -12,7 +12,7 @@ import numpy as np
 from annotated_types import Ge, Gt
 from torch.utils.data import Dataset
 
-from common.config import Config
+from common.config import BatchSize, Config, Frames, Pixels
 from common.seeding import fold
 from data.clips.batch_order import BatchOrder
 from data.clips.dataset import ClipConfig, ClipDataset
@@ -26,15 +26,15 @@ CYCLE = 100
 class Bucket(Config):
     """One size of clips."""
 
-    frames: Annotated[int, Ge(1)]
+    frames: Frames
     """Frames per clip; 1 for images."""
-    height: Annotated[int, Ge(1)]
+    height: Pixels
     """Pixels."""
-    width: Annotated[int, Ge(1)]
+    width: Pixels
     """Pixels."""
     weight: Annotated[float, Gt(0)] = 1.0
     """Share of the steps, relative to the other buckets'."""
-    batch_size: Annotated[int | None, Ge(1)] = None
+    batch_size: BatchSize | None = None
     """Clips per step over all processes; default: as many as `pixels` allows."""
 
     @property

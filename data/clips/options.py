@@ -10,7 +10,7 @@ from annotated_types import Ge, Le, Lt
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from common.config import Config
+from common.config import Config, Frames, Pixels
 from data.video.decode import Decoder, Source, read_frames
 from data.video.torchcodec_frames import check_decoder
 from data.video.transforms import Filter, fit
@@ -25,13 +25,13 @@ Size = tuple[int, int, int]
 class ClipOptions(Config):
     """Clips cut from videos: their middle, unless a subclass chooses otherwise."""
 
-    frames: Annotated[int, Ge(1)] = 17
+    frames: Frames = 17
     """Frames per clip; 1 gives images."""
-    stride: Annotated[int, Ge(1)] = 1
+    stride: Frames = 1
     """Source frames from one clip frame to the next."""
-    height: Annotated[int, Ge(1)] = 256
+    height: Pixels = 256
     """Clip height, pixels."""
-    width: Annotated[int, Ge(1)] = 256
+    width: Pixels = 256
     """Clip width, pixels."""
     short_clips: Literal["skip", "loop", "shrink_stride"] = "skip"
     """Videos shorter than a clip: left out; repeated from their start; or read at the largest

@@ -11,18 +11,21 @@ import logging
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from webdataset.filters import shuffle
 from webdataset.pipeline import DataPipeline
-from webdataset.shardlists import expand_urls
 from webdataset.tariterators import tarfile_to_samples
 
+from common.config import MAY_CHANGE
+from common.files import expand_names, sampled_sha256
 from common.seeding import fold, generator
 from data.clips.loader import collate, one_thread, start
 from data.clips.options import AugmentedClipOptions, UnreadableVideos
@@ -41,16 +44,31 @@ SEEN_AT_LEAST = 1000  # smallest denominator of the fraction of bad samples
 class StreamConfig(AugmentedClipOptions):
     """Clips from webdataset shards in streaming mode."""
 
-    urls: tuple[str, ...]
+    urls: Annotated[tuple[str, ...], MAY_CHANGE]
     """Shards: paths, addresses or `pipe:` and a command that writes a tar; {000..127} stands for
     numbers. A pipe's command is run by the shell."""
-    shuffle: Annotated[int, Ge(1)] = 256
+    shuffle: Annotated[int, Ge(1), Le(1_000_000)] = 256
     """Videos held by each worker, as stored, to be drawn from at random."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.urls:
             raise ValueError("urls is empty: name at least one shard")
+        _ = self.shards  # refuses bad patterns
+
+    @property
+    def shards(self) -> list[str]:
+        """Every shard of `urls`."""
+        return [url for pattern in self.urls for url in expand_names(pattern)]
+
+    def content(self) -> str:
+        """Hash of what is streamed: of local shards by size and samples of their bytes, as they
+        may be too large to be read for it; of others by their address or command alone."""
+        digest = sha256()
+        for url in self.shards:
+            path = Path(url.removeprefix("file:"))
+            digest.update(f"\0{sampled_sha256(path) if path.is_file() else url}".encode())
+        return digest.hexdigest()
 
 
 def stream_batches(
@@ -131,7 +149,7 @@ class _Stream(IterableDataset):
 
     def __init__(self, config: StreamConfig, rank: int, world_size: int, seed: int):
         self.config = config
-        self.urls = [url for pattern in config.urls for url in expand_urls(pattern)]
+        self.urls = config.shards
         self.part = (rank, world_size)
         self.seed = seed
 

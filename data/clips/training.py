@@ -6,6 +6,7 @@ import torch
 from accelerate import Accelerator
 
 from common.config import Config
+from common.output_folder import Input
 from data.clips.buckets import Bucket, BucketClips, BucketConfig
 from data.clips.dataset import ClipConfig, ClipDataset
 from data.clips.loader import training_batches
@@ -76,6 +77,13 @@ class ClipTraining(Config):
             return training_batches(clips, train, accelerator), clips.sets
         clips = ClipDataset(self.data, seed=train.seed)
         return training_batches(clips, train, accelerator), [clips]
+
+    def inputs(self, clips: list[ClipDataset]) -> dict[str, Input]:
+        """What the clips that `load` gave are made from, for the run's identity."""
+        if self.stream is not None:
+            return {"stream": Input(", ".join(self.stream.urls), self.stream.content())}
+        assert self.data is not None
+        return {"data": Input(self.data.folder, clips[0].hash)}
 
     def largest_batch(self, processes: int) -> Batch:
         """Black clips of the size and number that take a process most memory, of at most two

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from annotated_types import Ge, Gt, Le, MultipleOf
 
-from common.config import Config
+from common.config import Config, Pixels
 from common.psnr import psnr_from_mse
 from data.pool import report_progress
 from data.video.decode import TIME_LIMIT, DecodeError, TimedFrame, read_frames
@@ -31,7 +31,7 @@ COMPARED = 16
 class ShardConfig(Config):
     """What decides the content of shards."""
 
-    short_side: Annotated[int, Ge(16), MultipleOf(2)] = 256
+    short_side: Annotated[Pixels, Ge(16), MultipleOf(2)] = 256
     """Shorter side of the packed videos in pixels, even; smaller videos keep their size."""
     reencode: bool = True
     """Resize and encode again; False stores the files as they are, whatever their size."""

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge
 
-from common.config import Config
+from common.config import Config, Frames, Pixels
 from common.seeding import fold
 
 
@@ -13,9 +13,9 @@ from common.seeding import fold
 class ClipProtocol(Config):
     """Which frames of which videos are evaluated."""
 
-    frames: Annotated[int, Ge(1)] = 16
+    frames: Frames = 16
     """Frames per clip."""
-    stride: Annotated[int, Ge(1)] = 1
+    stride: Frames = 1
     """Video frames from one clip frame to the next."""
     start: Literal["random", "first", "center"] = "random"
     """First frame: drawn from the seed and the video's id; the first one; or the clip centered."""
@@ -25,10 +25,10 @@ class ClipProtocol(Config):
     """Most clips, one per video; None takes every video."""
     seed: int = 0
     """Chooses videos and random starts."""
-    height: Annotated[int | None, Ge(1)] = None
+    height: Pixels | None = None
     """Pixels; with `width`, frames are resized to cover this size (bicubic, antialiased, aspect
     kept) and cropped at the center, as training data are. None keeps the videos' own size."""
-    width: Annotated[int | None, Ge(1)] = None
+    width: Pixels | None = None
     """Pixels; see `height`."""
     noise: Annotated[float, Ge(0)] = 0.0
     """Standard deviation of Gaussian noise added to the pixels in [-1, 1], drawn from the seed and

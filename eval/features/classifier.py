@@ -9,7 +9,7 @@ from einops import reduce
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from common.config import Config
+from common.config import Config, Width
 from common.conv3d import Conv3d
 from common.pretrained import Pretrained
 from eval.features.preprocess import check_video
@@ -23,7 +23,7 @@ class ClassifierConfig(Config):
 
     num_classes: Annotated[int, Ge(2)]
     """Classes to tell apart, at least 2."""
-    width: Annotated[int, Ge(GROUPS), MultipleOf(GROUPS)] = 32
+    width: Annotated[Width, Ge(GROUPS), MultipleOf(GROUPS)] = 32
     """Channels of the first stage, a multiple of 8; the features have 4 times as many."""
 
 

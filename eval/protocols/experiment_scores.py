@@ -15,8 +15,6 @@ from common.stages import CommandStages
 
 FRAMES = 16  # from the middle of every clip
 KINDS = ("fvd", "is")
-CONTENTS = ("index.json", "samples.json", "identity.json")
-"""Files that tell what a folder of clips was made from."""
 
 
 class ClipScores(NamedTuple):
@@ -72,12 +70,10 @@ class ExperimentScores:
         }
         real = {"real": self.reference, "num_clips_real": "all"}
         real |= {"stride_real": 1, "start_real": "center", "resamples": 0}
-        inputs = [self.classifier / "model.safetensors", self.reference / "index.json"]
-        inputs += [clips / file for file in CONTENTS if (clips / file).is_file()]
         found = []
         for kind, more in zip(KINDS, (real, {"runs": 1, "splits": 1}), strict=True):
             file = f"{name}-{kind}.json"
             given = {**shared, **more, "out": self.results / file}
-            self.commands.run(self.records / file, f"eval_{kind}.py", given, inputs=inputs)
+            self.commands.run(self.records / file, f"eval_{kind}.py", given)
             found.append(read_json(self.results / file))
         return ClipScores(*found)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Ge
 
+from common.config import Frames
 from eval.clips.clip_protocol import ClipProtocol
 from eval.clips.source import ClipSource
 from eval.features.extractors import FVDPreset
@@ -30,12 +31,12 @@ class FVDClips(Measurement):
     says which published scores compare."""
     split: str | None = None
     """Which videos `real` holds, such as train; recorded in the result."""
-    frames: Annotated[int, Ge(1)] | None = None
+    frames: Frames | None = None
     """Frames per clip; null: 16."""
-    stride_real: Annotated[int, Ge(1)] | None = None
+    stride_real: Frames | None = None
     """Frames from one real clip frame to the next: the stride the generator was trained with; null:
     3."""
-    stride_fake: Annotated[int, Ge(1)] | None = None
+    stride_fake: Frames | None = None
     """The same for generated videos; null: 1."""
     start_real: Start | None = None
     """Where clips begin in real videos; null: random."""

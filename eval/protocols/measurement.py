@@ -5,12 +5,11 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from accelerate import Accelerator
-from annotated_types import Ge
 
-from common.config import Config, Device, Workers
+from common.config import BatchSize, Config, Device, Pixels, Workers
 from common.files import write_json
 from eval.features.feature_cache import Extraction
 from eval.protocols.results_log import append_result, check_results
@@ -20,16 +19,16 @@ from eval.protocols.results_log import append_result, check_results
 class Measurement(Config):
     """Size and choice of the clips, and how the work is done."""
 
-    height: Annotated[int, Ge(1)] | None = None
+    height: Pixels | None = None
     """Resize and center-crop all clips to this height first, pixels; null keeps their size. Needed
     where real videos are larger than generated ones."""
-    width: Annotated[int, Ge(1)] | None = None
+    width: Pixels | None = None
     """See height."""
     seed: int = 0
     """Chooses videos, and random offsets in them."""
     on_error: Literal["stop", "skip"] = "stop"
     """A video that cannot be read ends the run, or is left out, counted and named in the result."""
-    batch_size: Annotated[int, Ge(1)] = 8
+    batch_size: BatchSize = 8
     """Clips per forward pass."""
     workers: Workers = 0
     """Processes that decode ahead."""

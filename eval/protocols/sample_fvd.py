@@ -12,7 +12,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from common.config import Config
+from common.config import BatchSize, Config
 from data.video.encode import from_uint8, to_uint8, write_video
 from engine.train import Preview
 from eval.clips.clip_protocol import ClipProtocol
@@ -34,7 +34,7 @@ class SampleScoreConfig(Config):
     """Samples, at least 2."""
     num_real_clips: Annotated[int, Ge(2)] = 2048
     """Real clips at most, one per video."""
-    batch_size: Annotated[int, Ge(1)] = 8
+    batch_size: BatchSize = 8
     """Clips drawn and scored at once."""
     i3d: str | None = None
     """I3D's weights file; null looks at IVVAE_I3D, weights/ and ~/.cache/ivvae/."""
