@@ -45,7 +45,7 @@ class ClipProtocol(Config):
         return self.skip + (self.frames - 1) * self.stride + 1
 
     def first_frame(self, id: str, frames: int) -> int:
-        """Where the clip begins in a video of so many frames, at least `span`."""
+        """First frame of the clip in a video of `frames` frames, which are at least `span`."""
         slack = frames - self.span
         match self.start:
             case "first":

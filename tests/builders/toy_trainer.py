@@ -32,9 +32,8 @@ class Toy(nn.Module):
 def toy_trainer(folder, *, steps=4, **values):
     """A trainer of the toy with a discriminator from step 1 on, and the loss of its step."""
     torch.manual_seed(0)
-    config = TrainConfig(
-        folder=str(folder), steps=steps, global_batch_size=4, log_every=1, save_every=2, **values
-    )
+    values = {"global_batch_size": 4, "log_every": 1, "save_every": 2, **values}
+    config = TrainConfig(folder=str(folder), steps=steps, **values)
     accelerator = Accelerator(log_with="tensorboard", project_dir=folder)
     model, discriminator = Toy(), Discriminator(SMALL).double()
     options = AdversarialConfig(
