@@ -16,11 +16,11 @@ from engine.run_folder import RunFolder, read_log
 from tests.builders.commands import ROOT
 
 HOLD = """
-import sys, time
+import sys
 from common.output_folder import lock_folder
 with lock_folder(sys.argv[1]):
     print("held", flush=True)
-    time.sleep(600)
+    sys.stdin.read()
 """
 
 
@@ -144,14 +144,16 @@ def test_a_torn_last_line_of_the_log_is_cut_and_another_is_refused(tmp_path, cap
 def holder(tmp_path):
     """Another process that holds the lock of `tmp_path / "run"`."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, tmp_path / "run"], stdout=subprocess.PIPE, cwd=ROOT
+        [sys.executable, "-c", HOLD, tmp_path / "run"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == b"held\n"
     yield process
     process.kill()
-    process.wait()
-    process.stdout.close()
+    process.communicate()
 
 
 def test_the_loser_of_two_starts_names_the_holder_until_that_one_is_dead(holder, tmp_path):
