@@ -54,8 +54,8 @@ def test_commands_add_their_results_once(root, tmp_path, capsys):
     log, out = tmp_path / "results.jsonl", tmp_path / "fvd.json"
     for _ in range(2):
         assert measure(root, results=log, out=out) == 0
-    told = capsys.readouterr().err
-    assert [told.count(f"{log}: {what} {root}/fake_1%") for what in ("added", "holds already")] == [
+    text = capsys.readouterr().err
+    assert [text.count(f"{log}: {what} {root}/fake_1%") for what in ("added", "holds already")] == [
         1,
         1,
     ]
@@ -92,8 +92,8 @@ def test_a_file_of_another_schema_is_refused_before_anything_is_measured(
     log = tmp_path / "results.jsonl"
     log.write_text(line + "\n")
     assert measure(root, results=log, real=tmp_path / "none") == 2
-    (told,) = capsys.readouterr().err.splitlines()
-    assert f"{log}, {message}" in told
+    (lines,) = capsys.readouterr().err.splitlines()
+    assert f"{log}, {message}" in lines
     assert run_script("report.py", f"--results={log}", f"--out={tmp_path / 'page.html'}") == 2
     assert f"{log}, {message}" in capsys.readouterr().err
     assert log.read_text() == line + "\n"

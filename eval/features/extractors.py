@@ -127,8 +127,8 @@ def load_fvd_extractor(
             **shared,
         )
     file = find_weights(VJEPA, path, download=download)
-    beside = None if path is None else Path(path).with_name(Path(VJEPA_PROBE.file).name)
-    given = beside if beside is not None and beside.is_file() else None
+    companion = None if path is None else Path(path).with_name(Path(VJEPA_PROBE.file).name)
+    given = companion if companion is not None and companion.is_file() else None
     probe = find_weights(VJEPA_PROBE, given, download=download)
     network = load_vjepa(file.path, probe.path)
     return Extractor(

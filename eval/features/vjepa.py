@@ -61,6 +61,7 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(config.hidden, config.dim)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """The MLP of each token, without the residual."""
         return self.fc2(F.gelu(self.fc1(x)))
 
 
@@ -74,6 +75,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(config.dim, config.dim)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """Attention over the n tokens, without the residual."""
         q, k, v = rearrange(self.qkv(x), "b n (k h d) -> k b h n d", k=3, h=self.heads)
         y = F.scaled_dot_product_attention(q, k, v)
         return self.proj(rearrange(y, "b h n d -> b n (h d)"))
@@ -90,6 +92,7 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """Attention and MLP over the n tokens, each with its residual."""
         x = x + self.attn(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
@@ -107,6 +110,7 @@ class CrossAttention(nn.Module):
     def forward(
         self, query: Float[Tensor, "b q d"], x: Float[Tensor, "b n d"]
     ) -> Float[Tensor, "b q d"]:
+        """Attention of the q queries to the n tokens, without the residual."""
         q = rearrange(self.q(query), "b q (h d) -> b h q d", h=self.heads)
         k, v = rearrange(self.kv(x), "b n (k h d) -> k b h n d", k=2, h=self.heads)
         y = F.scaled_dot_product_attention(q, k, v)
@@ -129,6 +133,7 @@ class Pooler(nn.Module):
         )
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b d"]:
+        """One vector gathered from the n tokens."""
         block = self.cross_attention_block
         query = repeat(self.query_tokens, "1 1 d -> b 1 d", b=len(x))
         query = query + block["xattn"](query, block["norm1"](x))
