@@ -1,27 +1,33 @@
-"""Look into a latent cache: counts, statistics, decoded latents beside their sources."""
+"""Look into a latent cache: counts, statistics, decoded latents beside their sources, its card."""
 
-from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from annotated_types import Ge, Le
 from matplotlib.image import imsave
 from torch import Tensor
+from tqdm import tqdm
 
 from common.accelerator import make_accelerator
 from common.cli import main
 from common.config import Config
-from common.files import atomic_path
+from common.files import atomic_path, write_json
 from common.pixels import to_float
 from common.psnr import psnr_from_mse
 from common.seeding import fold
-from data.clips.dataset import ClipDataset, PackedClips
 from data.latents.dataset import LatentDataset
+from data.latents.inspection import Source, clips_behind, description
 from data.video.encode import to_uint8, write_video
-from vae.parts import encoder_hash
+from eval.protocols.diffusability_card import diffusability_card
+from latte.probe import ProbeConfig, probe_losses
+from vae.base import VideoAutoencoder
+from vae.decoder_measures import decoder_measures
+from vae.parts import decoder_hash, encoder_hash
 from vae.registry import load_vae
 
 
@@ -40,87 +46,111 @@ class InspectCache(Config):
     num_clips: Annotated[int, Ge(1), Le(1000)] = 6
     """Latents shown, one per column, drawn at random by the seed."""
     seed: int = 0
-    """Of that draw."""
+    """Of that draw, of the noise and the denoiser of the card."""
+    card: Path | None = None
+    """JSON file for the diffusability card, how easy the latents are to generate; with vae, and
+    with data, it holds what needs them. report.py shows several side by side."""
+    num_card_clips: Annotated[int, Ge(4)] = 128
+    """Latents that it is about, at most; drawn like those that are shown."""
+    denoiser: ProbeConfig = field(default_factory=ProbeConfig)
+    """The tiny denoiser of the card."""
+    batch_size: Annotated[int, Ge(1)] = 4
+    """Latents that the card decodes at once."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.vae is None and self.data is not None:
-            raise ValueError("data is shown beside decoded latents only: give vae, too")
+        if self.vae is None and self.data is not None and self.card is None:
+            raise ValueError("data is shown beside decoded latents, or on a card: give vae or card")
 
 
 def run(config: InspectCache) -> None:
-    """Print, then draw."""
+    """Print, then draw and measure."""
     latents = LatentDataset(config.latents, posterior="mean")
-    _describe(latents)
-    if config.vae is None:
-        return
-    vae = load_vae(config.vae)
-    latents.check_encoder(encoder_hash(vae))
-    clips = _sources(config, latents) if config.data is not None else None
-    device = make_accelerator().device
-    vae.to(device)
+    print("\n".join(description(latents)))
+    vae = None if config.vae is None else load_vae(config.vae)
+    if vae is not None:
+        latents.check_encoder(encoder_hash(vae))
+    source = None if config.data is None else clips_behind(latents, config.data)
+    accelerator = make_accelerator()
     order = sorted(range(len(latents)), key=lambda i: fold(config.seed, "inspect", i))
+    if vae is not None:
+        vae.to(accelerator.device)
+        _draw(config, latents, vae, source, order[: config.num_clips])
+    if config.card is not None:
+        _measure(config, latents, vae, source, order[: config.num_card_clips], accelerator)
+
+
+def _draw(
+    config: InspectCache,
+    latents: LatentDataset,
+    vae: VideoAutoencoder,
+    source: Source | None,
+    indices: list[int],
+) -> None:
+    """Decoded latents, below their sources where these are known, one per column."""
     columns = []
-    for index in order[: config.num_clips]:
+    for index in indices:
         with torch.inference_mode():
-            z = latents.draw(0, index)[0][None].to(device)
+            z = latents.draw(0, index)[0][None].to(next(vae.parameters()).device)
             size = vae.config.decoded_size(z, latents.manifest["source"]["frames"])
             decoded = vae.decode(z, size=size)[0].clamp(-1, 1).cpu()  # c t h w
-        source = [] if clips is None else [_source(clips, latents, index)]
-        columns.append(torch.cat([*source, decoded], dim=2))
-        print(f"  column {len(columns)}: {latents.raw(index)['key']}{_psnr(*source, decoded)}")
+        above = [] if source is None else [to_float(source(index))]
+        columns.append(torch.cat([*above, decoded], dim=2))
+        print(f"  column {len(columns)}: {latents.raw(index)['key']}{_psnr(*above, decoded)}")
     frames = to_uint8(torch.cat(columns, dim=3))
     out = Path(config.out)
     write_video(out / "grid.mp4", frames, latents.manifest["frame_rate"])
     rows = frames[sorted({0, len(frames) // 2, len(frames) - 1})]
     with atomic_path(out / "grid.png") as temporary:
         imsave(temporary, np.concatenate(rows))
-    above = "source above decoded" if clips is not None else "decoded"
-    print(f"{out}/grid.png and grid.mp4: {above}, one latent per column")
+    shown = "source above decoded" if source is not None else "decoded"
+    print(f"{out}/grid.png and grid.mp4: {shown}, one latent per column")
 
 
-def _describe(latents: LatentDataset) -> None:
-    manifest = latents.manifest
-    source, statistics = manifest["source"], manifest["statistics"]
-    names = ("videos", "too_short", "items", "failures")
-    print(f"{latents.folder}: " + ", ".join(f"{manifest['totals'][n]} {n}" for n in names))
-    print(
-        f"  latents {'x'.join(map(str, latents.latent_shape))} of {source['frames']} frames at "
-        f"stride {source['stride']}, {source['height']}x{source['width']} pixels"
+def _measure(
+    config: InspectCache,
+    latents: LatentDataset,
+    vae: VideoAutoencoder | None,
+    source: Source | None,
+    indices: list[int],
+    accelerator: Accelerator,
+) -> None:
+    """Write the card: statistics of posterior means, a denoiser of samples as Latte is trained."""
+    means = torch.stack([latents.draw(0, i)[0] for i in indices])  # n c t h w
+    videos = None if source is None else torch.stack([source(i) for i in indices])
+    drawn = LatentDataset(config.latents, seed=config.seed)
+    samples = torch.stack([drawn[0, i]["latent"] for i in indices])
+    frames = latents.manifest["source"]["frames"]
+
+    def batches() -> Iterator[tuple[Tensor, Tensor | None]]:
+        for first in tqdm(range(0, len(means), config.batch_size), desc="decoding"):
+            part = slice(first, first + config.batch_size)
+            x = None if videos is None else to_float(videos[part].to(accelerator.device))
+            yield means[part].to(accelerator.device), x
+
+    card = diffusability_card(
+        means.numpy(),
+        None if videos is None else videos.numpy(),
+        denoiser=probe_losses(
+            samples, config.denoiser, accelerator, seed=config.seed, progress=True
+        ),
+        decoder={}
+        if vae is None
+        else decoder_measures(vae, batches(), latents.std, frames=frames, seed=config.seed),
+        protocol={
+            "seed": config.seed,
+            "latents": latents.hash,
+            "encoder": latents.encoder_hash,
+            "decoder": None if vae is None else decoder_hash(vae),
+            "source": latents.manifest["source"],
+            "denoiser": asdict(config.denoiser),
+        },
     )
-    print(
-        f"  VAE {manifest['vae']['class']}, encoder {latents.encoder_hash[:12]}, source "
-        f"{source['hash'][:12]}"
-    )
-    for channel, (mean, std) in enumerate(zip(statistics["mean"], statistics["std"], strict=True)):
-        print(f"  channel {channel:2}: mean {mean:8.4f}, std {std:8.4f}")
-    counts = Counter(latents.label(i) for i in range(len(latents)))
-    for label, name in enumerate(latents.class_names):
-        print(f"  class {name}: {counts[label]}")
-    if counts[-1]:
-        print(f"  unlabeled: {counts[-1]}")
-
-
-def _sources(config: InspectCache, latents: LatentDataset) -> ClipDataset:
-    """The clips that were cached."""
-    assert config.data is not None
-    made = latents.manifest["source"]
-    others = ("hash", "crop", "decoder")
-    options = {name: value for name, value in made.items() if name not in others}
-    clips = ClipDataset(PackedClips(folder=config.data, **options), seed=0)
-    if clips.hash != made["hash"]:
-        raise ValueError(
-            f"{config.data}: not what {latents.folder} was made from "
-            f"({clips.hash[:12]}, not {made['hash'][:12]})"
-        )
-    return clips
-
-
-def _source(clips: ClipDataset, latents: LatentDataset, index: int) -> Tensor:
-    item = latents.raw(index)
-    name = item["key"].removesuffix(":flip").rsplit(":", 1)[0]
-    number = next(i for i in range(len(clips)) if clips.key(i) == name)
-    return to_float(clips.clip(number, item["start"], flip=item["flip"]))
+    assert config.card is not None
+    write_json(config.card, card)
+    for name, value in card["measures"].items():
+        print(f"  {name}: {value:.4f}")
+    print(f"{config.card}: the card of {len(indices)} latents")
 
 
 def _psnr(*videos: Tensor) -> str:

@@ -18,8 +18,13 @@ from common.files import atomic_path, read_json
 from eval.protocols.results_log import read_results
 from eval.report import result_sections as sections
 from eval.report.ablation_tables import ablation_section
+from eval.report.chain_tables import chain_section
+from eval.report.diffusability_tables import diffusability_section
 from eval.report.latex import Labeled, results_latex
 from eval.report.page import Fact, Report, Section, build_report
+
+EXPERIMENTS = {"ablation": ablation_section, "chain": chain_section}
+"""Kinds of results that are a section each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +32,10 @@ class MakeReport(Config):
     """Put results side by side on one web page that needs no network and no other file."""
 
     results: list[str]
-    """One flag for each result: a JSON file of eval_fvd, eval_is or ablate; a file (.jsonl) that
-    commands added results to; or a folder of eval_reconstruction, of samples, of a training run or
-    of records of stages. `label=` in front gives it a name."""
+    """One flag for each result: a JSON file of eval_fvd, eval_is, ablate or chain, or a card of
+    inspect_cache; a file (.jsonl) that commands added results to; or a folder of
+    eval_reconstruction, of samples, of a training run or of records of stages. `label=` in front
+    gives it a name."""
     out: str | None = None
     """The page, .html."""
     latex: str | None = None
@@ -52,17 +58,20 @@ class MakeReport(Config):
 
 def run(config: MakeReport) -> None:
     """Read everything, then write the page and the LaTeX file."""
-    reconstructions, generated, memorized, ablations, trainings, costs = ([] for _ in range(6))
+    reconstructions, generated, memorized, experiments, trainings, costs = ([] for _ in range(6))
     scores: list[Labeled] = []
     reconstructed: list[Labeled] = []
+    cards: dict[str, dict[str, Any]] = {}
     taken: set[tuple[str, str]] = set()
     for label, path, result in _named_results(config.results):
         kind = result.get("kind", "run")
         if (label, kind) in taken:
             raise ValueError("two results have one name: give them names, as in label=path")
         taken.add((label, kind))
-        if kind == "ablation":
-            ablations.append(ablation_section(label, result))
+        if kind in EXPERIMENTS:
+            experiments.append(EXPERIMENTS[kind](label, result))
+        elif kind == "diffusability":
+            cards[label] = result
         elif kind == "reconstruction":
             reconstructed.append((label, result))
             reconstructions.append(sections.reconstruction_section(label, path, result))
@@ -103,12 +112,13 @@ def run(config: MakeReport) -> None:
         ],
         sections=[
             *reconstructions,
+            *([diffusability_section(cards)] if cards else []),
             *(
                 [Section(title="Generation", items=items, intro=[intro] if scores else [])]
                 if items
                 else []
             ),
-            *ablations,
+            *experiments,
             *memorized,
             *trainings,
             *costs,
@@ -139,14 +149,14 @@ def _named_results(given: list[str]) -> Iterator[tuple[str, Path, dict[str, Any]
                 again = names[:i].count(names[i])
                 yield f"{names[i]} ({again + 1})" if again else names[i], path.parent, record
         elif path.is_file():
-            yield label, path, _result(path, ("fvd", "is", "ablation"))
+            yield label, path, _result(path, "fvd", "is", "diffusability", *EXPERIMENTS)
         elif (path / "metrics.json").is_file():
-            yield label, path, _result(path / "metrics.json", ("reconstruction",))
+            yield label, path, _result(path / "metrics.json", "reconstruction")
         else:
             yield label, path, {}
 
 
-def _result(path: Path, kinds: tuple[str, ...]) -> dict[str, Any]:
+def _result(path: Path, *kinds: str) -> dict[str, Any]:
     result = read_json(path)
     if not isinstance(result, dict) or result.get("kind") not in kinds:
         raise ValueError(f"{path}: kind is not one of {', '.join(kinds)}")

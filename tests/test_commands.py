@@ -10,6 +10,7 @@ from common.config import base_type, check_value, item_types, walk_fields
 from scripts import (
     ablate,
     cache_latents,
+    chain,
     convert_checkpoint,
     demo,
     doctor,
@@ -32,7 +33,7 @@ from scripts import (
 
 COMMANDS = (
     *(ablate.Ablate, cache_latents.CacheLatents, convert_checkpoint.ConvertCheckpoint, demo.Demo),
-    doctor.Doctor,
+    *(chain.Chain, doctor.Doctor),
     *(eval_fvd.EvalFVD, eval_is.EvalIS, eval_reconstruction.EvalReconstruction),
     *(export_latents.ExportLatents, index_shards.IndexShards, inspect_cache.InspectCache),
     *(learning_curve.LearningCurve, report.MakeReport, sample.Sample, verify_data.VerifyData),

@@ -10,6 +10,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from common.cli import parse
+from common.local_correlation import local_correlation
 from data.clips.buckets import Bucket, BucketConfig
 from data.clips.dataset import ClipConfig
 from engine.optimization import StepInfo
@@ -31,7 +32,6 @@ from vae.regularizers import (
     RegularizerConfig,
     Regularizers,
     ScaleEquivariance,
-    local_correlation,
     pooled,
     turned,
 )

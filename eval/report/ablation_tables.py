@@ -1,10 +1,10 @@
 """The tables of an ablation: mean ± standard deviation over the seeds, one table per test set."""
 
 from collections.abc import Mapping, Sequence
-from statistics import mean, stdev
 from typing import Any
 
 from eval.report.items import Section, Table
+from eval.report.seed_table import mean_and_spread
 
 
 def ablation_tables(result: Mapping[str, Any]) -> list[Table]:
@@ -33,7 +33,10 @@ def _table(test: str, names: Sequence[str], rows: Mapping[str, Any]) -> Table:
         runs = [run for run in row["scores"].values() if all(score in run for score in scores)]
         if runs:
             count = row["parameters"]
-            values = (_cell([run[score] for run in runs], score) for score in scores)
+            values = (
+                mean_and_spread([run[score] for run in runs], 2 if "psnr" in score else 4)
+                for score in scores
+            )
             cells.append([name, f"{count:,}" if count else None, *values])
     return Table(
         title=f"Test set {test}" if test else "Held-out clips",
@@ -41,9 +44,3 @@ def _table(test: str, names: Sequence[str], rows: Mapping[str, Any]) -> Table:
         rows=cells,
         caption=f"Mean ± standard deviation over {seeds} seed{'s' if seeds > 1 else ''}.",
     )
-
-
-def _cell(values: Sequence[float], score: str) -> str:
-    digits = 2 if "psnr" in score else 4
-    spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{mean(values):.{digits}f}{spread}"

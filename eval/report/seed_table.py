@@ -17,14 +17,16 @@ def seed_table(
         scores: name to decimals.
     """
 
-    def cell(values: Sequence[float], digits: int) -> str:
-        spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
-        return f"{mean(values):.{digits}f}{spread}"
-
     columns = [*heading, *scores]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for name, (cells, seeds) in rows.items():
         runs = list(seeds)
-        numbers = [cell([run[score] for run in runs], digits) for score, digits in scores.items()]
+        numbers = [mean_and_spread([run[n] for run in runs], d) for n, d in scores.items()]
         lines.append(f"| {' | '.join([name, *cells, *numbers])} |")
     return lines
+
+
+def mean_and_spread(values: Sequence[float], decimals: int) -> str:
+    """Mean ± standard deviation; the mean alone of a single value."""
+    spread = f" ± {stdev(values):.{decimals}f}" if len(values) > 1 else ""
+    return f"{mean(values):.{decimals}f}{spread}"
