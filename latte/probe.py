@@ -19,7 +19,7 @@ from latte.flow import RectifiedFlow
 from latte.training import JointBatch, LatteLoss, initial_model
 
 HELD_OUT = 4
-"""One clip of so many is scored, the others are trained on."""
+"""Every fourth clip is scored, the others are trained on."""
 
 
 @dataclass(frozen=True, kw_only=True)

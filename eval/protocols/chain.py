@@ -151,8 +151,8 @@ def _cell(
     vae, weights = str(row.vae), list[Path]()
     if row.train is not None:
         run, shards = folder / "vae", _indices(yaml.safe_load(row.train.read_text()))
-        own: dict[str, Any] = {**row.options, "train.seed": seed, "train.folder": run}
-        stage(folder, "vae", "train_vae.py", row.train, shards, **own)
+        given: dict[str, Any] = {**row.options, "train.seed": seed, "train.folder": run}
+        stage(folder, "vae", "train_vae.py", row.train, shards, **given)
         vae = str(run / "export")
     if (file := Path(vae) / CONTENTS).is_file():
         weights = [file]
