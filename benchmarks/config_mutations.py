@@ -1,6 +1,7 @@
 """Random changes of configs for `benchmarks.faults`: every field of every command."""
 
 import contextlib
+import math
 import random
 import runpy
 import shutil
@@ -99,7 +100,8 @@ def _accepted(field: Field, value: Any) -> str | None:
     kinds = tuple(base_type(kind) for kind in kinds)
     if isinstance(value, list) and None in value:
         return "null in a list was accepted"
-    if isinstance(value, list) and any(each != each for each in value):
+    floats = [each for each in value if isinstance(each, float)] if isinstance(value, list) else []
+    if any(map(math.isnan, floats)):
         return "nan in a list was accepted"
     if value is None and types.NoneType not in kinds:
         return "null was accepted"

@@ -198,9 +198,9 @@ class Campaign:
             time.sleep(0.2)
         if left:
             wrong = f"processes are left: {left}"
-        for number in left:
+        for process in left:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(number, signal.SIGKILL)
+                os.kill(process, signal.SIGKILL)
         if not list(output.glob("checkpoints/step-*/state.json")):
             wrong = "no checkpoint was saved"
         return tried, wrong

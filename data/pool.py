@@ -95,7 +95,7 @@ def _watched(function: Callable[[Task], Result], task: Task) -> Result:
 
 
 def _begin(patience: float | None) -> None:
-    global _patience
+    global _patience  # noqa: PLW0603  (of this worker process)
     _patience = patience
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the pool

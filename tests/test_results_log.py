@@ -132,7 +132,8 @@ def check_latex(text: str) -> None:
     assert not opened
     assert not re.search(r"(?<!\\)[#%_~]", text)
     assert plain.count("$") % 2 == 0
-    for spec, body in re.findall(r"\\begin\{tabular\}\{(\w+)\}(.*?)\\end\{tabular\}", text, re.S):
+    table = r"\\begin\{tabular\}\{(\w+)\}(.*?)\\end\{tabular\}"
+    for spec, body in re.findall(table, text, re.DOTALL):
         rows = [line for line in body.splitlines() if line.endswith(r"\\")]
         assert rows
         for row in rows:

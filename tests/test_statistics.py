@@ -198,12 +198,12 @@ def test_several_sets_give_their_mean_and_spread(root, tmp_path, capsys):
 
 def test_the_floor_is_real_against_real_at_this_number(root, tmp_path, capsys):
     out = tmp_path / "floor.json"
-    assert evaluate(root, "real", out=out, **{"floor": "true"}) == 0
+    assert evaluate(root, "real", out=out, floor="true") == 0
     found = read_json(out)
     assert found["floor"]["clips"] == 8
     assert 0 < found["floor"]["value"] < found["value"]
     assert "between 8 real clips and as many others" in capsys.readouterr().out
-    assert evaluate(root, "real.safetensors", out=out, **{"floor": "true"}) == 0
+    assert evaluate(root, "real.safetensors", out=out, floor="true") == 0
     assert read_json(out)["floor"]["clips"] == 4  # half of the eight that the file holds
 
 

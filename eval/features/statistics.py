@@ -57,7 +57,7 @@ class Statistics:
 
     folder: Path
     """The file."""
-    mean: Float64[ndarray, "d"]
+    mean: Float64[ndarray, " d"]
     covariance: Float64[ndarray, "d d"]
     count: int
     """Clips."""

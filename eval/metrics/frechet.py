@@ -11,7 +11,7 @@ from numpy import ndarray
 
 def moments(
     features: Float[ndarray, "n d"],
-) -> tuple[Float64[ndarray, "d"], Float64[ndarray, "d d"]]:
+) -> tuple[Float64[ndarray, " d"], Float64[ndarray, "d d"]]:
     """Mean and covariance of a feature set, float64; the covariance is divided by N.
 
     Args:
@@ -31,9 +31,9 @@ def moments(
 
 
 def frechet_distance(
-    mean_a: Float[ndarray, "d"],
+    mean_a: Float[ndarray, " d"],
     cov_a: Float[ndarray, "d d"],
-    mean_b: Float[ndarray, "d"],
+    mean_b: Float[ndarray, " d"],
     cov_b: Float[ndarray, "d d"],
 ) -> float:
     """Squared Fréchet distance between two Gaussians.

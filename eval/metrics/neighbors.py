@@ -13,9 +13,9 @@ BLOCK = 1024  # rows of a distance matrix held at once
 class Nearest(NamedTuple):
     """The nearest reference of each query."""
 
-    distances: Float64[ndarray, "n"]
+    distances: Float64[ndarray, " n"]
     """Euclidean, in units of the features."""
-    indices: Int64[ndarray, "n"]
+    indices: Int64[ndarray, " n"]
     """Which reference; the first of equally near ones."""
 
 
@@ -46,7 +46,7 @@ class Memorization(NamedTuple):
     """Of each generated clip among the training clips."""
 
     @property
-    def worst(self) -> Int64[ndarray, "n"]:
+    def worst(self) -> Int64[ndarray, " n"]:
         """Indices of the generated clips, the one nearest to a training clip first."""
         return np.argsort(self.nearest.distances, kind="stable")
 

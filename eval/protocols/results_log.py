@@ -62,8 +62,7 @@ def append_result(path: str | Path, result: Mapping[str, Any], label: str) -> bo
         if _identity(record) in map(_identity, before):
             return False
         with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-            for each in (*before, record):
-                file.write(json.dumps(each, allow_nan=False) + "\n")
+            file.writelines(json.dumps(each, allow_nan=False) + "\n" for each in (*before, record))
     return True
 
 
