@@ -31,10 +31,10 @@ RIDGE = 1e-3
 class Spectrum(NamedTuple):
     """Power by radial frequency."""
 
-    frequency: Float64[ndarray, "k"]
+    frequency: Float64[ndarray, " k"]
     """Middle of each bin in which the size has frequencies; 1 is half a cycle per position along
     every axis."""
-    power: Float64[ndarray, "k"]
+    power: Float64[ndarray, " k"]
     """Mean square of the bin's coefficients; white noise has 1 everywhere."""
     low_share: float
     """Share of the whole power at radial frequencies up to `LOW`."""
