@@ -13,6 +13,7 @@ from eval.clips.labels import seed_folders
 from eval.clips.source import ClipSource
 from eval.features.extractors import load_classifier, load_fvd_extractor
 from eval.features.statistics import save_statistics
+from eval.protocols.diagnosis import diagnose, diagnosis_lines
 from eval.protocols.fvd import check_clips, evaluate_fvd, fvd_line, over_seeds, real_features
 from eval.protocols.fvd_checks import memorized_clips, real_floor
 from eval.protocols.fvd_config import FVDClips
@@ -44,6 +45,10 @@ class EvalFVD(FVDClips):
     generated clips are nearer to a training clip than these are?"""
     floor: bool = False
     """Also measure real clips against other real clips: what a perfect generator would get."""
+    diagnose: bool = False
+    """Also measure how far slips move this very score: other strides, lossy files, truncated
+    pixels, other resizes, the other port of I3D, half of the clips, copies, means over batches.
+    Computes features up to eight times more."""
     weights: str | None = None
     """The network's weights file; null looks at IVVAE_I3D, weights/ and ~/.cache/ivvae/."""
     download: bool = False
@@ -126,11 +131,14 @@ def run(config: EvalFVD) -> None:
     )
     if config.floor:
         result["floor"] = real_floor(real, features, extractor, extraction)
+    if config.diagnose:
+        result["diagnosis"] = diagnose(real, features, fakes[0], extractor, extraction)
     if config.held_out:
         others = config.real_source(config.held_out, values, main_process)
         result["memorization"] = memorized_clips(fakes[0], features, others, extractor, extraction)
     if main_process:
-        give_out(config, result, fvd_line(result), config.out, config.fake[0])
+        text = "\n".join([fvd_line(result), *diagnosis_lines(result.get("diagnosis", []))])
+        give_out(config, result, text, config.out, config.fake[0])
 
 
 if __name__ == "__main__":

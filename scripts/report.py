@@ -77,6 +77,8 @@ def run(config: MakeReport) -> None:
             reconstructions.append(sections.reconstruction_section(label, path, result))
         elif result:
             scores.append((label, result))
+            if result.get("diagnosis"):
+                generated.append(sections.diagnosis_table(label, result))
             if result.get("memorization"):
                 memorized.append(sections.memorization_section(label, result))
         elif (path / "log.jsonl").is_file():

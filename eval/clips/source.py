@@ -93,15 +93,18 @@ class ClipSource(Dataset):
     def __getitem__(self, index: int) -> tuple[str, Float[Tensor, "c t h w"]]:
         """Id and clip, float32 in [-1, 1]."""
         video, protocol = self._videos[index], self.protocol
-        frames = self._read(video, self.starts[index])
-        if protocol.height is None or protocol.width is None:
-            clip = from_uint8(frames)
-        else:
-            clip = to_float(fit(torch.from_numpy(frames), protocol.height, protocol.width))
+        clip = self.sized(self._read(video, self.starts[index]))
         if protocol.noise:
             draws = generator(protocol.seed, "demo noise", video.id)
             clip = (clip + protocol.noise * torch.randn(clip.shape, generator=draws)).clamp(-1, 1)
         return video.id, clip
+
+    def sized(self, frames: UInt8[np.ndarray, "t h w 3"]) -> Float[Tensor, "c t h w"]:
+        """Frames at the protocol's size, float32 in [-1, 1]."""
+        height, width = self.protocol.height, self.protocol.width
+        if height is None or width is None:
+            return from_uint8(frames)
+        return to_float(fit(torch.from_numpy(frames), height, width))
 
     def batches(
         self, batch_size: int, workers: int = 0, rank: int = 0, processes: int = 1
@@ -140,6 +143,12 @@ class ClipSource(Dataset):
         """Height and width of the first clip, pixels."""
         protocol, first = self.protocol, self._videos[0]
         return protocol.height or first.height, protocol.width or first.width
+
+    @property
+    def is_cropped(self) -> bool:
+        """Whether a video has another shape than the clips, so that its borders are cut off."""
+        height, width = self.size
+        return any(v.height * width != v.width * height for v in self._videos)
 
     def content(self) -> str:
         """Hash of the protocol and of every clip's id, start and bytes; these are read once."""

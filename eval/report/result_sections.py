@@ -101,6 +101,18 @@ def _score_table(group: Mapping[str, dict[str, Any]], suffix: str, why: list[str
     )
 
 
+def diagnosis_table(label: str, result: Mapping[str, Any]) -> Table:
+    """How far slips move the score of a result."""
+    rows = result["diagnosis"]
+    return Table(
+        title=f"What would a slip do to {result['name']}? {label}",
+        columns=["slip", Column(name=result["name"]), Column(name="ratio", decimals=3)],
+        rows=[[row["slip"], row["value"], row["ratio"]] for row in rows],
+        caption="One thing is done otherwise in each row; the first row has no slip.",
+        notes=[f"Not {row['slip']}: {row['why_not']}." for row in rows if row["why_not"]],
+    )
+
+
 def memorization_section(label: str, result: Mapping[str, Any]) -> Section:
     """The generated clips that lie nearest to a training clip, each beside it, where the videos of
     both are still there; the distances in a table."""
