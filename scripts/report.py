@@ -58,7 +58,7 @@ class MakeReport(Config):
 
 def run(config: MakeReport) -> None:
     """Read everything, then write the page and the LaTeX file."""
-    reconstructions, generated, memorized, experiments, trainings, costs = ([] for _ in range(6))
+    reconstructions, generated, experiments, trainings, costs = ([] for _ in range(5))
     scores: list[Labeled] = []
     reconstructed: list[Labeled] = []
     cards: dict[str, dict[str, Any]] = {}
@@ -77,10 +77,6 @@ def run(config: MakeReport) -> None:
             reconstructions.append(sections.reconstruction_section(label, path, result))
         elif result:
             scores.append((label, result))
-            if result.get("diagnosis"):
-                generated.append(sections.diagnosis_table(label, result))
-            if result.get("memorization"):
-                memorized.append(sections.memorization_section(label, result))
         elif (path / "log.jsonl").is_file():
             trainings.append(sections.training_section(label, path))
         elif sections.is_stages(path):
@@ -98,7 +94,8 @@ def run(config: MakeReport) -> None:
         print(f"wrote {config.latex}")
     if config.out is None:
         return
-    items = [*sections.score_tables(scores), *generated]
+    diagnosed = [sections.diagnosis_table(*each) for each in scores if each[1].get("diagnosis")]
+    items = [*sections.score_tables(scores), *diagnosed, *generated]
     intro = "Results of different protocols, weights or reference clips are in different tables."
     page = Report(
         title=config.title,
@@ -121,7 +118,11 @@ def run(config: MakeReport) -> None:
                 else []
             ),
             *experiments,
-            *memorized,
+            *(
+                sections.memorization_section(*each)
+                for each in scores
+                if each[1].get("memorization")
+            ),
             *trainings,
             *costs,
         ],
