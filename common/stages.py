@@ -15,7 +15,7 @@ from common.launch import call
 from common.measure import GIGABYTE
 from common.output_folder import Input, describe_identity, identity_changes
 
-OUTPUTS = ("out", "train.folder", "mp4", "gif", "feature_cache")
+OUTPUTS = ("out", "train.folder", "card", "mp4", "gif", "feature_cache")
 """Options of commands that name what they write; every other path is of what they read."""
 CONTENTS = (
     *("index.json", "manifest.json", "samples.json", "identity.json", "metrics.json", "log.jsonl"),

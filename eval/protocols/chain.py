@@ -7,17 +7,15 @@ from statistics import mean
 from typing import Annotated, Any
 
 import numpy as np
-import yaml
 from annotated_types import MinLen
 from scipy.stats import spearmanr
 
 from common.config import Config
-from common.files import atomic_path, read_json, write_json
+from common.files import atomic_path, read_json, read_options, write_json
 from common.stages import CommandStages
 from eval.report.chain_tables import chain_tables
 from eval.report.tables import to_markdown
 
-CONTENTS = "model.safetensors"
 LEAST_ROWS = 3
 """From which on a rank correlation is computed."""
 
@@ -86,7 +84,7 @@ class ChainConfig(Config):
     @property
     def clips(self) -> Mapping[str, Any]:
         """The config of cache_latents.py."""
-        return yaml.safe_load(self.latents.read_text()) or {}
+        return read_options(self.latents)
 
 
 def run_chain(config: ChainConfig, commands: CommandStages) -> dict[str, Any]:
@@ -143,44 +141,35 @@ def _cell(
     shared = folder if row.vae is None else config.folder / row.name  # what no seed changes
     seconds: dict[str, float] = {}
 
-    def stage(of: Path, name: str, script: str, file: Path, inputs: list[Path], **options: Any):
+    def stage(of: Path, name: str, script: str, file: Path, **options: Any) -> None:
         record = of / "stages" / f"{name}.json"
-        seconds[name] = commands.run(record, script, options, config=file, inputs=inputs)["seconds"]
+        seconds[name] = commands.run(record, script, options, config=file)["seconds"]
 
     # VAE
-    vae, weights = str(row.vae), list[Path]()
+    vae = str(row.vae)
     if row.train is not None:
-        run, shards = folder / "vae", _indices(yaml.safe_load(row.train.read_text()))
-        given: dict[str, Any] = {**row.options, "train.seed": seed, "train.folder": run}
-        stage(folder, "vae", "train_vae.py", row.train, shards, **given)
-        vae = str(run / "export")
-    if (file := Path(vae) / CONTENTS).is_file():
-        weights = [file]
+        given: dict[str, Any] = {**row.options, "train.seed": seed, "train.folder": folder / "vae"}
+        stage(folder, "vae", "train_vae.py", row.train, **given)
+        vae = str(folder / "vae" / "export")
 
     # Latents and their card
-    latents, manifest = shared / "latents", shared / "latents" / "manifest.json"
-    inputs = [*weights, *_indices(config.clips)]
-    stage(shared, "latents", "cache_latents.py", config.latents, inputs, vae=vae, out=latents)
-    card: dict[str, Any] = {"latents": latents, "vae": vae, "data": config.clips["data"]["folder"]}
-    card |= {"card": shared / "card.json", "out": shared / "look"}
-    stage(shared, "card", "inspect_cache.py", config.card, [*weights, manifest], **card)
+    latents, card = shared / "latents", shared / "card.json"
+    stage(shared, "latents", "cache_latents.py", config.latents, vae=vae, out=latents)
+    sources = {"latents": latents, "vae": vae, "data": config.clips["data"]["folder"]}
+    stage(
+        shared, "card", "inspect_cache.py", config.card, card=card, out=shared / "look", **sources
+    )
 
-    # Latte and samples
-    latte, samples = folder / "latte", folder / "samples"
-    options = {"train.seed": seed, "train.folder": latte, "latents": latents}
-    stage(folder, "latte", "train_latte.py", config.latte, [manifest], **options)
-    options = {"latte": latte / "export", "vae": vae, "seed": seed, "out": samples}
-    inputs = [*weights, latte / "export" / CONTENTS]
-    stage(folder, "samples", "sample.py", config.samples, inputs, **options)
-
-    # Distance
-    result = folder / "fvd.json"
-    inputs = [samples / "identity.json", *(path / CONTENTS for path in classifier.values())]
-    options = {"fake": samples, "out": result, **classifier}
-    stage(folder, "fvd", "eval_fvd.py", config.score, inputs, **options)
+    # Latte, samples, distance
+    options = {"train.seed": seed, "train.folder": folder / "latte", "latents": latents}
+    stage(folder, "latte", "train_latte.py", config.latte, **options)
+    options = {"latte": folder / "latte" / "export", "vae": vae, "seed": seed}
+    stage(folder, "samples", "sample.py", config.samples, out=folder / "samples", **options)
+    result, options = folder / "fvd.json", {"fake": folder / "samples", **classifier}
+    stage(folder, "fvd", "eval_fvd.py", config.score, out=result, **options)
     score = read_json(result)
     return {
-        "measures": read_json(shared / "card.json")["measures"],
+        "measures": read_json(card)["measures"],
         "score": score["value"],
         "name": score["name"],
         "clips": score["fake"]["clips"],
@@ -211,9 +200,3 @@ def rank_correlations(
         ranks: Any = spearmanr(values, targets)
         found[name] = {"rho": float(ranks.statistic), "p": float(ranks.pvalue), "rows": len(rows)}
     return found
-
-
-def _indices(config: Mapping[str, Any]) -> list[Path]:
-    """The shards' indices that a command's config names, as far as they lie here."""
-    folders = [(config.get(part) or {}).get("folder", "") for part in ("data", "held_out")]
-    return [file for each in folders if (file := Path(each) / "index.json").is_file()]
