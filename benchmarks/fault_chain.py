@@ -116,7 +116,7 @@ def make_chain(root: Path, launch: Launch | None = None) -> dict[str, Command]:
                 "sampler.steps": 3}),
         Command("train_classifier.py", {**training, "train.steps": 3, **taken, "channels": 8},
                 "train.folder"),
-        Command("eval_fvd.py", {"real": shards, "fake": inputs / "sample",
+        Command("eval_fvd.py", {"real": shards, "fake": [str(inputs / "sample")],
                 "classifier": inputs / "train_classifier" / "export", **clips, "stride_real": 1,
                 "num_clips": 6, "resamples": 2}, file="out.json"),
     ]  # fmt: skip

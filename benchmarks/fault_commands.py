@@ -4,11 +4,30 @@ import os
 from pathlib import Path
 
 import yaml
+from PIL import Image
 
 from benchmarks.fault_chain import Command, run
 from data.importers import IMPORTERS
 from vae import VAEConfig, VideoVAE
 
+SETS = {
+    "faceforensics": ["a.mp4"],
+    "folder": ["a/0.mp4", "b/1.mp4"],
+    "kinetics400": ["train/a/aaaaaaaaaaa.mp4"],
+    "kinetics600": ["train/a/aaaaaaaaaaa.mp4"],
+    "ucf101": ["A/v_A_g01_c01.avi", "B/v_B_g01_c01.avi"],
+    "activitynet": ["v_aaaaaaaaaaa.mp4"],
+    "openvid": ["video/a.mp4"],
+    "sky_timelapse": ["sky_train/x/x_1/0.jpg", "sky_train/x/x_1/1.jpg", "sky_test/y/y_1/0.jpg"],
+    "frames": ["a/x/0.jpg", "a/x/1.jpg"],
+}
+"""Files of each set in miniature."""
+TABLES = {
+    "activitynet/activity_net.v1-3.min.json": '{"database": {"aaaaaaaaaaa": {"subset": "training", '
+    '"annotations": [{"label": "A", "segment": [0, 0.4]}]}}}',
+    "openvid/data/train/OpenVid-1M.csv": "video,caption\na.mp4,A\n",
+}
+"""Their annotations."""
 TINY_VAE = {"z_dim": 4, "dim": 4, "channel_multipliers": [1, 1, 2, 2], "num_blocks": 1}
 
 
@@ -84,10 +103,13 @@ def other_commands(root: Path) -> list[Command]:
         "preservation": {"run": [str(reconstruction)]},
         "samples": {"data": [str(samples)], "frames": [0, 4]},
     }
-    packing = {"root": root / "videos", "short_side": 32, "min_frames": 1, "workers": 0}
-    sets = {name: dict(packing) for name in IMPORTERS}
-    sets["faceforensics"]["split"] = "all"
-    sets["digits"] |= {"root": root / "digits", "num_clips": 4}
+    _make_sets(root / "sets", root / "videos" / "a" / "0.mp4")
+    packing = {"short_side": 32, "min_frames": 1, "workers": 0}
+    more = {
+        "digits": {"num_clips": 4},
+        **{n: {"split": "all"} for n in ("faceforensics", "ucf101")},
+    }
+    sets = {n: {"root": root / "sets" / n, **packing, **more.get(n, {})} for n in IMPORTERS}
     fast = {"steps": 2, "method": "ddim"}
     return [
         reconstruct,
@@ -110,3 +132,17 @@ def other_commands(root: Path) -> list[Command]:
           for name, options in figure.items()),
         *(Command("make_shards.py", options, subcommand=name) for name, options in sets.items()),
     ]  # fmt: skip
+
+
+def _make_sets(folder: Path, video: Path) -> None:
+    """Every data set with one video or two, as they lie on disk."""
+    for name, files in SETS.items():
+        for path in (folder / name / file for file in files):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.suffix == ".jpg":
+                Image.new("RGB", (64, 64)).save(path)
+            elif not path.exists():
+                os.link(video, path)
+    for file, text in TABLES.items():
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text(text)
