@@ -24,6 +24,7 @@ from engine.config import TrainConfig
 from engine.optimization import Batch, Losses, StepInfo
 from engine.train import Trainer
 from eval.features.classifier import GROUPS, ClassifierConfig, ClipClassifier
+from eval.protocols.held_out import fixed_clips
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,18 +49,10 @@ def run(config: TrainClassifier) -> dict[str, Any]:
 
 
 def _train(config: TrainClassifier, accelerator: Accelerator) -> dict[str, Any]:
-    train = _labeled(config.data, config.train.seed)
+    train = _labeled(ClipDataset(config.data, config.train.seed))
     test = None
     if config.test is not None:
-        held_out = replace(
-            config.data,
-            folder=config.test,
-            start="center",
-            crop="center",
-            max_zoom=1.0,
-            flip=False,
-        )
-        test = _labeled(held_out, config.train.seed)
+        test = _labeled(fixed_clips(replace(config.data, folder=config.test)))
         if test.class_names != train.class_names:
             raise ValueError(
                 f"{config.test}: its classes are not those of {config.data.folder}. "
@@ -92,16 +85,15 @@ def _train(config: TrainClassifier, accelerator: Accelerator) -> dict[str, Any]:
     return metrics
 
 
-def _labeled(config: ClipConfig, seed: int) -> ClipDataset:
-    dataset = ClipDataset(config, seed)
+def _labeled(dataset: ClipDataset) -> ClipDataset:
+    """The same, if every video has one of at least two classes."""
+    folder = dataset.config.folder
     if len(dataset.class_names) < 2:
-        raise ValueError(
-            f"{config.folder}: {len(dataset.class_names)} classes, but at least 2 are needed"
-        )
+        raise ValueError(f"{folder}: {len(dataset.class_names)} classes, but at least 2 are needed")
     entries = (dataset.entry(i) for i in range(len(dataset)))
     if unlabeled := [entry.key for entry in entries if entry.label in (None, -1)]:
         raise ValueError(
-            f"{config.folder}: {len(unlabeled)} of {len(dataset)} videos have no class, "
+            f"{folder}: {len(unlabeled)} of {len(dataset)} videos have no class, "
             f"{unlabeled[0]} for one. Pack videos in class folders."
         )
     return dataset

@@ -1,6 +1,7 @@
 """What a VAE costs: parameters, and multiply-accumulates as the paper counts them."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,10 @@ from vae.blocks import Attention
 from vae.config import LatentConfig
 from vae.convs import KTCConv
 from vae.model import VideoVAE
+from vae.parts import weights_hash
 from vae.resample import Downsample, Upsample
+
+MACS_SIZE = (17, 512, 512)  # frames, height and width of the supplement's Table 3
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,26 @@ def count_macs(
         attention = sum(count for op, count in macs.items() if op is torch.ops.aten.bmm)
         counts.append(Macs(sum(macs.values()) - attention, attention))
     return counts[0], counts[1]
+
+
+def describe_vae(vae: VideoAutoencoder) -> dict[str, Any]:
+    """What a model is and costs, ready for JSON.
+
+    Returns:
+        `class`, `sha256` (of the weights), `windows` and `native_window` (where results depend on
+        them), `config`, `parameters`, and at `MACS_SIZE` `macs` (of convolutions) and `flops`.
+    """
+    macs = count_macs(type(vae), vae.config, *MACS_SIZE)
+    return {
+        "class": type(vae).__name__,
+        "sha256": weights_hash(vae),
+        "windows": None if vae.native_window is None else vae.config.windows,
+        "native_window": vae.native_window,
+        "config": asdict(vae.config),
+        "parameters": sum(p.numel() for p in vae.parameters()),
+        "macs": sum(half.convolution for half in macs),
+        "flops": 2 * sum(half.convolution + half.attention for half in macs),
+    }
 
 
 class _PlainCounter:

@@ -5,6 +5,9 @@ group of `factor` frames becomes one latent frame; frames `0, factor, 2 * factor
 keyframes here: the image frame and the last frame of each group.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import torch.nn.functional as F
 from einops import rearrange, repeat
 from jaxtyping import Float
@@ -68,6 +71,16 @@ def keyframe_reconstruction(video: Video, *, temporal: int = 4) -> Video:
     _check_frames(t, temporal)
     repeated = repeat(video[:, :, ::temporal], "b c k h w -> b c (k r) h w", r=temporal)
     return repeated[:, :, temporal - 1 :]  # the first keyframe stands for one frame only
+
+
+def trivial_reconstructions(
+    *, temporal: int = 4, spatial: int = 8
+) -> dict[str, Callable[[Video], Video]]:
+    """Both by name, for a compression of `temporal x spatial x spatial`."""
+    return {
+        "trilinear": partial(trilinear_reconstruction, temporal=temporal, spatial=spatial),
+        "keyframes": partial(keyframe_reconstruction, temporal=temporal),
+    }
 
 
 def _check_frames(t: int, temporal: int) -> None:

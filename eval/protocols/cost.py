@@ -8,50 +8,61 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from common.measure import peak_memory_bytes, reset_peak_memory
+from eval.features.extractors import full_precision
 
 
 @torch.inference_mode()
 def measure_cost(
     encode: Callable[[Tensor], Tensor],
     decode: Callable[[Tensor], Tensor],
-    video: Float[Tensor, "1 c t h w"],
+    size: tuple[int, int, int],
+    device: torch.device,
     *,
     repeats: int = 5,
     warmup: int = 1,
 ) -> dict[str, Any]:
-    """Median times and peak memory of encoding a video and of decoding its latent.
+    """Median times and peak memory of encoding a video and of decoding its latent, in float32
+    without TF32, and by autocast to bfloat16.
 
     Args:
-        encode, decode: on the device of `video`.
-        video: what is encoded.
+        encode, decode: on `device`.
+        size: frames, height and width of the video, which is noise.
         repeats: measured runs of each, at least 1.
         warmup: runs before, not counted.
 
     Returns:
         `encode` and `decode` (median seconds), `encode_memory` and `decode_memory` (bytes at the
         peak: what PyTorch had allocated on a GPU, weights included; the whole process on a CPU),
-        `device`, `threads` (of a CPU), `repeats`, `warmup`.
+        `bfloat16` (the same four), `size`, `device`, `threads` (of a CPU), `repeats`, `warmup`.
     """
     if repeats < 1 or warmup < 0:
         raise ValueError(f"repeats={repeats} must be at least 1 and warmup={warmup} at least 0")
-    latent = encode(video)
-    result = {}
-    for name, call, x in (("encode", encode, video), ("decode", decode, latent)):
-        for _ in range(warmup):
-            call(x)
-        reset_peak_memory(video.device)
-        seconds = []
-        for _ in range(repeats):
-            started = _now(video.device)
-            call(x)
-            seconds.append(_now(video.device) - started)
-        result[name] = statistics.median(seconds)
-        result[f"{name}_memory"] = peak_memory_bytes(video.device)
-    return {**result, **describe_device(video.device), "repeats": repeats, "warmup": warmup}
+    video = torch.rand(1, 3, *size, device=device) * 2 - 1
+
+    def measure() -> dict[str, Any]:
+        latent, result = encode(video), {}
+        for name, call, x in (("encode", encode, video), ("decode", decode, latent)):
+            for _ in range(warmup):
+                call(x)
+            reset_peak_memory(device)
+            seconds = []
+            for _ in range(repeats):
+                started = _now(device)
+                call(x)
+                seconds.append(_now(device) - started)
+            result[name] = statistics.median(seconds)
+            result[f"{name}_memory"] = peak_memory_bytes(device)
+        return result
+
+    with full_precision(device):
+        result = measure()
+    with torch.autocast(device.type, torch.bfloat16):
+        result["bfloat16"] = measure()
+    described = {**describe_device(device), "size": "x".join(map(str, size))}
+    return {**result, **described, "repeats": repeats, "warmup": warmup}
 
 
 def describe_device(device: torch.device) -> dict[str, Any]:

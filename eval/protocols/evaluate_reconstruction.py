@@ -1,76 +1,133 @@
 """Reconstructions of one set of clips by several methods, all measured on the same frames."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from annotated_types import Ge, Le
 from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from common.config import BatchSize, Frames, Pixels
 from common.perceptual import PerceptualLoss
 from data.video.encode import to_uint8, write_video
+from eval.clips.clip_protocol import ClipProtocol
 from eval.clips.labels import read_labels, write_labels
 from eval.clips.source import ClipSource
-from eval.features.extractors import Extractor, full_precision
+from eval.features.extractors import full_precision
 from eval.features.feature_cache import finite_features
+from eval.features.metric_networks import NetworkConfig, Networks
 from eval.metrics.reconstruction import ReconstructionMeter
 from eval.protocols.fvd import USUAL_CLIPS, distances, score_name
+from eval.protocols.measurement import Measurement
 
 Reconstruct = Callable[[Float[Tensor, "b 3 t h w"]], Float[Tensor, "b 3 t h w"]]
+FRAME_RATE = 8.0  # Hz, of written clips where the source's is not known
 
 
-def evaluate_autoencoders(
+@dataclass(frozen=True, kw_only=True)
+class ReconstructionConfig(NetworkConfig, Measurement):
+    """Which clips are reconstructed, and what is measured."""
+
+    data: str
+    """Folder of shards, of videos, or of folders of frames: the clips."""
+    out: str
+    """Folder for the results and, lossless, for source/ and one folder of clips per method."""
+    frames: Frames = 17
+    """Frames per clip, from the middle of each video."""
+    stride: Frames = 1
+    """Video frames from one clip frame to the next."""
+    height: Pixels | None = 256
+    """Pixels; frames are resized to cover the size and cropped at the center. null keeps theirs."""
+    width: Pixels | None = 256
+    """See height."""
+    num_clips: Annotated[int, Ge(1)] | None = None
+    """Most clips, one per video; null takes every video."""
+    group: Annotated[int, Ge(2)] = 4
+    """Frames per group in SSIM by position and in flicker, for every method."""
+    baselines: bool = True
+    """Measure trilinear down- and upsampling and repeated keyframes, too."""
+    repeats: Annotated[int, Ge(0), Le(1000)] = 0
+    """Timed runs of encoding and of decoding a clip of cost_frames x cost_height x cost_width; 0
+    measures no time and no memory. On a CPU, choose a small size."""
+    warmup: Annotated[int, Ge(0), Le(1000)] = 1
+    """Runs before those, not counted."""
+    cost_frames: Frames = 17
+    """The supplement's Table 6 has 17 frames."""
+    cost_height: Pixels = 720
+    """Of Table 6, pixels."""
+    cost_width: Pixels = 1280
+    """Of Table 6, pixels."""
+    batch_size: BatchSize = 4
+    """Clips at once."""
+    save_clips: Annotated[int, Ge(0)] = 8
+    """Clips to write."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.frames < 1 + self.group or (self.frames - 1) % self.group:
+            raise ValueError(f"frames={self.frames} must be 1 + group * n with group={self.group}")
+
+    @property
+    def cost_size(self) -> tuple[int, int, int] | None:
+        """Frames, height and width of the clip that is timed."""
+        sizes = (self.cost_frames, self.cost_height, self.cost_width)
+        return sizes if self.repeats else None
+
+    def clips(self) -> ClipSource:
+        """The clips from the middle of the videos."""
+        protocol = ClipProtocol(
+            frames=self.frames,
+            stride=self.stride,
+            start="center",
+            num_clips=self.num_clips,
+            seed=self.seed,
+            height=self.height,
+            width=self.width,
+        )
+        return ClipSource(self.data, protocol, on_error=self.on_error)
+
+
+def evaluate_reconstruction(
+    config: ReconstructionConfig,
     source: ClipSource,
     methods: Mapping[str, Reconstruct],
-    *,
-    group: int = 4,
-    lpips: Sequence[PerceptualLoss] = (),
-    extractor: Extractor | None = None,
-    batch_size: int = 4,
-    workers: int = 0,
-    device: str | torch.device = "cpu",
-    save: int = 0,
-    folder: str | Path = ".",
-    frame_rate: float = 8,
-    progress: bool = True,
-) -> dict[str, dict[str, Any]]:
+    networks: Networks,
+    device: torch.device,
+) -> tuple[dict[str, Any], dict[str, list[dict[str, float]]]]:
     """Every metric of every method over the clips, in float32 without TF32.
 
+    Writes `config.save_clips` clips losslessly into `config.out/<method>` and `config.out/source`,
+    with a samples.json of their labels where these are known.
+
     Args:
-        source: the clips, `1 + group * n` frames each.
+        source: `config.clips()`.
         methods: name to a function that returns the reconstruction, on any device.
-        group: frames per group, for SSIM by position and flicker.
-        lpips: networks of LPIPS.
-        extractor: network of rFVD, the distance between features of clips and reconstructions,
+        networks: of LPIPS and of rFVD, the distance between features of clips and reconstructions,
             pooled over the whole set.
-        batch_size: clips at once.
-        workers: processes that decode ahead.
-        device: where clips, LPIPS and the extractor are.
-        save: how many clips to write losslessly into `folder/<method>` and `folder/source`, with a
-            samples.json of their labels where these are known.
-        folder: see `save`.
-        frame_rate: of written clips, Hz, where the source's is not known.
-        progress: show a bar.
+        device: where clips and networks are.
 
     Returns:
-        Method to what `ReconstructionMeter.compute` gives, and with the networks LPIPS under its
-        name (mean over frames, then videos) and `rfvd` (`name`, and what `distances` gives); and
-        `by_clip`, `psnr` and `ssim` of each clip in order.
+        What metrics.json holds but for the methods' descriptions: `protocol`, `clips`, `notes` and
+        `metrics`, method to what `ReconstructionMeter.compute` gives, LPIPS under its name (mean
+        over frames, then videos) and `rfvd` (`name`, and what `distances` gives). And method to
+        `psnr` and `ssim` of each clip in order.
 
     Raises:
         ValueError: clips, reconstructions or features that cannot be measured.
     """
-    meters = {name: ReconstructionMeter(group) for name in methods}
-    networks = {name: NetworkMeter(lpips, extractor, device) for name in methods}
+    meters = {name: ReconstructionMeter(config.group) for name in methods}
+    scored = {name: NetworkMeter(networks, device) for name in methods}
     by_clip: dict[str, list[dict[str, float]]] = {name: [] for name in methods}
     inputs: list[np.ndarray] = []  # features of the clips themselves
-    rate = source.rate or frame_rate
-    show = tqdm(total=len(source), desc="reconstruct", unit="clip", disable=not progress)
-    with show as bar, torch.inference_mode(), full_precision(torch.device(device)):
-        for first, ids, clips in source.batches(batch_size, workers):
+    extractor, save, folder = networks.extractor, config.save_clips, Path(config.out)
+    bar = tqdm(total=len(source), desc="reconstruct", unit="clip")
+    with bar, torch.inference_mode(), full_precision(device):
+        for first, ids, clips in source.batches(config.batch_size, config.workers):
             x = clips.to(device)
             results = {"source": x}
             for name, method in methods.items():
@@ -78,49 +135,66 @@ def evaluate_autoencoders(
                 batch = meters[name].update(x, y)
                 rows = zip(*batch.values(), strict=True)
                 by_clip[name] += [dict(zip(batch, row, strict=True)) for row in rows]
-                networks[name].update(x, y, ids, name)
+                scored[name].update(x, y, ids, name)
                 results[name] = y
             if extractor:
                 inputs.append(finite_features(extractor, x, ids, "source"))
-            _save(
-                Path(folder),
-                first,
-                {k: v[: max(0, save - first)] for k, v in results.items()},
-                rate,
-            )
+            for name, videos in results.items():
+                for i, video in enumerate(videos[: max(0, save - first)], first):
+                    frames = to_uint8(video.cpu())
+                    rate = source.rate or FRAME_RATE
+                    write_video(folder / name / f"{i:06d}.mkv", frames, rate, codec="ffv1")
             bar.update(len(ids))
-    if save and (known := read_labels(source.folder)):  # so that eval_is can tell what they show
+
+    # Labels, so that eval_is can tell what the clips show
+    if save and (known := read_labels(source.folder)):
         files = {f"{i:06d}.mkv": known.labels.get(id) for i, id in enumerate(source.ids[:save])}
         labels = {file: label for file, label in files.items() if label is not None}
         for name in ("source", *methods) if labels else ():
-            write_labels(Path(folder) / name, labels, known.class_names)
-    scores = {
-        name: meter.compute() | networks[name].lpips() | {"by_clip": by_clip[name]}
-        for name, meter in meters.items()
+            write_labels(folder / name, labels, known.class_names)
+
+    # Scores
+    scores = {name: meter.compute() | scored[name].lpips() for name, meter in meters.items()}
+    for name, score in scores.items() if extractor else ():
+        found = distances(np.concatenate(inputs), scored[name].features())
+        score["rfvd"] = {"name": scored[name].rfvd_name(config.frames), **found}
+    notes = [f"{name} was not measured: {why}." for name, why in networks.missing.items()]
+    notes += source.notes("source")
+    if extractor and len(source) < USUAL_CLIPS:
+        notes.append(
+            f"rFVD of {len(source)} clips is biased upwards and only compares with scores of as "
+            "many clips."
+        )
+    result = {
+        "kind": "reconstruction",
+        "protocol": {
+            **source.describe(),
+            "size": source.size,
+            "group": config.group,
+            "precision": "float32 without TF32",
+            "lpips": {p.name: p.sha256 for p in networks.lpips},
+            "rfvd": extractor.describe() if extractor else None,
+        },
+        "clips": [
+            {"name": f"{i:06d}", "key": id, "scores": {m: s[i] for m, s in by_clip.items()}}
+            for i, id in enumerate(source.ids[:save])
+        ],
+        "metrics": scores,
+        "notes": notes,
     }
-    if extractor:
-        title = rfvd_name(extractor, len(source), source.protocol.frames)
-        real = np.concatenate(inputs)
-        for name, score in scores.items():
-            score["rfvd"] = {"name": title, **distances(real, networks[name].features())}
-    return scores
+    return result, by_clip
 
 
 class NetworkMeter:
     """LPIPS of reconstructions and their features for rFVD, over the batches of a set of clips."""
 
-    def __init__(
-        self,
-        lpips: Sequence[PerceptualLoss],
-        extractor: Extractor | None,
-        device: str | torch.device,
-    ):
+    def __init__(self, networks: Networks, device: torch.device):
         """The networks are moved to `device`."""
-        for network in (*lpips, *([extractor] if extractor else [])):
-            network.to(device)
-        self._lpips = lpips
-        self._extractor = extractor
-        self._sums = dict.fromkeys((p.name for p in lpips), 0.0)
+        self._lpips: list[PerceptualLoss] = [p.to(device) for p in networks.lpips]
+        self._extractor = networks.extractor
+        if self._extractor is not None:
+            self._extractor.to(device)
+        self._sums = dict.fromkeys((p.name for p in self._lpips), 0.0)
         self._clips = 0
         self._features: list[np.ndarray] = []
 
@@ -150,23 +224,7 @@ class NetworkMeter:
         """Of all reconstructions, in order; needs an extractor."""
         return np.concatenate(self._features)
 
-
-def rfvd_name(extractor: Extractor, clips: int, frames: int) -> str:
-    """Such as `rfvd16_17f`."""
-    return "r" + score_name(extractor, clips, frames)
-
-
-def notes_on(source: ClipSource, extractor: Extractor | None) -> list[str]:
-    """What a reader of the scores has to know."""
-    if extractor is None or len(source) >= USUAL_CLIPS:
-        return []
-    return [
-        f"rFVD of {len(source)} clips is biased upwards and only compares with scores of as many "
-        "clips."
-    ]
-
-
-def _save(folder: Path, first: int, results: Mapping[str, Tensor], rate: float) -> None:
-    for name, videos in results.items():
-        for i, video in enumerate(videos, first):
-            write_video(folder / name / f"{i:06d}.mkv", to_uint8(video.cpu()), rate, codec="ffv1")
+    def rfvd_name(self, frames: int) -> str:
+        """Such as `rfvd16_17f`, for clips of `frames`; needs an extractor."""
+        assert self._extractor is not None
+        return "r" + score_name(self._extractor, self._clips, frames)

@@ -21,7 +21,7 @@ from eval.features.feature_cache import finite_features
 from eval.features.metric_networks import NetworkConfig
 from eval.metrics.frechet import frechet_from_features
 from eval.metrics.reconstruction import psnr, ssim, ssim_by_position
-from eval.protocols.evaluate_reconstruction import NetworkMeter, Reconstruct, rfvd_name
+from eval.protocols.evaluate_reconstruction import NetworkMeter, Reconstruct
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class HeldOut:
         Raises:
             ValueError: a reconstruction without finite values.
         """
-        meter = NetworkMeter(self.networks.lpips, self.networks.extractor, device)
+        meter = NetworkMeter(self.networks, device)
         frames: dict[str, list[Tensor]] = {"psnr": [], "ssim": []}
         with full_precision(device):
             for i in range(self.count):
@@ -96,7 +96,7 @@ class HeldOut:
                 for i in range(self.count)
             ]
             self._features = np.concatenate(parts)
-        name = rfvd_name(extractor, self.count, self.clips.config.frames)
+        name = meter.rfvd_name(self.clips.config.frames)
         return {name: frechet_from_features(self._features, meter.features())}
 
     def _named(self, index: int) -> tuple[list[str], str]:

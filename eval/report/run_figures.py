@@ -1,9 +1,14 @@
-"""Figures of what eval_reconstruction and sample.py wrote."""
+"""Figures of what eval_reconstruction and sample.py wrote, each as a config that draws itself."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Literal
 
-from common.config import differences
+from annotated_types import Ge, Gt, MinLen
+
+from common.config import Config, differences
 from common.files import read_json
 from data.video.decode import read_frames
 from data.video.encode import to_uint8
@@ -13,77 +18,129 @@ from eval.clips.source import ClipSource
 from eval.protocols.published import POSITIONS, PUBLISHED
 from eval.report import plots
 
+Place = Annotated[int, Ge(0)]
+Columns = Annotated[tuple[Place, ...], MinLen(1)]
 SAME = ("frames", "stride", "size", "clips", "group", "content")
 """What runs must have in common to stand in one figure."""
 
 
-def comparison(
-    folder: Path,
-    clip: str,
-    methods: Sequence[str],
-    frames: Sequence[int],
-    box: tuple[int, int, int, int] | None = None,
-    gain: float | None = None,
-) -> plots.Figure:
-    """A saved clip of a run by several methods, every one if none is named (see
-    `plots.comparison`); the box is the middle quarter if none is given.
+@dataclass(frozen=True, kw_only=True)
+class FigureConfig(Config):
+    """A figure, and where it goes."""
 
-    Raises:
-        ValueError: no such method or clip.
+    out: str
+    """File to write, with the endings .png and .pdf."""
+
+    @abstractmethod
+    def draw(self) -> plots.Figure:
+        """The figure.
+
+        Raises:
+            ValueError: what it shows is not there, or does not compare.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison(FigureConfig):
+    """Reconstructions side by side, with enlarged boxes and error maps (supplement, Figs. 3 to 6).
+
+    Choose consecutive frames for long sequences; evaluate with --stride 3 for fast motion.
     """
-    known = list(read_json(folder / "metrics.json")["metrics"])
-    methods = methods or known
-    unknown = [name for name in methods if name not in known]
-    if unknown:
-        raise ValueError(f"{folder}: no method {unknown[0]!r}; there are {', '.join(known)}")
-    clips = {}
-    for name in ("source", *methods):
-        file = folder / name / f"{clip}.mkv"
-        if not file.is_file():
-            raise ValueError(f"{file}: no such clip. eval_reconstruction --save_clips writes more.")
-        clips[name] = read_frames(file, range(probe(file).frames))
-    h, w = clips["source"].shape[1:3]
-    box = box or (h * 3 // 8, w * 3 // 8, h // 4, w // 4)
-    return plots.comparison(clips, frames, box, gain)
+
+    run: str
+    """Folder that eval_reconstruction wrote."""
+    clip: str = "000000"
+    """Name of a saved clip."""
+    methods: list[str] = field(default_factory=list)
+    """Rows, one flag each; by default every method."""
+    frames: Columns = (0, 1, 2, 3, 4)
+    """Columns."""
+    box: tuple[Place, Place, Place, Place] | None = None
+    """What to enlarge: top, left, height, width, pixels; null takes the middle quarter."""
+    gain: Annotated[float, Gt(0)] | None = None
+    """Factor of the error maps; null chooses a power of two for all rows."""
+
+    def draw(self) -> plots.Figure:
+        folder = Path(self.run)
+        known = list(read_json(folder / "metrics.json")["metrics"])
+        methods = self.methods or known
+        unknown = [name for name in methods if name not in known]
+        if unknown:
+            raise ValueError(f"{folder}: no method {unknown[0]!r}; there are {', '.join(known)}")
+        clips = {}
+        for name in ("source", *methods):
+            file = folder / name / f"{self.clip}.mkv"
+            if not file.is_file():
+                raise ValueError(
+                    f"{file}: no such clip. eval_reconstruction --save_clips writes more."
+                )
+            clips[name] = read_frames(file, range(probe(file).frames))
+        h, w = clips["source"].shape[1:3]
+        box = self.box or (h * 3 // 8, w * 3 // 8, h // 4, w // 4)
+        return plots.comparison(clips, self.frames, box, self.gain)
 
 
-def positions(runs: Sequence[str]) -> plots.Figure:
-    """SSIM by position of every method of the runs, beside the published ones."""
-    curves = {name: scores["ssim_by_position"]["positions"] for name, scores, _ in _methods(runs)}
-    published = {
-        f"{row.method} ({row.table})": [row.values[name] for name in POSITIONS[:-1]]
-        for row in PUBLISHED
-        if "margin" in row.values
-    }
-    return plots.positions(curves, published)
+@dataclass(frozen=True, kw_only=True)
+class Positions(FigureConfig):
+    """SSIM by position in the frame group, beside the paper's (supplement, Fig. 1 and Table 5)."""
+
+    run: list[str]
+    """Folders that eval_reconstruction wrote, one flag each."""
+
+    def draw(self) -> plots.Figure:
+        curves = {
+            name: scores["ssim_by_position"]["positions"] for name, scores, _ in _methods(self.run)
+        }
+        published = {
+            f"{row.method} ({row.table})": [row.values[name] for name in POSITIONS[:-1]]
+            for row in PUBLISHED
+            if "margin" in row.values
+        }
+        return plots.positions(curves, published)
 
 
-def preservation(runs: Sequence[str], pixels: str) -> plots.Figure:
-    """Information preservation of every VAE of the runs, with `pixels` in [-1,1] or [0,1].
+@dataclass(frozen=True, kw_only=True)
+class Preservation(FigureConfig):
+    """Information preservation degree against latent channels (paper, Fig. 1)."""
 
-    Raises:
-        ValueError: no VAE, or runs that do not compare.
-    """
-    points = {
-        name: (method["config"]["z_dim"], scores["information_preservation"][pixels])
-        for name, scores, method in _methods(runs)
-        if method and pixels in scores["information_preservation"]
-    }
-    if not points:
-        raise ValueError(f"{', '.join(runs)}: no VAE with pixels={pixels}; use [-1,1] or [0,1]")
-    return plots.preservation(points, pixels)
+    run: list[str]
+    """Folders that eval_reconstruction wrote, one flag each."""
+    pixels: Literal["[-1,1]", "[0,1]"] = "[-1,1]"
+    """Range of the pixels in Eq. 2: [-1,1] or [0,1]."""
+
+    def draw(self) -> plots.Figure:
+        points = {
+            name: (method["config"]["z_dim"], scores["information_preservation"][self.pixels])
+            for name, scores, method in _methods(self.run)
+            if method and self.pixels in scores["information_preservation"]
+        }
+        if not points:
+            raise ValueError(f"{', '.join(self.run)}: no VAE with pixels={self.pixels}")
+        return plots.preservation(points, self.pixels)
 
 
-def samples(folders: Sequence[str], num_clips: int, wanted: Sequence[int]) -> plots.Figure:
-    """Frames of the first clips of each folder, one clip per row."""
-    rows = {}
-    for folder in folders:
-        protocol = ClipProtocol(frames=max(wanted) + 1, start="first", num_clips=num_clips)
-        source = ClipSource(folder, protocol, generated=True)
-        for id, clip in (source[i] for i in range(len(source))):
-            frames = to_uint8(clip)
-            rows[f"{Path(folder).name}/{id}"] = [frames[i] for i in wanted]
-    return plots.picture_grid(rows, [f"frame {i}" for i in wanted])
+@dataclass(frozen=True, kw_only=True)
+class Samples(FigureConfig):
+    """Frames of generated clips, one clip per row (supplement, Figs. 8 and 9)."""
+
+    data: list[str]
+    """Folders of generated videos, one flag each: one per VAE."""
+    num_clips: Annotated[int, Ge(1)] = 3
+    """Rows of each folder."""
+    frames: Columns = (0, 4, 8, 12, 16)
+    """Columns."""
+
+    def draw(self) -> plots.Figure:
+        rows = {}
+        for folder in self.data:
+            protocol = ClipProtocol(
+                frames=max(self.frames) + 1, start="first", num_clips=self.num_clips
+            )
+            source = ClipSource(folder, protocol, generated=True)
+            for id, clip in (source[i] for i in range(len(source))):
+                frames = to_uint8(clip)
+                rows[f"{Path(folder).name}/{id}"] = [frames[i] for i in self.frames]
+        return plots.picture_grid(rows, [f"frame {i}" for i in self.frames])
 
 
 def _methods(runs: Sequence[str]) -> list[tuple[str, dict, dict]]:
