@@ -26,11 +26,10 @@ from data.clips.dataset import ClipConfig, ClipDataset
 from data.clips.loader import batches
 from data.latents.dataset import LatentDataset
 from data.latents.export import export_latents
-from data.latents.items import CacheConfig
+from data.latents.shards import CacheConfig
 from data.latents.writer import LatentCache
-from data.video.decode import EXACT
 from data.video.encode import encode_video
-from data.video.transforms import fit
+from data.video.transforms import EXACT, fit
 from vae import VAEConfig, VideoVAE
 
 Part = Literal["decoding", "reading", "waiting", "resuming", "memory", "caching"]

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from data.clips.dataset import ClipConfig
 from data.shards.index import ShardIndex, write_index
-from data.shards.write import ShardConfig, write_shards
+from data.shards.pack_video import ShardConfig
+from data.shards.write import write_shards
 from data.video.encode import write_video
 from data.video.video_record import VideoRecord
 

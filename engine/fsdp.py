@@ -4,6 +4,9 @@ Accelerate's launcher and config file ask for it, and torch's `fully_shard` does
 own preparation is not used: it takes one model, sums gradients in bf16, lets the saving of a
 checkpoint step an optimizer that has yet to begin, and does nothing on a CPU.
 
+Nor is `torch.distributed.checkpoint.state_dict`: it begins, at step 1, an optimizer that has yet to
+begin, such as a discriminator's, and names the moments where one process numbers them.
+
 Whatever leaves a run, a checkpoint, an export or a model to be looked at, is whole: the same as one
 process would have written or shown.
 """

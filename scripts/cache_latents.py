@@ -16,7 +16,7 @@ from common.files import read_json
 from common.output_folder import lock_folder
 from common.pixels import to_float
 from data.clips.dataset import ClipDataset, PackedClips
-from data.latents.items import CacheConfig
+from data.latents.shards import CacheConfig
 from data.latents.writer import Encode, LatentCache
 from vae.base import VideoAutoencoder
 from vae.parts import encoder_hash

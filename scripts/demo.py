@@ -14,9 +14,10 @@ from common.files import atomic_path, read_json, write_json
 from common.measure import peak_memory_bytes
 from common.output_folder import lock_folder
 from common.stages import CommandStages, run_stage
-from data.importers.demo_clips import demo_records, fetch_clips
+from data.importers.wheels import demo_records, fetch_clips
 from data.shards.index import ShardIndex
-from data.shards.write import ShardConfig, write_shards
+from data.shards.pack_video import ShardConfig
+from data.shards.write import write_shards
 from data.video.decode import read_frames
 from eval.protocols.experiment_scores import FRAMES, ClipScores, ExperimentScores
 

@@ -7,7 +7,8 @@ from torch.testing import assert_close
 
 from common.files import read_json
 from data.clips.dataset import ClipConfig
-from data.shards.write import ShardConfig, write_shards
+from data.shards.pack_video import ShardConfig
+from data.shards.write import write_shards
 from data.video.video_record import VideoRecord
 from engine.config import TrainConfig
 from engine.run_folder import read_log

@@ -12,12 +12,11 @@ from torch.testing import assert_close
 from benchmarks import comparators as benchmark
 from tests.builders.tiny_comparators import LIKE, LIMIT, distance, smallest, tiny, video
 from tests.builders.vectors import load_case, uniform
-from vae.comparators.blocks import PaddedConv3d
+from vae.comparators.base import Tiles, Windows
+from vae.comparators.blocks import GroupCausalConv3d, PaddedConv3d
 from vae.comparators.cv_vae import CVVAE, CVVAEConfig
-from vae.comparators.gcconv import GroupCausalConv3d
 from vae.comparators.od_vae import ODVAE, ODVAEConfig, to_group_causal
 from vae.comparators.opensora_v12 import OpenSoraConfig, OpenSoraVAE, from_official_names
-from vae.comparators.windows import Tiles, Windows
 from vae.complexity import count_macs, count_parameters
 from vae.registry import COMPARATORS, GCCONV, comparator_config, new_vae, published_config
 

@@ -18,7 +18,8 @@ from vae import VAEConfig, VideoVAE
 from vae.base import VideoAutoencoder
 from vae.checkpointing import enable_activation_checkpointing
 from vae.comparators.cv_vae import CVVAE
-from vae.comparators.diffusers_vae import ADAPTERS, ROWS, DiffusersConfig, DiffusersVAE
+from vae.comparators.diffusers_table import ROWS
+from vae.comparators.diffusers_vae import ADAPTERS, DiffusersConfig, DiffusersVAE
 from vae.comparators.od_vae import ODVAE
 from vae.comparators.opensora_v12 import OpenSoraVAE
 from vae.convert import from_wan

@@ -25,7 +25,7 @@ from tests.builders.packed import pack
 from tests.builders.tiny_comparators import LIKE, tiny
 from vae.base import VideoAutoencoder
 from vae.comparators.base import Comparator
-from vae.comparators.diffusers_vae import ROWS
+from vae.comparators.diffusers_table import ROWS
 from vae.comparators.od_vae import ODVAE, to_group_causal
 from vae.parts import encoder_hash
 from vae.registry import GCCONV, OTHERS, comparator_config, load_vae

@@ -2,9 +2,10 @@
 
 import pytest
 
-from data.importers.demo_clips import SHOTS, demo_records, segments
+from data.importers.wheels import SHOTS, demo_records, segments
+from data.shards.index import ShardIndex
 from data.shards.pack_video import ShardConfig
-from data.shards.write import ShardIndex, write_shards
+from data.shards.write import write_shards
 from data.video.decode import read_frames
 from tests.builders.videos import read_barcode, write_demo_clips
 

@@ -10,8 +10,9 @@ import pytest
 
 from data.importers import digits, wheels
 from data.importers.digits import Digits, load_digits
+from data.shards.index import ShardIndex
 from data.shards.pack_video import ShardConfig
-from data.shards.write import ShardIndex, write_shards
+from data.shards.write import write_shards
 from data.video.decode import read_frames
 from data.video.video_record import open_record
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from data.importers.folder import Folder
+from data.importers.folders import Folder
 from data.video.video_record import VideoRecord
 
 

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from data.importers.files import frame_number
-from data.importers.folder import Folder, FrameFolders
-from data.importers.unlabeled import FaceForensics, SkyTimelapse
+from data.importers.folders import FaceForensics, Folder, FrameFolders, SkyTimelapse
+from data.shards.index import ShardIndex
 from data.shards.pack_video import ShardConfig
-from data.shards.write import ShardIndex, write_shards
+from data.shards.write import write_shards
 from data.video.decode import DecodeError, read_frames
 from data.video.video_record import VideoRecord, open_record
 from tests.builders.commands import run_script

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from data.importers import IMPORTERS, ImportResult
+from data.importers.folders import OpenVid
 from data.importers.ucf101 import UCF101
-from data.importers.unlabeled import OpenVid
 from data.importers.youtube import ActivityNet, Kinetics400, Kinetics600
-from data.shards.write import ShardConfig, ShardIndex, write_shards
+from data.shards.index import ShardIndex
+from data.shards.pack_video import ShardConfig
+from data.shards.write import write_shards
 from data.video.decode import read_frames
 from tests.builders.videos import (
     read_barcode,

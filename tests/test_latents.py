@@ -13,7 +13,8 @@ from torch.testing import assert_close
 from data.clips.batch_order import BatchOrder
 from data.clips.loader import batches
 from data.latents.dataset import LatentDataset
-from data.latents.items import CacheConfig
+from data.latents.shards import CacheConfig
+from data.verify import verify
 from tests.builders.latent_caches import SHAPE, VAE, complete, damage, edit, encode, make_cache
 from tests.builders.packed import pack
 
@@ -198,10 +199,11 @@ def test_a_cache_without_its_manifest_or_identity(copy, packed):
 
 
 def test_verify_finds_a_damaged_shard(copy):
-    LatentDataset(copy).verify()
+    assert not verify(copy).problems
     damage(copy / "latents-000003.safetensors")
-    with pytest.raises(ValueError, match=r"damaged latents-000003.safetensors\. Run scripts"):
-        LatentDataset(copy).verify()
+    problem = verify(copy).problems[0]
+    assert problem.file == str(copy / "latents-000003.safetensors")
+    assert "sha256" in problem.reason
 
 
 def test_missing_and_truncated_shards_are_refused_at_once(copy):

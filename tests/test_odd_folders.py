@@ -11,8 +11,8 @@ import pytest
 import webdataset
 
 from data.clips.dataset import ClipConfig, ClipDataset
-from data.importers.folder import Folder
-from data.shards.write import ShardIndex
+from data.importers.folders import Folder
+from data.shards.index import ShardIndex
 from data.verify import verify_shards
 from data.video.decode import iterate_frames, read_frames
 from data.video.probe import probe

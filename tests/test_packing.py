@@ -14,9 +14,10 @@ import pytest
 
 import data.shards.pack_video
 import data.shards.write
-from data.importers.folder import Folder
+from data.importers.folders import Folder
+from data.shards.index import ShardIndex
 from data.shards.pack_video import ShardConfig
-from data.shards.write import ShardIndex, write_shards
+from data.shards.write import write_shards
 from data.video.video_record import VideoRecord
 from tests.builders.commands import SCRIPTS, run_script
 from tests.builders.videos import write_barcode_video

@@ -11,10 +11,10 @@ from common.files import read_json
 from common.published_weights import COMPARATORS as PUBLISHED
 from common.weights import WeightsNotFound, find_weights
 from vae.base import VideoAutoencoder
-from vae.comparators.base import Comparator, ComparatorConfig, InferenceWindows
-from vae.comparators.cv_vae import CVVAE, CVVAEConfig
+from vae.comparators.base import Comparator, ComparatorConfig, InferenceWindows, SDConfig
+from vae.comparators.cv_vae import CVVAE
 from vae.comparators.diffusers_vae import ADAPTERS, DiffusersConfig, small_config
-from vae.comparators.od_vae import ODVAE, ODVAEConfig, to_group_causal
+from vae.comparators.od_vae import ODVAE, to_group_causal
 from vae.comparators.opensora_v12 import OpenSoraConfig, OpenSoraVAE
 from vae.config import PRESETS, VAEConfig
 from vae.image_vae import ImageVAE
@@ -173,7 +173,7 @@ def comparator_config(name: str, like: VAEConfig) -> ComparatorConfig:
         return math.gcd(scaled(32), *channels)
 
     changes: dict[str, Any] = {"z_dim": like.z_dim, **statistics}
-    if isinstance(config, CVVAEConfig | ODVAEConfig):
+    if isinstance(config, SDConfig):
         changes |= {"dim": scaled(config.dim), "num_blocks": like.num_blocks}
         changes["norm_groups"] = groups(changes["dim"])
     if isinstance(config, OpenSoraConfig):

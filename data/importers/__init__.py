@@ -10,9 +10,14 @@ May import `common` and `data.video`.
 
 from data.importers.base import Importer, ImportResult
 from data.importers.digits import Digits
-from data.importers.folder import Folder, FrameFolders
+from data.importers.folders import (
+    FaceForensics,
+    Folder,
+    FrameFolders,
+    OpenVid,
+    SkyTimelapse,
+)
 from data.importers.ucf101 import UCF101
-from data.importers.unlabeled import FaceForensics, OpenVid, SkyTimelapse
 from data.importers.youtube import ActivityNet, Kinetics400, Kinetics600
 
 __all__ = ["IMPORTERS", "ImportResult", "Importer"]

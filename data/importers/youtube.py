@@ -49,11 +49,11 @@ class _Kinetics(Importer):
         """Match files and annotations by id; videos in replacement/ take the place of others."""
         root, notes = self._find()
         folders = split_folders(root, self.split) or [root]
-        paths, replacements = [], []
-        videos, more = videos_below(*folders, *_replacements(root))
+        instead = [folder for folder in (root / REPLACEMENT,) if folder.is_dir()]
+        videos, more = videos_below(*folders, *instead)
         notes += more
-        for path in videos:
-            (replacements if _is_replacement(path, root) else paths).append(path)
+        replacements = [path for path in videos if _is_replacement(path, root)]
+        paths = sorted({*videos} - {*replacements})
         odd = [printable(path) for path in paths if not KINETICS_ID.match(path.stem)]
         files, copies = by_id((p for p in paths if KINETICS_ID.match(p.stem)), _kinetics_id)
         notes += copies
@@ -135,10 +135,6 @@ def _kinetics_id(path: Path) -> str:
     return path.stem[:11]
 
 
-def _replacements(root: Path) -> list[Path]:
-    return [folder for folder in (root / REPLACEMENT,) if folder.is_dir()]
-
-
 def _is_replacement(path: Path, root: Path) -> bool:
     return any(
         part.casefold().startswith(REPLACEMENT) for part in path.relative_to(root).parts[:-1]
@@ -212,7 +208,7 @@ def _records(files: dict[str, Path], labels: dict[str, int]) -> list[VideoRecord
     return [VideoRecord(id, path, labels.get(id)) for id, path in sorted(files.items())]
 
 
-ACTIVITYNET_NAME = re.compile(r"(?:v_)?([\w-]{11})")
+ACTIVITYNET_NAME = re.compile(r"(?:v_)?[\w-]{11}")
 ACTIVITYNET_EXPECTED = "videos named v_<id>.mp4, .mkv or .webm, at any depth"
 
 
@@ -238,7 +234,7 @@ class ActivityNet(Importer):
         named = [path for path in paths if ACTIVITYNET_NAME.fullmatch(path.stem)]
         if not named:
             raise not_found(self.root, ACTIVITYNET_EXPECTED)
-        files, notes = by_id(named, _activitynet_id)
+        files, notes = by_id(named, lambda path: path.stem[-11:])
         database = self._database()
         names = sorted({a["label"] for entry in database.values() for a in entry["annotations"]})
         wanted = {i: e for i, e in database.items() if e["subset"].casefold() in SPLITS[self.split]}
@@ -301,9 +297,3 @@ class ActivityNet(Importer):
                 f"{listing(self.root)}"
             )
         return found[0]
-
-
-def _activitynet_id(path: Path) -> str:
-    name = ACTIVITYNET_NAME.fullmatch(path.stem)
-    assert name is not None
-    return name.group(1)

@@ -136,20 +136,6 @@ class LatentDataset(Dataset):
                 "again with this one."
             )
 
-    def verify(self) -> None:
-        """Read every shard whole and compare its sha256.
-
-        Raises:
-            ValueError: naming the shards that differ.
-        """
-        damaged = [
-            shard["file"]
-            for shard in self.manifest["shards"]
-            if sha256_file(self.folder / shard["file"]) != shard["sha256"]
-        ]
-        if damaged:
-            raise ValueError(f"{self.folder}: damaged {', '.join(damaged)}. {REPAIR}")
-
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": {}}  # memory maps do not travel to other processes
 

@@ -27,8 +27,9 @@ from data.clips.dataset import ClipDataset
 from data.clips.loader import one_thread, start
 from data.clips.options import ClipOptions
 from data.latents.dataset import MANIFEST, SCHEMA
-from data.latents.items import CacheConfig, CacheItems
 from data.latents.shards import (
+    CacheConfig,
+    CacheItems,
     ShardContent,
     ShardRecord,
     is_done,

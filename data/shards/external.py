@@ -22,9 +22,10 @@ from common.output_folder import IDENTITY
 from data.pool import map_ordered
 from data.shards.entries import Entry
 from data.shards.index import Shard, write_index
-from data.shards.report import Failure
+from data.shards.report import ExternalReport, Failure
 from data.shards.tars import (
     find_label,
+    find_tars,
     has_end,
     plain_extension,
     tar_samples,
@@ -34,31 +35,6 @@ from data.video.probe import check_frames, probe
 
 PARTS = "index.parts"
 VERSION = 3  # of what is kept of a tar
-COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-
-
-@dataclass(frozen=True)
-class ExternalReport:
-    """What became of the samples of the tars."""
-
-    shards: int
-    """Tars."""
-    found: int
-    """Samples in them."""
-    written: int
-    """Videos in the index."""
-    unlabeled: int
-    """Videos of these without a class."""
-    without_video: tuple[str, ...]
-    """Keys of samples that hold no video."""
-    failures: tuple[Failure, ...]
-    """Videos that cannot be decoded."""
-    cut: tuple[str, ...]
-    """Tars without the zeros that end one: cut between members, or so written."""
-    unchecked: int
-    """Videos in the index of which only the first frame was decoded."""
-    hash: str
-    """Content hash, as in the index."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +121,7 @@ def index_external(
     """
     folder = Path(folder)
     target = Path(out) if out is not None else folder
-    tars = _tars(folder)
+    tars = find_tars(folder)
     if (folder / IDENTITY).exists():
         raise ValueError(
             f"{folder}: scripts/make_shards.py wrote these shards. Run it again instead."
@@ -162,22 +138,6 @@ def index_external(
     results = map_ordered(scan, tars, workers)
     bar = tqdm(results, total=len(tars), unit="tar", desc="indexing", disable=not progress)
     return _conclude(list(bar), folder, target, strict, decode)
-
-
-def _tars(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder")
-    files = sorted(path for path in folder.rglob("*") if not path.name.startswith("."))
-    packed = [path for path in files if path.name.endswith(COMPRESSED)]
-    if packed:
-        raise ValueError(
-            f"{packed[0]}: is compressed, so nothing in it can be read by its place. Decompress "
-            f"it ({len(packed)} such files), or read it in streaming mode."
-        )
-    tars = [path for path in files if path.suffix == ".tar" and path.is_file()]
-    if not tars:
-        raise ValueError(f"{folder}: no .tar files there or below")
-    return tars
 
 
 def _scan_or_load(

@@ -24,7 +24,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from common.files import atomic_path, sha256_file
+from common.files import atomic_path
 from data.shards.entries import Entries, Entry, entries_to_columns
 from data.shards.remote_cache import ShardCache, is_remote
 from data.video.video_record import VIDEO_EXTENSIONS
@@ -145,17 +145,6 @@ class ShardIndex:
                 "shard is cut short. Delete it and pack again."
             )
         return data
-
-    def verify(self) -> None:
-        """Read every shard once and compare its sha256; a difference is a `ValueError`."""
-        for number, shard in enumerate(self.shards):
-            if self.is_remote:
-                self._file(number)  # compares it when it is downloaded
-            elif sha256_file(self.path(number)) != shard.sha256:
-                raise ValueError(
-                    f"{self.path(number)}: its sha256 is not the one in {INDEX}; "
-                    "the shard was changed or damaged. Delete it and pack again."
-                )
 
     def path(self, shard: int) -> str:
         """Path or address of a shard."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, Literal, Self
 
-from common.files import read_json
+from common.files import read_json, sha256_file
 from data.importers import ImportResult
 from data.shards.entries import Entry
 from data.shards.index import Shard
@@ -88,6 +88,13 @@ class PackedShard:
     def __len__(self) -> int:
         return self.stop - self.start
 
+    def is_intact(self, folder: Path) -> bool:
+        """Whether its tar, if it has one, is in `folder` with the recorded sha256."""
+        if self.shard is None:
+            return True
+        tar = folder / self.shard.name
+        return tar.exists() and sha256_file(tar) == self.shard.sha256
+
     @property
     def ids(self) -> set[str]:
         """Of its records."""
@@ -157,6 +164,30 @@ class ShardReport:
         """From `report.json`."""
         values = read_json(path)
         return cls(**{**values, **_videos(values)})
+
+
+@dataclass(frozen=True)
+class ExternalReport:
+    """What became of the samples of tars that other tools wrote."""
+
+    shards: int
+    """Tars."""
+    found: int
+    """Samples in them."""
+    written: int
+    """Videos in the index."""
+    unlabeled: int
+    """Videos of these without a class."""
+    without_video: tuple[str, ...]
+    """Keys of samples that hold no video."""
+    failures: tuple[Failure, ...]
+    """Videos that cannot be decoded."""
+    cut: tuple[str, ...]
+    """Tars without the zeros that end one: cut between members, or so written."""
+    unchecked: int
+    """Videos in the index of which only the first frame was decoded."""
+    hash: str
+    """Content hash, as in the index."""
 
 
 def _videos(values: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:

@@ -1,13 +1,16 @@
-"""The videos of a packing run: whether they fit, and which shards were made from them."""
+"""The videos of a packing run: whether they fit, which shards were made from them, a dry run."""
 
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
+
+from tqdm import tqdm
 
 from common.files import write_json
 from common.output_folder import (
@@ -17,9 +20,11 @@ from common.output_folder import (
     describe_identity,
     recorded_inputs,
 )
+from data.importers import ImportResult
+from data.pool import map_ordered
 from data.shards.index import INDEX
-from data.shards.pack_video import ShardConfig
-from data.shards.report import Failure, PackedShard
+from data.shards.pack_video import Failed, ShardConfig, probe_one
+from data.shards.report import Failure, PackedShard, list_counts, list_names
 from data.video.decode_errors import printable
 from data.video.video_record import VideoRecord, source_sizes
 
@@ -106,6 +111,32 @@ class Sources:
         return self.digest(covered, packed.failures) == packed.records
 
 
+@dataclass(frozen=True)
+class Part:
+    """Records `[start, stop)`, which one process turns into one shard or more."""
+
+    number: int
+    start: int
+    stop: int
+
+    def name(self, shard: int) -> str:
+        """File name of a shard of this part, without its extension."""
+        return f"shard-{self.number:06d}" + (f"-{shard}" if shard else "")
+
+    def packed(self, folder: Path) -> Iterator[PackedShard]:
+        """What the jsons of its shards say, up to the first that is missing or does not fit."""
+        shards, position = 0, self.start
+        while position < self.stop:
+            path = folder / f"{self.name(shards)}.json"
+            if not path.exists():
+                return
+            packed = PackedShard.load(path)
+            if packed.start != position or not position < packed.stop <= self.stop:
+                return
+            yield packed
+            shards, position = shards + 1, packed.stop
+
+
 def begin_folder(
     folder: Path, config: ShardConfig, class_names: Sequence[str], sources: Sources
 ) -> None:
@@ -139,3 +170,25 @@ def _may_go_on(folder: Path, sources: Sources) -> bool:
         return all(map(sources.is_of, packed)) and sum(map(len, packed)) == len(sources.records)
     ids = {record.id for record in sources.records}
     return not packed or any(ids & each.ids for each in packed)
+
+
+def dry_run(scan: ImportResult, config: ShardConfig, workers: int) -> list[str]:
+    """Look at each video's header and say, for people, what would be packed; nothing is written."""
+    hours, short, failed = 0.0, [], []
+    results = map_ordered(partial(probe_one, config=config), scan.records, workers)
+    bar = tqdm(results, total=len(scan.records), unit="video")
+    for seen, record in zip(bar, scan.records, strict=True):
+        if isinstance(seen, Failed):
+            failed.append(seen.reason)
+        elif seen.frames < config.min_frames:
+            short.append(f"{printable(record.path)}: {seen.frames} frames")
+        else:
+            hours += seen.frames / seen.fps / 3600
+    counts = Counter(record.label for record in scan.records)
+    return [
+        f"by the headers: {hours:.2f} hours, {len(short)} too short, {len(failed)} failed",
+        *list_names("too short", short),
+        *list_names("failed", failed),
+        *list_counts({name: counts[label] for label, name in enumerate(scan.class_names)}),
+        "Nothing was written.",
+    ]

@@ -15,7 +15,25 @@ from typing import IO
 
 from data.video.video_record import VIDEO_EXTENSIONS
 
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 META = re.compile(r"__[^/]*__($|/)")
+
+
+def find_tars(folder: Path) -> list[Path]:
+    """All tars in a folder and below; a `ValueError` where there are none, or compressed ones."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder")
+    files = sorted(path for path in folder.rglob("*") if not path.name.startswith("."))
+    packed = [path for path in files if path.name.endswith(COMPRESSED)]
+    if packed:
+        raise ValueError(
+            f"{packed[0]}: is compressed, so nothing in it can be read by its place. Decompress "
+            f"it ({len(packed)} such files), or read it in streaming mode."
+        )
+    tars = [path for path in files if path.suffix == ".tar" and path.is_file()]
+    if not tars:
+        raise ValueError(f"{folder}: no .tar files there or below")
+    return tars
 
 
 class TarWriter:

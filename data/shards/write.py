@@ -10,7 +10,7 @@ started again, after the shards whose json matches their bytes and the records; 
 it has does not matter. The first process writes the index last.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Literal
 
 from tqdm import tqdm
 
-from common.files import atomic_path, sha256_file, write_json
+from common.files import atomic_path, write_json
 from common.output_folder import check_identity, in_main_process, lock_folder
 from data.importers import ImportResult
 from data.pool import STUCK, map_ordered
 from data.shards.entries import Entry
-from data.shards.index import Shard, ShardIndex, write_index
+from data.shards.index import Shard, write_index
 from data.shards.pack_video import Failed, Packed, ShardConfig, member_json, pack_record
 from data.shards.report import (
     REPORT,
@@ -34,7 +34,7 @@ from data.shards.report import (
     UnusualVideo,
     make_report,
 )
-from data.shards.sources import Sources, begin_folder, check_records, describe
+from data.shards.sources import Part, Sources, begin_folder, check_records, describe
 from data.shards.tars import TarWriter
 from data.video.decode import TIME_LIMIT
 from data.video.decode_errors import printable
@@ -42,8 +42,6 @@ from data.video.video_record import VideoRecord
 
 if TYPE_CHECKING:  # takes seconds to import; a caller with an Accelerator has imported it
     from accelerate import Accelerator
-
-__all__ = ["ShardConfig", "ShardIndex", "ShardReport", "write_shards"]
 
 GRACE = 60.0
 """Seconds beyond the time limit after which a process that is stuck in one frame is ended."""
@@ -105,7 +103,7 @@ def write_shards(
         check_identity(folder, describe(config, class_names), sources.inputs)  # of each process
         starts = range(0, len(records), config.videos_per_shard)
         parts = [
-            _Part(i, start, min(start + config.videos_per_shard, len(records)))
+            Part(i, start, min(start + config.videos_per_shard, len(records)))
             for i, start in enumerate(starts)
         ]
         writer = _Writer(folder, sources, config, class_names, on_error, workers, time_limit)
@@ -115,32 +113,6 @@ def write_shards(
             _conclude(folder, parts, config, class_names, sources, scan)
         wait()
     return ShardReport.load(folder / REPORT)
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Records `[start, stop)`, which one process turns into one shard or more."""
-
-    number: int
-    start: int
-    stop: int
-
-    def name(self, shard: int) -> str:
-        """File name of a shard of this part, without its extension."""
-        return f"shard-{self.number:06d}" + (f"-{shard}" if shard else "")
-
-    def packed(self, folder: Path) -> Iterator[PackedShard]:
-        """What the jsons of its shards say, up to the first that is missing or does not fit."""
-        shards, position = 0, self.start
-        while position < self.stop:
-            path = folder / f"{self.name(shards)}.json"
-            if not path.exists():
-                return
-            packed = PackedShard.load(path)
-            if packed.start != position or not position < packed.stop <= self.stop:
-                return
-            yield packed
-            shards, position = shards + 1, packed.stop
 
 
 @dataclass
@@ -155,7 +127,7 @@ class _Writer:
     workers: int
     time_limit: float
 
-    def run(self, parts: Sequence[_Part], progress: bool) -> None:
+    def run(self, parts: Sequence[Part], progress: bool) -> None:
         """Write what is missing of `parts`."""
         todo = [(part, *self._written(part)) for part in parts]  # part, shards, next record
         records = self.sources.records
@@ -196,13 +168,13 @@ class _Writer:
             "crash",
         )
 
-    def _written(self, part: _Part) -> tuple[int, int]:
+    def _written(self, part: Part) -> tuple[int, int]:
         """How many of a part's shards stay, and the record after them."""
         shards, position = 0, part.start
         for packed in part.packed(self.folder):
             numbers = {self.sources.records[n].id: n for n in range(packed.start, packed.stop)}
             again = [f for f in packed.failures if self._may_succeed(f, numbers.get(f.id))]
-            if again or not self.sources.is_of(packed) or not _is_intact(self.folder, packed.shard):
+            if again or not self.sources.is_of(packed) or not packed.is_intact(self.folder):
                 break
             for failure in packed.failures:
                 self._stop_at(failure.reason)
@@ -289,16 +261,9 @@ class _Writer:
             )
 
 
-def _is_intact(folder: Path, shard: Shard | None) -> bool:
-    if shard is None:
-        return True
-    tar = folder / shard.name
-    return tar.exists() and sha256_file(tar) == shard.sha256
-
-
 def _conclude(
     folder: Path,
-    parts: Sequence[_Part],
+    parts: Sequence[Part],
     config: ShardConfig,
     class_names: Sequence[str],
     sources: Sources,

@@ -10,18 +10,15 @@ frames are counted from the start of the file. Reading a file takes no longer th
 """
 
 from bisect import bisect_right
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import cast
 
 import av
 import numpy as np
 from av.container import InputContainer
-from av.sidedata.sidedata import SideData, Type
 from av.video.frame import PictureType, VideoFrame
-from av.video.reformatter import Interpolation
 from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
@@ -32,11 +29,11 @@ from data.video.timeline import (
     no_frame,
     opened,
     packets_of,
-    pixel_aspect,
     read_numbering,
     read_timeline,
 )
 from data.video.torchcodec_frames import Decoder, check_decoder, torchcodec_frames
+from data.video.transforms import orientation, shown_aspect, to_rgb
 
 __all__ = [
     "TIME_LIMIT",
@@ -48,14 +45,6 @@ __all__ = [
     "iterate_timed_frames",
     "read_frames",
 ]
-
-EXACT = (
-    Interpolation.BILINEAR
-    | Interpolation.ACCURATE_RND
-    | Interpolation.FULL_CHR_H_INT
-    | Interpolation.BITEXACT
-)
-"""Colors by the formula, equal on every CPU; FFmpeg's default is faster, but a level darker."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +190,7 @@ def _numbered(
                 for frame in _from_keyframe(source, container, stream, timeline, first, clock):
                     if frame.pts != timeline.pts[position]:
                         break
-                    yield position, frame, _shown_aspect(stream, frame)
+                    yield position, frame, shown_aspect(stream, frame)
                     position += 1
                     if position == len(timeline.pts):
                         return
@@ -211,7 +200,7 @@ def _numbered(
         decoded = decoded_frames(source, container, stream, strict, clock, gaps)
         for number, frame in enumerate(decoded):
             if number >= position:
-                yield number, frame, _shown_aspect(stream, frame)
+                yield number, frame, shown_aspect(stream, frame)
 
 
 def _from_keyframe(
@@ -259,7 +248,7 @@ def _can_seek(source: Source, timeline: Timeline, indices: Sequence[int], clock:
                 return False
             if frame is None or frame.pts != timeline.pts[first]:
                 return False
-            a, b, c, d = _orientation(frame)
+            a, b, c, d = orientation(frame)
             if a * d - b * c < 0:
                 return False
     return True
@@ -290,32 +279,3 @@ def decoded_frames(
                 raise DecodeError(f"{name_of(source)}: frame {number} is damaged")
             yield frame
             number += 1
-
-
-def _orientation(frame: VideoFrame) -> tuple[int, int, int, int]:
-    """The signs a, b, c, d of the display matrix: x is shown at ax + cy, y at bx + dy."""
-    for data in cast(Iterable[SideData], frame.side_data):
-        if data.type == Type.DISPLAYMATRIX:
-            a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
-            if abs(b) + abs(c) > abs(a) + abs(d):
-                return 0, -1 if b < 0 else 1, -1 if c < 0 else 1, 0
-            return -1 if a < 0 else 1, 0, 0, -1 if d < 0 else 1
-    return 1, 0, 0, 1
-
-
-def _shown_aspect(stream: VideoStream, frame: VideoFrame) -> Fraction:
-    aspect = pixel_aspect(stream)
-    return aspect if aspect == 1 or _orientation(frame)[0] else 1 / aspect
-
-
-def to_rgb(frame: VideoFrame) -> UInt8[np.ndarray, "h w 3"]:
-    """The frame in RGB, turned and mirrored as its display matrix says."""
-    image = frame.to_ndarray(format="rgb24", interpolation=EXACT, threads=1)
-    a, b, c, d = _orientation(frame)
-    if not a:
-        image = image.transpose(1, 0, 2)
-    if a < 0 or c < 0:
-        image = image[:, ::-1]
-    if d < 0 or b < 0:
-        image = image[::-1]
-    return np.ascontiguousarray(image)

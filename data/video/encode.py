@@ -21,8 +21,8 @@ from torch import Tensor
 
 from common.files import atomic_path
 from common.pixels import to_float
-from data.video.decode import EXACT
 from data.video.timeline import round_rate
+from data.video.transforms import EXACT
 
 BT709 = 1
 """The number of this color matrix in H.264's and FFmpeg's tables."""

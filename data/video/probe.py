@@ -10,7 +10,7 @@ import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from data.video.decode import decoded_frames, iterate_frames, read_frames, to_rgb
+from data.video.decode import decoded_frames, iterate_frames, read_frames
 from data.video.decode_errors import TIME_LIMIT, Clock, DecodeError, Source, name_of, reporting
 from data.video.timeline import (
     Timeline,
@@ -24,6 +24,7 @@ from data.video.timeline import (
     read_timeline,
     video_streams,
 )
+from data.video.transforms import to_rgb
 
 COMPARED = 3
 """Frames of a video that are compared between seeking and decoding in sequence."""

@@ -12,8 +12,7 @@ from PIL import Image
 
 from common.files import sha256_file
 from data.importers.files import frames_below
-from data.shards.index import INDEX
-from data.shards.write import ShardIndex
+from data.shards.index import INDEX, ShardIndex
 from data.video.decode import read_frames
 from data.video.probe import probe
 from data.video.video_record import VIDEO_EXTENSIONS

@@ -7,7 +7,7 @@ import torch
 
 from common.pixels import to_float
 from data.clips.dataset import ClipConfig, ClipDataset
-from data.latents.items import CacheConfig
+from data.latents.shards import CacheConfig
 from data.latents.writer import LatentCache
 
 SHAPE = (2, 2, 8, 8)

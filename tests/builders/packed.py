@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.shards.write import ShardConfig, ShardIndex, write_shards
+from data.shards.index import ShardIndex
+from data.shards.pack_video import ShardConfig
+from data.shards.write import write_shards
 from data.video.video_record import VideoRecord
 from tests.builders.videos import write_barcode_video
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from data.clips.dataset import PackedClips
-from data.importers.folder import Folder
+from data.importers.folders import Folder
 from data.shards.pack_video import ShardConfig
 from data.shards.write import write_shards
 from scripts import cache_latents, train_latte

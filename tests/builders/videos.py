@@ -10,7 +10,7 @@ import numpy as np
 from av.stream import Disposition
 from PIL import Image
 
-from data.importers.demo_clips import CLIPS, SHOTS
+from data.importers.wheels import CLIPS, SHOTS
 
 BITS = 10
 """Numbers below 1024."""

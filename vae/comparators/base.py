@@ -1,20 +1,26 @@
-"""What every comparator does alike: the authors' windows, or one window."""
+"""What every comparator does alike: the authors' windows, or one window.
+
+The windows of the official inference are runs of frames, and tiles of a frame, one after the other.
+They change the result of these models, whose norms see all of a window.
+"""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from vae.base import VideoAutoencoder
 from vae.comparators.blocks import ResidualBlock, SpatialAttention
-from vae.comparators.windows import Tiles, Windows
-from vae.config import Count, LatentConfig
+from vae.config import Count, LatentConfig, LatentStd
 from vae.posterior import DiagonalGaussian
 
+Run = Callable[[Tensor], Tensor]
 InferenceWindows = Literal["official", "single"]
 """The windows of the authors' own inference, or a single one for the whole video."""
 
@@ -36,6 +42,107 @@ def check_widths(name: str, dim: int, multipliers: Sequence[int], norm_groups: i
         raise ValueError(f"{name} multipliers {tuple(multipliers)} must be 4 numbers")
     if dim % norm_groups:
         raise ValueError(f"{name} channels {dim} must be a multiple of norm_groups={norm_groups}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SDConfig(ComparatorConfig):
+    """Sizes of a video VAE with the layout of SD's image VAE."""
+
+    latent_std: LatentStd = (1 / 0.18215,)
+    """Standard deviation of the latents: the inverse of the official factor."""
+    dim: Count = 128
+    """Channels of the first level."""
+    channel_multipliers: tuple[Count, ...] = (1, 2, 4, 4)
+    """Channels per level in units of dim."""
+    num_blocks: Count = 2
+    """Residual blocks per encoder level; a decoder level has one more."""
+    norm_groups: Count = 32
+    """Groups of the norms."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        name = type(self).__name__.removesuffix("Config")
+        check_widths(name, self.dim, self.channel_multipliers, self.norm_groups)
+
+    @property
+    def widths(self) -> list[int]:
+        """Channels per level."""
+        return [self.dim * factor for factor in self.channel_multipliers]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Windows:
+    """Runs of `length` frames; neighbors share `overlap`, and the later one drops as many outputs.
+
+    Source of the lengths: each model's official inference.
+    """
+
+    length: int
+    """Input frames of a window."""
+    overlap: int = 0
+    """Input frames that neighbors share, and output frames that every window but the first drops.
+    """
+
+    def spans(self, total: int) -> list[slice]:
+        """The windows of `total` frames; the last one may be shorter."""
+        stride = self.length - self.overlap
+        starts = range(0, max(total - self.overlap, 1), stride)
+        return [slice(start, start + self.length) for start in starts]
+
+    def run(self, step: Run, x: Tensor) -> Tensor:
+        """`step` of every window of `x` (b c t h w), joined along t."""
+        parts = [step(x[:, :, span]) for span in self.spans(x.shape[2])]
+        return torch.cat([parts[0], *(part[:, :, self.overlap :] for part in parts[1:])], dim=2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiles:
+    """Square tiles of `size` pixels (or latent positions); neighbors fade linearly into each other
+    over the `overlap` that they share. Frames no larger than a tile are run whole.
+    """
+
+    size: int
+    """Side of a tile."""
+    overlap: int
+    """What neighbors share."""
+
+    def run(self, step: Run, x: Tensor) -> Tensor:
+        """`step` of every tile of `x` (b c t h w), blended."""
+        height, width = x.shape[-2:]
+        if max(height, width) <= self.size:
+            return step(x)
+        whole = torch.empty(0)
+        for row in self._spans(height):
+            for column in self._spans(width):
+                tile = x[..., row, column]
+                y = step(tile)
+                scale = Fraction(y.shape[-1], tile.shape[-1])
+                if not whole.numel():
+                    whole = y.new_zeros(*y.shape[:3], int(height * scale), int(width * scale))
+                rows, columns = _scaled(row, scale), _scaled(column, scale)
+                weight = self._weights(row, height, scale)[:, None]
+                weight = weight * self._weights(column, width, scale)
+                whole[..., rows, columns] += y * weight.to(y)
+        return whole
+
+    def _spans(self, total: int) -> list[slice]:
+        starts = range(0, max(total - self.overlap, 1), self.size - self.overlap)
+        return [slice(start, min(start + self.size, total)) for start in starts]
+
+    def _weights(self, span: slice, total: int, scale: Fraction) -> Tensor:
+        """A tile's share at each of its outputs along one axis; all tiles' shares sum to 1."""
+        weights = torch.ones(int((span.stop - span.start) * scale))
+        fade = int(self.overlap * scale)
+        rise = (torch.arange(fade) + 0.5) / fade
+        if span.start > 0:
+            weights[:fade] *= rise
+        if span.stop < total:
+            weights[-fade:] *= rise.flip(0)
+        return weights
+
+
+def _scaled(span: slice, scale: Fraction) -> slice:
+    return slice(int(span.start * scale), int(span.stop * scale))
 
 
 class Comparator(VideoAutoencoder):

@@ -14,6 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from common.conv3d import Conv3d
+from vae.convs import Chunk, TemporalConv
 
 Size = int | tuple[int, int, int]
 New = Callable[[int, int], nn.Module]
@@ -52,6 +53,35 @@ class PaddedConv3d(Conv3d):
         if self.fill == "repeat":
             return super().forward(repeat_ends(input, *self.ends))
         return super().forward(F.pad(input, (0, 0, 0, 0, *self.ends)))
+
+
+class GroupCausalConv3d(TemporalConv):
+    """`TemporalConv` of a whole video, with the margins and strides that OD-VAE's layers have.
+
+    The input is one image frame, then groups of `group` frames. A temporal stride of 2 keeps the
+    image frame and frames 0, 2, ... of each group.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        group: int,
+        margin: int = 1,
+        stride: Size = 1,
+    ):
+        """`margin`: pixels of zeros around a frame; `stride` in time 1 or 2."""
+        super().__init__(in_channels, out_channels, group=group, causal=False)
+        self.margin = margin
+        self.stride = (stride,) * 3 if isinstance(stride, int) else stride
+
+    def forward(self, input: Tensor) -> Tensor:  # type: ignore[override]
+        """`b c 1+n*group h w` -> `b c' t' h' w'`; t' = 1 + n * group / stride."""
+        chunk = Chunk(batch=len(input), image=True, past={}, last=True)
+        y = self.run(rearrange(input, "b c t h w -> (b t) c h w"), chunk)
+        y = y if self.stride[0] == 1 else chunk.kept(y)
+        return rearrange(y, "(b t) c h w -> b c t h w", b=len(input))
 
 
 class FrameConv2d(nn.Conv2d):
@@ -213,58 +243,53 @@ class Layers:
     """(level, channels) -> downsampling or upsampling at the end of a level."""
 
 
-def sd_encoder(
-    layers: Layers, widths: Sequence[int], *, num_blocks: int, in_channels: int, out_channels: int
-) -> nn.Sequential:
-    """Levels of `num_blocks` residual blocks, halved in between, then the middle and the head."""
-    levels, last = [], len(widths) - 1
-    for level, width in enumerate(widths):
-        before = widths[max(level - 1, 0)]
-        blocks = [
-            layers.block(level, before if i == 0 else width, width) for i in range(num_blocks)
-        ]
-        parts = OrderedDict[str, nn.Module](block=nn.Sequential(*blocks))
-        if level < last:
-            parts["downsample"] = layers.resample(level, width)
-        levels.append(nn.Sequential(parts))
-    return nn.Sequential(
-        OrderedDict(
-            conv_in=layers.conv_in(in_channels, widths[0]),
-            down=nn.Sequential(*levels),
-            mid=_middle(layers, last, widths[-1]),
-            norm_out=layers.norm(widths[-1]),
-            act=nn.SiLU(),
-            conv_out=layers.conv_out(widths[-1], out_channels),
-        )
-    )
+def sd_halves(
+    encoder: Layers, decoder: Layers, widths: Sequence[int], *, num_blocks: int, z_dim: int
+) -> tuple[nn.Sequential, nn.Sequential]:
+    """Encoder and decoder of RGB in SD's layout, of levels with so many channels.
 
-
-def sd_decoder(
-    layers: Layers, widths: Sequence[int], *, num_blocks: int, in_channels: int, out_channels: int
-) -> nn.Sequential:
-    """The middle, then levels of one block more, from the deepest up; they keep the numbers of the
-    encoder's levels.
+    The encoder: levels of `num_blocks` residual blocks, halved in between, then the middle and the
+    head, which gives mean and log-variance. The decoder: the middle, then levels of one block more,
+    from the deepest up; they keep the numbers of the encoder's levels.
     """
-    levels, last = OrderedDict[str, nn.Module](), len(widths) - 1
+    last = len(widths) - 1
+    down, up = [], OrderedDict[str, nn.Module]()
+    for level, width in enumerate(widths):
+        parts = _level(encoder, level, widths[max(level - 1, 0)], width, num_blocks)
+        if level < last:
+            parts["downsample"] = encoder.resample(level, width)
+        down.append(nn.Sequential(parts))
+    first = OrderedDict(
+        conv_in=encoder.conv_in(3, widths[0]),
+        down=nn.Sequential(*down),
+        mid=_middle(encoder, last, widths[-1]),
+        norm_out=encoder.norm(widths[-1]),
+        act=nn.SiLU(),
+        conv_out=encoder.conv_out(widths[-1], 2 * z_dim),
+    )
     for level in reversed(range(len(widths))):
         before, width = widths[min(level + 1, last)], widths[level]
-        blocks = [
-            layers.block(level, before if i == 0 else width, width) for i in range(num_blocks + 1)
-        ]
-        parts = OrderedDict[str, nn.Module](block=nn.Sequential(*blocks))
+        parts = _level(decoder, level, before, width, num_blocks + 1)
         if level > 0:
-            parts["upsample"] = layers.resample(level, width)
-        levels[str(level)] = nn.Sequential(parts)
-    return nn.Sequential(
-        OrderedDict(
-            conv_in=layers.conv_in(in_channels, widths[-1]),
-            mid=_middle(layers, last, widths[-1]),
-            up=nn.Sequential(levels),
-            norm_out=layers.norm(widths[0]),
-            act=nn.SiLU(),
-            conv_out=layers.conv_out(widths[0], out_channels),
-        )
+            parts["upsample"] = decoder.resample(level, width)
+        up[str(level)] = nn.Sequential(parts)
+    second = OrderedDict(
+        conv_in=decoder.conv_in(z_dim, widths[-1]),
+        mid=_middle(decoder, last, widths[-1]),
+        up=nn.Sequential(up),
+        norm_out=decoder.norm(widths[0]),
+        act=nn.SiLU(),
+        conv_out=decoder.conv_out(widths[0], 3),
     )
+    return nn.Sequential(first), nn.Sequential(second)
+
+
+def _level(
+    layers: Layers, level: int, before: int, width: int, blocks: int
+) -> OrderedDict[str, nn.Module]:
+    """Residual blocks, the first of which takes `before` channels."""
+    made = [layers.block(level, before if i == 0 else width, width) for i in range(blocks)]
+    return OrderedDict(block=nn.Sequential(*made))
 
 
 def interleave(first: Tensor, second: Tensor) -> Tensor:

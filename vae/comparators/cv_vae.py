@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from common.weights import read_state_dict
 from vae.comparators import official
-from vae.comparators.base import Comparator, ComparatorConfig, check_widths
+from vae.comparators.base import Comparator, SDConfig, Tiles, Windows
 from vae.comparators.blocks import (
     Downsample,
     FrameConv2d,
@@ -24,11 +24,8 @@ from vae.comparators.blocks import (
     enlarge,
     interleave,
     repeat_ends,
-    sd_decoder,
-    sd_encoder,
+    sd_halves,
 )
-from vae.comparators.windows import Tiles, Windows
-from vae.config import Count, LatentStd
 
 EPS = 1e-5
 FILES = (
@@ -45,23 +42,8 @@ FLAGS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class CVVAEConfig(ComparatorConfig):
+class CVVAEConfig(SDConfig):
     """Sizes of a CV-VAE; the defaults are the published one."""
-
-    latent_std: LatentStd = (1 / 0.18215,)
-    """Standard deviation of the latents: the inverse of the config's scaling factor."""
-    dim: Count = 128
-    """Channels of the first level."""
-    channel_multipliers: tuple[Count, ...] = (1, 2, 4, 4)
-    """Channels per level in units of dim."""
-    num_blocks: Count = 2
-    """Residual blocks per encoder level; a decoder level has one more."""
-    norm_groups: Count = 32
-    """Groups of the norms."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_widths("CV-VAE", self.dim, self.channel_multipliers, self.norm_groups)
 
 
 class CVVAE(Comparator):
@@ -77,23 +59,15 @@ class CVVAE(Comparator):
 
     def __init__(self, config: CVVAEConfig):
         super().__init__(config)
-        widths = [config.dim * m for m in config.channel_multipliers]
-        z, groups = config.z_dim, config.norm_groups
+        groups = config.norm_groups
         causal = partial(PaddedConv3d, front=2, fill="repeat")
         centered = partial(PaddedConv3d, front=1, back=1)
-        self.encoder = sd_encoder(
+        self.encoder, self.decoder = sd_halves(
             _layers(causal, _attention(SpatialAttention, groups), _downsample, groups),
-            widths,
-            num_blocks=config.num_blocks,
-            in_channels=3,
-            out_channels=2 * z,
-        )
-        self.decoder = sd_decoder(
             _layers(centered, _attention(SpatialTemporalAttention, groups), _upsample, groups),
-            widths,
+            config.widths,
             num_blocks=config.num_blocks,
-            in_channels=z,
-            out_channels=3,
+            z_dim=config.z_dim,
         )
         self.reset_parameters()
 

@@ -16,23 +16,20 @@ from torch import Tensor, nn
 
 from common.weights import read_state_dict
 from vae.comparators import official
-from vae.comparators.base import Comparator, ComparatorConfig, check_widths
+from vae.comparators.base import Comparator, SDConfig, Tiles, Windows
 from vae.comparators.blocks import (
     Downsample,
     FrameConv2d,
     FrameNorm,
+    GroupCausalConv3d,
     Layers,
     Named,
     PaddedConv3d,
     ResidualBlock,
     SpatialAttention,
     Upsample,
-    sd_decoder,
-    sd_encoder,
+    sd_halves,
 )
-from vae.comparators.gcconv import GroupCausalConv3d
-from vae.comparators.windows import Tiles, Windows
-from vae.config import Count, LatentStd
 
 log = logging.getLogger(__name__)
 
@@ -64,26 +61,12 @@ older AttnBlock3D has the same keys but mixes channels with frames."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ODVAEConfig(ComparatorConfig):
+class ODVAEConfig(SDConfig):
     """Sizes of an OD-VAE; the defaults are the published one."""
 
-    latent_std: LatentStd = (1 / 0.18215,)
-    """Standard deviation of the latents: the inverse of the official wrapper's factor."""
-    dim: Count = 128
-    """Channels of the first level."""
-    channel_multipliers: tuple[Count, ...] = (1, 2, 4, 4)
-    """Channels per level in units of dim."""
-    num_blocks: Count = 2
-    """Residual blocks per encoder level; a decoder level has one more."""
-    norm_groups: Count = 32
-    """Groups of the norms."""
     temporal: Literal["causal", "group_causal"] = "causal"
     """How convolutions join frames: backward only, or inside a frame group in both directions
     (`to_group_causal`)."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_widths("OD-VAE", self.dim, self.channel_multipliers, self.norm_groups)
 
 
 class ODVAE(Comparator):
@@ -99,18 +82,13 @@ class ODVAE(Comparator):
 
     def __init__(self, config: ODVAEConfig):
         super().__init__(config)
-        widths = [config.dim * m for m in config.channel_multipliers]
-        z = config.z_dim
-        layers = _Layers(config)
-        self.encoder = sd_encoder(
+        layers, z = _Layers(config), config.z_dim
+        self.encoder, self.decoder = sd_halves(
             layers.encoder(),
-            widths,
+            layers.decoder(),
+            config.widths,
             num_blocks=config.num_blocks,
-            in_channels=3,
-            out_channels=2 * z,
-        )
-        self.decoder = sd_decoder(
-            layers.decoder(), widths, num_blocks=config.num_blocks, in_channels=z, out_channels=3
+            z_dim=z,
         )
         self.quant_conv = _pointwise(2 * z, 2 * z)
         self.post_quant_conv = _pointwise(z, z)

@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 from common.weights import read_state_dict
 from vae.comparators import official
-from vae.comparators.base import Comparator, ComparatorConfig, check_widths
+from vae.comparators.base import Comparator, ComparatorConfig, Windows, check_widths
 from vae.comparators.blocks import Named, PaddedConv3d, ResidualBlock
 from vae.comparators.sdxl import SDXLVAE, Z_DIM, from_diffusers_names
-from vae.comparators.windows import Windows
 from vae.config import Count, LatentStd
 
 EPS = 1e-5

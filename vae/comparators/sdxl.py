@@ -16,8 +16,7 @@ from vae.comparators.blocks import (
     ResidualBlock,
     SpatialAttention,
     Upsample,
-    sd_decoder,
-    sd_encoder,
+    sd_halves,
 )
 
 EPS = 1e-6
@@ -46,19 +45,12 @@ class SDXLVAE(nn.Module):
     def __init__(self, widths: Sequence[int], *, num_blocks: int, norm_groups: int):
         """`widths`: channels per level; `num_blocks` per encoder level."""
         super().__init__()
-        self.encoder = sd_encoder(
+        self.encoder, self.decoder = sd_halves(
             _layers(norm_groups, _downsample),
-            widths,
-            num_blocks=num_blocks,
-            in_channels=3,
-            out_channels=2 * Z_DIM,
-        )
-        self.decoder = sd_decoder(
             _layers(norm_groups, _upsample),
             widths,
             num_blocks=num_blocks,
-            in_channels=Z_DIM,
-            out_channels=3,
+            z_dim=Z_DIM,
         )
         self.quant_conv = FrameConv2d(2 * Z_DIM, 2 * Z_DIM, 1)
         self.post_quant_conv = FrameConv2d(Z_DIM, Z_DIM, 1)
