@@ -246,7 +246,7 @@ class Layers:
 def sd_halves(
     encoder: Layers, decoder: Layers, widths: Sequence[int], *, num_blocks: int, z_dim: int
 ) -> tuple[nn.Sequential, nn.Sequential]:
-    """Encoder and decoder of RGB in SD's layout, of levels with so many channels.
+    """Encoder and decoder of RGB in SD's layout, of levels of `widths` channels.
 
     The encoder: levels of `num_blocks` residual blocks, halved in between, then the middle and the
     head, which gives mean and log-variance. The decoder: the middle, then levels of one block more,
