@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,7 +27,6 @@ from eval.clips.clip_protocol import ClipProtocol
 from eval.clips.video_stores import Video, open_store
 
 CLIP_FIELDS = tuple(field.name for field in fields(ClipProtocol))
-RATE_TOLERANCE = 0.1  # relative; containers round frame rates
 LOSSLESS = {
     *("bmp", "ffv1", "ffvhuff", "huffyuv", "magicyuv", "png", "qtrle", "rawvideo", "utvideo"),
 }
@@ -277,44 +276,6 @@ class ClipSource(Dataset):
                     f"{self.folder}: {what} differs: {first.id} has {value(first)}, "
                     f"{video.id} has {value(video)}. {advice}"
                 )
-
-
-class Rated(Protocol):
-    """What `check_rates` asks of a set of clips."""
-
-    @property
-    def folder(self) -> Path:
-        """Folder of the clips."""
-        ...
-
-    @property
-    def rate(self) -> float | None:
-        """Frames of a clip per second, Hz; None where the files do not say."""
-        ...
-
-    @property
-    def protocol(self) -> ClipProtocol:
-        """How clips are cut from the videos."""
-        ...
-
-
-def check_rates(real: Rated, fake: Rated) -> None:
-    """Refuse (`ValueError`) sets whose frames lie differently far apart in time, or may do so."""
-    if real.rate is None or fake.rate is None:
-        folder = real.folder if real.rate is None else fake.folder
-        what = "statistics of others" if folder.suffix == ".pkl" else "folders of frames"
-        raise ValueError(
-            f"{folder}: {what} have no frame rate, so the motion cannot be checked. "
-            "Make sure that the strides fit (real clips at the training stride), then allow a "
-            "rate mismatch."
-        )
-    if abs(real.rate / fake.rate - 1) > RATE_TOLERANCE:
-        raise ValueError(
-            f"real clips run at {real.rate:.4g} frames/s (stride {real.protocol.stride}), "
-            f"generated ones at {fake.rate:.4g} (stride {fake.protocol.stride}): their motion "
-            "cannot match. Set the strides (real clips at the training stride), or allow the "
-            "mismatch if the files' frame rates mean nothing."
-        )
 
 
 def recorded_clips(

@@ -11,11 +11,10 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from common.files import sha256_file
-from data.importers.files import frames_below
+from data.importers.files import frames_below, videos_below
 from data.shards.index import INDEX, ShardIndex
 from data.video.decode import read_frames
 from data.video.probe import probe
-from data.video.video_record import VIDEO_EXTENSIONS
 
 
 @dataclass(frozen=True)
@@ -86,14 +85,8 @@ class _Files:
     kind = "videos"
 
     def __init__(self, folder: Path):
-        endings = {f".{extension}" for extension in VIDEO_EXTENSIONS}
-        files = (path for path in folder.rglob("*") if path.suffix.lower() in endings)
-        visible = (path.relative_to(folder) for path in files if path.is_file())
-        self.paths = {
-            path.as_posix(): folder / path
-            for path in sorted(visible)
-            if not any(part.startswith(".") for part in path.parts)
-        }
+        videos, _ = videos_below(folder)
+        self.paths = {path.relative_to(folder).as_posix(): path for path in videos}
 
     def ids(self) -> list[str]:
         return list(self.paths)

@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from eval.clips.source import ClipSource, check_rates
+from eval.clips.clip_protocol import check_rates
+from eval.clips.source import ClipSource
 from eval.features.extractors import Distance, Extractor
 from eval.features.feature_cache import Extraction, FeatureSet, copies_note, extract_features
 from eval.features.statistics import Statistics

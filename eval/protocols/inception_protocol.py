@@ -10,8 +10,9 @@ from jaxtyping import Float
 from scipy.stats import chisquare
 
 from common.config import Config
+from eval.clips.clip_protocol import check_rates
 from eval.clips.labels import read_labels
-from eval.clips.source import ClipSource, check_rates
+from eval.clips.source import ClipSource
 from eval.features.extractors import Extractor
 from eval.features.feature_cache import Extraction, copies_note, extract_features
 from eval.metrics.inception_score import ceiling, inception_score
