@@ -154,7 +154,7 @@ PROTOCOLS: dict[str, NamedProtocol] = {
         source="Gu et al. 2025 (FAR): their code and its configs",
         unknown=(
             SEEDS,
-            "how many runs the spread is over",
+            "whether the spread over four sampling seeds (0, 2, 4, 6) divides by 4 or by 3",
             "real clips are drawn equally from all classes there, short ones at stride 1, and "
             "covariances are divided by N - 1",
         ),
