@@ -1,61 +1,29 @@
 """Train VAEs on one budget, measure them on test sets, tabulate what they reach, judge claims."""
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from common.cli import main
-from common.config import Config
-from common.files import atomic_path, read_json, read_options, write_json
 from common.output_folder import lock_folder
 from common.stages import CommandStages
-from engine.run_folder import read_log
-from eval.protocols.claims import Claim, judge
-from eval.report.ablation_tables import ablation_tables
-from eval.report.tables import to_markdown
+from eval.protocols.ablation import AblationConfig, run_ablation
 from vae.config import PRESETS
 from vae.registry import ARCHITECTURES, OTHERS, load_vae
 
 SCRIPTS = Path(__file__).parent
 IMAGE_FIELDS = ("branches", "dim", "tmpe")
 """What of a row its image VAE depends on."""
-LOGGED = ("psnr", "ssim", "ssim_1", "ssim_2", "ssim_3", "ssim_4", "ssim_margin")
-"""Scores of held-out clips in a run's log."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ablate(Config):
+class Ablate(AblationConfig):
     """Train every row of the paper's ablation with the same data, steps and seeds, and compare.
 
     Run it again to go on where it stopped. Tables have the mean and the standard deviation over the
     seeds, of the averaged weights, on held-out clips (supplement, Table 5), on test sets, or both.
     """
 
-    folder: Path
-    """Folder of the runs and of the tables."""
-    video: Path
-    """Config of train_vae.py for every row, scored at its last step if it has train.evaluate_every.
-    """
-    image: Path | None = None
-    """Config of train_vae.py for the image VAE that a row in `image_starts` is inflated from."""
-    architectures: tuple[str, ...] = ("baseline", "baseline_gcconv", "ktc", "ktc_gcconv", "ivvae")
-    """Rows trained from random weights; cv_vae, od_vae, od_vae_gcconv, opensora_v12, cogvideox and
-    wan are rows too: the architectures that the paper compares with, on the same budget."""
-    image_starts: tuple[str, ...] = ()
-    """Rows also trained from an image VAE: with two branches of half the latent channels, with one
-    of all of them (the regular initialization). Rows whose image VAEs are alike share one."""
-    continued: dict[str, str] = field(default_factory=dict)
-    """Rows also trained on from the weights of a row in `architectures`, such as od_vae_gcconv:
-    od_vae (supplement, Fig. 1)."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds of the weights, of the data's order and of the noise."""
-    image_seed: int | None = None
-    """Seed of the image VAEs, which the runs of all seeds then share; by default each its own."""
-    tests: dict[str, Path] = field(default_factory=dict)
-    """Test sets by name: folders of shards, on which the rows of a seed are measured together."""
-    claims: tuple[Claim, ...] = ()
-    """What the scores are to show; judged over the seeds."""
     launcher: str = sys.executable
     """What starts train_vae.py, such as "accelerate launch"."""
 
@@ -67,141 +35,30 @@ class Ablate(Config):
         if others := [row for row in self.image_starts if row in OTHERS]:
             raise ValueError(
                 f"image_starts={others}: these models cannot be inflated from an image VAE; name "
-                "them in rows"
+                "them in architectures"
             )
-        if self.image_starts and self.image is None:
-            raise ValueError(f"image_starts={self.image_starts} needs the config `image`")
-        if unknown := [row for row in self.continued.values() if row not in self.architectures]:
-            raise ValueError(f"continued: {unknown[0]} is not one of {self.architectures}")
-        if not self.seeds or not (self.architectures or self.image_starts):
-            raise ValueError("name at least one seed and one row")
-        for path in (self.video, self.image):
-            if path is not None and not path.is_file():
-                raise ValueError(f"{path}: no such config file")
-        for claim in self.claims:
-            if unknown := [row for row in (claim.row, claim.than) if row not in self.rows]:
-                raise ValueError(
-                    f"claim {claim.claim!r}: no row {unknown[0]}; there are {', '.join(self.rows)}"
-                )
 
     @property
-    def rows(self) -> dict[str, tuple[str, str | None]]:
-        """Name to the architecture, and what it starts from: `image` or another row."""
-        return {
-            **{row: (row, None) for row in self.architectures},
-            **{f"{row}_from_image": (row, "image") for row in self.image_starts},
-            **{f"{row}_from_{start}": (row, start) for row, start in self.continued.items()},
-        }
+    def images(self) -> dict[str, str]:
+        """The row whose image VAE each row of `image_starts` takes: the first that needs the
+        same."""
+        kinds = {row: [PRESETS[row].get(n) for n in IMAGE_FIELDS] for row in self.image_starts}
+        return {row: next(r for r, k in kinds.items() if k == kind) for row, kind in kinds.items()}
 
 
 def run(config: Ablate) -> None:
     """Train and measure what is missing, then write ablation.json and ablation.md."""
+    training = CommandStages(scripts=SCRIPTS, launcher=config.launcher)
     with lock_folder(config.folder):
-        _run(config)
-
-
-def _run(config: Ablate) -> None:
-    rows: dict[str, Any] = {name: {"parameters": 0, "scores": {}} for name in config.rows}
-    text = ""
-    for seed in config.seeds:
-        # Train
-        exports = {}
-        for name, (architecture, start) in config.rows.items():
-            folder = config.folder / name / f"video-{seed}"
-            source = _image(config, architecture, seed) if start == "image" else exports.get(start)
-            _train(config, config.video, architecture, seed, folder, source)
-            exports[name] = folder / "export"
-            model = load_vae(exports[name])
-            rows[name]["parameters"] = sum(p.numel() for p in model.parameters())
-            rows[name]["scores"][seed] = _logged(folder)
-
-        # Measure
-        for test, data in config.tests.items():
-            for name, scores in _measured(config, test, data, seed, exports).items():
-                row = rows.setdefault(name, {"parameters": None, "scores": {}})
-                found = row["scores"].setdefault(seed, {})
-                found |= {f"{test}/{score}": value for score, value in scores.items()}
-
-        # Tabulate and judge, after every seed
-        found = {name: row["scores"] for name, row in rows.items()}
-        claims = [judge(claim, found).sentence for claim in config.claims]
-        compared = sorted({claim.score for claim in config.claims})
-        result = {"kind": "ablation", "rows": rows, "claims": claims, "compared": compared}
-        text = "\n".join([*map(to_markdown, ablation_tables(result)), *(f"- {c}" for c in claims)])
-        write_json(config.folder / "ablation.json", result)
-        with atomic_path(config.folder / "ablation.md") as temporary:
-            temporary.write_text(text + "\n")
-    print(text)
-
-
-def _image(config: Ablate, architecture: str, seed: int) -> Path:
-    """Weights of the image VAE of a row, which all rows share that need the same."""
-    kind = [PRESETS[architecture].get(name) for name in IMAGE_FIELDS]
-    alike = (n for n in config.image_starts if [PRESETS[n].get(f) for f in IMAGE_FIELDS] == kind)
-    seed = seed if config.image_seed is None else config.image_seed
-    folder = config.folder / "images" / f"{next(alike)}-{seed}"
-    _train(config, config.image, architecture, seed, folder)
-    return folder / "export"
-
-
-def _train(
-    config: Ablate,
-    file: Path | None,
-    architecture: str,
-    seed: int,
-    folder: Path,
-    start: Path | None = None,
-) -> None:
-    """Train by one config, from the weights in the folder `start`."""
-    assert file is not None
-    options = {"architecture": architecture, "train.seed": seed, "train.folder": folder}
-    if start is not None:
-        options["init_from"] = start
-    commands = CommandStages(scripts=SCRIPTS, launcher=config.launcher)
-    record = folder.with_name(f"{folder.name}.json")
-    commands.run(record, "train_vae.py", options, config=file)
-
-
-def _logged(folder: Path) -> dict[str, float]:
-    """Scores of held-out clips at the last step; none where the config has no such clips."""
-    last = read_log(folder)[-1]
-    return {name: last[f"eval/ema/{name}"] for name in LOGGED if f"eval/ema/{name}" in last}
-
-
-def _measured(
-    config: Ablate, test: str, data: Path, seed: int, exports: dict[str, Path]
-) -> dict[str, dict[str, float]]:
-    """Scores of all rows of a seed, and of trilinear down- and upsampling, on one test set."""
-    training = read_options(config.video)
-    clips = training.get("data") or training.get("stream") or {}
-    out = config.folder / "tests" / f"{test}-{seed}"
-    options = {
-        "vae": tuple(f"{name}={export}" for name, export in exports.items()),
-        "data": data,
-        "out": out,
-        **{name: clips[name] for name in ("frames", "height", "width") if name in clips},
-        "batch_size": 16,
-        "save_clips": 2,
-        "lpips": "none",
-        "rfvd": "none",
-    }
-    commands = CommandStages(scripts=SCRIPTS)
-    commands.run(out.with_suffix(".json"), "eval_reconstruction.py", options)
-    metrics = read_json(out / "metrics.json")["metrics"]
-    return {
-        name: {
-            "psnr": scores["psnr"],
-            "ssim": scores["ssim"],
-            **{
-                f"ssim_{i}": value
-                for i, value in enumerate(scores["ssim_by_position"]["positions"], start=1)
-            },
-            "ssim_margin": scores["ssim_by_position"]["margin"],
-            **{f"psnr_frame_{i}": value for i, value in enumerate(scores["psnr_by_frame"])},
-        }
-        for name, scores in metrics.items()
-        if name != "keyframes"
-    }
+        print(
+            run_ablation(
+                config,
+                config.images,
+                training,
+                CommandStages(scripts=SCRIPTS),
+                lambda export: sum(p.numel() for p in load_vae(export).parameters()),
+            )
+        )
 
 
 if __name__ == "__main__":

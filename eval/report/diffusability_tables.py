@@ -8,7 +8,7 @@ from eval.report.items import Column, Curve, Item, Section, Table
 
 COLUMNS = {
     "low_frequency_share": Column(name="low-frequency share", decimals=3),
-    "pixel_low_frequency_share": Column(name="of pixels", decimals=3),
+    "pixel_low_frequency_share": Column(name="low-frequency share of pixels", decimals=3),
     "modes_90": Column(name="modes for 90 %", decimals=0),
     "participation_ratio": Column(name="participation ratio", decimals=2),
     "local_correlation": Column(name="local correlation", decimals=3),
