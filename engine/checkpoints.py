@@ -19,8 +19,9 @@ HASHERS = 4
 
 
 def list_files(checkpoint: Path) -> dict[str, dict[str, Any]]:
-    """Size and sha256 of every file, for state.json, which is not there yet."""
-    files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
+    """Size and sha256 of every file, for state.json, which is not there yet; not of README.md,
+    which people may edit."""
+    files = sorted(p for p in checkpoint.rglob("*") if p.is_file() and p.name != "README.md")
     with ThreadPoolExecutor(HASHERS) as pool:
         hashes = list(pool.map(sha256_file, files))
     return {

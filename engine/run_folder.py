@@ -182,10 +182,11 @@ def read_log(folder: str | Path) -> list[dict[str, float]]:
     lines, entries = file.read_text(errors="replace").splitlines(), []
     for number, line in enumerate(lines, 1):
         try:
-            entries.append(json.loads(line))
-        except json.JSONDecodeError:
+            entry = json.loads(line)
+            entries.append({"step": entry["step"], **entry})
+        except (json.JSONDecodeError, TypeError, KeyError):
             if number < len(lines):
-                raise ValueError(f"{file}: line {number} is not valid JSON. Mend it.") from None
+                raise ValueError(f"{file}: line {number} is not one of a step. Mend it.") from None
             log.warning("%s: the last line was cut off in writing; it is left out", file)
     return entries
 

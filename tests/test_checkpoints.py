@@ -11,7 +11,7 @@ from torch import nn
 
 from common.files import read_json
 from common.output_folder import lock_folder
-from engine.checkpoints import find_damage
+from engine.checkpoints import find_damage, list_files
 from engine.run_folder import RunFolder, read_log
 from tests.builders.commands import ROOT
 
@@ -122,6 +122,8 @@ def test_the_state_lists_every_file(run):
     files = {p.relative_to(checkpoint).as_posix() for p in checkpoint.rglob("*") if p.is_file()}
     assert read_json(checkpoint / "state.json")["files"].keys() == files - {"state.json"}
     assert find_damage(checkpoint) is None
+    (checkpoint / "README.md").write_text("Which people may edit.")
+    assert list_files(checkpoint).keys() == files
 
 
 def test_a_torn_last_line_of_the_log_is_cut_and_another_is_refused(tmp_path, caplog):
@@ -135,9 +137,10 @@ def test_a_torn_last_line_of_the_log_is_cut_and_another_is_refused(tmp_path, cap
     folder.accelerator.end_training()
     assert (tmp_path / "log.jsonl").read_text().splitlines()[:2] == lines[:2]
     assert [line["step"] for line in read_log(tmp_path)] == [1, 2, 3]
-    (tmp_path / "log.jsonl").write_text("\n".join([lines[0][:-3], *lines[1:]]))
-    with pytest.raises(ValueError, match="line 1 is not valid JSON"):
-        read_log(tmp_path)
+    for first in (lines[0][:-3], "3", "null", '{"loss": 0.1}'):
+        (tmp_path / "log.jsonl").write_text("\n".join([first, *lines[1:]]))
+        with pytest.raises(ValueError, match="line 1 is not one of a step"):
+            read_log(tmp_path)
 
 
 @pytest.fixture
