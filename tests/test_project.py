@@ -86,6 +86,30 @@ def test_packages_import_only_what_they_may(package):
             assert name.split(".")[0] not in FORBIDDEN[package], f"{file} imports {name}"
 
 
+FOLDERS = {
+    "data/video": (),
+    "data/importers": ("data.video",),
+    "data/shards": ("data.importers", "data.pool", "data.video"),
+    "data/clips": ("data.shards", "data.video", "engine"),
+    "data/latents": ("data",),
+    "eval/clips": ("data",),
+    "eval/features": ("data", "eval.clips", "eval.metrics"),
+    "eval/metrics": ("eval.features.preprocess",),
+    "eval/report": ("data", "engine.run_folder", "eval.clips", "eval.protocols"),
+}
+"""Folders of packages, and what else than `common` and themselves they may import."""
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_folders_import_only_what_they_may(folder):
+    allowed = (folder.replace("/", "."), "common", *FOLDERS[folder])
+    for file in (ROOT / folder).rglob("*.py"):
+        for name in imported(file):
+            if name.split(".")[0] in PACKAGES:
+                fits = any(f"{name}.".startswith(f"{each}.") for each in allowed)
+                assert fits, f"{file} imports {name}"
+
+
 def test_no_test_imports_another():
     """What tests share is in tests/builders."""
     for file in (ROOT / "tests").rglob("*.py"):

@@ -1,4 +1,4 @@
 """Training clips: which frames and crops, in which order, loaded by which process.
 
-May import `common`, `engine.config`, `data.video` and `data.shards`.
+May import `common`, `engine`, `data.video` and `data.shards`.
 """
