@@ -11,7 +11,6 @@ import yaml
 from common import stages
 from common.cli import parse
 from common.files import read_json
-from eval.features.classifier import ClassifierConfig, ClipClassifier
 from eval.protocols.chain import Row, rank_correlations
 from eval.report.chain_tables import chain_tables
 from scripts import (
@@ -22,6 +21,7 @@ from scripts import (
     make_shards,
     report,
     sample,
+    train_classifier,
     train_latte,
     train_vae,
 )
@@ -32,6 +32,7 @@ from tests.builders.training_runs import MODEL
 from vae import VideoVAE
 
 COMMANDS = {
+    "train_classifier.py": (train_classifier, train_classifier.TrainClassifier),
     "train_vae.py": (train_vae, train_vae.TrainVAE),
     "cache_latents.py": (cache_latents, cache_latents.CacheLatents),
     "inspect_cache.py": (inspect_cache, inspect_cache.InspectCache),
@@ -39,7 +40,7 @@ COMMANDS = {
     "sample.py": (sample, sample.Sample),
     "eval_fvd.py": (eval_fvd, eval_fvd.EvalFVD),
 }
-CELL = list(COMMANDS)
+CELL = list(COMMANDS)[1:]
 """The stages of a row that is trained."""
 SIZE = {"frames": 5, "height": 32, "width": 32}
 VAE = {"z_dim": 4, "dim": 4, "channel_multipliers": [1, 1, 2, 2], "num_blocks": 1}
@@ -52,7 +53,6 @@ def tiny(tmp_path) -> Chain:
     shards = str(pack(tmp_path, [9, 8, 7, 9]))
     torch.manual_seed(0)
     VideoVAE(MODEL).save_pretrained(tmp_path / "given")
-    ClipClassifier(ClassifierConfig(num_classes=2, width=8)).save_pretrained(tmp_path / "features")
     data = {"folder": shards, **SIZE}
     latte = {"size": "custom", "hidden_size": 16, "depth": 2, "num_heads": 2, "patch_size": 1}
     configs = {
@@ -69,8 +69,9 @@ def tiny(tmp_path) -> Chain:
         },
         "score": {
             **{"real": shards, "frames": 4, "stride_real": 1, "skip_fake": 0, "num_clips": 2},
-            **{"resamples": 0, "classifier": str(tmp_path / "features")},
+            "resamples": 0,
         },
+        "classifier": {"train": TRAIN, "data": {**data, "frames": 4}, "channels": 8},
     }
     paths = {}
     for name, values in configs.items():
@@ -86,12 +87,13 @@ def tiny(tmp_path) -> Chain:
 
 @pytest.fixture
 def calls(monkeypatch) -> list[str]:
-    """The commands that ran, each in this process; one named "stop" ends the run before it."""
+    """The commands that ran, each in this process; "stop NAME" among them ends the run there."""
     done: list[str] = []
 
     def call(command):
         script = Path(command[1]).name
-        if done and done[-1] == f"stop {script}":
+        if (stop := f"stop {script}") in done:
+            done.remove(stop)
             raise KeyboardInterrupt
         done.append(script)
         module, kind = COMMANDS[script]
@@ -107,13 +109,13 @@ def calls(monkeypatch) -> list[str]:
 
 
 def test_a_chain_of_two_rows_is_stopped_and_goes_on(tiny, calls, capsys):
-    calls.append("stop train_vae.py")
+    calls.append("stop train_latte.py")
     with pytest.raises(KeyboardInterrupt):
         chain.run(tiny)
-    calls.clear()
+    assert calls == ["train_vae.py", "train_classifier.py", *CELL[:3]]
     chain.run(tiny)
-    # a step of what is to be trained, then each row's stages
-    assert calls == ["train_vae.py", *CELL, *CELL[1:]]
+    # a step of what is to be trained, the classifier, then each row's stages, each once
+    assert calls == ["train_vae.py", "train_classifier.py", *CELL, *CELL[1:]]
     result = read_json(tiny.folder / "chain.json")
     cells = {name: of["3"] for name, of in result["cells"].items()}
     assert set(cells) == {"trained", "given"}
@@ -182,6 +184,7 @@ def test_mistakes_are_refused(tiny, options, message):
         ({}, "give either train or vae"),
         ({"train": Path("a.yaml"), "vae": "b"}, "give either train or vae"),
         ({"vae": "b", "options": {"a": "b"}}, "options are those of train"),
+        ({"train": Path("a.yaml"), "options": {"train.seed": "1"}}, "train.seed is set here"),
         ({"name": "a/b", "vae": "b"}, "no plain file name"),
     ],
 )

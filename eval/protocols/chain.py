@@ -43,6 +43,11 @@ class Row(Config):
             raise ValueError(f"row {self.name!r}: give either train or vae")
         if self.options and self.train is None:
             raise ValueError(f"row {self.name!r}: options are those of train, which is not given")
+        for option in ("train.seed", "train.folder", "dry_run"):
+            if option in self.options:
+                raise ValueError(
+                    f"row {self.name!r}: {option} is set here; leave it out of options"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
