@@ -1,9 +1,10 @@
 """What a run is about to do, for people: sizes, length, checkpoints, disk, memory."""
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 from torch import nn
 
@@ -21,6 +22,7 @@ def dry_run(
     *,
     clips_in_data: int | None,
     clips_per_step: float,
+    sources: Mapping[str, tuple[int, float]] = MappingProxyType({}),
 ) -> None:
     """Print the plan of a run, one line per topic; all processes have to ask for it.
 
@@ -31,6 +33,7 @@ def dry_run(
         batch: like the largest of this process's batches; its values do not matter.
         clips_in_data: clips of one epoch; None where there are no epochs.
         clips_per_step: over all processes, on average.
+        sources: where the clips come from, by name: clips that there are, and clips per step.
     """
     say = partial(trainer.accelerator.print, flush=True)
     config, world = trainer.config, trainer.accelerator.num_processes
@@ -54,6 +57,12 @@ def dry_run(
         f"{at_once}"
     )
     say(f"data: {trainer.clips} clips seen, {clips} to come, {epochs}")
+    for name, (count, per_step) in sources.items():
+        given = round(len(steps) * per_step)
+        say(
+            f"source {name}: {per_step / clips_per_step:.1%} of the clips, {given} to come, "
+            f"{given / count:.1f} epochs of {count}"
+        )
     for line in _checkpoints(trainer, steps):
         say(line)
     needed, free = 0, free_memory(trainer.accelerator.device)

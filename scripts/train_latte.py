@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from common.cli import main
 from common.config import MAY_CHANGE, Config
 from common.output_folder import Input, lock_folder
-from data.clips.loader import collate, training_batches
+from data.clips.loader import training_batches
+from data.clips.mixture import Mixture, Source, logging_sources, source_names
 from data.latents.dataset import (
     JointLatents,
     LatentDataset,
@@ -23,6 +24,7 @@ from data.latents.dataset import (
     check_alike,
     check_labeled,
 )
+from data.latents.mixture import hash_of, mix_latents
 from engine.accelerator import training_accelerator
 from engine.config import TrainConfig
 from engine.dry_run import dry_run
@@ -54,6 +56,9 @@ class TrainLatte(Config):
     """Length, batch, optimizer, run folder."""
     latents: str
     """Folder of the latent cache."""
+    sources: tuple[Source, ...] = ()
+    """Further caches by the same encoder, of the same size and classes, mixed with `latents`, whose
+    weight is 1. All are normalized by the statistics of the mixture."""
     posterior: Literal["sample", "mean"] = "sample"
     """Train on posterior samples, drawn anew each epoch, or on means."""
     scaling: Scaling = "cache"
@@ -93,11 +98,17 @@ class TrainLatte(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         make_process(self.diffusion, self.flow)
+        source_names(self.folders)
         if self.fvd is not None and (self.vae is None or self.train.evaluate_every is None):
             raise ValueError(
                 "fvd: give vae too, which decodes the samples, and train.evaluate_every, the steps "
                 "from one measurement to the next"
             )
+
+    @property
+    def folders(self) -> list[str]:
+        """The caches of clips."""
+        return [self.latents, *(source.folder for source in self.sources)]
 
     @property
     def sampler(self) -> SamplerConfig:
@@ -131,20 +142,18 @@ def run(config: TrainLatte) -> Path | None:
 def _train(config: TrainLatte, accelerator: Accelerator) -> Path | None:
     # Latents to train on, and held-out ones
     train = config.train
-    latents, clips, joint = _latents(config)
+    parts, clips, joint, inputs = _latents(config)
+    latents = parts[0]
     model_config = config.model.build(
         latents.latent_shape, len(latents.class_names), flow=config.flow is not None
     )
-    inputs = {"latents": Input(config.latents, latents.hash)}
-    if isinstance(clips, JointLatents):
-        inputs["images"] = Input(str(clips.images.folder), clips.images.hash)
     held_out = LatentDataset(config.held_out or config.latents, "mean", seed=train.seed)
     check_alike(latents, held_out, classes=config.model.class_conditional)
     batches = training_batches(clips, train, accelerator)
     source = latents.manifest["source"]
     metadata = TrainingMetadata(
         encoder_hash=latents.encoder_hash,
-        cache_hash=latents.hash,
+        cache_hash=hash_of(parts),
         mean=tuple(latents.mean.tolist()),
         std=tuple(latents.std.tolist()),
         class_names=tuple(latents.class_names),
@@ -171,16 +180,22 @@ def _train(config: TrainLatte, accelerator: Accelerator) -> Path | None:
     trainer = Trainer(config, train, accelerator, model, metadata.to_json(), inputs=inputs)
     prepare(trainer.model, recompute=config.activation_checkpointing, compile=config.compile)
     loss = LatteLoss(metadata.process, model_config, joint, accelerator)
+    names = source_names(config.folders)
     if config.dry_run:
         at_once = train.micro_batch_size or trainer.local_batch_size
         rows = range(min(trainer.local_batch_size, 2 * at_once))
-        batch = collate([clips[0, i] for i in rows])
+        batch = {name: values[: len(rows)] for name, values in next(batches(0)).items()}
         dry_run(
             trainer,
             batch | loss.draw(batch, train.seed, trainer.step, rows),
             loss,
-            clips_in_data=len(latents),
+            clips_in_data=sum(map(len, parts)),
             clips_per_step=train.global_batch_size,
+            sources={
+                name: (len(part), clips.shares[number] * train.global_batch_size)
+                for number, (name, part) in enumerate(zip(names, parts, strict=True))
+                if isinstance(clips, Mixture)
+            },
         )
         return None
 
@@ -199,7 +214,7 @@ def _train(config: TrainLatte, accelerator: Accelerator) -> Path | None:
     # Train
     return trainer.run(
         with_draws(batches, loss.draw, train.seed, accelerator.process_index),
-        loss,
+        logging_sources(loss, names),
         None if vae is None else preview_of(draw, config.num_previews, metadata.frame_rate),
         evaluate,
         next_command=config.next_command,
@@ -208,24 +223,44 @@ def _train(config: TrainLatte, accelerator: Accelerator) -> Path | None:
 
 def _latents(
     config: TrainLatte,
-) -> tuple[LatentDataset, LatentDataset | JointLatents, JointBatch]:
-    """The clips; what is trained on, they or they with images behind them; how many images."""
+) -> tuple[
+    list[LatentDataset],
+    LatentDataset | JointLatents | Mixture,
+    JointBatch,
+    dict[str, Input],
+]:
+    """The caches of clips; what is trained on, they or they with images behind them; how many
+    images; and what the run is made from."""
     train, conditional = config.train, config.model.class_conditional
-    latents = LatentDataset(
-        config.latents, config.posterior, seed=train.seed, scaling=config.scaling
-    )
-    if conditional and not latents.class_names:
-        raise ValueError(f"{latents.folder}: has no classes; set class_conditional to false")
-    if conditional:
-        check_labeled(latents)
-    frames = latents.latent_shape[1]
-    if config.images is None:
-        return latents, latents, JointBatch(train.global_batch_size, 0, frames)
-    images = LatentDataset(config.images.latents, config.posterior, seed=train.seed)
-    if conditional:
-        check_labeled(images)
-    joint = JointBatch(train.global_batch_size, config.images.per_step, frames)
-    return latents, JointLatents(latents, images, joint.per_clip), joint
+    parts = [
+        LatentDataset(folder, config.posterior, seed=train.seed, scaling=config.scaling)
+        for folder in config.folders
+    ]
+    if conditional and not parts[0].class_names:
+        raise ValueError(f"{parts[0].folder}: has no classes; set class_conditional to false")
+    weights = [1.0, *(source.weight for source in config.sources)]
+    if config.sources:
+        mix_latents(parts, weights, classes=conditional)
+    for part in parts if conditional else ():
+        check_labeled(part)
+    names = ["latents", *(f"source {number}" for number in range(1, len(parts)))]
+    inputs = {
+        name: Input(folder, part.hash)
+        for name, folder, part in zip(names, config.folders, parts, strict=True)
+    }
+
+    # Images behind each clip
+    per_step = 0 if config.images is None else config.images.per_step
+    joint = JointBatch(train.global_batch_size, per_step, parts[0].latent_shape[1])
+    trained: list[LatentDataset] | list[JointLatents] = parts
+    if config.images is not None:
+        images = LatentDataset(config.images.latents, config.posterior, seed=train.seed)
+        if conditional:
+            check_labeled(images)
+        trained = [JointLatents(part, images, joint.per_clip) for part in parts]
+        inputs["images"] = Input(str(images.folder), images.hash)
+    mixed = Mixture(dict(enumerate(trained)), weights) if config.sources else trained[0]
+    return parts, mixed, joint, inputs
 
 
 @torch.no_grad()

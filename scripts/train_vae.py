@@ -17,6 +17,7 @@ from common.output_folder import Input, lock_folder
 from common.perceptual import check_size
 from common.seeding import fold
 from data.clips.dataset import ClipConfig
+from data.clips.mixture import logging_sources, source_names
 from data.clips.training import ClipTraining
 from engine.accelerator import training_accelerator
 from engine.dry_run import dry_run, measured
@@ -206,6 +207,7 @@ def _train(config: TrainVAE, accelerator: Accelerator) -> Path | None:
             regularizers=config.regularizers,
         )
     step_loss = StepLoss(loss, model, accelerator, gan, regularizers)
+    loss_function = logging_sources(step_loss, source_names(config.folders))
 
     # The run, new or resumed
     inputs = config.inputs(clips)
@@ -227,20 +229,21 @@ def _train(config: TrainVAE, accelerator: Accelerator) -> Path | None:
     blank |= step_loss.draw(blank, train.seed, trainer.step, range(len(blank["video"])))
     if config.dry_run:
         dry_run(
-            *(trainer, blank, step_loss),
+            *(trainer, blank, loss_function),
             clips_in_data=sum(map(len, clips)) or None,
             clips_per_step=config.clips_per_step,
+            sources=config.clips_per_source(clips),
         )
         return None
     if gan is not None:
-        log.info(measured(trainer, trainer.measure_step_memory(blank, step_loss)))
+        log.info(measured(trainer, trainer.measure_step_memory(blank, loss_function)))
 
     # Train
     shown, preview = held_out or next(iter(clips), None), None
     if shown is not None and config.num_previews:
         preview = preview_of(shown, config.num_previews, compared, accelerator)
     batches = with_draws(batches, step_loss.draw, train.seed, accelerator.process_index)
-    return trainer.run(batches, step_loss, preview, evaluate, next_command=config.next_command)
+    return trainer.run(batches, loss_function, preview, evaluate, next_command=config.next_command)
 
 
 if __name__ == "__main__":

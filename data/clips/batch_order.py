@@ -1,15 +1,48 @@
 """Which samples make up which global batch: a pure function of the seed and the step."""
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from common.seeding import fold
 
 SHARDS_PER_GROUP = 8
+SAMPLES_PER_CYCLE = 1000
+"""Samples in which every source of a mixture has its share."""
 
 
-class BatchOrder:
+class GlobalBatches(ABC):
+    """Global batches of `batch_size` samples by step, of which each process takes its part."""
+
+    batch_size: int
+
+    @abstractmethod
+    def batch(self, step: int) -> list[tuple[int, ...]]:
+        """The item of each sample of global batch `step`, as the data set takes it."""
+
+    def local_batch(self, step: int, rank: int, world_size: int) -> list[tuple[int, ...]]:
+        """Rank `rank`'s contiguous part of `batch(step)`.
+
+        Raises:
+            ValueError: `world_size` does not divide the global batch.
+        """
+        self.check_world_size(world_size)
+        size = self.batch_size // world_size
+        return self.batch(step)[rank * size : (rank + 1) * size]
+
+    def check_world_size(self, world_size: int) -> None:
+        """Refuse (`ValueError`) a number of processes that does not divide the global batch."""
+        if self.batch_size % world_size:
+            fitting = [n for n in range(1, world_size + 1) if self.batch_size % n == 0]
+            raise ValueError(
+                f"{world_size} processes do not divide the global batch of {self.batch_size}. "
+                f"Start {fitting[-1]} processes or use a global batch of "
+                f"{-(-self.batch_size // world_size) * world_size}."
+            )
+
+
+class BatchOrder(GlobalBatches):
     """The order of a training run over a sharded data set.
 
     Each epoch permutes the shards, puts 8 to 15 of them into a group (fewer only if there are
@@ -62,7 +95,7 @@ class BatchOrder:
             ]
         )
 
-    def batch(self, step: int) -> list[tuple[int, int]]:
+    def batch(self, step: int) -> list[tuple[int, ...]]:
         """The `(epoch, index)` of each sample of global batch `step`; steps count over epochs."""
         epoch, position = divmod(step, self.steps_per_epoch)
         cached = self._cached  # a copy: loaders of several streams may ask from their own threads
@@ -72,22 +105,85 @@ class BatchOrder:
         indices = cached[1][start : start + self.batch_size]
         return [(epoch, index) for index in indices.tolist()]
 
-    def local_batch(self, step: int, rank: int, world_size: int) -> list[tuple[int, int]]:
-        """Rank `rank`'s contiguous part of `batch(step)`.
 
-        Raises:
-            ValueError: `world_size` does not divide the global batch.
-        """
-        self.check_world_size(world_size)
-        size = self.batch_size // world_size
-        return self.batch(step)[rank * size : (rank + 1) * size]
+class MixedOrder(GlobalBatches):
+    """The order of a training run over several data sets, each with its share of the samples.
 
-    def check_world_size(self, world_size: int) -> None:
-        """Refuse (`ValueError`) a number of processes that does not divide the global batch."""
-        if self.batch_size % world_size:
-            fitting = [n for n in range(1, world_size + 1) if self.batch_size % n == 0]
-            raise ValueError(
-                f"{world_size} processes do not divide the global batch of {self.batch_size}. "
-                f"Start {fitting[-1]} processes or use a global batch of "
-                f"{-(-self.batch_size // world_size) * world_size}."
-            )
+    The samples of the global batches, one after the other, are taken from the sources in `Turns`;
+    a source's n-th turn takes the n-th sample of its own `BatchOrder`. So each source goes through
+    its samples epoch by epoch, none is dropped, and a batch holds samples of several.
+
+    Args:
+        shard_sizes: of each source, by its number.
+        weights: share of the samples of each, relative to the others'.
+        batch_size, seed: as for `BatchOrder`.
+    """
+
+    def __init__(
+        self,
+        shard_sizes: Mapping[int, Sequence[int]],
+        weights: Mapping[int, float],
+        batch_size: int,
+        seed: int,
+    ):
+        self.batch_size = batch_size
+        self.numbers = sorted(shard_sizes)
+        self.orders = {
+            number: BatchOrder(shard_sizes[number], 1, fold(seed, "source", number))
+            for number in self.numbers
+        }
+        shares = [weights[number] for number in self.numbers]
+        self.turns = Turns(shares, seed, name="sources", cycle=SAMPLES_PER_CYCLE)
+
+    def batch(self, step: int) -> list[tuple[int, ...]]:
+        """The `(source, epoch, index)` of each sample of global batch `step`."""
+        items = []
+        for position in range(step * self.batch_size, (step + 1) * self.batch_size):
+            turn, before = self.turns.visit(position)
+            number = self.numbers[turn]
+            items.append((number, *self.orders[number].batch(before)[0]))
+        return items
+
+
+class Turns:
+    """Which of several things has which turn, each its share of them, by (seed, turn) alone.
+
+    Turns come in cycles, in which each has its share, to the rounding of one turn and at least one,
+    in an order drawn anew for each cycle.
+
+    Args:
+        weights: share of each, relative to the others'.
+        seed, name: of the order.
+        cycle: turns in a cycle, or as many as there are weights, if that is more.
+    """
+
+    def __init__(self, weights: Sequence[float], seed: int, *, name: str, cycle: int):
+        self.seed = seed
+        self.name = name
+        self.cycle = _shares(weights, max(cycle, len(weights)))  # whose each of its turns is
+        self._counts = np.bincount(self.cycle, minlength=len(weights))
+        self._cached: tuple[int, np.ndarray, np.ndarray] | None = None
+
+    def visit(self, turn: int) -> tuple[int, int]:
+        """Whose `turn` it is, and how many turns before it were the same one's."""
+        cycle, position = divmod(turn, len(self.cycle))
+        cached = self._cached  # a copy, as in `BatchOrder.batch`
+        if cached is None or cached[0] != cycle:
+            order = np.random.default_rng(fold(self.seed, self.name, cycle)).permutation(self.cycle)
+            before = np.zeros_like(order)
+            for number, count in enumerate(self._counts):
+                before[order == number] = np.arange(count)
+            cached = self._cached = (cycle, order, before)
+        number = int(cached[1][position])
+        return number, cycle * int(self._counts[number]) + int(cached[2][position])
+
+
+def _shares(weights: Sequence[float], turns: int) -> np.ndarray:
+    """`turns` numbers in proportion to the weights (largest remainders), each at least once."""
+    exact = np.asarray(weights) / np.sum(weights) * turns
+    counts = np.maximum(1, np.floor(exact).astype(int))
+    while counts.sum() != turns:
+        step = 1 if counts.sum() < turns else -1
+        allowed = np.where(counts + step >= 1, (exact - counts) * step, -np.inf)
+        counts[np.argmax(allowed)] += step
+    return np.repeat(np.arange(len(counts)), counts)

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
-import numpy as np
 from annotated_types import Ge, Gt
 from torch.utils.data import Dataset
 
 from common.config import BatchSize, Config, Frames, Pixels
 from common.seeding import fold
-from data.clips.batch_order import BatchOrder
-from data.clips.dataset import ClipConfig, ClipDataset
+from data.clips.batch_order import GlobalBatches, Turns
+from data.clips.dataset import ClipConfig, ClipDataset, load_index
+from data.clips.mixture import Mixture, Source, batch_order
 from data.clips.options import Size, UnreadableVideos
 
 CYCLE = 100
@@ -89,44 +89,69 @@ class BucketClips(Dataset):
 
     A video is in every bucket that it fills: long enough for its frames under
     `config.short_clips`, and, unless `enlarge`, at least as high and wide. Items are those of
-    `ClipDataset`.
+    `ClipDataset`, and where several sources fill a bucket those of a `Mixture` of them.
 
     Args:
         config: everything but frames, height and width, which the buckets replace.
+        sources: further folders, mixed with that of `config` in the buckets that they fill.
 
     Attributes:
-        sets: a `ClipDataset` for each bucket.
+        sets: a data set for each bucket.
+        clips: the `ClipDataset`s that they are made of.
         unreadable: unreadable samples of all buckets.
 
     Raises:
-        ValueError: a bucket that fewer videos fill than its batch needs.
+        ValueError: a bucket that fewer videos fill than its batch needs, or a source that fills
+            none.
     """
 
-    def __init__(self, config: ClipConfig, buckets: BucketConfig, seed: int):
+    def __init__(
+        self,
+        config: ClipConfig,
+        buckets: BucketConfig,
+        seed: int,
+        sources: Sequence[Source] = (),
+    ):
         self.config = buckets
-        self.sets: list[ClipDataset] = []
+        configs = [config, *(replace(config, folder=source.folder) for source in sources)]
+        weights = [1.0, *(source.weight for source in sources)]
+        indexes = [load_index(each) for each in configs]
+        self.sets: list[Any] = []
+        self.clips: list[ClipDataset] = []
+        refusals: dict[int, ValueError] = {}
         for bucket in buckets.buckets:
             size = {"frames": bucket.frames, "height": bucket.height, "width": bucket.width}
-            options = replace(config, **size)
-            index = self.sets[0].index if self.sets else None
             smallest = (0, 0) if buckets.enlarge else (bucket.height, bucket.width)
-            try:
-                self.sets.append(ClipDataset(options, seed, index, smallest=smallest))
-            except ValueError as error:
-                raise ValueError(f"bucket {bucket}: {error}") from None
-        self.index = self.sets[0].index
+            parts: dict[int, ClipDataset] = {}
+            for number, (each, index) in enumerate(zip(configs, indexes, strict=True)):
+                try:
+                    parts[number] = ClipDataset(
+                        replace(each, **size), seed, index, smallest=smallest
+                    )
+                except ValueError as error:
+                    refusals[number] = error
+            if not parts:
+                raise ValueError(f"bucket {bucket}: {refusals[0]}") from None
+            self.clips += parts.values()
+            self.sets.append(Mixture(parts, weights) if sources else parts[0])
+        used = {part.config.folder for part in self.clips}
+        for number, each in enumerate(configs):
+            if each.folder not in used:
+                raise ValueError(f"{each.folder}: fills no bucket: {refusals[number]}")
+        self.index = indexes[0]
         self.class_names, self.hash = self.index.class_names, self.index.hash
-        self.unreadable = UnreadableVideos(config.max_error_fraction, max(map(len, self.sets)))
-        for part in self.sets:
+        total = max(map(len, self.sets))
+        self.unreadable = UnreadableVideos(config.max_error_fraction, total)
+        for part in self.clips:
             part.unreadable = self.unreadable
 
     def __len__(self) -> int:
         return sum(map(len, self.sets))
 
-    def __getitem__(self, item: tuple[int, int, int]) -> dict[str, Any]:
-        """The clip of sample `index` of `bucket` in `epoch`; see `ClipDataset`."""
-        bucket, epoch, index = item
-        return self.sets[bucket][epoch, index]
+    def __getitem__(self, item: tuple[int, ...]) -> dict[str, Any]:
+        """The clip of an item of `bucket`, `item = (bucket, *item of its set)`."""
+        bucket, *inner = item
+        return self.sets[bucket][tuple(inner)]
 
     def batch_order(self, seed: int) -> "BucketOrder":
         """The order of batches of a training run over these clips.
@@ -134,11 +159,11 @@ class BucketClips(Dataset):
         Raises:
             ValueError: a bucket has fewer clips than one of its batches.
         """
-        orders = []
+        orders: list[GlobalBatches] = []
         for bucket, part in zip(self.config.buckets, self.sets, strict=True):
-            name, size = str(bucket), self.config.batch_size(bucket)
+            size, own = self.config.batch_size(bucket), fold(seed, "bucket", str(bucket))
             try:
-                orders.append(BatchOrder(part.shard_sizes, size, fold(seed, "bucket", name)))
+                orders.append(batch_order(part, size, own))
             except ValueError as error:
                 raise ValueError(f"bucket {bucket}: {error}") from None
         return BucketOrder(orders, [bucket.weight for bucket in self.config.buckets], seed)
@@ -159,48 +184,26 @@ class BucketOrder:
         seed: changes the order of the buckets.
     """
 
-    def __init__(self, orders: Sequence[BatchOrder], weights: Sequence[float], seed: int):
+    def __init__(self, orders: Sequence[GlobalBatches], weights: Sequence[float], seed: int):
         self.orders = list(orders)
-        self.seed = seed
-        self.cycle = _shares(weights, max(CYCLE, len(weights)))  # the bucket of each of its steps
-        self._counts = np.bincount(self.cycle, minlength=len(weights))
+        self.turns = Turns(weights, seed, name="buckets", cycle=CYCLE)
 
-    def visit(self, step: int) -> tuple[int, int]:
-        """The bucket of a step, and how many steps before it had the same."""
-        cycle, position = divmod(step, len(self.cycle))
-        rng = np.random.default_rng(fold(self.seed, "buckets", cycle))
-        order = rng.permutation(self.cycle)
-        bucket = int(order[position])
-        before = cycle * int(self._counts[bucket]) + int((order[:position] == bucket).sum())
-        return bucket, before
+    def batch(self, step: int) -> list[tuple[int, ...]]:
+        """The bucket and the item of each sample of global batch `step`."""
+        bucket, visit = self.turns.visit(step)
+        return [(bucket, *item) for item in self.orders[bucket].batch(visit)]
 
-    def batch(self, step: int) -> list[tuple[int, int, int]]:
-        """The `(bucket, epoch, index)` of each sample of global batch `step`."""
-        bucket, visit = self.visit(step)
-        return [(bucket, epoch, index) for epoch, index in self.orders[bucket].batch(visit)]
-
-    def local_batch(self, step: int, rank: int, world_size: int) -> list[tuple[int, int, int]]:
+    def local_batch(self, step: int, rank: int, world_size: int) -> list[tuple[int, ...]]:
         """Rank `rank`'s contiguous part of `batch(step)`.
 
         Raises:
             ValueError: `world_size` does not divide the bucket's batch.
         """
-        bucket, visit = self.visit(step)
+        bucket, visit = self.turns.visit(step)
         part = self.orders[bucket].local_batch(visit, rank, world_size)
-        return [(bucket, epoch, index) for epoch, index in part]
+        return [(bucket, *item) for item in part]
 
     def check_world_size(self, world_size: int) -> None:
         """Refuse (`ValueError`) a number of processes that does not divide every bucket's batch."""
         for order in self.orders:
             order.check_world_size(world_size)
-
-
-def _shares(weights: Sequence[float], steps: int) -> np.ndarray:
-    """`steps` bucket numbers in proportion to the weights (largest remainders), each at least 1."""
-    exact = np.asarray(weights) / np.sum(weights) * steps
-    counts = np.maximum(1, np.floor(exact).astype(int))
-    while counts.sum() != steps:
-        step = 1 if counts.sum() < steps else -1
-        allowed = np.where(counts + step >= 1, (exact - counts) * step, -np.inf)
-        counts[np.argmax(allowed)] += step
-    return np.repeat(np.arange(len(counts)), counts)

@@ -73,9 +73,7 @@ class ClipDataset(Dataset):
     ):
         self.config = config
         self.seed = seed
-        self.index = index or ShardIndex.load(
-            config.folder, ShardCache(config.cache, config.cache_gb)
-        )
+        self.index = index or load_index(config)
         self.class_names = self.index.class_names
         self.hash = self.index.hash
         entries = self.index.entries
@@ -195,6 +193,11 @@ class ClipDataset(Dataset):
             "start": start,
             "flip": flip,
         }
+
+
+def load_index(config: PackedClips) -> ShardIndex:
+    """The index of the packed videos that clips are cut from."""
+    return ShardIndex.load(config.folder, ShardCache(config.cache, config.cache_gb))
 
 
 def check_labels(where: str, labels: Any, classes: int) -> None:

@@ -11,8 +11,9 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from data.clips.batch_order import BatchOrder
+from data.clips.batch_order import GlobalBatches
 from data.clips.buckets import BucketClips, BucketOrder
+from data.clips.mixture import batch_order
 from engine.config import TrainConfig
 
 AHEAD = 4  # batches that each worker loads ahead
@@ -21,7 +22,7 @@ RECEIVED = 2  # batches that are taken over from the workers before they are ask
 
 def batches(
     dataset: Dataset,
-    order: BatchOrder | BucketOrder,
+    order: GlobalBatches | BucketOrder,
     start_step: int,
     stop_step: int,
     rank: int = 0,
@@ -108,8 +109,8 @@ def training_batches(
     """This process's batches of a training run from any step on, for `engine.train.Trainer`.
 
     Args:
-        dataset: `ClipDataset`, `LatentDataset` or `BucketClips`, whose buckets' batches take the
-            place of `config.global_batch_size`.
+        dataset: `ClipDataset`, `LatentDataset`, a `Mixture` of either, or `BucketClips`, whose
+            buckets' batches take the place of `config.global_batch_size`.
 
     Raises:
         ValueError: the processes do not divide the global batch, or it exceeds the data set.
@@ -117,7 +118,7 @@ def training_batches(
     if isinstance(dataset, BucketClips):
         order = dataset.batch_order(config.seed)
     else:
-        order = BatchOrder(dataset.shard_sizes, config.global_batch_size, config.seed)
+        order = batch_order(dataset, config.global_batch_size, config.seed)
     rank, world = accelerator.process_index, accelerator.num_processes
     order.check_world_size(world)
     return lambda step: batches(dataset, order, step, config.steps, rank, world, config.workers)
@@ -131,7 +132,9 @@ def one_thread(_: int) -> None:
 class _Steps:
     """A batch sampler: one list of items per step."""
 
-    def __init__(self, order: BatchOrder | BucketOrder, steps: range, rank: int, world_size: int):
+    def __init__(
+        self, order: GlobalBatches | BucketOrder, steps: range, rank: int, world_size: int
+    ):
         self.order = order
         self.steps = steps
         self.part = (rank, world_size)

@@ -10,7 +10,8 @@ from common.output_folder import Input
 from data.clips.buckets import Bucket, BucketClips, BucketConfig
 from data.clips.dataset import ClipConfig, ClipDataset
 from data.clips.loader import training_batches
-from data.clips.options import Size
+from data.clips.mixture import Mixture, Source, source_names
+from data.clips.options import Size, UnreadableVideos
 from data.clips.stream import StreamConfig, training_stream
 from engine.config import TrainConfig
 from engine.optimization import Batch
@@ -28,6 +29,10 @@ class ClipTraining(Config):
     stream: StreamConfig | None = None
     """Training clips from shards that are read from start to end, in place of `data`: endless, and
     a run that is resumed sees other clips than one that never stopped."""
+    sources: tuple[Source, ...] = ()
+    """Further folders, mixed with data.folder, whose weight is 1; `data` says how clips are cut
+    from all. With buckets a folder is in those that its videos fill: images in those of one frame.
+    """
     buckets: BucketConfig | None = None
     """Sizes of clips to mix, one per step; they replace frames, height and width of `data` and
     train.global_batch_size. null: one size."""
@@ -38,6 +43,13 @@ class ClipTraining(Config):
             raise ValueError("set either data or stream, where training clips come from; null: not")
         if self.buckets is not None and self.stream is not None:
             raise ValueError("buckets need data, whose videos' sizes are known: a stream has one")
+        if self.sources and self.stream is not None:
+            raise ValueError(
+                "sources are mixed with data, not with a stream: index its shards "
+                "(scripts/index_shards.py) and name them in sources"
+            )
+        if self.data is not None:
+            source_names(self.folders)
 
     @property
     def mix(self) -> list[Bucket]:
@@ -62,8 +74,15 @@ class ClipTraining(Config):
         total = sum(bucket.weight for bucket in self.mix)
         return sum(bucket.weight * (bucket.batch_size or 0) for bucket in self.mix) / total
 
+    @property
+    def folders(self) -> list[str]:
+        """Of all sources, by number; none for a stream."""
+        first = [] if self.data is None else [self.data.folder]
+        return [*first, *(source.folder for source in self.sources)]
+
     def load(self, accelerator: Accelerator) -> tuple[BatchSource, list[ClipDataset]]:
-        """Batches from any step on, and the clips that they are made of by size; [] for a stream.
+        """Batches from any step on, and the clips that they are made of, by size and folder; [] for
+        a stream.
 
         Raises:
             ValueError: no usable clips, or a batch that the processes or the clips do not divide.
@@ -73,17 +92,56 @@ class ClipTraining(Config):
             return training_stream(self.stream, train, accelerator), []
         assert self.data is not None
         if self.buckets is not None:
-            clips = BucketClips(self.data, self.buckets, seed=train.seed)
-            return training_batches(clips, train, accelerator), clips.sets
-        clips = ClipDataset(self.data, seed=train.seed)
-        return training_batches(clips, train, accelerator), [clips]
+            mixed = BucketClips(self.data, self.buckets, train.seed, self.sources)
+            return training_batches(mixed, train, accelerator), mixed.clips
+        configs = [replace(self.data, folder=folder) for folder in self.folders]
+        clips = [ClipDataset(config, seed=train.seed) for config in configs]
+        if not self.sources:
+            return training_batches(clips[0], train, accelerator), clips
+        mixture = Mixture(dict(enumerate(clips)), self._weights)
+        mixture.unreadable = UnreadableVideos(self.data.max_error_fraction, len(mixture))
+        for part in clips:
+            part.unreadable = mixture.unreadable
+        return training_batches(mixture, train, accelerator), clips
 
     def inputs(self, clips: list[ClipDataset]) -> dict[str, Input]:
         """What the clips that `load` gave are made from, for the run's identity."""
         if self.stream is not None:
             return {"stream": Input(", ".join(self.stream.urls), self.stream.content())}
-        assert self.data is not None
-        return {"data": Input(self.data.folder, clips[0].hash)}
+        hashes = {part.config.folder: part.hash for part in clips}
+        names = ["data", *(f"source {number}" for number in range(1, len(self.folders)))]
+        return {
+            name: Input(folder, hashes[folder])
+            for name, folder in zip(names, self.folders, strict=True)
+        }
+
+    def clips_per_source(self, clips: list[ClipDataset]) -> dict[str, tuple[int, float]]:
+        """Clips that each source has, and gives per step on average, by its name; nothing for one.
+
+        Args:
+            clips: that `load` gave.
+        """
+        if not self.sources:
+            return {}
+        weights = dict(zip(self.folders, self._weights, strict=True))
+        total = sum(bucket.weight for bucket in self.mix)
+        counts, given = dict.fromkeys(self.folders, 0), dict.fromkeys(self.folders, 0.0)
+        for bucket in self.mix:
+            filling = [part for part in clips if part.config.size == bucket.size]
+            shares = sum(weights[part.config.folder] for part in filling)
+            for part in filling:
+                folder = part.config.folder
+                counts[folder] = max(counts[folder], len(part))
+                share = weights[folder] / shares * bucket.weight / total
+                given[folder] += share * (bucket.batch_size or 0)
+        return {
+            name: (counts[folder], given[folder])
+            for name, folder in zip(source_names(self.folders), self.folders, strict=True)
+        }
+
+    @property
+    def _weights(self) -> list[float]:
+        return [1.0, *(source.weight for source in self.sources)]
 
     def largest_batch(self, processes: int) -> Batch:
         """Black clips of the size and number that take a process most memory, of at most two
