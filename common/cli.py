@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 import jsonargparse
+import jsonargparse._optionals
 import jsonargparse.typing
 import torch
 
@@ -46,6 +47,9 @@ WORDS = {
 """Bounds as the help text says them."""
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+# Where pydantic is installed, jsonargparse has it check the bounds of `Annotated`, in its own words
+# and without the field's name; `Config` does so in any case
+jsonargparse._optionals.pydantic_support = 0
 
 
 def _path(text: str) -> Path:

@@ -75,11 +75,13 @@ def mixed_order(weights, seed=0, samples=50):
 def test_a_cycle_holds_each_bucket_by_its_weight():
     mixed = mixed_order([6, 3, 1])
     for cycle in (0, 5):
-        buckets = [mixed.visit(100 * cycle + step)[0] for step in range(100)]
+        buckets = [mixed.turns.visit(100 * cycle + step)[0] for step in range(100)]
         assert Counter(buckets) == {0: 60, 1: 30, 2: 10}
-    assert [mixed.visit(i)[0] for i in range(100)] != [mixed.visit(100 + i)[0] for i in range(100)]
-    assert [mixed.visit(i)[0] for i in range(50)] != [
-        mixed_order([6, 3, 1], 1).visit(i)[0] for i in range(50)
+    assert [mixed.turns.visit(i)[0] for i in range(100)] != [
+        mixed.turns.visit(100 + i)[0] for i in range(100)
+    ]
+    assert [mixed.turns.visit(i)[0] for i in range(50)] != [
+        mixed_order([6, 3, 1], 1).turns.visit(i)[0] for i in range(50)
     ]
     assert np.bincount(mixed_order([1, 1, 1]).cycle).tolist() == [34, 33, 33]
     assert np.bincount(mixed_order([1e6, 1, 1]).cycle).tolist() == [98, 1, 1]

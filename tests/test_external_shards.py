@@ -198,7 +198,9 @@ def test_members_are_split_as_webdataset_does(name, parts):
 
 def test_video_members_and_labels():
     assert video_extension(["json", "left.MP4", "avi"]) == "left.MP4"
-    assert video_extension(["json", "jpg"]) is None
+    assert video_extension(["json", "jpg", "avi"]) == "avi"
+    assert video_extension(["json", "left.JPG"]) == "left.JPG"
+    assert video_extension(["json", "txt"]) is None
     assert find_label({"cls": b"7\n"}) == (7, None)
     assert find_label({"cls": b"-1"}) == (None, None)
     assert find_label({"json": b'{"label": null}'}) == (None, None)

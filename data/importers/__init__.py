@@ -14,6 +14,7 @@ from data.importers.folders import (
     FaceForensics,
     Folder,
     FrameFolders,
+    Images,
     OpenVid,
     SkyTimelapse,
 )
@@ -32,6 +33,7 @@ IMPORTERS: dict[str, type[Importer]] = {
     "openvid": OpenVid,
     "folder": Folder,
     "frames": FrameFolders,
+    "images": Images,
     "digits": Digits,
 }
 """The command line's name of each set."""

@@ -1,11 +1,11 @@
-"""Sets told by their folders: any of videos or frames; SkyTimelapse, FaceForensics and OpenVid."""
+"""Sets told by their folders: any of videos, frames or images; SkyTimelapse, FaceForensics and OpenVid."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
-from annotated_types import Gt, Lt
+from annotated_types import Ge, Gt, Lt
 
 from data.importers.base import (
     FrameRate,
@@ -20,6 +20,7 @@ from data.importers.base import (
     subfolders,
 )
 from data.importers.files import (
+    Frames,
     extension,
     frame_records,
     frames_below,
@@ -290,3 +291,33 @@ class OpenVid(Importer):
 
 def _openvid_folders(root: Path) -> list[Path]:
     return [root / name for name in OPENVID_FOLDERS if (root / name).is_dir()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images(_Generic):
+    """Pack any folder of still images, each a video of one frame; zips of images, too.
+
+    An id is the path inside `root` without its extension, with `__` for slashes and `_` for dots.
+    """
+
+    root: Path
+    """Folder of images, or a zip of them."""
+    min_frames: Annotated[int, Ge(1)] = 1
+    """An image has one frame."""
+
+    def scan(self) -> ImportResult:
+        """Find the images at any depth, following links; hidden files are left out."""
+        if not self.root.exists():
+            raise ValueError(f"{self.root}: no such folder or zip; images were expected")
+        found = [
+            Frames(frames.container, frames.folder / PurePosixPath(name).stem, (name,))
+            for frames in frames_below(self.root)[0]
+            for name in frames.images
+        ]
+        if not found:
+            endings = ", ".join(f".{extension}" for extension in IMAGE_EXTENSIONS)
+            raise ValueError(f"{self.root}: no images in it or below it, files ending in {endings}")
+        loose = next((each.container for each in found if len(each.folder.parts) < 2), None)
+        names, labels = self._classes([printable(each.folder.parent.name) for each in found], loose)
+        records, notes = frame_records(found, labels, fps=1.0)
+        return ImportResult(self._split(records), names, notes=notes)

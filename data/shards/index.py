@@ -27,7 +27,7 @@ import numpy as np
 from common.files import atomic_path
 from data.shards.entries import Entries, Entry, entries_to_columns
 from data.shards.remote_cache import ShardCache, is_remote
-from data.video.video_record import VIDEO_EXTENSIONS
+from data.video.video_record import CLIP_EXTENSIONS
 
 SCHEMA = 2
 INDEX = "index.json"
@@ -117,18 +117,18 @@ class ShardIndex:
         return is_remote(self.location)
 
     def read(self, index: int) -> bytes:
-        """The video file of entry `index`, as bytes.
+        """The video or image file of entry `index`, as bytes.
 
         Raises:
             ValueError: the entry has no video, the shard ends early, or a download fails.
         """
-        for extension in VIDEO_EXTENSIONS:
+        for extension in CLIP_EXTENSIONS:
             if self.entries.place(index, extension):
                 return self.read_member(index, extension)
         entry = self.entries[index]
         raise ValueError(
             f"{self.path_of(index)}: {entry.key} has members {sorted(entry.members)}, none of them "
-            "a video"
+            "a video or an image"
         )
 
     def read_member(self, index: int, extension: str) -> bytes:

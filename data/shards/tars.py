@@ -13,7 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import IO
 
-from data.video.video_record import VIDEO_EXTENSIONS
+from data.video.video_record import CLIP_EXTENSIONS, VIDEO_EXTENSIONS
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 META = re.compile(r"__[^/]*__($|/)")
@@ -127,8 +127,9 @@ def tar_members(tar: Path) -> Iterator[tuple[str, tuple[int, int]]]:
 
 
 def video_extension(extensions: Iterable[str]) -> str | None:
-    """The first of a sample's extensions that is a video's; None without one."""
-    return next((e for e in extensions if plain_extension(e) in VIDEO_EXTENSIONS), None)
+    """The first of a sample's extensions that is a video's, else an image's; None without one."""
+    found = [e for e in extensions if plain_extension(e) in CLIP_EXTENSIONS]
+    return min(found, key=lambda e: plain_extension(e) not in VIDEO_EXTENSIONS, default=None)
 
 
 def plain_extension(extension: str) -> str:

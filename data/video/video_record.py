@@ -34,6 +34,8 @@ VIDEO_EXTENSIONS = (
 """File name extensions taken for videos, in lower case and without the dot."""
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp")
 """File name extensions taken for frames stored as images, likewise."""
+CLIP_EXTENSIONS = (*VIDEO_EXTENSIONS, *IMAGE_EXTENSIONS)
+"""Members of shards that clips are cut from, a video before an image, which is one frame."""
 DEEP_MODES = ("I", "F")
 """Pillow's modes of more than 8 bits per channel begin so; converting them clips their values."""
 MAX_GAP = 3600.0
