@@ -83,9 +83,9 @@ def test_a_cycle_holds_each_bucket_by_its_weight():
     assert [mixed.turns.visit(i)[0] for i in range(50)] != [
         mixed_order([6, 3, 1], 1).turns.visit(i)[0] for i in range(50)
     ]
-    assert np.bincount(mixed_order([1, 1, 1]).cycle).tolist() == [34, 33, 33]
-    assert np.bincount(mixed_order([1e6, 1, 1]).cycle).tolist() == [98, 1, 1]
-    assert np.bincount(mixed_order([1] * 150).cycle).tolist() == [1] * 150
+    assert np.bincount(mixed_order([1, 1, 1]).turns.cycle).tolist() == [34, 33, 33]
+    assert np.bincount(mixed_order([1e6, 1, 1]).turns.cycle).tolist() == [98, 1, 1]
+    assert np.bincount(mixed_order([1] * 150).turns.cycle).tolist() == [1] * 150
 
 
 def test_each_bucket_goes_through_its_samples_epoch_by_epoch():

@@ -4,11 +4,11 @@ import io
 import tarfile
 from collections import Counter
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from PIL import Image
 from torch.testing import assert_close
 
@@ -189,7 +189,7 @@ def test_a_dry_run_shows_what_each_source_will_give(folders, tmp_path, capsys):
 
 def test_with_buckets_each_source_gives_its_share_of_those_that_it_fills(folders, tmp_path):
     config = with_images(folders, tmp_path / "run")
-    _, clips = config.load(SimpleNamespace(process_index=0, num_processes=1))
+    _, clips = config.load(Accelerator(cpu=True))
     # a half of the steps have images, and a source of weight 3 gives three of four of their clips
     assert config.clips_per_source(clips) == {"shards": (4, 2.5), "images": (4, 1.5)}
 

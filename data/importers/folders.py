@@ -1,4 +1,4 @@
-"""Sets told by their folders: any of videos, frames or images; SkyTimelapse, FaceForensics and OpenVid."""
+"""Sets told by their folders: videos, frames or images; SkyTimelapse, FaceForensics, OpenVid."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
