@@ -9,6 +9,7 @@ from common.accelerator import make_accelerator
 from common.cli import main
 from common.config import Frames
 from eval.clips.clip_protocol import ClipProtocol
+from eval.clips.labels import seed_folders
 from eval.clips.source import ClipSource
 from eval.features.extractors import load_c3d, load_classifier
 from eval.protocols.inception_protocol import PROTOCOLS, evaluate_is, is_line
@@ -87,6 +88,11 @@ class EvalIS(Measurement):
 def run(config: EvalIS) -> None:
     """Check, measure, write."""
     check_out(config, config.out)
+    if (folders := seed_folders(config.fake)) != [config.fake]:
+        raise ValueError(
+            f"fake={config.fake}: holds the clips of several sampling seeds. Give one of them, "
+            f"such as {folders[0]}"
+        )
     changes = {name: getattr(config, name) for name in ("num_clips", "runs", "splits")}
     changes = {name: value for name, value in changes.items() if value is not None}
     protocol = replace(PROTOCOLS[config.protocol], **changes)

@@ -116,6 +116,15 @@ def test_too_few_clips_are_refused(folders, capsys):
     assert "only one may exceed 1" in capsys.readouterr().err
 
 
+def test_the_clips_of_several_seeds_are_not_pooled(tmp_path, capsys):
+    """Their labels are recorded seed by seed, and so is what a perfect classifier would give."""
+    for seed in (0, 1):
+        (tmp_path / f"seed-{seed}").mkdir()
+        write_labels(tmp_path / f"seed-{seed}", {"a.mkv": 0}, ["a", "b"])
+    assert run_script("eval_is.py", "--fake", tmp_path) == 2
+    assert f"Give one of them, such as {tmp_path}/seed-0" in capsys.readouterr().err
+
+
 def test_names_tell_the_protocol():
     assert {protocol.name for protocol in PROTOCOLS.values()} == {
         "2048x10runs",
