@@ -96,7 +96,7 @@ def test_the_order_of_an_epoch_is_made_once():
 
 
 def test_too_few_samples_are_refused():
-    with pytest.raises(ValueError, match="7 samples, fewer than one global batch of 8"):
+    with pytest.raises(ValueError, match=r"7 samples, .* global batch of 8"):
         BatchOrder([3, 4], 8, seed=0)
     with pytest.raises(ValueError, match="0 samples"):
         BatchOrder([], 8, seed=0)

@@ -119,7 +119,7 @@ def test_a_bucket_without_enough_videos_is_refused_when_it_is_built(folder):
 def test_batches_follow_from_a_budget_of_pixels():
     config = BucketConfig(buckets=(IMAGES, Bucket(frames=17, height=64, width=64)), pixels=500_000)
     assert [config.batch_size(bucket) for bucket in config.buckets] == [4, 4]  # 7.2 clips would fit
-    with pytest.raises(ValueError, match="bucket 17x64x64: one clip is more than pixels=1000"):
+    with pytest.raises(ValueError, match=r"bucket 17x64x64: .* pixels=1000"):
         BucketConfig(buckets=(Bucket(frames=17, height=64, width=64),), pixels=1000)
     with pytest.raises(ValueError, match="bucket 17x64x64: give its batch_size, or pixels"):
         BucketConfig(buckets=(Bucket(frames=17, height=64, width=64),))
@@ -127,7 +127,7 @@ def test_batches_follow_from_a_budget_of_pixels():
 
 def test_every_bucket_must_be_divided_by_the_processes(folder):
     dataset = clips(folder, IMAGES, CLIPS)
-    with pytest.raises(ValueError, match="4 processes do not divide the global batch of 2"):
+    with pytest.raises(ValueError, match=r"4 processes .* global batch of 2"):
         batches(dataset, dataset.batch_order(0), 0, 1, world_size=4)
 
 

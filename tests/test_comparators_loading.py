@@ -79,7 +79,7 @@ def test_cv_vae_of_a_folder_or_the_whole_repository(tmp_path, weights):
 
 def test_cv_vae_of_another_version_names_the_difference(tmp_path, weights):
     folder = official_cv_vae(tmp_path / "a", weights["cvvae"], causal_decoder=True)
-    with pytest.raises(ValueError, match="another version: causal_decoder is true, not false"):
+    with pytest.raises(ValueError, match="causal_decoder is true, not false"):
         load_vae(f"cv_vae:{folder}")
     sd3 = dict(weights["cvvae"])
     sd3["quant_conv.weight"] = torch.zeros(1)
@@ -217,13 +217,11 @@ def test_registry_errors(tmp_path):
     known = "ivvae, cv_vae, od_vae, opensora_v12, cogvideox, wan, wan22, "
     with pytest.raises(ValueError, match=f"no VAE named 'cvvae': use one of {known}"):
         load_vae("cvvae:/somewhere")
-    with pytest.raises(ValueError, match="say where its weights are, as in cv_vae:PATH"):
+    with pytest.raises(ValueError, match="as in cv_vae:PATH"):
         load_vae("cv_vae:")
     with pytest.raises(ValueError, match="no comparator 'ivvae': use one of cv_vae"):
         new_vae("ivvae", VAEConfig())
-    with pytest.raises(
-        ValueError, match=r"no VideoVAE here, nor a hub id .*; weights not found: put"
-    ):
+    with pytest.raises(ValueError, match=r"no VideoVAE here, .*weights not found"):
         load_vae("lab/nothing", local_files_only=True, cache_dir=tmp_path)
 
 
@@ -259,7 +257,7 @@ def test_windows_are_asked_for_at_loading(tmp_path):
     tiny("wan").save_pretrained(tmp_path / "wan")
     VideoVAE(VAEConfig(z_dim=4, dim=4)).save_pretrained(tmp_path / "ours")
     for name in ("wan", "ours"):
-        with pytest.raises(ValueError, match="its result does not depend on windows"):
+        with pytest.raises(ValueError, match="does not depend on windows"):
             load_vae(tmp_path / name, windows="single")
 
 
@@ -284,7 +282,7 @@ def test_several_are_loaded_as_far_as_they_are_there(tmp_path):
     with pytest.raises(ValueError, match="is no valid CVVAE folder"):  # damage ends it
         load_found(sources)
     for twice in (["a=x", "a=y"], ["source=x"], ["../a=x"]):
-        with pytest.raises(ValueError, match="is taken or no plain file name"):
+        with pytest.raises(ValueError, match="no plain file name"):
             named_sources(twice, taken=("source",))
 
 
@@ -423,14 +421,14 @@ def test_other_versions_of_diffusers_models_are_named(tmp_path, cogvideox):
     file = tmp_path / "cog" / "config.json"
     values = json.loads(file.read_text())
     file.write_text(json.dumps({**values, "use_quant_conv": True}))
-    with pytest.raises(ValueError, match="another version: use_quant_conv is true, not false"):
+    with pytest.raises(ValueError, match="use_quant_conv is true, not false"):
         load_vae(f"cogvideox:{tmp_path / 'cog'}")
     file.unlink()
     with pytest.raises(ValueError, match=r"config\.json: no such file\. Get"):
         load_vae(f"cogvideox:{tmp_path / 'cog'}")
     with pytest.raises(ValueError, match=r"windows=single: the VAE of Wan 2\.1 runs videos whole"):
         DiffusersConfig(model="wan", windows="single")
-    with pytest.raises(ValueError, match="model='wan3': use one of cogvideox, wan, wan22"):
+    with pytest.raises(ValueError, match=r"model='wan3': .* cogvideox, wan, wan22"):
         DiffusersConfig(model="wan3")
 
 

@@ -240,7 +240,7 @@ def test_the_rotation_a_phone_stores_is_applied(tmp_path):
 def test_a_pipe_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "a.mp4")
     for read in (probe, probe_header, lambda source: read_frames(source, [0])):
-        with pytest.raises(DecodeError, match=r"a\.mp4: a pipe or device, not a file"):
+        with pytest.raises(DecodeError, match=r"a\.mp4: a pipe or device"):
             read(tmp_path / "a.mp4")
 
 

@@ -262,7 +262,7 @@ def test_frames_have_no_rate_and_need_leave(folders, tmp_path):
     write_frames(tmp_path / "frames" / "b", range(6))
     real = sources(folders, "real")[0]
     fake = ClipSource(tmp_path / "frames", real.protocol, progress=False)
-    with pytest.raises(ValueError, match="folders of frames have no frame rate"):
+    with pytest.raises(ValueError, match="no frame rate"):
         evaluate([real, fake], folders)
     (tmp_path / "frames" / "a" / "000003.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"000003.png: not a readable image"):
@@ -292,6 +292,6 @@ def test_copies_among_generated_clips_are_told(folders, tmp_path):
     shutil.copy(tmp_path / "70.mkv", tmp_path / "copy.mkv")
     real, _ = sources(folders, "fake")
     fake = ClipSource(tmp_path, real.protocol, progress=False)
-    with pytest.warns(UserWarning, match=r"1 of 4 generated clips have the features of another"):
+    with pytest.warns(UserWarning, match=r"1 of 4 generated clips"):
         result = evaluate([real, fake], folders)
     assert len(result["notes"]) == 2

@@ -116,7 +116,7 @@ def test_a_stopped_run_goes_on_and_a_later_one_looks_at_changes_only(theirs, vid
     first = index_external(theirs, progress=False)
     assert scanned == ["a.tar", "b.tar", "b.tar"]
     os.utime(theirs / "a.tar", ns=(1, 1))  # copied: another time, the same content
-    with pytest.raises(ValueError, match=r"a.tar: was changed or copied since it was indexed. Run"):
+    with pytest.raises(ValueError, match=r"a.tar: was changed or copied"):
         ShardIndex.load(theirs)
     assert index_external(theirs, progress=False).hash == first.hash
     assert scanned == ["a.tar", "b.tar", "b.tar"]

@@ -107,7 +107,7 @@ def test_broken_features_are_refused():
 
 def test_broken_moments_are_refused():
     mean, cov = np.zeros(2), np.eye(2)
-    with pytest.raises(ValueError, match="second set: a moment is not finite"):
+    with pytest.raises(ValueError, match=r"second set: .*not finite"):
         frechet_distance(mean, cov, mean, np.full((2, 2), np.inf))
     with pytest.raises(ValueError, match="of 2 and of 3 dimensions"):
         frechet_distance(mean, cov, np.zeros(3), np.eye(3))

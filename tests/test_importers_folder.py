@@ -57,9 +57,9 @@ def test_folder_keeps_ids_apart_and_survives_links_in_circles(tmp_path):
 
 
 def test_folder_mistakes(tmp_path):
-    with pytest.raises(ValueError, match="no such folder; a folder of videos was expected"):
+    with pytest.raises(ValueError, match="no such folder"):
         scan(tmp_path / "none")
-    with pytest.raises(ValueError, match=r"no videos in it or below it\. Files ending in \.mp4"):
+    with pytest.raises(ValueError, match=r"no videos .*\.mp4"):
         scan(tmp_path)
     (tmp_path / "a.mp4").write_bytes(b"")
     with pytest.raises(ValueError, match=r"a\.mp4: lies in no class folder.*labels=none"):

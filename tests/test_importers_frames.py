@@ -134,7 +134,7 @@ def test_faceforensics_crops_in_folders_and_zips(tmp_path):
     found = FaceForensics(root=tmp_path / "split").scan()
     assert [record.id for record in found.records] == ["train__ff__vid_1", "train__ff__vid_2"]
     (tmp_path / "split" / "train" / "ff.zip").write_bytes(b"PK, but cut")
-    with pytest.raises(ValueError, match=r"ff\.zip: cannot be read as a zip"):
+    with pytest.raises(ValueError, match=r"ff\.zip: cannot be read"):
         FaceForensics(root=tmp_path / "split").scan()
 
 
@@ -161,7 +161,7 @@ def test_frame_folders_with_classes(tmp_path):
     assert len(FrameFolders(root=root / "run", labels="none").scan().records) == 1
     with pytest.raises(ValueError, match=rf"one level too low, .* Give {root / 'run'}"):
         FrameFolders(root=root / "run" / "b").scan()
-    with pytest.raises(ValueError, match="Its folders hold images: use the set frames"):
+    with pytest.raises(ValueError, match="use the set frames"):
         Folder(root=root / "run").scan()
     (tmp_path / "none").mkdir()
     with pytest.raises(ValueError, match=r"expected folders of images, .* but found nothing"):
@@ -199,5 +199,5 @@ def test_images_are_read_exactly_and_faults_are_named(tmp_path):
 def test_images_cannot_be_stored_as_they_are(tmp_path):
     write_frames(tmp_path / "set" / "clip", range(5))
     records = FrameFolders(root=tmp_path / "set", labels="none").scan().records
-    with pytest.raises(ValueError, match="frames that are images or computed must be encoded"):
+    with pytest.raises(ValueError, match="images or computed"):
         write_shards(records, tmp_path / "out", ShardConfig(reencode=False))

@@ -155,7 +155,7 @@ def test_ucf101_with_flawed_lists_and_copies(ucf, tmp_path):
     with pytest.raises(ValueError, match=r"classInd\.txt: does not name .* HandstandPushups"):
         UCF101(root=ucf).scan()
     (lists / "classInd.txt").write_text("ApplyEyeMakeup\n")
-    with pytest.raises(ValueError, match="lines must be a number and a class name"):
+    with pytest.raises(ValueError, match="a number and a class name"):
         UCF101(root=ucf).scan()
     (lists / "classInd.txt").unlink()
     with pytest.raises(ValueError, match=r"trainlist02\.txt: no such file"):
@@ -164,7 +164,7 @@ def test_ucf101_with_flawed_lists_and_copies(ucf, tmp_path):
     shutil.copyfile(ucf / "ApplyEyeMakeup" / copy.name, copy)
     assert f"copies left out: {copy}" in UCF101(root=ucf).scan().notes
     copy.write_bytes(b"another")
-    with pytest.raises(ValueError, match="are different videos of one id, v_ApplyEyeMakeup_g01"):
+    with pytest.raises(ValueError, match="one id, v_ApplyEyeMakeup_g01"):
         UCF101(root=ucf).scan()
 
 
@@ -253,7 +253,7 @@ def test_kinetics_at_other_levels_and_without_split_folders(k400, tmp_path):
 
 
 def test_kinetics_with_flawed_annotations(k400, tmp_path):
-    with pytest.raises(ValueError, match="no such file or folder of annotations"):
+    with pytest.raises(ValueError, match="no such file or folder"):
         Kinetics400(root=k400, annotations=tmp_path / "none").scan()
     table = tmp_path / "train.csv"
     table.write_text("label,id\na,b\n")
@@ -263,10 +263,10 @@ def test_kinetics_with_flawed_annotations(k400, tmp_path):
     with pytest.raises(ValueError, match="cannot be read as csv"):
         Kinetics400(root=k400, annotations=table).scan()
     table.write_text("youtube_id\nkkkkkkkkkkk\n")
-    with pytest.raises(ValueError, match=r"none of its .* They belong to another split or set"):
+    with pytest.raises(ValueError, match=r"none of its .*another split or set"):
         Kinetics400(root=k400, annotations=table).scan()
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"no csv or txt file for split=train.*found none"):
+    with pytest.raises(ValueError, match=r"csv or txt file for split=train"):
         Kinetics400(root=k400, annotations=tmp_path / "empty").scan()
 
 
@@ -354,7 +354,7 @@ def test_activitynet_whole_and_test(activitynet):
 
 def test_activitynet_mistakes(activitynet, tmp_path):
     file = activitynet / "activity_net.v1-3.min.json"
-    with pytest.raises(ValueError, match=r"no such folder; expected videos named v_<id>\.mp4"):
+    with pytest.raises(ValueError, match=r"no such folder; .* v_<id>\.mp4"):
         ActivityNet(root=tmp_path / "none").scan()
     file.rename(tmp_path / "activity.json")
     assert len(ActivityNet(root=activitynet).scan().records) == 3  # found beside it
@@ -363,7 +363,7 @@ def test_activitynet_mistakes(activitynet, tmp_path):
     ):
         ActivityNet(root=activitynet / "v1-3").scan()
     (tmp_path / "activity.json").write_text('{"database": {"a": {"subset": "training"}}}')
-    with pytest.raises(ValueError, match=r"activity\.json: a lacks a subset, or annotations"):
+    with pytest.raises(ValueError, match=r"activity\.json: a lacks a subset"):
         ActivityNet(root=activitynet).scan()
     (tmp_path / "activity.json").write_text("[]")
     with pytest.raises(ValueError, match="has no database"):

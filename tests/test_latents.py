@@ -248,7 +248,7 @@ def test_moments_that_float16_cannot_hold_are_refused(tmp_path, packed, value):
         moments[1, 3, 1, 0, 0] = value
         return moments
 
-    with pytest.raises(ValueError, match="latent of video0:0:flip is not finite or beyond 60000"):
+    with pytest.raises(ValueError, match="video0:0:flip is not finite"):
         complete(make_cache(tmp_path, packed), broken)
     assert not list(tmp_path.glob("*.safetensors"))
 
@@ -280,7 +280,7 @@ def test_unreadable_videos_stop_the_cache_or_are_listed(tmp_path):
 def test_a_full_disk_is_noticed_before_encoding(tmp_path, packed, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(ValueError, match=r"6 shards need .* Free space or choose another folder"):
+    with pytest.raises(ValueError, match=r"6 shards need .* Free space"):
         make_cache(tmp_path, packed).begin(6)
 
 

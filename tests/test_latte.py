@@ -331,7 +331,7 @@ def test_bad_inputs():
         Latte(replace(TINY, num_classes=None))(x, t, y, 1)
     with pytest.raises(ValueError, match="unconditional model"):
         drop_labels(y, replace(TINY, num_classes=None), generator(0))
-    with pytest.raises(ValueError, match="labels from 0 to 6, but this model knows classes 0 to 4"):
+    with pytest.raises(ValueError, match=r"labels from 0 to 6, .* classes 0 to 4"):
         drop_labels(torch.tensor([0, 6]), TINY, generator(0))
 
 

@@ -43,9 +43,7 @@ def test_a_flag_adds_to_a_protocol_and_never_contradicts_it():
         ValueError, match=r"classifier=c contradicts preset=i3d_torchscript of prot"
     ):
         parse(EvalFVD, [*PATHS, "--protocol=latte_sky", "--classifier=c"])
-    with pytest.raises(
-        ValueError, match=r"protocol=latte: no such protocol. Use one of stylegan_v"
-    ):
+    with pytest.raises(ValueError, match=r"protocol=latte: .*stylegan_v"):
         parse(EvalFVD, [*PATHS, "--protocol=latte"])
     config = parse(EvalFVD, [*PATHS, "--protocol=larp_128", "--stride_real=2"])
     assert resolve(config.given(), "larp_128")["stride_real"] == 2

@@ -94,7 +94,7 @@ def test_damaged_files_are_refused(root, tmp_path):
     path = tmp_path / "real.safetensors"
     good = (root / "real.safetensors").read_bytes()
     path.write_bytes(good[:-20])
-    with pytest.raises(ValueError, match="no file of eval_fvd --save_real, or damaged"):
+    with pytest.raises(ValueError, match="eval_fvd --save_real, or damaged"):
         load_statistics(path)
     save_file({"a": np.zeros(1)}, path)
     with pytest.raises(ValueError, match="schema None, but this version reads 1"):
@@ -145,7 +145,7 @@ def test_published_statistics_are_read_by_their_format(tmp_path, protocol):
     styled = load_statistics(tmp_path / STYLEGAN_V)
     assert styled.values == {"preset": "i3d_torchscript", "start_real": "random"}
     shutil.move(tmp_path / STYLEGAN_V, tmp_path / "renamed.pkl")
-    with pytest.raises(ValueError, match="its name does not tell network and frames"):
+    with pytest.raises(ValueError, match="network and frames"):
         load_statistics(tmp_path / "renamed.pkl")
 
 
@@ -161,7 +161,7 @@ def test_a_pickle_of_anything_else_is_never_executed(tmp_path):
     path, touched = tmp_path / CDFVD, tmp_path / "touched"
     for bad in (Touch(touched), {"raw_mean": Touch(touched)}, sums(np.eye(3), x=Touch(touched))):
         path.write_bytes(pickle.dumps(bad))
-        with pytest.raises(ValueError, match=r"not a pickle of arrays and numbers .names "):
+        with pytest.raises(ValueError, match=r"arrays and numbers .names "):
             load_statistics(path)
     assert not touched.exists()
     for bad, message in (

@@ -140,14 +140,10 @@ def test_bad_samples_and_shards_stop_it_or_are_counted(tmp_path, caplog):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_stream_without_clips_is_given_up(folder, tmp_path, workers):
-    with pytest.raises(
-        ValueError, match=r"^\S+: no clip from 64 samples in a row; they are too short"
-    ):
+    with pytest.raises(ValueError, match=r"^\S+: no clip from 64 .*too short"):
         stream(folder, 1, options={"frames": 30}, workers=workers)
     page = write(tmp_path / "x.tar", [{"__key__": "page", "mp4": b"<html>"}])
-    with pytest.raises(
-        ValueError, match=r"no clip from 64 samples in a row; the last: page: .*HTML"
-    ):
+    with pytest.raises(ValueError, match=r"no clip from 64 .*: page: .*HTML"):
         stream(folder, 1, options={"urls": (page,), "max_error_fraction": 0.5}, workers=workers)
     options = {"urls": (str(tmp_path / "missing.tar"),), "max_error_fraction": 0.5}
     with pytest.raises(ValueError, match=r"missing.tar: cannot be read \(No such file"):

@@ -47,9 +47,7 @@ def test_a_hub_id_is_loaded_from_the_cache(hub_cache):
     [("lab/other-vae", {}), ("lab/tiny-vae", {"revision": "v2"}), ("not a hub id", {})],
 )
 def test_what_is_not_within_reach_says_so_in_one_line(hub_cache, source, options):
-    with pytest.raises(
-        ValueError, match=r"no VideoVAE here, nor a hub id .* put config.json and"
-    ) as error:
+    with pytest.raises(ValueError, match=r"no VideoVAE here, .* put config.json") as error:
         VideoVAE.from_pretrained(source, cache_dir=hub_cache[0], **options)
     assert str(error.value).startswith(f"{source}: ")
     assert "\n" not in str(error.value)

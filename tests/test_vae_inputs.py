@@ -67,7 +67,7 @@ def test_other_float_types_are_converted():
 
 def test_inputs_on_another_device_are_refused():
     model = VideoVAE(TINY)
-    with pytest.raises(ValueError, match=r"the input is on meta, but the model is on cpu"):
+    with pytest.raises(ValueError, match=r"on meta, .* on cpu"):
         model.encode(torch.zeros(1, 3, 1, 8, 8, device="meta"))
     with pytest.raises(ValueError, match=r"the input is on meta"):
         model.decode(torch.zeros(1, 4, 1, 1, 1, device="meta"))
@@ -94,9 +94,9 @@ def test_latents_of_other_shapes_are_refused(shape):
 
 def test_what_is_no_tensor_and_no_count_is_refused():
     model = make()
-    with pytest.raises(ValueError, match="video of type ndarray: need a tensor b 3 t h w, float"):
+    with pytest.raises(ValueError, match=r"type ndarray: .* b 3 t h w"):
         model.encode(video(1).numpy())
-    with pytest.raises(ValueError, match="latent of type list: need a tensor b 4 t h w"):
+    with pytest.raises(ValueError, match=r"type list: .* b 4 t h w"):
         model.decode([0.0])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"chunk_groups=1\.5 must be at least 1, or None"):
         model.encode(video(1), chunk_groups=1.5)  # type: ignore[arg-type]
