@@ -47,7 +47,7 @@ class DataSpeed:
     sizes: tuple[tuple[int, int], ...] = ((720, 1280), (240, 320))
     """Height and width of the videos that are decoded, pixels."""
     latents: int = 1024
-    """Latents, of 32 x 5 x 32 x 32 float16 moments each (320 KiB)."""
+    """Latents, of 32 x 5 x 32 x 32 float16 moments each (328 kB)."""
     clips: int = 10_000
     """Clips decoded while memory is watched."""
     samples: int = 1_000_000

@@ -252,7 +252,7 @@ def report(config: LatteSpeed, name: str, tasks: list[Task]) -> None:
                 torch.cuda.synchronize()
             times.append(clock() - start)
     median = [statistics.median(times) for times in seconds]
-    print(f"\n| {name} | times as fast | s | share of matrix products' rate | memory, MiB |")
+    print(f"\n| {name} | times as fast | s | share of matrix products' rate | memory, MB |")
     print("|---" * 5 + "|")
     for task, taken, used in zip(tasks, median, memory, strict=True):
         rate = flop[not task.form.plain] / taken
@@ -261,7 +261,7 @@ def report(config: LatteSpeed, name: str, tasks: list[Task]) -> None:
         seen = cuda or not task.form.compiled  # memory that compiled code takes on a CPU is not
         print(
             f"| {task.form.name} | {median[0] / taken:.2f} | {taken:.3f} | {100 * rate / peak:.0f} "
-            f"% of {peak / 1e9:.0f} GFLOP/s | {f'{used / 2**20:.0f}' if seen else '-'} |"
+            f"% of {peak / 1e9:.0f} GFLOP/s | {f'{used / 1e6:.0f}' if seen else '-'} |"
         )
 
 

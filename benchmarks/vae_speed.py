@@ -173,7 +173,7 @@ def report(config: VAESpeed, task: Task, peak: float) -> None:
         rate = flop[name] / taken
         print(
             f"  {name:5} {taken:.3f} s, {flop[name] / 1e9:.1f} GFLOP, {rate / 1e9:.0f} GFLOP/s "
-            f"({100 * rate / peak:.0f} %), peak memory {memory[name] / 2**20:.0f} MiB"
+            f"({100 * rate / peak:.0f} %), peak memory {memory[name] / 1e6:.0f} MB"
         )
 
 

@@ -116,7 +116,7 @@ def sha256_file(path: str | Path) -> str:
 
 
 def sampled_sha256(path: str | Path) -> str:
-    """Hex sha256 of a file's size and of 16 parts of 16 KiB, from its beginning to its end.
+    """Hex sha256 of a file's size and of 16 parts of 16,384 bytes, from its beginning to its end.
 
     For files that are too large to be read for this alone: another file of the same size, alike in
     all these parts, is not told from it.

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 GIGABYTE = 1e9
+"""Bytes of a GB in messages, logs and tables; a MB is a thousandth."""
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 CGROUP = Path("/sys/fs/cgroup")
 

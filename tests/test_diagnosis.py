@@ -56,10 +56,10 @@ def score(root, out, real="real", fake="fake", **options) -> dict:
 def test_every_slip_gives_the_score_that_it_would_have_given(root, tmp_path, capsys):
     out, kept = tmp_path / "result.json", tmp_path / "features"
     result = score(root, out, diagnose="true", feature_cache=kept)
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     rows = {row["slip"]: row for row in result["diagnosis"]}
     for name, row in rows.items():
-        assert name in told
+        assert name in printed
         assert (row["value"] is None) == (row["why_not"] is not None)
     values = [row["value"] for row in rows.values()]
     none, stride, lossy, cut, stretched, resize, port, half, twice, batches = values

@@ -1,10 +1,15 @@
 """The memory of a step, estimated without data: in closed form, and beside a step that is run."""
 
+from types import SimpleNamespace
+
+import pytest
 import torch
 from torch.testing import assert_close
 
-from common.measure import LiveMemory
+from common.measure import LiveMemory, max_rss_bytes
+from engine.dry_run import measured
 from engine.memory import estimate_memory
+from engine.run_folder import read_log
 from tests.builders.toy_trainer import toy_trainer
 
 
@@ -22,6 +27,20 @@ def test_live_memory_in_closed_form():
         del y
         assert memory.now == 4000  # the gradient
     assert x.grad is not None
+
+
+def test_memory_is_told_in_billions_of_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr("engine.train.peak_memory_bytes", lambda device: 2_500_000_000)
+    trainer, loss = toy_trainer(tmp_path, steps=1)
+    assert " 2.5 GB at most" in measured(trainer, 2_500_000_000)
+    trainer.run(lambda start: iter([video()]), loss)
+    assert read_log(tmp_path)[-1]["memory_gb"] == 2.5
+
+
+@pytest.mark.parametrize(("system", "expected"), [("linux", 3072), ("darwin", 3)])
+def test_a_process_memory_comes_in_bytes(system, expected, monkeypatch):
+    monkeypatch.setattr("sys.platform", system)
+    assert max_rss_bytes(SimpleNamespace(ru_maxrss=3)) == expected
 
 
 def video(clips=4):

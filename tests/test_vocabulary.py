@@ -22,6 +22,7 @@ WORDS = {
     "foreign": "external",
     "glances?": "probe_header",
     "intervals?": "stride",
+    "[kmgt]ib": "kB, MB, GB: powers of ten",
     "knowing": "exact_prediction",
     "opponents?": "discriminator",
     "players?": "trained modules",

@@ -224,7 +224,7 @@ def batch_mean(
 
 
 def through_h264(id: str, clip: Float[Tensor, "c t h w"]) -> Float[Tensor, "c t h w"]:
-    """A clip as a player would get it from a lossy file."""
+    """A clip as it would be read from a lossy file."""
     frames = to_uint8(clip)
     stored = encode_video(frames, 25, quality=QUALITY)
     back = read_frames(stored, range(len(frames)))
@@ -234,7 +234,7 @@ def through_h264(id: str, clip: Float[Tensor, "c t h w"]) -> Float[Tensor, "c t 
 def truncated(id: str, clip: Float[Tensor, "c t h w"]) -> Float[Tensor, "c t h w"]:
     """A clip as if its pixels had been cut down to 8 bits, not rounded.
 
-    The file has rounded values only, so each is first spread evenly over the interval that is
+    The file has rounded values only, so each is first spread evenly over the range that is
     rounded to it: half of the pixels become one level darker.
     """
     draws = torch.rand(clip.shape, generator=generator(0, "truncated", id))
