@@ -96,7 +96,8 @@ def verify_shards(
     """Check shards: size, sha256, that their members are where the index says, and the videos.
 
     A video must decode, strictly if it was packed so, have the frames and size of the index, and
-    give the same frames when they are sought as in sequence.
+    give the same frames when they are sought as in sequence. Remote shards that a local index
+    points to are downloaded into the default cache.
     """
     index = ShardIndex.load(folder, check=False)
     tars = range(len(index.shards))
@@ -168,6 +169,12 @@ def _all(
 
 
 def _check_tar(index: ShardIndex, number: int) -> list[Problem]:
+    if index.is_remote:  # its cache compares size and sha256 of what is downloaded
+        try:
+            index.read(int(np.flatnonzero(index.shard_numbers == number)[0]))
+        except ValueError as error:
+            return [Problem(index.path(number), str(error))]
+        return []
     shard, path = index.shards[number], Path(index.path(number))
     if not path.exists():
         return [Problem(str(path), "is missing")]

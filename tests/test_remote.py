@@ -23,7 +23,8 @@ from data.clips.batch_order import BatchOrder
 from data.clips.dataset import ClipConfig, ClipDataset
 from data.clips.loader import batches
 from data.shards.index import ShardIndex
-from data.shards.remote_cache import ShardCache
+from data.shards.remote_cache import CACHE_VARIABLE, ShardCache
+from data.verify import verify
 from tests.builders.packed import pack
 
 
@@ -308,13 +309,23 @@ def test_other_storage_is_read_through_fsspec(packed, tmp_path):
         assert index.read(3) == ShardIndex.load(packed).read(3)
 
 
-def test_a_local_index_may_point_to_remote_shards(server, packed, tmp_path):
+def test_a_local_index_may_point_to_remote_shards(server, packed, tmp_path, monkeypatch):
     entries = json.loads((packed / "index.json").read_text())
     (tmp_path / "index.json").write_text(json.dumps({**entries, "location": server.url}))
     index = ShardIndex.load(tmp_path, cache(tmp_path / "cache"))
     local = ShardIndex.load(packed)
     assert all(index.read(i) == local.read(i) for i in range(len(local)))
     assert len(tars(tmp_path / "cache")) == 3
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    assert not verify(tmp_path, progress=False).problems
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "other"))
+    entries["shards"][1]["sha256"] = "0" * 64
+    (tmp_path / "index.json").write_text(json.dumps({**entries, "location": server.url}))
+    with monkeypatch.context() as quick:
+        quick.setattr("data.shards.remote_cache.ATTEMPTS", 1)
+        problems = verify(tmp_path, decode="none", progress=False).problems
+    assert [problem.file for problem in problems] == [f"{server.url}/{index.shards[1].name}"]
+    assert "sha256" in problems[0].reason
 
 
 def test_a_small_cache_for_a_shuffled_order_is_warned_about(server, tmp_path, caplog):
