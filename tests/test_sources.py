@@ -26,6 +26,7 @@ from data.shards.pack_video import ShardConfig
 from data.shards.write import write_shards
 from data.video.decode import read_frames
 from engine.run_folder import read_log
+from latte.training import ImageOptions
 from scripts import train_latte, train_vae
 from scripts.train_vae import TrainVAE
 from tests.builders.latent_caches import VAE, complete, make_cache
@@ -263,6 +264,19 @@ def test_latte_trains_on_several_caches_and_resumes(caches, tmp_path):
     log = read_log(tmp_path / "straight")
     assert all(line["source/one"] + line["source/two"] == 1 for line in log)
     assert 0 < sum(line["source/two"] for line in log) < len(log)
+
+
+def test_images_follow_the_clips_of_every_cache(folders, caches, tmp_path):
+    options = {"shape": (2, 1, 8, 8), "frames": 1, "stride": 1}
+    complete(make_cache(tmp_path / "images", folders / "one" / "shards", **options))
+    config = latte_run(tmp_path / "run", caches / "one", 2)
+    config = replace(
+        config,
+        sources=(Source(folder=str(caches / "two")),),
+        images=ImageOptions(latents=str(tmp_path / "images"), per_step=6),
+    )
+    train_latte.run(config)
+    assert read_log(tmp_path / "run")[-1]["source/two"] in (0.25, 0.5, 0.75)
 
 
 def test_a_dry_run_of_latte_shows_the_caches(caches, tmp_path, capsys):

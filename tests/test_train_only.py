@@ -13,6 +13,7 @@ from common.cli import parse
 from common.files import read_json
 from data.clips.dataset import PackedClips
 from data.latents.dataset import LatentDataset
+from engine.ema import EMA
 from engine.optimization import trainable
 from engine.run_folder import read_log
 from latte.samplers import SamplerConfig
@@ -83,6 +84,16 @@ def test_all_but_the_parts_keep_their_bits_in_weights_and_average(root, tmp_path
         if "decoder.head" in parts:
             others = {name: after[name] for name in after if not name.startswith("decoder.head.")}
             assert "decoder" not in moved(others, start)
+
+
+def test_the_average_of_frozen_weights_keeps_the_sign_of_zero():
+    model = nn.Linear(2, 2)
+    with torch.no_grad():
+        model.weight.fill_(-0.0)
+    model.weight.requires_grad_(False)
+    ema = EMA(model, decay=0.9)
+    ema.update(model, step=1000)
+    assert bits({"": ema.model.weight}) == bits({"": model.weight})
 
 
 def test_a_gan_with_a_frozen_encoder_resumes_bit_for_bit(root, tmp_path):
