@@ -238,6 +238,7 @@ def build_lpips(device: torch.device) -> PerceptualLoss:
     """LPIPS with VGG; its values do not matter."""
     lpips = PerceptualLoss("vgg", None)
     place(lpips, device, torch.float32)
+    place(lpips.lpips.net, device, torch.bfloat16)  # as `keep_bf16_weights`
     return lpips
 
 

@@ -189,9 +189,8 @@ def without_values(module: nn.Module, device: torch.device, dtype: torch.dtype) 
             for name, old in kind.items():
                 if old is None:
                     continue
-                new = torch.empty(
-                    old.shape, device=device, dtype=dtype if old.is_floating_point() else old.dtype
-                )
+                kept = dtype if old.is_floating_point() else old.dtype
+                new = torch.empty_like(old, device=device, dtype=kept)  # with the same strides
                 needs = old.requires_grad
                 kind[name] = nn.Parameter(new, needs) if isinstance(old, nn.Parameter) else new  # type: ignore[index]
 

@@ -92,6 +92,10 @@ class PerceptualLoss(nn.Module):
                 )
         self.lpips.net.load_state_dict({key: state[name] for key, name in wanted.items()})
 
+    def keep_bf16_weights(self) -> None:
+        """Of the backbone: those that autocast to bfloat16 would make anew at every call."""
+        self.lpips.net.bfloat16()
+
     def forward(
         self, x: Float[Tensor, "b 3 t h w"], y: Float[Tensor, "b 3 t h w"]
     ) -> Float[Tensor, "b t"]:

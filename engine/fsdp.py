@@ -68,6 +68,8 @@ def shard(module: nn.Module, accelerator: Accelerator) -> nn.Module:
     plugin, dtype = _plugin(accelerator), DTYPES[accelerator.mixed_precision]
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     module.to(accelerator.device)
+    for parameter in module.parameters():  # as `fully_shard` wants them
+        parameter.data = parameter.data.contiguous()
     _autocast(module, accelerator)
     options = {"param_dtype": dtype, "reduce_dtype": torch.float32, "cast_forward_inputs": False}
     for unit in _units(module):
@@ -216,7 +218,7 @@ def _like(target: Tensor | None, value: Tensor) -> Tensor:
     """This process's part of `value`, if `target` is a part."""
     if not isinstance(target, DTensor):
         return value
-    value = value.to(target.device)
+    value = value.to(target.device).contiguous()
     return distribute_tensor(value, target.device_mesh, target.placements, src_data_rank=None)
 
 

@@ -128,6 +128,14 @@ class TrainedModule:
         """Forget the gradients."""
         self.optimizer.zero_grad(set_to_none=True)
 
+    def lay_out_optimizer_state(self) -> None:
+        """Put AdamW's moments in the order of the weights in memory, where a checkpoint has them
+        otherwise: fused AdamW goes through both as they lie."""
+        for parameter, moments in self.optimizer.state.items():
+            for name, value in moments.items():
+                if value.shape == parameter.shape and value.stride() != parameter.stride():
+                    moments[name] = torch.empty_like(parameter).copy_(value)
+
     def allocate_optimizer_state(self) -> list[Tensor]:
         """Memory as large as AdamW takes at its first step, if that is yet to come."""
         parameters = [] if self.optimizer.state else trainable(self.module)

@@ -126,6 +126,8 @@ class Trainer:
         self._unread: ReducedValues | None = None  # of the newest step
         if checkpoint := self.folder.latest():
             state = self.folder.load(checkpoint, self.ema.model)
+            for each in self.trained:
+                each.lay_out_optimizer_state()
             self.step, self.clips = state["step"], state["clips"]
             for name, stateful in self.states.items():
                 stateful.load_state_dict(state["states"][name])

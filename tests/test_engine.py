@@ -1,5 +1,6 @@
 """Atomic files, seeding, command line, averaging, schedules and run folders."""
 
+import copy
 import errno
 import json
 import math
@@ -20,9 +21,10 @@ from common.files import atomic_folder, atomic_path, read_json, sha256_file, wri
 from common.seeding import fold, generator, noise
 from engine.accelerator import training_accelerator
 from engine.checkpoints import kept
-from engine.config import TrainConfig
+from engine.config import OptimizerConfig, TrainConfig
 from engine.ema import EMA
 from engine.guard import Guard
+from engine.optimization import TrainedModule
 from engine.run_folder import RunFolder, read_log
 from engine.schedule import learning_rate_at
 from engine.watch import Means, Stopwatch
@@ -262,6 +264,32 @@ def test_the_average_follows_in_closed_form():
 
 
 # run folders
+
+
+def test_moments_that_lie_otherwise_in_memory_than_the_weights_are_put_in_order():
+    """As in a checkpoint of sharded weights, or of a model that stored them in another order."""
+
+    def build():
+        module = nn.Linear(3, 4)
+        module.weight.data = torch.arange(12.0).view(4, 3)
+        return module
+
+    def step(trained, number):
+        generator = torch.Generator().manual_seed(number)
+        weight = trained.module.weight
+        weight.grad = torch.empty_like(weight).copy_(torch.randn(4, 3, generator=generator))
+        trained.update(0.1)
+
+    plain = TrainedModule(build(), OptimizerConfig(), Accelerator(cpu=True))
+    step(plain, 0)
+    other = build()
+    other.weight.data = plain.module.weight.detach().t().contiguous().t()  # the same, by columns
+    resumed = TrainedModule(other, OptimizerConfig(), Accelerator(cpu=True))
+    resumed.optimizer.load_state_dict(copy.deepcopy(plain.optimizer.state_dict()))
+    resumed.lay_out_optimizer_state()
+    step(plain, 1)
+    step(resumed, 1)
+    assert_close(resumed.module.weight, plain.module.weight)
 
 
 def test_a_changed_config_is_refused_with_the_difference(tmp_path):

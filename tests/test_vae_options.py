@@ -5,7 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from common.measure import LiveMemory
 from tests.builders.tiny_vae import TINY, make, scramble, video
@@ -13,6 +15,7 @@ from tests.builders.vectors import load_case, uniform
 from vae import VAEConfig, VideoVAE, weights_hash
 from vae.checkpointing import disable_activation_checkpointing, enable_activation_checkpointing
 from vae.convert import from_released
+from vae.convs import Chunk, TemporalConv
 
 SHALLOW = VAEConfig(
     z_dim=4, dim=4, channel_multipliers=(1, 1), num_blocks=1, temporal_downsample=(True,)
@@ -70,6 +73,33 @@ def test_checkpointing_can_be_undone_and_does_not_touch_weights_or_copies():
     disable_activation_checkpointing(model)
     disable_activation_checkpointing(model)
     assert all("forward" not in vars(module) for module in model.modules())
+
+
+@pytest.mark.parametrize("config", [TINY, BASELINE], ids=["ivvae", "baseline"])
+def test_kernels_find_each_temporal_tap_channels_last(config, tmp_path):
+    built = VideoVAE(config)
+    built.save_pretrained(tmp_path)
+    for model in (built, VideoVAE.from_pretrained(tmp_path), copy.deepcopy(built).bfloat16()):
+        for module in model.modules():
+            if isinstance(module, TemporalConv | nn.Conv2d) and module.kernel_size[-1] > 1:
+                taps = module.weight[:, :, None] if module.weight.ndim == 4 else module.weight
+                for tap in taps.unbind(2):
+                    assert tap.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_parts_of_a_weight_are_cast_once_under_autocast():
+    conv = TemporalConv(4, 4, group=4, causal=False)
+    x, calls = torch.randn(5, 4, 8, 8), []
+
+    class Casts(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func is torch.ops.aten._to_copy.default and args[0].ndim == 5:
+                calls.append(args[0].shape)
+            return func(*args, **(kwargs or {}))
+
+    with Casts(), torch.autocast("cpu", torch.bfloat16):
+        conv(x, Chunk(batch=1, image=True, past={}))
+    assert calls == [conv.weight.shape]
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from common.weights import refuse_state
 from vae.config import VAEConfig
+from vae.convs import lay_out_weights
 from vae.model import VideoVAE
 
 _PAC = ("PAC_0", "PAC_1", "PAC_3", "PAC_6", "PAC_9", "PAC_12")
@@ -122,6 +123,7 @@ def _load(
     problems += [f"unexpected {name}" for name in state_dict if name not in used]
     refuse_state(problems, f"not {kind} with z_dim={config.z_dim}, dim={config.dim}")
     model.load_state_dict(ours, assign=True)
+    lay_out_weights(model)
     return model
 
 

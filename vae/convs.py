@@ -45,7 +45,8 @@ class Chunk:
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """`(b t) c h w` -> the image frame (b, 1 or 0, h, w, c) and the frames of the groups."""
         x = rearrange(x, "(b t) c h w -> b t h w c", b=self.batch)
-        return x[:, : int(self.image)], x[:, int(self.image) :]
+        image, groups = x.split([int(self.image), x.shape[1] - int(self.image)], dim=1)
+        return image, groups
 
     def merge(self, image: Tensor, groups: Tensor) -> Tensor:
         """The inverse of `split`."""
@@ -111,63 +112,65 @@ class TemporalConv(Cached, nn.Conv3d):
 
     def run(self, x: Tensor, chunk: Chunk, companion: nn.Conv2d | None = None) -> Tensor:
         """The output; `companion`, a convolution of every frame alone, gives channels before it."""
-        weight, bias = self.weight[:, :, self.center_tap], self.bias
+        taps, bias = self._taps(x), self.bias
         assert bias is not None
         if companion is not None:
             assert companion.bias is not None
-            weight = torch.cat([companion.weight, weight])
-            bias = torch.cat([companion.bias, bias])
+            weight = torch.cat([as_autocast(companion.weight, x), taps.center])
+            taps, bias = taps._replace(center=weight), torch.cat([companion.bias, bias])
         together = self.out_channels <= NARROW
-        y, earlier, later = (self._together if together else self._apart)(x, chunk, weight, bias)
+        y, earlier, later = (self._together if together else self._apart)(x, chunk, taps, bias)
 
         # The image frame stands for the frame before it
         past = chunk.past.get(self.name)  # b taps h w c: what earlier chunks give to this one
         first = past is None and chunk.image and not self.causal
-        if not chunk.last:
-            given = rearrange(
-                earlier, "(b t) (k c) h w -> k b t h w c", b=chunk.batch, c=self.out_channels
-            )
-            chunk.carry[self.name] = self._carry(given[0, :, :1] if first else past, given)
         shape = Neighbors(chunk.batch, self.center_tap, self.group, int(chunk.image), first)
+        if not chunk.last:
+            given = shape.split(earlier)
+            chunk.carry[self.name] = self._carry(given[0, :, :1] if first else past, given)
         if torch.compiler.is_compiling():
             return _sum_neighbors(y, earlier, later, past, shape)
         return _AddNeighbors.apply(y, earlier, later, past, shape)  # type: ignore[return-value]
 
     def _together(
-        self, x: Tensor, chunk: Chunk, weight: Tensor, bias: Tensor
+        self, x: Tensor, chunk: Chunk, taps: "Taps", bias: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Center tap, taps before and tap after as one convolution of all frames."""
-        taps = torch.cat([weight, self._taps_before()])
-        n, m = len(weight), len(taps)
-        if self.looks_ahead:
-            taps = torch.cat([taps, self.weight[:, :, 2]])
-        y = self._conv(x, taps, F.pad(bias, (0, len(taps) - n)))
+        n, m = len(taps.center), len(taps.center) + len(taps.before)
+        weight = torch.cat([taps.center, taps.before, *([taps.after] if self.looks_ahead else [])])
+        y = self._conv(x, weight, F.pad(bias, (0, len(weight) - n)))
         later = self._followers(y[:, m:], chunk) if self.looks_ahead else None
         return y[:, :n].clone(), y[:, n:m], later  # a copy, because the others are added to it
 
     def _apart(
-        self, x: Tensor, chunk: Chunk, weight: Tensor, bias: Tensor
+        self, x: Tensor, chunk: Chunk, taps: "Taps", bias: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """The same as one convolution each, only of frames that have a neighbor."""
-        y = self._conv(x, weight, bias)
+        y = self._conv(x, taps.center, bias)
         # nothing follows a video's last frame; leaving it out is free where it is a view
         spare = chunk.last and chunk.batch == 1 and len(x) > 1 and not torch.compiler.is_compiling()
-        earlier = self._conv(x[:-1] if spare else x, self._taps_before())
+        earlier = self._conv(x[:-1] if spare else x, taps.before)
         if not self.looks_ahead:
             return y, earlier, None
-        return y, earlier, self._conv(self._followers(x, chunk), self.weight[:, :, 2])
+        return y, earlier, self._conv(self._followers(x, chunk), taps.after)
 
-    def _taps_before(self) -> Tensor:
-        return rearrange(self.weight[:, :, : self.center_tap], "o i k h w -> (k o) i h w")
+    def _taps(self, x: Tensor) -> "Taps":
+        """The kernels of a forward pass: views of the weight, or of one copy under autocast."""
+        weight = rearrange(as_autocast(self.weight, x), "o i k h w -> k o h w i")  # as in memory
+        k = self.center_tap
+        parts = [
+            rearrange(part, "k o h w i -> (k o) i h w") for part in weight.split([k, 1, 2 - k])
+        ]
+        return Taps(*parts)
 
     def _conv(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return F.conv2d(x, weight, bias, stride=self.stride[1:], padding=self.margin)
 
     def _followers(self, x: Tensor, chunk: Chunk) -> Tensor:
         """`(b n g) c h w`, g = group - 1: every frame with one before it in its group."""
-        _, groups = chunk.split(x)
-        groups = rearrange(groups, "b (n g) h w c -> b n g h w c", g=self.group)[:, :, 1:]
-        return rearrange(groups, "b n g h w c -> (b n g) c h w")
+        groups = rearrange(x, "(b t) c h w -> b t h w c", b=chunk.batch)[:, int(chunk.image) :]
+        groups = rearrange(groups, "b (n g) h w c -> b n g h w c", g=self.group)
+        return rearrange(groups[:, :, 1:], "b n g h w c -> (b n g) c h w")
 
     def _carry(self, past: Tensor | None, earlier: Tensor) -> Tensor:
         """(b, taps, h, w, c): what this chunk and those before it give to the next one."""
@@ -179,6 +182,16 @@ class TemporalConv(Cached, nn.Conv3d):
             shift = self.center_tap - tap
             carry[:, max(shift - t, 0) : shift] += given[:, -shift:]
         return carry
+
+
+class Taps(NamedTuple):
+    """2D kernels of a temporal convolution, `(k o) i h w`, of k taps each."""
+
+    before: Tensor
+    """Of the taps that read frames before."""
+    center: Tensor
+    after: Tensor
+    """Empty in a causal convolution."""
 
 
 class Neighbors(NamedTuple):
@@ -254,12 +267,12 @@ class _AddNeighbors(torch.autograd.Function):
         center = _center_tap(y, shape, given.shape[-1])
         t = center.shape[1]
         if past is not None:
-            center[:, : shape.taps] += past[:, :t]
+            center[:, : shape.taps].add_(past[:, :t])  # += would copy the slice onto itself
         if shape.first:
-            center[:, :1] += given[0, :, :1]
+            center[:, :1].add_(given[0, :, :1])
         for tap, x in enumerate(given):
             shift = shape.taps - tap
-            center[:, shift:] += x[:, : max(t - shift, 0)]
+            center[:, shift:].add_(x[:, : max(t - shift, 0)])
         if later is not None:
             _leaders(center, shape).add_(
                 rearrange(later, "(b n g) c h w -> b n g h w c", b=len(center), g=shape.group - 1)
@@ -274,7 +287,7 @@ class _AddNeighbors(torch.autograd.Function):
         taken = [center[:, k - tap :][:, :frames] for tap in range(k)]
         earlier = torch.stack([_place(x, 0, frames) for x in taken], dim=4)  # b t h w k c
         if shape.first:
-            earlier[:, :1, ..., 0, :] += center[:, :1]
+            earlier[:, :1, ..., 0, :].add_(center[:, :1])
         earlier = rearrange(earlier, "b t h w k c -> (b t) (k c) h w")
         later = past = None
         if ctx.has_later:
@@ -292,6 +305,32 @@ def _center_tap(y: Tensor, shape: Neighbors, channels: int) -> Tensor:
 def _leaders(frames: Tensor, shape: Neighbors) -> Tensor:
     """b n g h w c: every frame with one after it in its group; a view."""
     return frames[:, shape.image :].unflatten(1, (-1, shape.group))[:, :, :-1]
+
+
+def as_autocast(weight: Tensor, x: Tensor) -> Tensor:
+    """`weight` in the type in which autocast will run it on `x`, so that it is cast only once.
+
+    Autocast itself remembers the copies of whole weights, not those of their parts.
+    """
+    kind = x.device.type
+    on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    if not on or weight.dtype != torch.float32:
+        return weight
+    return weight.to(torch.get_autocast_dtype(kind))
+
+
+@torch.no_grad()
+def lay_out_weights(model: nn.Module) -> None:
+    """Put the weights of convolutions in the order in which kernels read them: temporal taps
+    outermost, channels last. Only strides change; shapes, values and what is saved stay.
+    """
+    for module in model.modules():
+        order = "o h w i" if isinstance(module, nn.Conv2d) else "k o h w i"
+        axes = "o i h w" if isinstance(module, nn.Conv2d) else "o i k h w"
+        # an axis of one has no place in memory
+        if isinstance(module, nn.Conv2d | TemporalConv) and 1 not in module.weight.shape:
+            weight = rearrange(module.weight, f"{axes} -> {order}").contiguous()
+            module.weight.data = rearrange(weight, f"{order} -> {axes}")
 
 
 class KTCConv(nn.Module):

@@ -54,6 +54,8 @@ class VAELoss(nn.Module):
         self.perceptual = None
         if config.perceptual != "none":
             self.perceptual = load_lpips(config.perceptual, config.perceptual_weights)
+            if lpips_bf16:
+                self.perceptual.keep_bf16_weights()
 
     def forward(
         self,

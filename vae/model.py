@@ -11,7 +11,7 @@ from vae import inputs
 from vae.base import VideoAutoencoder
 from vae.blocks import Attention, ResidualBlock
 from vae.config import VAEConfig
-from vae.convs import Cache, Cached, Chunk
+from vae.convs import Cache, Cached, Chunk, lay_out_weights
 from vae.decoder import Decoder
 from vae.encoder import Encoder
 from vae.memory import groups_that_fit
@@ -46,6 +46,7 @@ class VideoVAE(VideoAutoencoder, library_name="ivvae", tags=["video-vae"]):
             if isinstance(module, Cached):
                 module.name = name
         self.reset_parameters()
+        lay_out_weights(self)
 
     def encode(
         self,

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from vae.config import VAEConfig
 from vae.convs import Cached, Chunk, TemporalConv
 
+OUTPUTS = (0, 0), (0, 1), (1, 0), (1, 1)
+"""Row and column of the four outputs of a pixel."""
+
 
 class Downsample(nn.Module):
     """Halve height and width, each branch on its own; then, where the config says so, the frames.
@@ -130,8 +133,9 @@ def enlarge(x: Tensor, weight: Tensor, bias: Tensor | None, *, groups: int = 1) 
     # picked instead of repeated, because inductor takes no repeated tensor as a bias
     bias = bias[repeat(order, "(k o) -> (k vu o)", k=k, vu=4)]
     y = F.conv2d(x, weight, bias, padding=1, groups=k)  # at the corners of pixels
-    y = rearrange(y, "n (k v u o) y x -> v u n y x (k o)", k=k, v=2, u=2)
-    rows = [torch.stack([y[v, u, :, v : v + h, u : u + w] for u in (0, 1)], dim=3) for v in (0, 1)]
+    parts = rearrange(y, "n (k vu o) y x -> vu n y x (k o)", k=k, vu=4).unbind()
+    parts = [part[:, v : v + h, u : u + w] for part, (v, u) in zip(parts, OUTPUTS, strict=True)]
+    rows = [torch.stack(parts[:2], dim=3), torch.stack(parts[2:], dim=3)]
     return rearrange(torch.stack(rows, dim=2), "n h v w u c -> n c (h v) (w u)")
 
 
