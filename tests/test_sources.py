@@ -42,10 +42,10 @@ def test_each_source_has_its_exact_share_and_goes_through_its_samples_epoch_by_e
     items = [item for step in range(250) for item in order.batch(step)]  # two cycles of 1000
     assert Counter(source for source, *_ in items) == {0: 400, 1: 1200, 2: 400}
     for number, sizes in SIZES.items():
-        own = [item[1:] for item in items if item[0] == number]
+        drawn = [item[1:] for item in items if item[0] == number]
         count = sum(sizes)
-        for epoch in range(len(own) // count):
-            part = own[epoch * count : (epoch + 1) * count]
+        for epoch in range(len(drawn) // count):
+            part = drawn[epoch * count : (epoch + 1) * count]
             assert {e for e, _ in part} == {epoch}
             assert sorted(index for _, index in part) == list(range(count))
     mixed = [len({source for source, *_ in order.batch(step)}) for step in range(50)]

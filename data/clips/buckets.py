@@ -161,9 +161,9 @@ class BucketClips(Dataset):
         """
         orders: list[GlobalBatches] = []
         for bucket, part in zip(self.config.buckets, self.sets, strict=True):
-            size, own = self.config.batch_size(bucket), fold(seed, "bucket", str(bucket))
+            size, bucket_seed = self.config.batch_size(bucket), fold(seed, "bucket", str(bucket))
             try:
-                orders.append(batch_order(part, size, own))
+                orders.append(batch_order(part, size, bucket_seed))
             except ValueError as error:
                 raise ValueError(f"bucket {bucket}: {error}") from None
         return BucketOrder(orders, [bucket.weight for bucket in self.config.buckets], seed)
