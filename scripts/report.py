@@ -66,7 +66,7 @@ def run(config: MakeReport) -> None:
     for label, path, result in _named_results(config.results):
         kind = result.get("kind", "run")
         if (label, kind) in taken:
-            raise ValueError("two results have one name: give them names, as in label=path")
+            raise ValueError(f"two results are called {label}: give them names, as in label=path")
         taken.add((label, kind))
         if kind in EXPERIMENTS:
             experiments.append(EXPERIMENTS[kind](label, result))

@@ -152,7 +152,7 @@ def diagnose(
     half_trues, half_fakes = len(trues) // 2, len(fakes) // 2
     stride = LATTES_STRIDE if real.protocol.stride == 1 else 1
     rows: Mapping[str, Callable[[], float]] = {
-        "none": lambda: distance(trues, fakes),
+        f"none ({fake.folder.name})": lambda: distance(trues, fakes),
         f"real clips at stride {stride} instead of {real.protocol.stride}": partial(
             other_stride, stride
         ),
@@ -161,9 +161,7 @@ def diagnose(
             "truncated", truncated
         ),
         "real frames stretched instead of cropped": stretched,
-        "frames cropped for the network instead of stretched"
-        if extractor.resize == "stretch"
-        else "frames stretched for the network instead of cropped": other_resize,
+        "frames cropped for the network instead of stretched, or the reverse": other_resize,
         "the other port of I3D (eps of its batch norms)": other_port,
         "half of the clips": lambda: distance(
             trues[: max(2, half_trues)], fakes[: max(2, half_fakes)]

@@ -7,7 +7,7 @@ from itertools import count
 from typing import Any
 
 from eval.protocols.published_scores import published_beside
-from eval.report.drawing import format_number
+from eval.report.drawing import column_decimals, format_number
 from eval.report.reconstruction_tables import reconstruction_tables
 from eval.report.tables import escape_latex, to_latex
 
@@ -79,6 +79,11 @@ def _score_table(kind: str, groups: Sequence[Mapping[str, dict[str, Any]]]) -> s
     first = next(iter(groups[0].values()))
     setting = dict(_flat({"score": first["name"], **first["protocol"]}))
     choose = max if kind == "is" else min
+    heading = HEADINGS[kind]
+    if kind != "jedi" and not first["protocol"]["network"]["published_weights"]:
+        heading = heading.replace(kind.upper(), escape_latex(first["name"]), 1)
+    everything = [r for group in groups for r in group.values()]
+    digits = max(2, column_decimals([r["value"] for r in everything]) or 0)
     lines, notes = [], []
     marks = (MARKS[i] if i < len(MARKS) else str(i) for i in count())
     seeds = False
@@ -101,33 +106,32 @@ def _score_table(kind: str, groups: Sequence[Mapping[str, dict[str, Any]]]) -> s
         best = choose(r["value"] for r in group.values())
         lines += [r"\midrule"]
         for label, r in group.items():
-            value = format_number(r["value"], 2)
+            value = format_number(r["value"], digits)
             value = rf"\textbf{{{value}}}" if r["value"] == best and len(group) > 1 else value
             sets = r.get("std_over") == "sets"
             seeds |= sets
-            spread = "" if r["std"] is None else rf" $\pm$ {format_number(r['std'], 2)}"
+            spread = "" if r["std"] is None else rf" $\pm$ {format_number(r['std'], digits)}"
             name = escape_latex(label) + (r"$^{\dagger}$" if sets else "") + mark
             lines.append(rf"{name} & {value}{spread} & {r['fake']['clips']} \\")
         for row in published_beside(result, 3):
             name, value, spread = row.cells
-            text = format_number(value, 2)
-            text += "" if spread is None else rf" $\pm$ {format_number(spread, 2)}"
+            text = format_number(value, digits)
+            text += "" if spread is None else rf" $\pm$ {format_number(spread, digits)}"
             source = escape_latex(f"{name} ({row.source})")
             lines.append(rf"\color{{gray}}{source} & \color{{gray}}{text} & \\")
     if seeds:
         notes.append(r"$^{\dagger}$ Mean and standard deviation over sets of sampled clips.")
-    rows = [r for group in groups for r in group.values()]
-    if any(r["std"] is not None and r.get("std_over") == "bootstrap" for r in rows):
+    if any(r["std"] is not None and r.get("std_over") == "bootstrap" for r in everything):
         notes.append(r"Other $\pm$: standard deviation over bootstrap resamples.")
     caption = _join([f"{name} {value}" for name, value in setting.items()])
     return "\n".join(
         [
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{HEADINGS[kind]}: {caption}.}}",
+            rf"\caption{{{heading}: {caption}.}}",
             r"\begin{tabular}{lrr}",
             r"\toprule",
-            rf"method & {HEADINGS[kind]} & clips \\",
+            rf"method & {heading} & clips \\",
             *lines,
             r"\bottomrule",
             r"\end{tabular}",
