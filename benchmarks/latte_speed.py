@@ -1,7 +1,7 @@
 """Latte's training step and sampling against a plain float32 implementation of the same model.
 
     OMP_NUM_THREADS=1 python -m benchmarks.latte_speed                  # a CPU
-    python -m benchmarks.latte_speed --size XL --batch 8 --device cuda --compile true \\
+    python -m benchmarks.latte_speed --size XL --batch_size 8 --device cuda --compile true \\
         --sampling_steps 250                                            # a GPU
 
 The plain one writes attention out (float32 softmax), computes the modulation once per frame or per
@@ -46,7 +46,7 @@ class LatteSpeed:
     """Latent frames."""
     side: int = 32
     """Latent rows and columns."""
-    batch: int = 1
+    batch_size: int = 1
     """Clips per training step, and sampled at once."""
     sampling_steps: int = 2
     """DDIM steps, guided; each takes as long as the others."""
@@ -172,8 +172,8 @@ def run(config: LatteSpeed) -> None:
     torch.manual_seed(0)
     todo = forms(config)
     c = todo[0].model.config
-    x = torch.randn(config.batch, c.in_channels, c.num_frames, c.height, c.width)
-    x, y = x.to(config.device), torch.arange(config.batch, device=config.device)
+    x = torch.randn(config.batch_size, c.in_channels, c.num_frames, c.height, c.width)
+    x, y = x.to(config.device), torch.arange(config.batch_size, device=config.device)
     steps = config.sampling_steps
     with full_precision():
         check("gradients", [(form, form.gradients(x, y)) for form in todo])

@@ -2,7 +2,7 @@
 
     python -m benchmarks.traffic                                     # encode and decode 17x720x1280
     python -m benchmarks.traffic --passes '[vae_step]' --forms '[eager]' --height 256 --width 256
-    python -m benchmarks.traffic --passes '[latte_step,sampling_step]' --batch 32
+    python -m benchmarks.traffic --passes '[latte_step,sampling_step]' --batch_size 32
 
 How it counts stands in `benchmarks.traffic_count`. Encoding, decoding and sampling are counted on
 "fake" CUDA tensors with weights in bfloat16 (Latte under autocast). Training steps are counted on
@@ -56,7 +56,7 @@ class Traffic:
     """Pixels."""
     width: int = 1280
     """Pixels."""
-    batch: int = 1
+    batch_size: int = 1
     """Videos or clips at once."""
     size: Literal["S", "B", "L", "XL"] = "XL"
     """Latte, with patch size 2 and 101 classes."""
@@ -122,7 +122,7 @@ Prepared = tuple[list[nn.Module], Callable[[], object]]
 def encode(config: Traffic, device: torch.device) -> Prepared:
     """One chunk that is the whole video."""
     model = build_vae(config, device, torch.bfloat16)
-    x = torch.empty(config.batch, 3, config.frames, config.height, config.width, device=device)
+    x = torch.empty(config.batch_size, 3, config.frames, config.height, config.width, device=device)
     x = x.bfloat16()
     return [model.encoder], lambda: model.encode_step(x, last=True)
 
@@ -131,7 +131,7 @@ def decode(config: Traffic, device: torch.device) -> Prepared:
     """One chunk that is the whole latent."""
     model = build_vae(config, device, torch.bfloat16)
     shape = model.config.latent_shape(config.frames, config.height, config.width)
-    z = torch.empty(config.batch, *shape, device=device, dtype=torch.bfloat16)
+    z = torch.empty(config.batch_size, *shape, device=device, dtype=torch.bfloat16)
     return [model.decoder], lambda: model.decode_step(z, last=True)
 
 
@@ -141,8 +141,12 @@ def vae_step(config: Traffic, device: torch.device) -> Prepared:
     lpips = build_lpips(device)
     discriminator = Discriminator(DiscriminatorConfig())
     place(discriminator, device, torch.float32)
-    video = torch.empty(config.batch, 3, config.frames, config.height, config.width, device=device)
-    noise = torch.empty(config.batch, *model.config.latent_shape(*video.shape[2:]), device=device)
+    video = torch.empty(
+        config.batch_size, 3, config.frames, config.height, config.width, device=device
+    )
+    noise = torch.empty(
+        config.batch_size, *model.config.latent_shape(*video.shape[2:]), device=device
+    )
 
     def step() -> None:
         with torch.autocast(device.type, torch.bfloat16):
@@ -230,8 +234,8 @@ def build_latte(config: Traffic, device: torch.device) -> tuple[Latte, Tensor, T
         )
     )
     place(model, device, torch.float32)
-    x = torch.empty(config.batch, 4, config.latent_frames, side, side, device=device)
-    return model, x, torch.empty(config.batch, device=device, dtype=torch.int64)
+    x = torch.empty(config.batch_size, 4, config.latent_frames, side, side, device=device)
+    return model, x, torch.empty(config.batch_size, device=device, dtype=torch.int64)
 
 
 def build_lpips(device: torch.device) -> PerceptualLoss:

@@ -46,7 +46,7 @@ class VAESpeed:
     """Pixels of the training step's video."""
     train_width: int = 32
     """Pixels of the training step's video."""
-    batch: int = 1
+    batch_size: int = 1
     """Videos at once."""
     repeats: int = 3
     """Timed runs of each, taking turns; the median counts."""
@@ -121,7 +121,7 @@ def build(config: VAESpeed) -> VideoVAE:
 
 def video(config: VAESpeed, height: int, width: int) -> Tensor:
     """Uniform noise in [-1, 1]."""
-    x = torch.rand(config.batch, 3, config.frames, height, width) * 2 - 1
+    x = torch.rand(config.batch_size, 3, config.frames, height, width) * 2 - 1
     return x.to(config.device)
 
 

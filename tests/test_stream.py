@@ -242,9 +242,9 @@ def test_a_stream_with_settings_of_indexed_data_is_refused(folder, tmp_path):
 
 
 def test_mistakes_are_refused_at_once(folder):
-    for change in ({"batch": 0}, {"workers": -1}, {"rank": 2, "world_size": 2}):
-        with pytest.raises(ValueError, match=r"batch=\d+ must be at least 1, workers="):
-            stream_batches(config(folder), **{"batch": 1, **change})
+    for change in ({"batch_size": 0}, {"workers": -1}, {"rank": 2, "world_size": 2}):
+        with pytest.raises(ValueError, match=r"batch_size=\d+ .*, workers="):
+            stream_batches(config(folder), **{"batch_size": 1, **change})
     with pytest.raises(ValueError, match="urls is empty"):
         config(folder, urls=())
     for url in ("a-{0..1000000}.tar", "a-{000..999}-{0..9999}.tar", "a-{0..1.tar"):

@@ -73,7 +73,7 @@ class StreamConfig(AugmentedClipOptions):
 
 def stream_batches(
     config: StreamConfig,
-    batch: int,
+    batch_size: int,
     rank: int = 0,
     world_size: int = 1,
     workers: int = 0,
@@ -87,7 +87,7 @@ def stream_batches(
     `Accelerator.prepare`, which would split it again.
 
     Args:
-        batch: clips per batch of this process.
+        batch_size: clips per batch of this process.
         workers: processes that load ahead; 0 loads in this process.
 
     Returns:
@@ -100,14 +100,14 @@ def stream_batches(
             `max_error_fraction` of the samples seen (of 1000 at least), or where clips do not come
             from any of many samples in a row.
     """
-    if batch < 1 or workers < 0 or not 0 <= rank < world_size:
+    if batch_size < 1 or workers < 0 or not 0 <= rank < world_size:
         raise ValueError(
-            f"batch={batch} must be at least 1, workers={workers} not negative, "
+            f"batch_size={batch_size} must be at least 1, workers={workers} not negative, "
             f"rank={rank} in [0, {world_size})"
         )
     loader = DataLoader(
         _Stream(config, rank, world_size, seed),
-        batch_size=batch,
+        batch_size=batch_size,
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),
