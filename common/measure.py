@@ -46,6 +46,12 @@ def reset_peak_memory(device: torch.device | str = "cpu") -> None:
             return  # some sandboxes forbid it
 
 
+def cpu_seconds() -> float:
+    """Processor time of this process so far, and of those that it started and that have ended."""
+    times = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in times)
+
+
 def max_rss_bytes(usage: resource.struct_rusage) -> int:
     """Highest memory of a process, from its resource usage: kilobytes except on macOS."""
     return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -6,13 +6,13 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from common.files import expand_names, read_json, read_options, sampled_sha256, write_json
 from common.launch import call
-from common.measure import GIGABYTE
+from common.measure import GIGABYTE, cpu_seconds
 from common.output_folder import Input, describe_identity, identity_changes
 
 OUTPUTS = ("out", "train.folder", "card", "mp4", "gif", "feature_cache")
@@ -41,7 +41,8 @@ def run_stage(
         inputs: files that the result depends on, such as weights.
 
     Returns:
-        `seconds` and `memory_gb` of the work, when it was `finished`, and what it was done with.
+        `seconds` on the clock, `cpu_seconds` of all processors together and `memory_gb` of the
+        work, when it was `finished`, and what it was done with.
 
     Raises:
         ValueError: it was done with other settings or inputs, or an input is missing.
@@ -64,10 +65,11 @@ def run_stage(
                 "the same, choose another folder, or delete this file and what the stage made."
             )
         return found
-    start = time.perf_counter()
+    start, start_cpu = time.perf_counter(), cpu_seconds()
     memory = work()
     cost = {
         "seconds": round(time.perf_counter() - start, 1),
+        "cpu_seconds": round(cpu_seconds() - start_cpu, 1),
         "memory_gb": round(memory / GIGABYTE, 3),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(),
     }
@@ -84,6 +86,8 @@ class CommandStages:
     """Folder of the commands."""
     launcher: str = sys.executable
     """What starts them, such as "accelerate launch"."""
+    done: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The records of all that were run or found done, by their names without `.json`."""
 
     def run(
         self,
@@ -121,7 +125,9 @@ class CommandStages:
             for text in (value if isinstance(value, list | tuple) else [value])
             for file in _contents(text)
         ]
-        return run_stage(record, lambda: call(command), settings=settings, inputs=inputs)
+        done = run_stage(record, lambda: call(command), settings=settings, inputs=inputs)
+        self.done[record.stem] = done
+        return done
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -12,12 +12,13 @@ from common.cli import main
 from eval.clips.labels import seed_folders
 from eval.clips.source import ClipSource
 from eval.features.extractors import load_classifier, load_fvd_extractor
-from eval.features.statistics import save_statistics
+from eval.features.statistics import FILES, save_statistics
 from eval.protocols.diagnosis import diagnose, diagnosis_lines
 from eval.protocols.fvd import check_clips, evaluate_fvd, fvd_line, over_seeds, real_features
-from eval.protocols.fvd_checks import memorized_clips, real_floor
+from eval.protocols.fvd_checks import real_floor
 from eval.protocols.fvd_config import FVDClips
 from eval.protocols.measurement import check_out, give_out
+from eval.protocols.memorization import memorized_clips
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,10 @@ class EvalFVD(FVDClips):
     held_out: str | None = None
     """Folder of real videos that were not trained on, while `real` holds those that were: how many
     generated clips are nearer to a training clip than these are?"""
+    nearest_stride: Annotated[int, Ge(1)] | None = None
+    """With held_out, also name the training clip nearest to every generated and every held-out
+    clip, by features and by pixels, among all that start this number of frames apart in the
+    videos of `real`, and not only among those of the distance; null: not."""
     floor: bool = False
     """Also measure real clips against other real clips: what a perfect generator would get."""
     diagnose: bool = False
@@ -75,6 +80,15 @@ class EvalFVD(FVDClips):
             )
         if not self.fake and not self.save_real:
             raise ValueError("nothing to measure: give --fake, or --save_real")
+        if self.nearest_stride and not self.held_out:
+            raise ValueError(
+                f"nearest_stride={self.nearest_stride} has a meaning with held_out only"
+            )
+        if self.nearest_stride and Path(self.real).suffix in FILES:
+            raise ValueError(
+                f"nearest_stride={self.nearest_stride} looks for clips, but real={self.real} is a "
+                "file of statistics. Give the folder of the videos."
+            )
         if self.save_real and Path(self.save_real).suffix != ".safetensors":
             raise ValueError(f"save_real={self.save_real}: must end in .safetensors")
 
@@ -135,7 +149,9 @@ def run(config: EvalFVD) -> None:
         result["diagnosis"] = diagnose(real, features, fakes[0], extractor, extraction)
     if config.held_out:
         others = config.real_source(config.held_out, values, main_process)
-        result["memorization"] = memorized_clips(fakes[0], features, others, extractor, extraction)
+        among = (real, config.nearest_stride) if isinstance(real, ClipSource) else None
+        shared = (others, extractor, extraction)
+        result["memorization"] = memorized_clips(fakes[0], features, *shared, among=among)
     if main_process:
         text = "\n".join([fvd_line(result), *diagnosis_lines(result.get("diagnosis", []))])
         give_out(config, result, text, config.out, config.fake[0])

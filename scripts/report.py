@@ -21,6 +21,7 @@ from eval.report.ablation_tables import ablation_section
 from eval.report.chain_tables import chain_section
 from eval.report.diffusability_tables import diffusability_section
 from eval.report.latex import Labeled, results_latex
+from eval.report.memorization_section import memorization_section
 from eval.report.page import Fact, Report, Section, build_report
 
 EXPERIMENTS = {"ablation": ablation_section, "chain": chain_section}
@@ -41,6 +42,9 @@ class MakeReport(Config):
     latex: str | None = None
     """File (.tex) for tables of the scores: rows of one protocol together, footnotes for what
     differs."""
+    real: str | None = None
+    """Folder of real clips with labels, such as shards, that stand beside the samples of their
+    class. Default: samples alone."""
     title: str = "Results"
     """Its title."""
     summary: list[str] = field(default_factory=list)
@@ -82,7 +86,7 @@ def run(config: MakeReport) -> None:
         elif sections.is_stages(path):
             costs.append(sections.cost_section(label, path))
         elif (path / "samples.json").is_file():
-            generated.append(sections.samples_gallery(label, path))
+            generated.append(sections.samples_gallery(label, path, config.real))
         else:
             raise ValueError(
                 f"{path}: no JSON file, no metrics.json of eval_reconstruction, no log.jsonl of a "
@@ -94,11 +98,13 @@ def run(config: MakeReport) -> None:
         print(f"wrote {config.latex}")
     if config.out is None:
         return
+    opening, *others = generated or [None]
     diagnosed = [sections.diagnosis_table(*each) for each in scores if each[1].get("diagnosis")]
-    items = [*sections.score_tables(scores), *diagnosed, *generated]
+    items = [*sections.score_tables(scores), *diagnosed, *others]
     intro = "Results of different protocols, weights or reference clips are in different tables."
     page = Report(
         title=config.title,
+        opening=opening,
         summary=[
             *config.summary,
             "Rows in gray were published; all others were measured by the runs named below.",
@@ -110,19 +116,15 @@ def run(config: MakeReport) -> None:
             )
         ],
         sections=[
-            *reconstructions,
-            *([diffusability_section(cards)] if cards else []),
             *(
                 [Section(title="Generation", items=items, intro=[intro] if scores else [])]
                 if items
                 else []
             ),
+            *(memorization_section(*each) for each in scores if each[1].get("memorization")),
+            *reconstructions,
+            *([diffusability_section(cards)] if cards else []),
             *experiments,
-            *(
-                sections.memorization_section(*each)
-                for each in scores
-                if each[1].get("memorization")
-            ),
             *trainings,
             *costs,
         ],

@@ -166,6 +166,19 @@ def test_a_stretch_past_the_end_of_its_video_is_named(tmp_path):
     assert [read_barcode(frame.image) for frame in frames] == list(range(10, 22))
 
 
+def test_a_box_is_cut_from_every_frame_and_must_lie_inside(tmp_path):
+    path = write_barcode_video(tmp_path / "a.mp4", 20, 64, 96)
+    whole = [frame.image for frame in open_record(VideoRecord("a", path, None, 3, 6)).frames]
+    boxed = open_record(VideoRecord("a", path, None, 3, 6, box=(8, 16, 40, 64))).frames
+    for frame, image in zip(boxed, whole, strict=True):
+        np.testing.assert_array_equal(frame.image, image[16:64, 8:40])
+    with pytest.raises(ValueError, match=r"a\.mp4: box \(8, 16, 40, 65\) .* 96x64"):
+        list(open_record(VideoRecord("a", path, None, box=(8, 16, 40, 65))).frames)
+    with pytest.raises(ValueError, match=r"a\.mp4: box \(8, 16, 8, 64\)"):
+        VideoRecord("a", path, None, box=(8, 16, 8, 64))
+    assert not VideoRecord("a", path, None, box=(8, 16, 40, 64)).is_whole
+
+
 def test_the_dry_run_counts_what_headers_do_not_tell(tmp_path, capsys):
     root = tmp_path / "videos"
     root.mkdir()

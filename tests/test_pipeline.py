@@ -1,5 +1,6 @@
 """The demo and every command of the user, tiny, for real."""
 
+import html
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,12 @@ from tests.builders.videos import write_barcode_video, write_demo_clips
 
 SMALL = {"height": 16, "width": 16}
 MODEL = {"z_dim": 4, "dim": 4, "channel_multipliers": [1, 1, 2, 2], "num_blocks": 1}
+LATTE = {
+    "train": {"steps": 2, "save_every": 2, "log_every": 1},
+    "model": {"hidden_size": 16, "depth": 2, "num_heads": 2},
+    "preview_sampler": {"steps": 2},
+}
+SAMPLES = {"num_clips": 9, "sampler": {"steps": 2}}
 CHANGES = {
     "data": {"short_side": 16},
     "image_vae": {
@@ -38,14 +45,14 @@ CHANGES = {
         "data": SMALL,
         "channels": 8,
     },
-    "latte": {
-        "train": {"steps": 2, "save_every": 2, "log_every": 1},
-        "model": {"hidden_size": 16, "depth": 2, "num_heads": 2},
-        "preview_sampler": {"steps": 2},
-    },
-    "samples": {"num_clips": 9, "sampler": {"steps": 2}},
+    "latte": LATTE,
+    "latte_ddpm": LATTE,
+    "samples": SAMPLES,
+    "samples_ddpm": SAMPLES,
     "reconstruct": SMALL,
 }
+IN_NEW_PROCESSES = ("image_vae", "latents")
+"""Stages that run as users' do; the others run in this process, which has torch loaded already."""
 
 
 def merged(values, changes):
@@ -66,22 +73,26 @@ def demo_run(tmp_path_factory):
         (configs / file.name).write_text(yaml.safe_dump(values))
     write_demo_clips(folder / "datasets" / "demo" / "clips")
 
+    run_demo(folder)
+    return folder
+
+
+def run_demo(folder, **options):
+    """Run the demo in `folder`, with the configs there."""
+
     def call(command):
-        """Measure and report in this process, as a process of its own would do; the rest in one."""
-        script = Path(command[1]).name
-        if not script.startswith(("eval_fvd", "eval_is", "report")):
+        if Path(command[3]).stem in IN_NEW_PROCESSES:
             return launch.call(command)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of few clips
-            assert run_script(script, *command[2:]) == 0
+            assert run_script(Path(command[1]).name, *command[2:]) == 0
         return 0
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(demo, "fetch_clips", lambda clips: None)
         patch.setattr(stages, "call", call)
-        demo.run(demo.Demo(configs=str(configs)))
-    return folder
+        demo.run(demo.Demo(configs=str(folder / "configs"), **options))
 
 
 def test_the_demo_measures_what_it_promises(demo_run):
@@ -100,6 +111,11 @@ def test_the_demo_measures_what_it_promises(demo_run):
         assert {"psnr", "ssim", "information_preservation", "ssim_by_position"} <= set(values)
         assert len(values["ssim_by_position"]["positions"]) == 4
     assert all(stage["seconds"] > 0 for stage in metrics["stages"].values())
+    assert {"data", "latte", "untrained", "generated-fvd"} <= set(metrics["stages"])
+    assert len(metrics["recognized_by_class"]) == 9
+    nearest = metrics["memorization"]["nearest"]
+    assert len(nearest["generated"]["pairs"]) == 9
+    assert nearest["held_out"]["median_gray_levels"] > 0
     assert "fvd" not in metrics["scores"]["generated"]  # only fvd_demo: it is no FVD
 
 
@@ -126,6 +142,30 @@ def test_a_demo_whose_weights_were_trained_anew_keeps_no_samples_of_the_old(
     vae.write_bytes((run / "image_vae" / "export" / "model.safetensors").read_bytes())
     with pytest.raises(ValueError, match=rf"stages/latents.json: .*{vae} was .*sha256"):
         demo.run(demo.Demo(configs="configs"))
+
+
+def test_the_page_begins_with_pictures_and_shows_what_is_memorized(demo_run):
+    page = (demo_run / "runs" / "demo" / "report.html").read_text()
+    order = ["Real and generated clips", "Classes recognized", "Memorized?", "Time and memory"]
+    places = [page.index(text) for text in order]
+    assert places == sorted(places)
+    assert page.index("<video") < page.index("Classes recognized")
+    assert "nearest by pixels" in page
+
+
+def test_the_papers_diffusion_is_an_option_beside_the_flow(demo_run, tmp_path):
+    shutil.copytree(demo_run, tmp_path / "demo")
+    run = tmp_path / "demo" / "runs" / "demo"
+    before = (run / "report.html").read_bytes()
+    run_demo(tmp_path / "demo", diffusion="ddpm")
+    sampled = read_json(run / "samples_ddpm" / "identity.json")
+    assert "ddim" in str(sampled)
+    assert "the paper's diffusion" in html.unescape((run / "report_ddpm.html").read_text())
+    assert (run / "report.html").read_bytes() == before
+    vae = run / "stages" / "video_vae.json"
+    assert vae.read_bytes() == (demo_run / vae.relative_to(tmp_path / "demo")).read_bytes()
+    run_demo(tmp_path / "demo")  # both are whole
+    assert (run / "report.html").read_bytes() == before
 
 
 @needs_browser
@@ -184,7 +224,11 @@ def test_mistakes_of_the_user_are_one_line_and_leave_nothing(demo_run, tmp_path,
         ),
         "labels=(9,)": (
             *("sample.py", "--latte", run / "latte" / "export", "--vae", vae, "--out", "out"),
-            *("--num_clips", "1", "--labels", "[9]"),
+            *("--num_clips", "1", "--labels", "[9]", "--sampler.method", "heun"),
+        ),
+        "a flow": (
+            *("sample.py", "--latte", run / "latte" / "export", "--vae", vae, "--out", "out"),
+            *("--num_clips", "1", "--sampler.method", "ddpm"),
         ),
         "--speed": ("train_vae.py", "--speed", "fast"),
     }
@@ -202,9 +246,9 @@ def test_mistakes_of_the_user_are_one_line_and_leave_nothing(demo_run, tmp_path,
 def test_samples_of_another_vae_are_refused(demo_run, tmp_path, capsys):
     make().float().save_pretrained(tmp_path / "vae")
     latte = demo_run / "runs" / "demo" / "latte" / "export"
-    models = ("--latte", latte, "--vae", tmp_path / "vae")
+    models = ("--latte", latte, "--vae", tmp_path / "vae", "--sampler.method", "heun")
     assert run_script("sample.py", *models, "--out", tmp_path / "out", "--num_clips", 1) == 2
-    check_complaint(capsys.readouterr().err, "not the VAE of")
+    check_complaint(capsys.readouterr().err, f"{tmp_path}/vae: not the encoder of")
 
 
 def test_samples_do_not_depend_on_the_batch_and_go_on_where_they_stopped(
@@ -213,7 +257,7 @@ def test_samples_do_not_depend_on_the_batch_and_go_on_where_they_stopped(
     run = demo_run / "runs" / "demo"
     common = (
         *("sample.py", "--latte", run / "latte" / "export", "--vae", run / "video_vae" / "export"),
-        *("--num_clips", "4", "--sampler.steps", "2", "--sampler.method", "ddim"),
+        *("--num_clips", "4", "--sampler.steps", "2", "--sampler.method", "heun"),
     )
     for name, size in (("a", 1), ("b", 4)):
         assert run_script(*common, "--out", tmp_path / name, "--batch_size", size) == 0

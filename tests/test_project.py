@@ -132,14 +132,16 @@ DEMO = {
     "latents": cache_latents.CacheLatents,
     "classifier": TrainClassifier,
     "latte": TrainLatte,
+    "latte_ddpm": TrainLatte,
     "samples": Sample,
+    "samples_ddpm": Sample,
     "reconstruct": eval_reconstruction.EvalReconstruction,
 }
 
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])
 def test_demo_configs_are_valid_and_complete(kind):
-    assert set(DEMO) == set(demo.COMMANDS)
+    assert set(DEMO) == {*demo.stages(""), *demo.stages("_ddpm")}
     for name, command in DEMO.items():
         parse(command, ["--config", str(ROOT / "configs" / "demo" / kind / f"{name}.yaml")])
     packing = yaml.safe_load((ROOT / "configs" / "demo" / kind / "data.yaml").read_text())

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser
 
+from data.video.encode import write_video
+from eval.clips.labels import write_labels
 from eval.report import drawing as figures
 from eval.report.page import (
     Column,
@@ -25,6 +27,7 @@ from eval.report.page import (
     build_report,
     render_report,
 )
+from eval.report.result_sections import samples_gallery
 from tests.builders.browser import (
     check_videos_play,
     launched,
@@ -177,6 +180,46 @@ def test_nothing_on_the_page_refers_outside():
     assert [a for a in addresses if not a.startswith(("data:", "#"))] == []
     assert not re.search(r"url\(|@import|https?://", page)
     assert "default-src 'none'" in page
+
+
+def test_the_opening_stands_before_figures_and_names_its_columns():
+    opening = gallery(title="Pictures", headings=["real", "real", "generated"])
+    facts = [Fact(label="PSNR", value=31.25)]
+    page = render_report(report(opening=opening, facts=facts, summary=["First.", "Second."]))
+    parts = ["First.", "Pictures", "<video", "Second.", "PSNR", "Scores"]
+    places = [page.index(part, page.index("<body>")) for part in parts]
+    assert places == sorted(places)
+    spans = re.findall(r'<span style="flex-grow:(\d)">(\w+)</span>', page)
+    assert spans == [("2", "real"), ("1", "generated")]
+    assert re.search(r'width="392" height="128"', page)  # three clips of 128 pixels side by side
+
+
+def write_samples(folder: Path, levels: dict[str, list[int]]) -> None:
+    """Plain gray clips of classes, as `scripts/sample.py` leaves them."""
+    labels: dict[str, int] = {}
+    for number, of_class in enumerate(levels.values()):
+        for level in of_class:
+            file = f"clip-{len(labels):06d}.mkv"
+            frames = np.full((4, 16, 16, 3), level, np.uint8)
+            write_video(folder / file, frames, 8, codec="ffv1")
+            labels[file] = number
+    write_labels(folder, labels, list(levels))
+
+
+def test_real_clips_stand_beside_the_samples_of_their_class(tmp_path):
+    write_samples(tmp_path / "real", {"disc": [10, 10, 10], "box": [20]})
+    write_samples(tmp_path / "made", {"disc": [110], "box": [120, 125, 130]})
+    shown = samples_gallery("x", tmp_path / "made", str(tmp_path / "real"))
+    assert list(shown.headings) == ["real", "real", "generated", "generated"]
+    found = {name: [int(c.mean()) for c in clips] for name, clips in shown.clips.items()}
+    assert found == {"disc": [10, 10, 110, 110], "box": [20, 20, 120, 125]}
+    alone = samples_gallery("x", tmp_path / "made").clips
+    assert [len(clips) for clips in alone.values()] == [1, 3]
+    write_samples(tmp_path / "fewer", {"disc": [10]})
+    with pytest.raises(ValueError, match="no clip of class box"):
+        samples_gallery("x", tmp_path / "made", str(tmp_path / "fewer"))
+    with pytest.raises(ValueError, match="no labels"):
+        samples_gallery("x", tmp_path / "made", str(tmp_path))
 
 
 def test_published_rows_are_marked_and_never_the_best():

@@ -22,6 +22,7 @@ def test_a_stage_is_done_once_with_the_same_settings_and_inputs(tmp_path):
     weights.write_bytes(b"old")
     done = stage()
     assert done["memory_gb"] == 2
+    assert 0 <= done["cpu_seconds"] <= 60
     assert stage() == done
     assert len(calls) == 1
     with pytest.raises(ValueError, match="steps was 2, now 3"):

@@ -16,7 +16,7 @@ from eval.features.classifier import ClassifierConfig, ClipClassifier
 from eval.features.statistics import load_statistics
 from eval.metrics.frechet import frechet_distance, frechet_from_features, moments
 from eval.report.items import Comparison, Table
-from eval.report.result_sections import memorization_section
+from eval.report.memorization_section import memorization_section
 from tests.builders.commands import run_script
 
 pytestmark = [
@@ -249,3 +249,28 @@ def test_copies_of_training_clips_are_found(root, tmp_path):
     gone = memorization_section("copies", read_json(tmp_path / "copies.json"))
     assert len(gone.items) == 1
     assert f"has no {names[0]} any more" in gone.items[0].notes[-1]
+
+
+def test_nearest_training_clips_are_found_wherever_they_begin(root, tmp_path, capsys):
+    """By features and by pixels, and for held-out clips none is as near as for copies."""
+    copies = tmp_path / "copies"
+    shutil.copytree(root / "fake", copies)
+    shutil.copy(root / "real" / "03.mkv", copies / "00.mkv")
+    out = tmp_path / "out.json"
+    options = {"held_out": root / "held_out", "num_clips_real": "all", "start_fake": "center"}
+    assert evaluate(root, "real", [copies], out=out, **options, num_clips=24) == 0
+    assert "nearest" not in read_json(out)["memorization"]
+    options |= {"nearest_stride": 1, "num_clips": 24}
+    assert evaluate(root, "real", [copies], out=out, **options) == 0
+    found = read_json(out)["memorization"]["nearest"]
+    pairs = {pair["clip"]: pair for pair in found["generated"]["pairs"]}
+    copy = pairs.pop("00.mkv")
+    assert (copy["distance"], copy["gray_levels"]) == (0, 0)
+    assert copy["by_pixels"] == copy["by_features"] == ["03.mkv", copy["start"]]
+    others = [*pairs.values(), *found["held_out"]["pairs"]]
+    assert len(others) == 7 + 24
+    assert min(pair["gray_levels"] for pair in others) > 0
+    assert found["clips"] > 24  # several of each video
+    del options["held_out"]
+    assert evaluate(root, "real", [copies], out=out, **options) == 2
+    assert "nearest_stride=1" in capsys.readouterr().err

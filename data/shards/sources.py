@@ -84,6 +84,7 @@ class Sources:
             line = [record.id, list(files.values()), record.label, record.start, record.end]
             line += [record.seconds, [printable(name) for name in record.images], record.fps]
             line += [repr(record.synthetic)] if record.synthetic is not None else []
+            line += [record.box] if record.box is not None else []
             hashes.append(sha256(json.dumps(line).encode()).hexdigest())
         return cls(records, tuple(hashes), sum(size or 0 for size in sizes.values()))
 

@@ -71,6 +71,9 @@ class VideoRecord:
     """One past the last frame."""
     seconds: tuple[float, float] | None = None
     """Instead of frames: the stretch from one time to another."""
+    box: tuple[int, int, int, int] | None = None
+    """The part of each frame that is read, source pixels: left, top, right, bottom, the last two
+    one past the end. None: all of it."""
     images: tuple[str, ...] = ()
     """Where the frames are images: their names in `path`, in order."""
     fps: float | None = None
@@ -93,13 +96,20 @@ class VideoRecord:
                 f"{printable(self.path)}: seconds {self.seconds} must not be negative, "
                 "the end past the start"
             )
+        if self.box is not None:
+            left, top, right, bottom = self.box
+            if not (0 <= left < right and 0 <= top < bottom):
+                raise ValueError(
+                    f"{printable(self.path)}: box {self.box} must be left, top, right, bottom with "
+                    "0 <= left < right and 0 <= top < bottom"
+                )
         if self.images and not (self.fps is not None and self.fps > 0):
             raise ValueError(f"{printable(self.path)}: images need fps, frames per second above 0")
 
     @property
     def is_whole(self) -> bool:
         """Whether the record is its whole file."""
-        return self.start == 0 and self.end is None and self.seconds is None
+        return self.start == 0 and self.end is None and self.seconds is None and self.box is None
 
 
 @dataclass
@@ -148,6 +158,8 @@ def open_record(
         rate, notes = timing.fps, list(timing.notes)
         start, end = _stretch(record, rate, timing.timeline)
         frames = _video(record, start, end, strict, time_limit, notes)
+    if record.box is not None:
+        frames = _boxed(record, frames, record.box)
     if fps is None:
         return RecordFrames(rate, frames, notes)
     return RecordFrames(Fraction(fps), _at_rate(record, frames, rate, fps), notes)
@@ -238,6 +250,20 @@ def _video(
         )
     finally:
         notes.extend(gap_notes(gaps))
+
+
+def _boxed(
+    record: VideoRecord, frames: Iterator[TimedFrame], box: tuple[int, int, int, int]
+) -> Iterator[TimedFrame]:
+    left, top, right, bottom = box
+    for frame in frames:
+        height, width = frame.image.shape[:2]
+        if right > width or bottom > height:
+            raise DecodeError(
+                f"{printable(record.path)}: box {box} reaches beyond frames of {width}x{height} "
+                "pixels, width by height"
+            )
+        yield replace(frame, image=frame.image[top:bottom, left:right])
 
 
 def _at_rate(

@@ -138,6 +138,11 @@ class ClipSource(Dataset):
         return median(rates) / self.protocol.stride if rates else None
 
     @property
+    def longest(self) -> int:
+        """Frames of the longest video that gives a clip."""
+        return max(video.frames for video in self._videos)
+
+    @property
     def size(self) -> tuple[int, int]:
         """Height and width of the first clip, pixels."""
         protocol, first = self.protocol, self._videos[0]

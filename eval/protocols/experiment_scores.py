@@ -54,8 +54,15 @@ class ExperimentScores:
     size: tuple[int, int]
     """Height and width, pixels."""
 
-    def score(self, name: str, clips: Path, options: Mapping[str, Any] | None = None) -> ClipScores:
-        """Scores of the `clips` of one folder; `options` go to both commands."""
+    def score(
+        self,
+        name: str,
+        clips: Path,
+        options: Mapping[str, Any] | None = None,
+        fvd_options: Mapping[str, Any] | None = None,
+    ) -> ClipScores:
+        """Scores of the `clips` of one folder; `options` go to both commands, `fvd_options` to
+        eval_fvd alone."""
         height, width = self.size
         shared = {
             "fake": clips,
@@ -70,6 +77,7 @@ class ExperimentScores:
         }
         real = {"real": self.reference, "num_clips_real": "all"}
         real |= {"stride_real": 1, "start_real": "center", "resamples": 0}
+        real |= fvd_options or {}
         found = []
         for kind, more in zip(KINDS, (real, {"runs": 1, "splits": 1}), strict=True):
             file = f"{name}-{kind}.json"

@@ -1,4 +1,4 @@
-"""What a score needs beside it: the floor that real clips give, and whether clips are copies."""
+"""What a score needs beside it: the floor that real clips give."""
 
 from dataclasses import replace
 from typing import Any
@@ -7,10 +7,7 @@ from eval.clips.source import ClipSource
 from eval.features.extractors import Extractor
 from eval.features.feature_cache import Extraction, FeatureSet, extract_features
 from eval.features.statistics import Statistics
-from eval.metrics.neighbors import memorization
 from eval.protocols.fvd import DISTANCES
-
-WORST = 8  # pairs that are named
 
 
 def real_floor(
@@ -43,46 +40,3 @@ def real_floor(
         )
     halves = features.values[:clips], features.values[clips : 2 * clips]
     return {"value": DISTANCES[extractor.distance](*halves), "clips": clips}
-
-
-def memorized_clips(
-    fake: ClipSource,
-    training: FeatureSet | None,
-    held_out: ClipSource,
-    extractor: Extractor,
-    extraction: Extraction | None = None,
-) -> dict[str, Any]:
-    """Share of generated clips nearer to a training clip than 5 % of held-out clips are.
-
-    Args:
-        fake: generated clips.
-        training: features of the clips that were trained on.
-        held_out: real clips of other videos, cut as the training clips are.
-
-    Returns:
-        `share`, `level`, `threshold`, `clips_held_out`, and `worst`: the nearest pairs with
-        `generated`, `training` (ids) and `distance`. Ready for JSON.
-
-    Raises:
-        ValueError: fewer than 20 held-out clips, or no features of the training clips.
-    """
-    if training is None:
-        raise ValueError("moments alone of the real clips: memorization needs their features")
-    generated = extract_features(fake, extractor, extraction)
-    usual = extract_features(held_out, extractor, extraction)
-    found = memorization(generated.values, training.values, usual.values)
-    worst = [
-        {
-            "generated": generated.ids[i],
-            "training": training.ids[found.nearest.indices[i]],
-            "distance": float(found.nearest.distances[i]),
-        }
-        for i in found.worst[:WORST]
-    ]
-    return {
-        "share": found.share,
-        "level": found.level,
-        "threshold": found.threshold,
-        "clips_held_out": len(usual.ids),
-        "worst": worst,
-    }

@@ -11,7 +11,7 @@ from scipy.stats import chisquare
 
 from common.config import Config
 from eval.clips.clip_protocol import check_rates
-from eval.clips.labels import read_labels
+from eval.clips.labels import Labels, read_labels
 from eval.clips.source import ClipSource
 from eval.features.extractors import Extractor
 from eval.features.feature_cache import Extraction, copies_note, extract_features
@@ -88,10 +88,10 @@ def evaluate_is(
         `name`, `value`, `std` (None for one run and one split), `ceiling` (what a perfect
         classifier would give) and `ceiling_labels` (on which labels: `known`, those of the clips,
         or `random`, uniform draws, where they are not recorded), `accuracy` (share of clips that
-        the classifier takes for their label; None where that is not known), `real` (likewise; None
-        without), `labels` (see `drawn_labels`), `notes`, `protocol`: scores compare if it is
-        equal, and `published`: scores on the same data set, and whether they compare. Ready for
-        JSON.
+        the classifier takes for their label; None where that is not known) and `accuracy_by_class`
+        (name to share), `real` (likewise; None without), `labels` (see `drawn_labels`), `notes`,
+        `protocol`: scores compare if it is equal, and `published`: scores on the same data set, and
+        whether they compare. Ready for JSON.
 
     Raises:
         ValueError: too few generated clips, broken ones, or real ones of another frame rate.
@@ -214,8 +214,22 @@ def _score(
         "std": std if max(protocol.runs, protocol.splits) > 1 else None,
         "ceiling": perfect,
         "ceiling_labels": "random" if labels is None else "known",
-        "accuracy": None if labels is None else float(np.mean(rows.argmax(axis=1) == labels)),
+        **_accuracy(rows, known, labels),
     }
+
+
+def _accuracy(
+    rows: Float[np.ndarray, "n k"], known: Labels | None, labels: list[int] | None
+) -> dict[str, Any]:
+    """The share of clips taken for their class, of all and of each class that has clips."""
+    if known is None or labels is None:
+        return {"accuracy": None, "accuracy_by_class": None}
+    hits = rows.argmax(axis=1) == labels
+    by_class = {
+        known.class_names[label]: float(hits[np.array(labels) == label].mean())
+        for label in sorted(set(labels))
+    }
+    return {"accuracy": float(hits.mean()), "accuracy_by_class": by_class}
 
 
 def _run_scores(rows: Float[np.ndarray, "n k"], protocol: ISProtocol) -> tuple[list[float], float]:

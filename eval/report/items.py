@@ -204,6 +204,8 @@ class Gallery:
     fps: float
     """Frames per second at which the clips play."""
     caption: str = ""
+    headings: Sequence[str] = ()
+    """Of the columns of every grid, whose number they decide; none: no headings."""
 
     def __post_init__(self) -> None:
         where = f"gallery {self.title!r}"
@@ -246,6 +248,8 @@ class Report:
     sections: Sequence[Section]
     summary: Sequence[str] = ()
     """Paragraphs under the title: what was done, what came out, what it does not show."""
+    opening: Gallery | None = None
+    """Pictures under the first paragraph, before anything else."""
     facts: Sequence[Fact] = ()
     """Key figures, shown as cards."""
     provenance: Mapping[str, object]
@@ -255,7 +259,7 @@ class Report:
         _require_text(self.title, "a report's title")
         if isinstance(self.summary, str):
             raise ValueError("a report's summary is a list of paragraphs, not one string.")
-        if not self.sections:
+        if not self.sections and self.opening is None:
             raise ValueError(f"report {self.title!r}: no sections, nothing to show.")
         if not self.provenance:
             raise ValueError(

@@ -76,6 +76,7 @@ def render_report(report: Report) -> str:
     anchors = _Anchors()
     return environment.get_template("report.html").render(
         report=report,
+        opening=report.opening and {**view(report.opening), "anchor": anchors.of("pictures")},
         sections=[
             {
                 "title": section.title,

@@ -1,4 +1,4 @@
-"""Sections of the page from results on disk: reconstructions, scores, samples, training, stages."""
+"""Sections of the page from results on disk: scores, samples, training runs, costs."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,9 +9,12 @@ import numpy as np
 from common.config import differences
 from common.files import read_json
 from data.video.decode import read_frames
+from data.video.encode import to_uint8
 from data.video.probe import probe
 from engine.run_folder import read_log
-from eval.clips.source import recorded_clips
+from eval.clips.clip_protocol import ClipProtocol
+from eval.clips.labels import read_labels
+from eval.clips.source import ClipSource
 from eval.protocols.published_scores import published_beside
 from eval.report.items import Cell, Column, Comparison, Curve, Gallery, Item, Section, Table
 from eval.report.latex import protocol_groups
@@ -19,6 +22,7 @@ from eval.report.reconstruction_tables import reconstruction_tables
 
 CLIPS = 8  # of a reconstruction run that are shown
 GALLERY_CLIPS = 4  # of each class
+PAIRED_CLIPS = 2  # of each class, where as many real ones stand beside
 FPS = 8  # at which clips are shown
 
 
@@ -113,53 +117,42 @@ def diagnosis_table(label: str, result: Mapping[str, Any]) -> Table:
     )
 
 
-def memorization_section(label: str, result: Mapping[str, Any]) -> Section:
-    """The generated clips that lie nearest to a training clip, each beside it, where the videos of
-    both are still there; the distances in a table."""
-    found = result["memorization"]
-    pairs = found["worst"]
-    items: list[Item] = []
-    notes = ["Distances are those of the features that the score compares."]
-    try:
-        generated = recorded_clips(result["fake"], [pair["generated"] for pair in pairs])
-        size = generated[0].shape[1], generated[0].shape[2]
-        training = recorded_clips(result["real"], [pair["training"] for pair in pairs], size)
-    except (ValueError, OSError) as error:
-        notes.append(f"The clips cannot be shown: {error}")
-    else:
-        items = [
-            Comparison(
-                title=f"{pair['generated']} and the training clip nearest to it",
-                caption=f"{pair['training']}, at a distance of {pair['distance']:.4g}; "
-                f"{found['threshold']:.4g} is near.",
-                clips={"generated": made, "nearest training clip": trained},
-                fps=FPS,
-                scores={"distance": pair["distance"]},
-            )
-            for pair, made, trained in zip(pairs, generated, training, strict=True)
-        ]
-    table = Table(
-        title=f"Nearest training clips: {label}",
-        columns=["generated", "training", Column(name="distance")],
-        rows=[[pair["generated"], pair["training"], pair["distance"]] for pair in pairs],
-        notes=notes,
-    )
-    intro = (
-        f"{found['share']:.1%} of the generated clips are nearer to a training clip than "
-        f"{found['threshold']:.4g}. Of {found['clips_held_out']} real clips that were not trained "
-        f"on, {found['level']:.1%} are. A model that copies lies far above them."
-    )
-    return Section(title=f"Memorized? {label}", intro=[intro], items=[table, *items])
-
-
-def samples_gallery(label: str, folder: Path) -> Gallery:
-    """The first generated clips of each class."""
-    groups: dict[str, list[np.ndarray]] = {}
+def samples_gallery(label: str, folder: Path, real: str | None = None) -> Gallery:
+    """The first generated clips of each class, beside as many real ones if there is a folder."""
+    generated: dict[str, list[np.ndarray]] = {}
     for clip in read_json(folder / "samples.json")["clips"]:
-        group = groups.setdefault(clip["class_name"] or "all", [])
-        if len(group) < GALLERY_CLIPS:
+        group = generated.setdefault(clip["class_name"] or "all", [])
+        if len(group) < (PAIRED_CLIPS if real else GALLERY_CLIPS):
             group.append(_frames(folder / clip["file"]))
-    return Gallery(title=label, clips=groups, fps=FPS)
+    if real is None:
+        return Gallery(title=label, clips=generated, fps=FPS)
+    known = read_labels(Path(real))
+    if known is None:
+        raise ValueError(f"{real}: no labels, so its clips cannot stand beside those of a class")
+    frames, height, width, _ = next(iter(generated.values()))[0].shape
+    protocol = ClipProtocol(
+        frames=frames, start="center", num_clips=None, height=height, width=width
+    )
+    originals: dict[str, list[np.ndarray]] = {name: [] for name in generated}
+    for id, clip in ClipSource(real, protocol, progress=False):
+        number = known.labels.get(id)
+        group = [] if number is None else originals.get(known.class_names[number], [])
+        if len(group) < PAIRED_CLIPS:
+            group.append(to_uint8(clip))
+    if missing := [name for name, group in originals.items() if not group]:
+        raise ValueError(f"{real}: no clip of class {missing[0]}, which {folder} has")
+    pairs = {  # a class with fewer clips shows them again
+        name: [
+            side[i % len(side)] for side in (group, generated[name]) for i in range(PAIRED_CLIPS)
+        ]
+        for name, group in originals.items()
+    }
+    return Gallery(
+        title=label,
+        clips=pairs,
+        fps=FPS,
+        headings=["real"] * PAIRED_CLIPS + ["generated"] * PAIRED_CLIPS,
+    )
 
 
 def training_section(label: str, folder: Path) -> Section:
@@ -200,10 +193,17 @@ def cost_section(label: str, folder: Path) -> Section:
         columns=[
             "stage",
             Column(name="time", unit="s", decimals=0),
+            Column(name="processor time", unit="s", decimals=0),
             Column(name="peak memory", unit="GB", decimals=2),
         ],
-        rows=[[name, record["seconds"], record["memory_gb"]] for name, record in ordered],
-        notes=["Memory is that of the process; GPU memory is not included."],
+        rows=[
+            [name, record["seconds"], record.get("cpu_seconds"), record["memory_gb"]]
+            for name, record in ordered
+        ],
+        notes=[
+            "Processor time is that of all cores together. Memory is that of the process; GPU "
+            "memory is not included."
+        ],
     )
     return Section(title="Cost", items=[table])
 

@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from itertools import groupby
 from numbers import Real
 from typing import Any
@@ -199,6 +200,9 @@ def _gallery(gallery: Gallery) -> View:
     classes = []
     for name, clips in gallery.clips.items():
         sheet = figures.Sheet.of(clips, target=GALLERY_PIXELS, gap=4, most_columns=4)
+        headings = gallery.headings[: len(clips)]
+        if headings:
+            sheet = replace(sheet, columns=len(headings))
         height, width = sheet.size
         classes.append(
             {
@@ -207,6 +211,7 @@ def _gallery(gallery: Gallery) -> View:
                 "video": _data_uri(sheet.frames(clips), gallery.fps),
                 "height": height,
                 "width": width,
+                "headings": [[text, len(list(equal))] for text, equal in groupby(headings)],
                 "detail": f"{len(clips[0])} frames of {sheet.width} × {sheet.height}",
             }
         )

@@ -1,7 +1,7 @@
 """Small videos for tests; each frame carries its number as a bar code that survives compression."""
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,7 +10,8 @@ import numpy as np
 from av.stream import Disposition
 from PIL import Image
 
-from data.importers.wheels import CLIPS, SHOTS
+from data.importers.wheels import CLIPS, SHOTS, Shot
+from data.video.encode import write_video
 
 BITS = 10
 """Numbers below 1024."""
@@ -177,12 +178,29 @@ def _tone(seconds: float) -> av.AudioFrame:
 
 
 def write_demo_clips(folder: Path) -> None:
-    """Stand-ins for the demo's clips: bar codes, as long as the shots need."""
+    """Stand-ins for the demo's clips: bar codes, as long as the shots need, in the shots' boxes."""
     folder.mkdir(parents=True, exist_ok=True)
     for clip in CLIPS:
-        frames = max(shot.end for shot in SHOTS if shot.clip == clip.name)
-        encoder = "mpeg2video" if clip.name.endswith("mpg") else "libx264"
-        write_barcode_video(folder / clip.name, frames, 32, 80, encoder=encoder)
+        shots = [shot for shot in SHOTS if shot.clip == clip.name]
+        frames = max(shot.end for shot in shots)
+        if any(shot.box for shot in shots):
+            write_video(folder / clip.name, _boxed_frames(shots, frames), fps=25)
+        else:
+            encoder = "mpeg2video" if clip.name.endswith("mpg") else "libx264"
+            write_barcode_video(folder / clip.name, frames, 32, 80, encoder=encoder)
+
+
+def _boxed_frames(shots: Sequence[Shot], frames: int) -> Iterator[np.ndarray]:
+    boxes = [shot.box for shot in shots if shot.box]
+    width, height = max(box[2] for box in boxes), max(box[3] for box in boxes)
+    for number in range(frames):
+        frame = np.zeros((height, width, 3), np.uint8)
+        for shot in shots:
+            if shot.box and shot.start <= number < shot.end:
+                left, top, right, bottom = shot.box
+                code = barcode_frame(number, bottom - top, right - left)
+                frame[top:bottom, left:right] = code
+        yield frame
 
 
 def drop_sync_table(path: Path) -> Path:

@@ -1,0 +1,163 @@
+"""Whether generated clips are copies of training clips: by features, and by pixels too."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from eval.clips.source import ClipSource
+from eval.features.extractors import Extractor
+from eval.features.feature_cache import (
+    Extraction,
+    FeatureSet,
+    extract_features,
+    finite_features,
+)
+from eval.metrics.neighbors import memorization, nearest_clips
+
+WORST = 8  # pairs that are named
+
+
+def memorized_clips(
+    fake: ClipSource,
+    training: FeatureSet | None,
+    held_out: ClipSource,
+    extractor: Extractor,
+    extraction: Extraction | None = None,
+    *,
+    among: tuple[ClipSource, int | None] | None = None,
+) -> dict[str, Any]:
+    """Share of generated clips nearer to a training clip than 5 % of held-out clips are.
+
+    Args:
+        fake: generated clips.
+        training: features of the clips that were trained on.
+        held_out: real clips of other videos, cut as the training clips are.
+        among: training clips and a stride, for `nearest_training_clips`; None or no stride: not.
+
+    Returns:
+        `share`, `level`, `threshold`, `clips_held_out`, and `worst`: the nearest pairs with
+        `generated`, `training` (ids) and `distance`; with `among`, `nearest`. Ready for JSON.
+
+    Raises:
+        ValueError: fewer than 20 held-out clips, or no features of the training clips.
+    """
+    if training is None:
+        raise ValueError("moments alone of the real clips: memorization needs their features")
+    generated = extract_features(fake, extractor, extraction)
+    usual = extract_features(held_out, extractor, extraction)
+    found = memorization(generated.values, training.values, usual.values)
+    worst = [
+        {
+            "generated": generated.ids[i],
+            "training": training.ids[found.nearest.indices[i]],
+            "distance": float(found.nearest.distances[i]),
+        }
+        for i in found.worst[:WORST]
+    ]
+    result = {
+        "share": found.share,
+        "level": found.level,
+        "threshold": found.threshold,
+        "clips_held_out": len(usual.ids),
+        "worst": worst,
+    }
+    source, stride = among or (None, None)
+    if source is not None and stride is not None:
+        shared = (held_out, extractor, extraction)
+        result["nearest"] = nearest_training_clips(fake, source, *shared, stride=stride)
+    return result
+
+
+def nearest_training_clips(
+    fake: ClipSource,
+    training: ClipSource,
+    held_out: ClipSource,
+    extractor: Extractor,
+    extraction: Extraction | None = None,
+    *,
+    stride: int,
+) -> dict[str, Any]:
+    """The training clip nearest to each generated and to each held-out clip.
+
+    Unlike a distance, which takes one clip of each video, this looks at every part of the training
+    videos. All generated and held-out clips are held in memory.
+
+    Args:
+        fake, held_out: clips to look up.
+        training: the protocol of the clips to look among.
+        stride: video frames from the start of one of these to that of the next.
+
+    Returns:
+        `stride`, `clips` (looked among), and for `generated` and `held_out`: `source`,
+        `median_distance`, `median_gray_levels` and `pairs`, one per clip with `clip` and `start`,
+        `distance` to the nearest clip by features, which is `by_features` (id and first frame), and
+        `gray_levels` to the nearest by pixels, which is `by_pixels`: the root mean square
+        difference, 0..255. Ready for JSON.
+
+    Raises:
+        ValueError: features that are not finite.
+    """
+    extraction = extraction or Extraction()
+    sources = {"generated": fake, "held_out": held_out}
+    queries = torch.cat([_pixels(torch.stack([clip for _, clip in s])) for s in sources.values()])
+    gray_levels = torch.full((len(queries),), torch.inf)
+    by_pixels = torch.zeros(len(queries), dtype=torch.long)
+    names: list[list[Any]] = []  # id and first frame of every training clip
+    features: list[np.ndarray] = []
+
+    # Nearest by pixels: batch by batch, because training clips may be many
+    for windows in _windows(training, stride):
+        for first, ids, clips in windows.batches(extraction.batch_size, extraction.workers):
+            features.append(
+                finite_features(extractor, clips.to(extraction.device), ids, training.folder)
+            )
+            pixels = _pixels(clips)
+            gaps = torch.cdist(queries, pixels, compute_mode="donot_use_mm_for_euclid_dist")
+            found = (gaps / pixels.shape[1] ** 0.5).min(dim=1)
+            nearer = found.values < gray_levels
+            by_pixels = torch.where(nearer, len(names) + found.indices, by_pixels)
+            gray_levels = torch.where(nearer, found.values, gray_levels)
+            names += map(list, zip(ids, windows.starts[first : first + len(ids)], strict=True))
+
+    # Nearest by features, and what was found
+    result: dict[str, Any] = {"stride": stride, "clips": len(names)}
+    begin = 0
+    for name, source in sources.items():
+        values = extract_features(source, extractor, extraction).values
+        near = nearest_clips(values, np.concatenate(features))
+        levels = gray_levels[begin : begin + len(source)].tolist()
+        result[name] = {
+            "source": source.describe(),
+            "median_distance": float(np.median(near.distances)),
+            "median_gray_levels": float(np.median(levels)),
+            "pairs": [
+                {
+                    "clip": source.ids[i],
+                    "start": source.starts[i],
+                    "distance": float(near.distances[i]),
+                    "by_features": names[near.indices[i]],
+                    "gray_levels": levels[i],
+                    "by_pixels": names[int(by_pixels[begin + i])],
+                }
+                for i in range(len(source))
+            ],
+        }
+        begin += len(source)
+    return result
+
+
+def _windows(training: ClipSource, stride: int) -> Iterator[ClipSource]:
+    """All clips that begin at frame 0, then those that begin at `stride`, and so on."""
+    protocol = replace(training.protocol, start="first")
+    for start in range(0, training.longest - training.protocol.span + 1, stride):
+        windows = replace(protocol, skip=protocol.skip + start)
+        yield ClipSource(training.folder, windows, on_error=training.on_error, progress=False)
+
+
+def _pixels(clips: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b d"]:
+    return clips.add(1).mul(127.5).flatten(1)  # gray levels
