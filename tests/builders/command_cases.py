@@ -1,4 +1,11 @@
-"""Every command that can be interrupted, with what the tests of all of them need to know."""
+"""Every command that can be interrupted, with what the tests of all of them need to know.
+
+Not here, because what they keep is others' or one file:
+- demo, ablate, chain and learning_curve run other commands, stage by stage, and repeat only what is
+  not finished (tests/test_stages.py, tests/test_chain.py).
+- index_shards keeps a record of each tar and writes one index (tests/test_external_shards.py).
+- convert_checkpoint writes its file or folder at once (tests/test_convert_checkpoint.py).
+"""
 
 import os
 import signal
