@@ -21,6 +21,7 @@ from common.measure import GIGABYTE, peak_memory_bytes
 from common.output_folder import Input, in_main_process
 from common.seeding import fold
 from engine import fsdp
+from engine.compilation import compiled_graphs
 from engine.config import TrainConfig
 from engine.ema import EMA
 from engine.guard import Guard
@@ -351,6 +352,8 @@ class Trainer:
             "bad_samples": self.bad_samples,
             "memory_gb": peak_memory_bytes(self.accelerator.device) / GIGABYTE,
         }
+        if graphs := compiled_graphs():
+            values["compiled_graphs"] = graphs
         self.folder.write_log(self.step, values | scores)
         if "loss" in values:
             bar.set_postfix(loss=f"{values['loss']:.4g}")

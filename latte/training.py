@@ -4,23 +4,25 @@ All draws are functions of the seed, the step and the place in the global batch.
 """
 
 import logging
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Annotated
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from common.config import Config
 from common.seeding import fold, generator, noise
+from engine.compilation import compile_layers, compiles
 from engine.optimization import Batch, Losses, StepInfo
 from latte.config import LatteConfig
 from latte.diffusion_process import DiffusionProcess
 from latte.embeddings import drop_labels
 from latte.model import Latte
+from latte.samplers import SamplerConfig, sample
+from latte.training_config import LatteTraining
+from latte.training_metadata import TrainingMetadata
 
 log = logging.getLogger(__name__)
 
@@ -51,28 +53,65 @@ def initial_model(config: LatteConfig, seed: int, source: str | None = None) -> 
     return model.train()
 
 
-def prepare(model: nn.Module, *, recompute: bool, compile: bool) -> None:
-    """Turn on what saves memory or time in training. Weights and their names stay.
+def prepare(model: nn.Module, config: LatteTraining, accelerator: Accelerator) -> None:
+    """Turn on what saves memory or time in training: activation checkpointing, and compilation of
+    the blocks. Weights and their names stay.
 
     Args:
         model: A `Latte`.
-        recompute: Activation checkpointing.
-        compile: Compile the blocks, when they first run.
+        config: What is wanted.
+        accelerator: Of the run.
     """
     assert isinstance(model, Latte)
-    model.activation_checkpointing = recompute
-    for block in model.blocks if compile else ():
-        block.compile(dynamic=False)
+    model.activation_checkpointing = config.activation_checkpointing
+    if compiles(config.compile, accelerator):
+        compile_layers([*model.blocks])
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImageOptions(Config):
-    """Images of joint training."""
+class Decoder(Protocol):
+    """A VAE, as far as samples need it."""
 
-    latents: str
-    """Folder of their latent cache, made with frames=1 by the same VAE."""
-    per_step: Annotated[int, Ge(1)]
-    """Images per step over all processes, spread evenly over the clips."""
+    config: Any
+
+    def decode(self, z: Tensor, *, size: Sequence[int] | None = None) -> Tensor:
+        """Videos `b 3 t h w` of raw latents, cropped to `size`."""
+        ...
+
+
+class Samples:
+    """Decoded samples while a model trains, from the same noise each time, of all classes in turn.
+
+    Args:
+        metadata: How the latents were normalized and what the model learns to reverse.
+        config: How samples are drawn.
+        vae: Decodes raw latents; its `config` gives the size that `metadata.frames` decode to.
+        accelerator: Of the run.
+    """
+
+    def __init__(
+        self,
+        metadata: TrainingMetadata,
+        config: SamplerConfig,
+        vae: Decoder,
+        accelerator: Accelerator,
+    ):
+        self.metadata = metadata
+        self.config = config
+        self.vae = vae
+        self.accelerator = accelerator
+
+    @torch.no_grad()
+    def __call__(self, model: nn.Module, numbers: range) -> Float[Tensor, "b 3 t h w"]:
+        """The samples of these numbers, in [-1, 1]."""
+        assert isinstance(model, Latte)
+        classes = model.config.num_classes
+        labels = None if classes is None else [i % classes for i in numbers]
+        process = self.metadata.process
+        with self.accelerator.autocast():
+            z = sample(model, process, self.config, indices=numbers, labels=labels, seed=0)
+        size = self.vae.config.decoded_size(z, self.metadata.frames)
+        clips = [self.vae.decode(part, size=size) for part in self.metadata.denormalize(z).split(1)]
+        return torch.cat(clips).clamp(-1, 1)
 
 
 class JointBatch:

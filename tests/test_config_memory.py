@@ -83,7 +83,7 @@ def test_a_vae_stage_fits(name, fake, tmp_path):
             discriminator=gan and gan.training,
             states={} if gan is None else {"adversarial": gan},
         )
-    prepare(trainer.model, recompute=config.activation_checkpointing, compile=False)
+    prepare(trainer.model, replace(config, compile=False), trainer.accelerator)
     step_loss = StepLoss(loss, model, accelerator, gan)
     batch = config.largest_batch(1)
     batch |= step_loss.draw(batch, 0, 0, range(len(batch["video"])))

@@ -9,7 +9,8 @@ import torch
 from common.cli import parse
 from eval.protocols.sample_fvd import SampleScoreConfig
 from latte import Latte, LatteConfig
-from scripts.train_latte import ImageOptions, TrainLatte
+from latte.training_config import ImageOptions
+from scripts.train_latte import TrainLatte
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "latte"
 SETS = ("sky", "ucf101", "faceforensics", "kinetics400")

@@ -18,10 +18,11 @@ from data.video.encode import from_uint8
 from engine.config import TrainConfig
 from eval.clips.labels import seed_folders
 from eval.protocols.named_protocols import clips_to_generate
+from latte.config import LatteOptions
 from latte.samplers import SamplerConfig
 from scripts import cache_latents, sample, train_latte
 from scripts.sample import Sample
-from scripts.train_latte import LatteOptions, TrainLatte
+from scripts.train_latte import TrainLatte
 from tests.builders.packed import pack
 from vae import VAEConfig, VideoVAE
 

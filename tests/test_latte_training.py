@@ -23,13 +23,15 @@ from eval.features.feature_cache import extract_features
 from eval.metrics.frechet import frechet_from_features
 from eval.protocols.sample_fvd import SampleScoreConfig
 from latte import Latte
+from latte.config import LatteOptions
 from latte.diffusion import DiffusionConfig, GaussianDiffusion
 from latte.flow import FlowConfig, RectifiedFlow
 from latte.samplers import SamplerConfig
 from latte.training import JointBatch, LatteLoss
+from latte.training_config import ImageOptions
 from latte.training_metadata import TrainingMetadata
 from scripts import cache_latents, sample, train_latte
-from scripts.train_latte import ImageOptions, LatteOptions, TrainLatte
+from scripts.train_latte import TrainLatte
 from tests.builders.packed import pack
 from tests.builders.tiny_latte import TINY, awake
 from tests.builders.vectors import normal

@@ -26,7 +26,7 @@ from data.shards.pack_video import ShardConfig
 from data.shards.write import write_shards
 from data.video.decode import read_frames
 from engine.run_folder import read_log
-from latte.training import ImageOptions
+from latte.training_config import ImageOptions
 from scripts import train_latte, train_vae
 from scripts.train_vae import TrainVAE
 from tests.builders.latent_caches import VAE, complete, make_cache

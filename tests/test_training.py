@@ -14,8 +14,9 @@ from common.cli import parse
 from data.clips.dataset import ClipConfig, PackedClips
 from engine.run_folder import read_log
 from eval.protocols import held_out
+from latte.config import LatteOptions
 from scripts import cache_latents, train_latte, train_vae
-from scripts.train_latte import LatteOptions, TrainLatte
+from scripts.train_latte import TrainLatte
 from scripts.train_vae import TrainVAE
 from tests.builders.packed import pack
 from tests.builders.training_runs import (

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from common.config import differences
 from common.files import read_json
 from common.pixels import to_float
-from common.seeding import noise
+from common.seeding import fold, noise
+from engine.compilation import compile_layers, compiles
+from engine.config import TrainConfig
 from engine.optimization import Batch, Losses, StepInfo
 from vae.adversarial import AdversarialConfig, AdversarialLoss
 from vae.base import VideoAutoencoder
@@ -20,6 +22,7 @@ from vae.checkpointing import enable_activation_checkpointing
 from vae.comparators.base import ComparatorConfig
 from vae.comparators.training import initial_comparator
 from vae.config import Size, VAEConfig
+from vae.discriminator import Discriminator
 from vae.image_vae import ImageVAE
 from vae.inflate import inflate
 from vae.losses import VAELoss
@@ -27,6 +30,7 @@ from vae.model import VideoVAE
 from vae.parts import freeze_others, trains
 from vae.posterior import DiagonalGaussian
 from vae.regularizers import RegularizerConfig, Regularizers
+from vae.training_config import VAETraining
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +95,39 @@ class StepLoss:
         return self.gan.generator_loss(
             reconstruction, posterior, video, info, last_layer, encoded=encoded
         )
+
+
+def initial_losses(
+    config: VAETraining, train: TrainConfig, accelerator: Accelerator, sizes: Sequence[Size]
+) -> StepLoss:
+    """The loss function of a run, with the model that its stage begins with.
+
+    Args:
+        config: what is trained.
+        train: seed and precision of the run.
+        accelerator: of the run.
+        sizes: frames, height and width of its clips.
+    Raises:
+        ValueError: weights are not there or do not fit, or a part cannot be trained.
+    """
+    loss = VAELoss(config.loss, lpips_bf16=train.precision == "bf16").to(accelerator.device)
+    torch.manual_seed(fold(train.seed, "weights"))
+    image = config.stage == "image"
+    model = initial_model(config.video_config, image=image, source=config.init_from)
+    gan = None
+    if config.adversarial is not None:
+        torch.manual_seed(fold(train.seed, "discriminator"))
+        discriminator = Discriminator(config.adversarial.discriminator)
+        log.info("discriminator: all weights are new")
+        gan = AdversarialLoss(config.adversarial, loss, discriminator, accelerator)
+    regularizers = Regularizers(config.regularizers, model)
+    if config.train_only:
+        train_parts(
+            *(model, config.train_only, max(sizes)),
+            gan=config.adversarial,
+            regularizers=config.regularizers,
+        )
+    return StepLoss(loss, model, accelerator, gan, regularizers)
 
 
 def initial_model(
@@ -161,21 +198,20 @@ def train_parts(
         )
 
 
-def prepare(model: nn.Module, *, recompute: bool, compile: bool) -> None:
-    """Turn on what saves memory or time in training. Weights and their names stay.
+def prepare(model: nn.Module, config: VAETraining, accelerator: Accelerator) -> None:
+    """Turn on what saves memory or time in training: activation checkpointing, and compilation of
+    residual and attention blocks. Weights and their names stay.
 
     Args:
         model: a `VideoAutoencoder`.
-        recompute: activation checkpointing.
-        compile: compile the residual and attention blocks, when they first run.
+        config: what is wanted.
+        accelerator: of the run.
     """
     assert isinstance(model, VideoAutoencoder)
-    if recompute:
+    if config.activation_checkpointing:
         enable_activation_checkpointing(model)
-    if compile:
-        torch._dynamo.config.recompile_limit = 256  # sizes and widths of blocks; four buckets: 70
-        for layer in model.layers():
-            layer.compile(dynamic=False)
+    if compiles(config.compile, accelerator):
+        compile_layers(model.layers())
 
 
 def _holds_image_vae(source: str) -> bool:

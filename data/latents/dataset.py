@@ -115,6 +115,17 @@ class LatentDataset(Dataset):
         """The label of item `index`; -1 without one."""
         return self._row(index)["label"]
 
+    def describe(self) -> dict[str, Any]:
+        """What a model that is trained on them must remember, as `TrainingMetadata` names it."""
+        return {
+            "encoder_hash": self.encoder_hash,
+            "mean": tuple(self.mean.tolist()),
+            "std": tuple(self.std.tolist()),
+            "class_names": tuple(self.class_names),
+            "frame_rate": self.manifest["frame_rate"],
+            "frames": self.manifest["source"]["frames"],
+        }
+
     def normalize(self, z: Float[Tensor, "*b c t h w"]) -> Float[Tensor, "*b c t h w"]:
         """Raw latents to (z - mean) / std per channel."""
         return (z - self._per_channel(self.mean, z)) / self._per_channel(self.std, z)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from common.pixels import to_float
 from data.clips.dataset import ClipConfig, ClipDataset
 from data.video.encode import to_uint8, write_video
-from engine.train import Preview
+from engine.train import Evaluate, Preview
 from engine.watch import show_pictures
 from eval.features.extractors import full_precision
 from eval.features.feature_cache import finite_features
@@ -54,6 +54,10 @@ class HeldOut:
     def clip(self, index: int, device: torch.device) -> Float[Tensor, "1 3 t h w"]:
         """One of the clips."""
         return to_float(self.clips[(0, index)]["video"][None].to(device))
+
+    def evaluate_on(self, device: torch.device) -> Evaluate:
+        """What the trainer calls with a model that has `reconstruct`."""
+        return lambda model: self.scores(model.reconstruct, device)  # type: ignore[arg-type]
 
     def scores(self, reconstruct: Reconstruct, device: torch.device) -> dict[str, float]:
         """Means over frames and clips of everything that can be measured, in float32 without TF32.

@@ -25,6 +25,7 @@ from engine.config import OptimizerConfig
 from engine.run_folder import read_log
 from eval.protocols.sample_fvd import SampleScoreConfig
 from latte.samplers import SamplerConfig
+from latte.training_config import ImageOptions
 from scripts import (
     cache_latents,
     eval_fvd,
@@ -37,7 +38,6 @@ from scripts import (
     train_latte,
     train_vae,
 )
-from scripts.train_latte import ImageOptions
 from tests.builders.training_runs import SIZE, gan_run, latte_run, settings, video_run
 
 FEW = SamplerConfig(method="ddim", steps=2)
