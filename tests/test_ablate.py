@@ -166,7 +166,7 @@ def test_the_classifier_and_the_page_of_digits_are_valid(monkeypatch):
     classifier = parse(
         train_classifier.TrainClassifier, ["--config", "configs/digits/classifier.yaml"]
     )
-    assert (classifier.data.height, classifier.test) == (32, "datasets/digits/medium")
+    assert (classifier.data.height, classifier.test) == (32, "datasets/digits/reference")
     page = parse(MakeReport, ["--config", "configs/digits/report.yaml"])
     small = parse(Ablate, ["--config", "configs/digits/small.yaml"])
     measured = {str(small.folder / "tests" / f"{test}-0") for test in small.tests}
