@@ -157,3 +157,25 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def check_output_file(name: str, path: str | Path | None, *, suffix: str = ".json") -> None:
+    """Refuse a file to be written where none can be, before the work that would be lost.
+
+    Args:
+        name: of the option, for the error.
+        path: the file; None passes.
+        suffix: of the file that the error gives as an example.
+
+    Raises:
+        ValueError: it is a folder, or lies below a file.
+    """
+    if path is None:
+        return
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(
+            f"{name}={path}: is a folder. Name a file, such as {path / f'result{suffix}'}"
+        )
+    if parents := [parent for parent in path.parents if parent.is_file()]:
+        raise ValueError(f"{name}={path}: {parents[0]} is a file, so no folder can be made there")

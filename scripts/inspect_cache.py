@@ -16,7 +16,7 @@ from tqdm import tqdm
 from common.accelerator import make_accelerator
 from common.cli import main
 from common.config import Config
-from common.files import atomic_path, write_json
+from common.files import atomic_path, check_output_file, write_json
 from common.pixels import to_float
 from common.psnr import psnr_from_mse
 from common.seeding import fold
@@ -61,6 +61,7 @@ class InspectCache(Config):
         super().__post_init__()
         if self.vae is None and self.data is not None and self.card is None:
             raise ValueError("data is shown beside decoded latents, or on a card: give vae or card")
+        check_output_file("card", self.card)
 
 
 def run(config: InspectCache) -> None:

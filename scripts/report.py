@@ -14,7 +14,7 @@ import torch
 
 from common.cli import main
 from common.config import Config
-from common.files import atomic_path, read_json
+from common.files import atomic_path, check_output_file, read_json
 from eval.protocols.results_log import read_results
 from eval.report import result_sections as sections
 from eval.report.ablation_tables import ablation_section
@@ -58,6 +58,8 @@ class MakeReport(Config):
             raise ValueError("nothing to report: give --results")
         if not self.out and not self.latex:
             raise ValueError("nothing to write: give --out, --latex or both")
+        check_output_file("out", self.out, suffix=".html")
+        check_output_file("latex", self.latex, suffix=".tex")
 
 
 def run(config: MakeReport) -> None:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from common.cli import main
 from common.config import Config, Workers
-from common.files import write_json
+from common.files import check_output_file, write_json
 from data.verify import verify
 
 SHOWN = 20
@@ -30,6 +30,7 @@ class VerifyData(Config):
 
 def run(config: VerifyData) -> None:
     """Check, report, exit."""
+    check_output_file("report", config.report)
     workers = len(os.sched_getaffinity(0)) if config.workers is None else config.workers
     found = verify(config.data, decode=config.decode, workers=workers)
     if config.report is not None:

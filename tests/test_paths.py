@@ -157,6 +157,14 @@ def test_a_result_that_cannot_be_written_is_refused_before_anything_is_read(root
     check(root, command, nowhere, capsys, match=f"out={root}/videos: is a folder")
 
 
+@pytest.mark.parametrize(
+    ("command", "option"), [("verify_data", "report"), ("report", "out"), ("inspect_cache", "card")]
+)
+def test_a_folder_where_a_file_is_due_is_refused_before_the_work(root, command, option, capsys):
+    place = {option: root / "videos"}
+    check(root, command, place, capsys, match=f"{option}={root}/videos: is a folder")
+
+
 def check(root, command, changed, capsys, *, match=None):
     script, *choice = command.split()
     before = sorted(path for path in root.rglob("*") if path.name != "__pycache__")

@@ -4,13 +4,12 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from accelerate import Accelerator
 
 from common.config import BatchSize, Config, Device, Pixels, Workers
-from common.files import write_json
+from common.files import check_output_file, write_json
 from eval.features.feature_cache import Extraction
 from eval.protocols.results_log import append_result, check_results
 
@@ -61,17 +60,9 @@ def check_out(config: Measurement, *outs: str | None) -> None:
     Raises:
         ValueError: one of them is a folder, or lies below a file; or `results` holds other things.
     """
-    for name, out in (*(("out", out) for out in outs), ("results", config.results)):
-        if out is None:
-            continue
-        path = Path(out)
-        if path.is_dir():
-            example = path / f"result.{'json' if name == 'out' else 'jsonl'}"
-            raise ValueError(f"{name}={out}: is a folder. Name a file, such as {example}")
-        if parents := [parent for parent in path.parents if parent.is_file()]:
-            raise ValueError(
-                f"{name}={out}: {parents[0]} is a file, so no folder can be made there"
-            )
+    for out in outs:
+        check_output_file("out", out)
+    check_output_file("results", config.results, suffix=".jsonl")
     check_results(config.results)
 
 
