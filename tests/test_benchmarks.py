@@ -61,6 +61,7 @@ def test_a_benchmark_explains_its_options(name, capsys):
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset leaves shards to the collector
 @pytest.mark.parametrize("name", TINY)
 def test_a_benchmark_runs_tiny(name, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TMPDIR", str(tmp_path))

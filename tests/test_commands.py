@@ -58,7 +58,7 @@ RUN = {
 }
 SHOWN = {"activation_checkpointing", "compile", "dry_run", "held_out", "num_held_out_clips"}
 MAY_CHANGE = {
-    train_vae.TrainVAE: SHOWN | {"metric_networks", "num_previews"},
+    train_vae.TrainVAE: SHOWN | {"metric_networks", "num_previews", "stream.urls"},
     train_latte.TrainLatte: SHOWN | {"fvd", "num_previews"},
     train_classifier.TrainClassifier: set(),
 }
