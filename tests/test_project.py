@@ -91,7 +91,7 @@ FOLDERS = {
     "data/importers": ("data.video",),
     "data/shards": ("data.importers", "data.pool", "data.video"),
     "data/clips": ("data.shards", "data.video", "engine"),
-    "data/latents": ("data",),
+    "data/latents": ("data", "engine"),
     "eval/clips": ("data",),
     "eval/features": ("data", "eval.clips", "eval.metrics"),
     "eval/metrics": ("eval.features.preprocess",),

@@ -1,4 +1,4 @@
 """The latent cache: written once, resumable, read as samples or means.
 
-May import `common` and the other folders of `data`.
+May import `common`, `engine` and the other folders of `data`.
 """

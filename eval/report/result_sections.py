@@ -113,7 +113,9 @@ def diagnosis_table(label: str, result: Mapping[str, Any]) -> Table:
         columns=["slip", Column(name=result["name"]), Column(name="ratio", decimals=3)],
         rows=[[row["slip"], row["value"], row["ratio"]] for row in rows],
         caption="One thing is done otherwise in each row; the first row has no slip.",
-        notes=[f"Not {row['slip']}: {row['why_not']}." for row in rows if row["why_not"]],
+        notes=[
+            f"Not {row['slip']}: {row['why_not'].rstrip('.')}." for row in rows if row["why_not"]
+        ],
     )
 
 

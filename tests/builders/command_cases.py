@@ -335,7 +335,9 @@ CASES: dict[str, Case] = {
         kept="latents-*.json",
         free={"workers": 1},
         refusals=(
-            Refusal(changes={"vae": "{project}/other_vae"}, says=r"vae\.encoder_sha256 was '.*', now"),
+            Refusal(
+                changes={"vae": "{project}/other_vae"}, says=r"vae\.encoder_sha256 was '.*', now"
+            ),
             Refusal(
                 changes={"data.folder": "{project}/other_shards"},
                 says=r"source\.hash was '.*', now",
