@@ -20,7 +20,7 @@ $(BIN)/.installed: pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/python scripts/demo.py
 
-# the smallest experiment on moving digits: about 10 minutes on 2 cores, then runs/digits/small/report.html
+# the smallest experiment on moving digits, then runs/digits/small/report.html
 digits: setup
 	for set in train medium sudden; do \
 		$(BIN)/python scripts/make_shards.py digits --config configs/digits/data/$$set.yaml || exit; \
