@@ -1,6 +1,6 @@
 """Whether generated clips are copies of training clips: by features, and by pixels too."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -68,32 +68,33 @@ def memorized_clips(
     }
     source, stride = among or (None, None)
     if source is not None and stride is not None:
-        shared = (held_out, extractor, extraction)
-        result["nearest"] = nearest_training_clips(fake, source, *shared, stride=stride)
+        clips = {"generated": (fake, generated), "held_out": (held_out, usual)}
+        result["nearest"] = nearest_training_clips(
+            clips, source, extractor, extraction, stride=stride
+        )
     return result
 
 
 def nearest_training_clips(
-    fake: ClipSource,
+    clips: Mapping[str, tuple[ClipSource, FeatureSet]],
     training: ClipSource,
-    held_out: ClipSource,
     extractor: Extractor,
     extraction: Extraction | None = None,
     *,
     stride: int,
 ) -> dict[str, Any]:
-    """The training clip nearest to each generated and to each held-out clip.
+    """The training clip nearest to each of several sets' clips.
 
     Unlike a distance, which takes one clip of each video, this looks at every part of the training
-    videos. All generated and held-out clips are held in memory.
+    videos. All clips of the sets are held in memory.
 
     Args:
-        fake, held_out: clips to look up.
+        clips: the sets to look up by name, each with its features.
         training: the protocol of the clips to look among.
         stride: video frames from the start of one of these to that of the next.
 
     Returns:
-        `stride`, `clips` (looked among), and for `generated` and `held_out`: `source`,
+        `stride`, `clips` (looked among), and for each name in `clips`: `source`,
         `median_distance`, `median_gray_levels` and `pairs`, one per clip with `clip` and `start`,
         `distance` to the nearest clip by features, which is `by_features` (id and first frame), and
         `gray_levels` to the nearest by pixels, which is `by_pixels`: the root mean square
@@ -103,8 +104,7 @@ def nearest_training_clips(
         ValueError: features that are not finite.
     """
     extraction = extraction or Extraction()
-    sources = {"generated": fake, "held_out": held_out}
-    queries = torch.cat([_pixels(torch.stack([clip for _, clip in s])) for s in sources.values()])
+    queries = torch.cat([_pixels(torch.stack([c for _, c in s])) for s, _ in clips.values()])
     gray_levels = torch.full((len(queries),), torch.inf)
     by_pixels = torch.zeros(len(queries), dtype=torch.long)
     names: list[list[Any]] = []  # id and first frame of every training clip
@@ -112,11 +112,11 @@ def nearest_training_clips(
 
     # Nearest by pixels: batch by batch, because training clips may be many
     for windows in _windows(training, stride):
-        for first, ids, clips in windows.batches(extraction.batch_size, extraction.workers):
+        for first, ids, batch in windows.batches(extraction.batch_size, extraction.workers):
             features.append(
-                finite_features(extractor, clips.to(extraction.device), ids, training.folder)
+                finite_features(extractor, batch.to(extraction.device), ids, training.folder)
             )
-            pixels = _pixels(clips)
+            pixels = _pixels(batch)
             gaps = torch.cdist(queries, pixels, compute_mode="donot_use_mm_for_euclid_dist")
             found = (gaps / pixels.shape[1] ** 0.5).min(dim=1)
             nearer = found.values < gray_levels
@@ -127,9 +127,9 @@ def nearest_training_clips(
     # Nearest by features, and what was found
     result: dict[str, Any] = {"stride": stride, "clips": len(names)}
     begin = 0
-    for name, source in sources.items():
-        values = extract_features(source, extractor, extraction).values
-        near = nearest_clips(values, np.concatenate(features))
+    among = np.concatenate(features)
+    for name, (source, found_features) in clips.items():
+        near = nearest_clips(found_features.values, among)
         levels = gray_levels[begin : begin + len(source)].tolist()
         result[name] = {
             "source": source.describe(),
