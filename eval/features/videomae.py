@@ -64,25 +64,33 @@ class Attention(nn.Module):
         return self.proj(rearrange(y, "b h n d -> b n (h d)"))
 
 
-class Block(nn.Module):
-    """Attention and MLP, each after a layer norm and added to its input."""
+class MLP(nn.Module):
+    """Two layers with a GELU between."""
 
-    def __init__(self, config: VideoMAEConfig):
+    def __init__(self, dim: int, hidden: int):
         super().__init__()
-        self.norm1 = nn.LayerNorm(config.dim, eps=EPS)
-        self.attn = Attention(config)
-        self.norm2 = nn.LayerNorm(config.dim, eps=EPS)
-        self.mlp = nn.ModuleDict(
-            {
-                "fc1": nn.Linear(config.dim, config.hidden),
-                "fc2": nn.Linear(config.hidden, config.dim),
-            }
-        )
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """The MLP of each token, without the residual."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Attention and MLP, each after a layer norm and added to its input; V-JEPA's are alike."""
+
+    def __init__(self, dim: int, hidden: int, attention: nn.Module):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=EPS)
+        self.attn = attention
+        self.norm2 = nn.LayerNorm(dim, eps=EPS)
+        self.mlp = MLP(dim, hidden)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         """Attention and MLP over the n tokens, each with its residual."""
         x = x + self.attn(self.norm1(x))
-        return x + self.mlp["fc2"](F.gelu(self.mlp["fc1"](self.norm2(x))))
+        return x + self.mlp(self.norm2(x))
 
 
 class VideoMAE(nn.Module):
@@ -98,7 +106,9 @@ class VideoMAE(nn.Module):
         super().__init__()
         kernel = (config.tubelet, config.patch, config.patch)
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv3d(3, config.dim, kernel, kernel)})
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(
+            Block(config.dim, config.hidden, Attention(config)) for _ in range(config.depth)
+        )
         self.fc_norm = nn.LayerNorm(config.dim, eps=EPS)
         tokens = FRAMES // config.tubelet * (SIZE // config.patch) ** 2
         self.register_buffer("positions", _sinusoids(tokens, config.dim), persistent=False)

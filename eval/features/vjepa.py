@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from common.config import Config
 from common.weights import read_state_dict
-from eval.features.videomae import FRAMES, MEAN, SIZE, STD
+from eval.features.videomae import EPS, FRAMES, MEAN, MLP, SIZE, STD, Block
 
-EPS, POOLER_EPS = 1e-6, 1e-5  # of the encoder's layer norms, of the pooler's
+POOLER_EPS = 1e-5  # of the pooler's layer norms
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
 """Attention heads by width: tiny, small, base, large, huge; the last two are published."""
 
@@ -52,19 +52,6 @@ class VJEPAConfig(Config):
         return FRAMES // self.tubelet, SIZE // self.patch, SIZE // self.patch
 
 
-class MLP(nn.Module):
-    """Two layers with a GELU between."""
-
-    def __init__(self, config: VJEPAConfig):
-        super().__init__()
-        self.fc1 = nn.Linear(config.dim, config.hidden)
-        self.fc2 = nn.Linear(config.hidden, config.dim)
-
-    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        """The MLP of each token, without the residual."""
-        return self.fc2(F.gelu(self.fc1(x)))
-
-
 class Attention(nn.Module):
     """Self-attention over all tokens."""
 
@@ -79,22 +66,6 @@ class Attention(nn.Module):
         q, k, v = rearrange(self.qkv(x), "b n (k h d) -> k b h n d", k=3, h=self.heads)
         y = F.scaled_dot_product_attention(q, k, v)
         return self.proj(rearrange(y, "b h n d -> b n (h d)"))
-
-
-class Block(nn.Module):
-    """Attention and MLP, each after a layer norm and added to its input."""
-
-    def __init__(self, config: VJEPAConfig):
-        super().__init__()
-        self.norm1 = nn.LayerNorm(config.dim, eps=EPS)
-        self.attn = Attention(config)
-        self.norm2 = nn.LayerNorm(config.dim, eps=EPS)
-        self.mlp = MLP(config)
-
-    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        """Attention and MLP over the n tokens, each with its residual."""
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
 
 
 class CrossAttention(nn.Module):
@@ -128,7 +99,7 @@ class Pooler(nn.Module):
                 "norm1": nn.LayerNorm(config.dim, eps=POOLER_EPS),
                 "xattn": CrossAttention(config),
                 "norm2": nn.LayerNorm(config.dim, eps=POOLER_EPS),
-                "mlp": MLP(config),
+                "mlp": MLP(config.dim, config.hidden),
             }
         )
 
@@ -153,7 +124,9 @@ class VJEPA(nn.Module):
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv3d(3, config.dim, kernel, kernel)})
         positions = position_embedding(config.grid, config.dim)[None]
         self.pos_embed = nn.Parameter(positions, requires_grad=False)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(
+            Block(config.dim, config.hidden, Attention(config)) for _ in range(config.depth)
+        )
         self.norm = nn.LayerNorm(config.dim, eps=EPS)
         self.pooler = Pooler(config)
         self.eval()
