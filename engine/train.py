@@ -124,6 +124,7 @@ class Trainer:
         self.guard = Guard(config.max_skipped_steps, config.spike_factor)
         self.states: dict[str, Stateful] = {"guard": self.guard, **(states or {})}
         self.step = self.clips = self.bad_samples = self.stopped_by = 0
+        self.graphs_before = compiled_graphs()  # of whatever this process ran before
         self._unread: ReducedValues | None = None  # of the newest step
         if checkpoint := self.folder.latest():
             state = self.folder.load(checkpoint, self.ema.model)
@@ -352,7 +353,7 @@ class Trainer:
             "bad_samples": self.bad_samples,
             "memory_gb": peak_memory_bytes(self.accelerator.device) / GIGABYTE,
         }
-        if graphs := compiled_graphs():
+        if graphs := compiled_graphs() - self.graphs_before:
             values["compiled_graphs"] = graphs
         self.folder.write_log(self.step, values | scores)
         if "loss" in values:

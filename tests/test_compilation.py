@@ -8,7 +8,11 @@ from torch.testing import assert_close
 
 from engine import compilation
 from engine.compilation import compile_layers, compiled_graphs, compiles
+from engine.run_folder import read_log
+from scripts import train_vae
+from tests.builders.packed import pack
 from tests.builders.tiny_vae import scramble
+from tests.builders.training_runs import video_run
 from vae import VAEConfig, VideoVAE
 
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute")  # of torch, in tracing
@@ -63,6 +67,13 @@ def test_a_limit_that_is_too_low_is_seen(monkeypatch):
         pytest.raises(torch._dynamo.exc.FailOnRecompileLimitHit),
     ):
         step(model, SIZES[0])  # widths differ
+
+
+def test_a_run_logs_the_graphs_that_it_compiled_itself(tmp_path):
+    shards = pack(tmp_path, [5, 5, 5, 5])
+    counters["stats"]["unique_graphs"] = 7  # of something else in this process
+    train_vae.run(video_run(tmp_path / "eager", shards, steps=1))
+    assert "compiled_graphs" not in read_log(tmp_path / "eager")[-1]
 
 
 def test_compilation_is_the_default_on_cuda_alone(monkeypatch):

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from common.files import read_json
 from data.video.decode import read_frames
 from tests.builders.command_cases import CASES, assert_same, changed, run_until
-from tests.builders.processes import begin_ranks
+from tests.builders.processes import begin_ranks, run_ranks
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),
@@ -27,18 +27,10 @@ def cpu(monkeypatch):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
 
 
-def run_in_two(case, config):
-    """Run a command in two processes, to the end."""
-    ranks = begin_ranks(2, case.run, config)
-    for rank in ranks:
-        rank.join()
-    assert [rank.exitcode for rank in ranks] == [0, 0]
-
-
 @pytest.mark.parametrize("name", TRAINING)
 def test_two_processes_learn_what_one_does(name, project, straight, tmp_path):
     case = CASES[name]
-    run_in_two(case, changed(case.config(project, tmp_path), case.in_two))
+    run_ranks(2, case.run, changed(case.config(project, tmp_path), case.in_two))
     one, two = case.contents(straight(name)), case.contents(tmp_path)
     assert one.keys() == two.keys()
     for x, y in zip(one.pop("log"), two.pop("log"), strict=True):
@@ -46,8 +38,10 @@ def test_two_processes_learn_what_one_does(name, project, straight, tmp_path):
         for key in x:
             assert_close(x[key], y[key], rtol=1e-3 if LOOSE.search(key) else 1e-5, atol=0)
     for file in (key for key in one if key.endswith(".safetensors")):
-        # Adam's first steps make much of rounding
-        assert_close(one[file], two[file], rtol=0, atol=1e-4)
+        # Adam's first steps make much of rounding where a gradient is nearly zero
+        assert_close(one[file], two[file], rtol=0, atol=1e-3)
+        for key, x in one[file].items():
+            assert (x.float() - two[file][key].float()).abs().mean() < 5e-5, key
     random = tmp_path.glob("checkpoints/*/random_states_*.pkl")
     assert len({file.name for file in random}) == 2  # so they knew of each other
 
@@ -63,14 +57,14 @@ def test_two_processes_write_the_bytes_of_one_though_killed_before(
         rank.kill()
         rank.join()
     assert any(rank.exitcode for rank in ranks)
-    run_in_two(case, config)
+    run_ranks(2, case.run, config)
     assert_same(case.contents(tmp_path), case.contents(straight(name)))
 
 
 @pytest.mark.parametrize("name", EXACT)
 def test_one_process_goes_on_with_what_two_have_done(name, project, straight, tmp_path):
     case, config = CASES[name], CASES[name].config(project, tmp_path)
-    run_in_two(case, config)
+    run_ranks(2, case.run, config)
     lost = sorted(tmp_path.glob(case.kept))[::2]
     for path in lost:
         path.unlink()
@@ -81,7 +75,7 @@ def test_one_process_goes_on_with_what_two_have_done(name, project, straight, tm
 
 def test_two_processes_sample_the_clips_of_one(project, straight, tmp_path):
     case, one = CASES["sample"], straight("sample")
-    run_in_two(case, case.config(project, tmp_path))
+    run_ranks(2, case.run, case.config(project, tmp_path))
     names = sorted(path.name for path in one.glob("clip-*.mkv"))
     assert names == sorted(path.name for path in tmp_path.glob("clip-*.mkv"))
     assert read_json(tmp_path / "samples.json") == read_json(one / "samples.json")

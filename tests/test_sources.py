@@ -31,7 +31,7 @@ from scripts import train_latte, train_vae
 from scripts.train_vae import TrainVAE
 from tests.builders.latent_caches import VAE, complete, make_cache
 from tests.builders.packed import pack
-from tests.builders.processes import begin_ranks
+from tests.builders.processes import run_ranks
 from tests.builders.training_runs import latte_run, video_run, weights
 
 SIZES, WEIGHTS = {0: [5, 4], 1: [30], 2: [3, 3, 3]}, {0: 0.5, 1: 1.5, 2: 0.5}
@@ -156,9 +156,7 @@ def test_a_resumed_run_and_two_processes_see_the_same_clips(folders, tmp_path):
     train_vae.run(mixed(folders, tmp_path / "resumed"))
     one = weights(tmp_path / "straight")
     assert_close(weights(tmp_path / "resumed"), one, rtol=0, atol=0)
-    ranks = begin_ranks(2, train, mixed(folders, tmp_path / "two"))
-    for rank in ranks:
-        rank.join()
+    run_ranks(2, train, mixed(folders, tmp_path / "two"))
     logs = [read_log(tmp_path / name) for name in ("straight", "resumed", "two")]
     names = ["source/" + name for name in source_names(mixed(folders, tmp_path).folders)]
     for lines in zip(*logs, strict=True):

@@ -21,7 +21,7 @@ from scripts import cache_latents, train_latte, train_vae
 from scripts import sample as sampling
 from scripts.train_vae import TrainVAE
 from tests.builders.packed import pack
-from tests.builders.processes import begin_ranks
+from tests.builders.processes import run_ranks
 from tests.builders.tiny_comparators import LIKE, smallest, tiny
 from tests.builders.tiny_vae import scramble
 from tests.builders.training_runs import MODEL, gan_run, latte_run, video_run, weights
@@ -120,9 +120,7 @@ def test_two_processes_learn_what_one_does_with_ddp_and_fsdp(root, tmp_path, mon
     monkeypatch.setenv("FSDP_VERSION", "2")
     for kind, config in (("false", ddp), ("true", fsdp)):
         monkeypatch.setenv("ACCELERATE_USE_FSDP", kind)
-        for rank in (started := begin_ranks(2, train, config)):
-            rank.join()
-        assert [rank.exitcode for rank in started] == [0, 0]
+        run_ranks(2, train, config)
     monkeypatch.delenv("ACCELERATE_USE_FSDP")
     train_vae.run(one)
     start = load_file(root / "vae" / "model.safetensors")

@@ -17,7 +17,7 @@ from engine.train import Trainer
 from latte import Latte
 from scripts import train_vae  # noqa: F401
 from tests.builders.commands import ROOT
-from tests.builders.processes import begin_ranks
+from tests.builders.processes import run_ranks
 from tests.builders.tiny_latte import TINY
 
 
@@ -51,8 +51,4 @@ def weigh(config):
 if __name__ == "__main__":
     for count, environment, function, config in pickle.loads(Path(sys.argv[1]).read_bytes()):
         os.environ |= environment
-        ranks = begin_ranks(count, function, config)
-        for rank in ranks:
-            rank.join()
-        if any(rank.exitcode for rank in ranks):
-            sys.exit(f"failed: {function} {config}")
+        run_ranks(count, function, config)
