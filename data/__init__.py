@@ -1,5 +1,4 @@
 """Videos and latents on disk, and how training reads them.
 
-`pool` works on files in processes, `verify` checks what is stored. May import `common` and
-`engine`.
+`verify` checks what is stored. May import `common` and `engine`.
 """

@@ -16,9 +16,9 @@ from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
 from common.files import sha256_file
+from common.pool import map_ordered
 from data.latents.dataset import MANIFEST, read_manifest
 from data.latents.shards import merge_sums, shard_sums
-from data.pool import map_ordered
 from data.shards.index import INDEX, ShardIndex
 from data.shards.tars import tar_members
 from data.video.decode import DecodeError, read_frames

@@ -7,7 +7,7 @@ from pathlib import Path
 from common.cli import main
 from common.output_folder import lock_folder
 from common.stages import CommandStages
-from eval.protocols.ablation import AblationConfig, run_ablation
+from eval.experiments.ablation import AblationConfig, run_ablation
 from vae.config import PRESETS
 from vae.registry import ARCHITECTURES, OTHERS, load_vae
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from common.cli import main
 from common.output_folder import lock_folder
 from common.stages import CommandStages
-from eval.protocols.chain import ChainConfig, run_chain
+from eval.experiments.chain import ChainConfig, run_chain
 from vae.registry import load_vae
 
 

@@ -17,7 +17,7 @@ from data.importers.wheels import demo_records, fetch_clips
 from data.shards.pack_video import ShardConfig
 from data.shards.write import write_shards
 from data.video.decode import read_frames
-from eval.protocols.experiment_scores import FRAMES, ExperimentScores
+from eval.experiments.experiment_scores import FRAMES, ExperimentScores
 
 SCRIPTS = Path(__file__).parent
 CONFIGS = Path(os.path.relpath(SCRIPTS.parent / "configs" / "demo"))

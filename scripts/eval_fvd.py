@@ -15,8 +15,7 @@ from eval.features.extractors import load_classifier, load_fvd_extractor
 from eval.features.statistics import FILES, save_statistics
 from eval.protocols.diagnosis import diagnose, diagnosis_lines
 from eval.protocols.fvd import check_clips, evaluate_fvd, fvd_line, over_seeds, real_features
-from eval.protocols.fvd_checks import real_floor
-from eval.protocols.fvd_config import FVDClips
+from eval.protocols.fvd_config import FVDClips, real_floor
 from eval.protocols.measurement import check_out, give_out
 from eval.protocols.memorization import memorized_clips
 

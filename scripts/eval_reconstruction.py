@@ -15,8 +15,8 @@ from eval.metrics.baselines import trivial_reconstructions
 from eval.protocols.cost import measure_cost
 from eval.protocols.evaluate_reconstruction import ReconstructionConfig, evaluate_reconstruction
 from eval.protocols.measurement import add_result, check_out
-from eval.report.reconstruction_tables import reconstruction_tables, write_clips, write_tables
 from eval.report.tables import to_text
+from eval.results.reconstruction_tables import reconstruction_tables, write_clips, write_tables
 from vae.base import VideoAutoencoder
 from vae.comparators.base import InferenceWindows
 from vae.complexity import describe_vae

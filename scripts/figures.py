@@ -16,7 +16,7 @@ from data.video.encode import from_uint8, to_uint8
 from eval.clips.clip_protocol import ClipProtocol
 from eval.clips.source import ClipSource
 from eval.report import plots
-from eval.report.run_figures import Comparison, FigureConfig, Positions, Preservation, Samples
+from eval.results.run_figures import Comparison, FigureConfig, Positions, Preservation, Samples
 from vae import VideoVAE
 from vae.registry import load_vae
 from vae.visual import latent_maps, unselected_frames

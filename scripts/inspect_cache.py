@@ -23,7 +23,7 @@ from common.seeding import fold
 from data.latents.dataset import LatentDataset
 from data.latents.inspection import Source, clips_behind, description
 from data.video.encode import to_uint8, write_video
-from eval.protocols.diffusability_card import diffusability_card
+from eval.metrics.diffusability import diffusability_card
 from latte.probe import ProbeConfig, probe_losses
 from vae.base import VideoAutoencoder
 from vae.decoder_measures import decoder_measures

@@ -7,7 +7,7 @@ from pathlib import Path
 from common.cli import main
 from common.output_folder import lock_folder
 from common.stages import CommandStages
-from eval.protocols.learning_curve import LearningCurveConfig, run_learning_curve
+from eval.experiments.learning_curve import LearningCurveConfig, run_learning_curve
 from latte.samplers import SamplerConfig
 
 SCRIPTS = Path(__file__).parent

@@ -15,14 +15,13 @@ import torch
 from common.cli import main
 from common.config import Config
 from common.files import atomic_path, check_output_file, read_json
-from eval.protocols.results_log import read_results
-from eval.report import result_sections as sections
-from eval.report.ablation_tables import ablation_section
-from eval.report.chain_tables import chain_section
-from eval.report.diffusability_tables import diffusability_section
-from eval.report.latex import Labeled, results_latex
-from eval.report.memorization_section import memorization_section
+from eval.experiments.tables import ablation_section, chain_section
+from eval.protocols.measurement import read_results
 from eval.report.page import Fact, Report, Section, build_report
+from eval.results import result_sections as sections
+from eval.results.diffusability_tables import diffusability_section
+from eval.results.latex import Labeled, results_latex
+from eval.results.memorization_section import memorization_section
 
 EXPERIMENTS = {"ablation": ablation_section, "chain": chain_section}
 """Kinds of results that are a section each."""

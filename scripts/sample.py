@@ -15,11 +15,10 @@ from common.cli import main
 from common.config import MAY_CHANGE, BatchSize, Config
 from common.output_folder import Input, check_no_file, lock_folder, write_identity
 from common.seeding import fold
-from data.latents.first_frames import FirstFrames
-from data.video.clip_folder import ClipFolder
 from data.video.encode import to_uint8
+from eval.clips.generated import ClipFolder, FirstFrames
 from eval.clips.labels import write_labels
-from eval.protocols.named_protocols import clips_to_generate
+from eval.published.named_protocols import clips_to_generate
 from latte import Latte
 from latte.samplers import SamplerConfig, check_sampler
 from latte.trained import Weights, clip_labels, load_trained, sample_clips

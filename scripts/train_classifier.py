@@ -24,7 +24,7 @@ from engine.config import TrainConfig
 from engine.optimization import Batch, Losses, StepInfo
 from engine.train import Trainer
 from eval.features.classifier import GROUPS, ClassifierConfig, ClipClassifier
-from eval.protocols.held_out import fixed_clips
+from eval.protocols.training_scores import fixed_clips
 
 
 @dataclass(frozen=True, kw_only=True)

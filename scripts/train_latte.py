@@ -13,15 +13,14 @@ from torch import nn
 from common.cli import main
 from common.config import MAY_CHANGE
 from common.output_folder import Input, lock_folder
+from data.clips.batch_order import Mixture, logging_sources, source_names
 from data.clips.loader import training_batches
-from data.clips.mixture import Mixture, logging_sources, source_names
-from data.latents.mixture import hash_of
-from data.latents.training import LatentTraining
+from data.latents.training import LatentTraining, hash_of
 from engine.accelerator import training_accelerator
 from engine.dry_run import dry_run
 from engine.prefetch import with_draws
 from engine.train import Trainer
-from eval.protocols.sample_fvd import SampleScore, SampleScoreConfig, preview_of
+from eval.protocols.training_scores import SampleScore, SampleScoreConfig, preview_samples
 from latte.samplers import SamplerConfig, check_sampler
 from latte.training import JointBatch, LatteLoss, Samples, initial_model, prepare
 from latte.training_config import LatteTraining
@@ -148,7 +147,7 @@ def _train(config: TrainLatte, accelerator: Accelerator) -> Path | None:
     # Samples to look at, and scores of samples and of held-out clips
     if vae is not None:
         draw = Samples(metadata, config.sampler, vae.to(accelerator.device), accelerator)
-        preview = preview_of(draw, config.num_previews, metadata.frame_rate)
+        preview = preview_samples(draw, config.num_previews, metadata.frame_rate)
     if fvd is not None:
         fvd.prepare(accelerator.device, trainer.folder.path / "features")
 

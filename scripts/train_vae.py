@@ -12,15 +12,15 @@ from annotated_types import Ge, Le
 from common.cli import main
 from common.config import MAY_CHANGE
 from common.output_folder import Input, lock_folder
+from data.clips.batch_order import logging_sources, source_names
 from data.clips.dataset import ClipConfig
-from data.clips.mixture import logging_sources, source_names
 from data.clips.training import ClipTraining
 from engine.accelerator import training_accelerator
 from engine.dry_run import dry_run, measured
 from engine.prefetch import with_draws
 from engine.train import Trainer
 from eval.features.metric_networks import NetworkConfig
-from eval.protocols.held_out import HeldOut, fixed_clips, preview_of
+from eval.protocols.training_scores import HeldOut, fixed_clips, preview_reconstructions
 from vae import weights_hash
 from vae.registry import OTHERS
 from vae.training import initial_losses, prepare
@@ -137,7 +137,7 @@ def _train(config: TrainVAE, accelerator: Accelerator) -> Path | None:
     # Train
     shown, preview = held_out or next(iter(clips), None), None
     if shown is not None and config.num_previews:
-        preview = preview_of(shown, config.num_previews, compared, accelerator)
+        preview = preview_reconstructions(shown, config.num_previews, compared, accelerator)
     batches = with_draws(batches, loss.draw, train.seed, accelerator.process_index)
     return trainer.run(batches, loss_function, preview, evaluate, next_command=config.next_command)
 

@@ -9,7 +9,7 @@ import yaml
 
 import scripts.ablate as ablate
 from common.cli import parse
-from eval.protocols.claims import Claim
+from eval.experiments.claims import Claim
 from scripts import make_shards, train_classifier
 from scripts import report as make_report
 from scripts.ablate import Ablate

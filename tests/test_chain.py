@@ -11,8 +11,8 @@ import yaml
 from common import stages
 from common.cli import parse
 from common.files import read_json
-from eval.protocols.chain import Row, rank_correlations
-from eval.report.chain_tables import chain_tables
+from eval.experiments.chain import Row, rank_correlations
+from eval.experiments.tables import chain_tables
 from scripts import (
     cache_latents,
     chain,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from eval.protocols.claims import Claim, judge
+from eval.experiments.claims import Claim, judge
 
 CLAIM = Claim(claim="A beats B", row="a", than="b", score="psnr", expected="higher")
 

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from common.cli import _exit_code, parse
 from common.files import read_json
 from engine.run_folder import read_log
-from eval.protocols.held_out import HeldOut, fixed_clips
+from eval.protocols.training_scores import HeldOut, fixed_clips
 from scripts import train_vae
 from scripts.train_vae import TrainVAE
 from tests.builders.command_cases import assert_same, training_run

@@ -13,7 +13,7 @@ from eval.features.classifier import ClassifierConfig, ClipClassifier
 from eval.features.extractors import load_classifier
 from eval.features.metric_networks import NetworkConfig
 from eval.metrics.frechet import frechet_from_features
-from eval.protocols.held_out import HeldOut
+from eval.protocols.training_scores import HeldOut
 from tests.builders.packed import pack
 
 SIZE = {"frames": 5, "height": 32, "width": 32}

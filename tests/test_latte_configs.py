@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from common.cli import parse
-from eval.protocols.sample_fvd import SampleScoreConfig
+from eval.protocols.training_scores import SampleScoreConfig
 from latte import Latte, LatteConfig
 from latte.training_config import ImageOptions
 from scripts.train_latte import TrainLatte

@@ -17,7 +17,7 @@ from data.video.decode import read_frames
 from data.video.encode import from_uint8
 from engine.config import TrainConfig
 from eval.clips.labels import seed_folders
-from eval.protocols.named_protocols import clips_to_generate
+from eval.published.named_protocols import clips_to_generate
 from latte.config import LatteOptions
 from latte.samplers import SamplerConfig
 from scripts import cache_latents, sample, train_latte

@@ -21,7 +21,7 @@ from eval.features.classifier import ClassifierConfig, ClipClassifier
 from eval.features.extractors import load_classifier
 from eval.features.feature_cache import extract_features
 from eval.metrics.frechet import frechet_from_features
-from eval.protocols.sample_fvd import SampleScoreConfig
+from eval.protocols.training_scores import SampleScoreConfig
 from latte import Latte
 from latte.config import LatteOptions
 from latte.diffusion import DiffusionConfig, GaussianDiffusion

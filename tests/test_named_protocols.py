@@ -10,8 +10,8 @@ import torch
 
 from common.cli import parse
 from data.video.encode import write_video
-from eval.protocols.named_protocols import DEFAULTS, PROTOCOLS, resolve
-from eval.protocols.published_scores import SCORES, compare
+from eval.published.named_protocols import DEFAULTS, PROTOCOLS, resolve
+from eval.published.scores import SCORES, compare
 from scripts import report
 from scripts.eval_fvd import EvalFVD
 from tests.builders.commands import run_script

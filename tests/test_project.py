@@ -89,13 +89,21 @@ def test_packages_import_only_what_they_may(package):
 FOLDERS = {
     "data/video": (),
     "data/importers": ("data.video",),
-    "data/shards": ("data.importers", "data.pool", "data.video"),
+    "data/shards": ("data.importers", "data.video"),
     "data/clips": ("data.shards", "data.video", "engine"),
     "data/latents": ("data", "engine"),
     "eval/clips": ("data",),
-    "eval/features": ("data", "eval.clips", "eval.metrics"),
     "eval/metrics": ("eval.features.preprocess",),
-    "eval/report": ("data", "engine.run_folder", "eval.clips", "eval.protocols"),
+    "eval/features": ("data", "eval.clips", "eval.metrics"),
+    "eval/report": ("data.video",),
+    "eval/published": ("eval.report.items",),
+    "eval/protocols": (
+        *("data", "engine", "eval.clips", "eval.features", "eval.metrics", "eval.published"),
+    ),
+    "eval/results": (
+        *("data.video", "engine.run_folder", "eval.clips", "eval.published", "eval.report"),
+    ),
+    "eval/experiments": ("data.video", "engine.run_folder", "eval.report", "eval.results"),
 }
 """Folders of packages, and what else than `common` and themselves they may import."""
 

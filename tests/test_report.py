@@ -27,7 +27,7 @@ from eval.report.page import (
     build_report,
     render_report,
 )
-from eval.report.result_sections import samples_gallery
+from eval.results.result_sections import samples_gallery
 from tests.builders.browser import (
     check_videos_play,
     launched,

@@ -9,8 +9,8 @@ import pytest
 from common.files import read_json
 from data.video.encode import write_video
 from eval.features.classifier import ClassifierConfig, ClipClassifier
-from eval.protocols.results_log import append_result, read_results
-from eval.report.latex import joined_reconstructions, results_latex
+from eval.protocols.measurement import append_result, read_results
+from eval.results.latex import joined_reconstructions, results_latex
 from tests.builders.commands import run_script
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*clips. the distance is biased")

@@ -14,12 +14,11 @@ from torch.testing import assert_close
 
 from common.cli import parse
 from common.seeding import fold
-from data.clips.batch_order import MixedOrder, Turns
+from data.clips.batch_order import MixedOrder, Source, Turns, source_names
 from data.clips.buckets import Bucket, BucketConfig
-from data.clips.mixture import Source, source_names
 from data.importers.folders import Images
 from data.latents.dataset import LatentDataset
-from data.latents.mixture import mix_latents
+from data.latents.training import mix_latents
 from data.shards.external import index_external
 from data.shards.index import ShardIndex
 from data.shards.pack_video import ShardConfig

@@ -16,7 +16,7 @@ from eval.features.classifier import ClassifierConfig, ClipClassifier
 from eval.features.statistics import load_statistics
 from eval.metrics.frechet import frechet_distance, frechet_from_features, moments
 from eval.report.items import Comparison, Table
-from eval.report.memorization_section import memorization_section
+from eval.results.memorization_section import memorization_section
 from tests.builders.commands import run_script
 
 pytestmark = [

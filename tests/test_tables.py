@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from eval.metrics.reconstruction import ssim_by_position
-from eval.protocols.published import POSITIONS, PUBLISHED, published_rows
+from eval.published.reconstructions import POSITIONS, PUBLISHED, published_rows
 from eval.report.items import Column, PublishedRow, Table
 from eval.report.tables import to_csv, to_latex, to_markdown, to_text
 

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from common.cli import parse
 from data.clips.dataset import ClipConfig, PackedClips
 from engine.run_folder import read_log
-from eval.protocols import held_out
+from eval.protocols import training_scores
 from latte.config import LatteOptions
 from scripts import cache_latents, train_latte, train_vae
 from scripts.train_latte import TrainLatte
@@ -86,7 +86,7 @@ def test_a_preview_lost_in_a_kill_is_drawn_from_the_checkpoint(last, shards, tmp
     steps = 2 if last else 4
     train_vae.run(video_run(tmp_path / "straight", shards, steps))
     with monkeypatch.context() as patch:
-        patch.setattr(held_out, "write_video", killed)
+        patch.setattr(training_scores, "write_video", killed)
         with pytest.raises(KeyboardInterrupt):
             train_vae.run(video_run(tmp_path / "killed", shards, steps))
     assert not preview(tmp_path / "killed").exists()

@@ -13,9 +13,8 @@ from torch.utils.data import Dataset
 
 from common.config import BatchSize, Config, Frames, Pixels
 from common.seeding import fold
-from data.clips.batch_order import GlobalBatches, Turns
+from data.clips.batch_order import GlobalBatches, Mixture, Source, Turns, batch_order
 from data.clips.dataset import ClipConfig, ClipDataset, load_index
-from data.clips.mixture import Mixture, Source, batch_order
 from data.clips.options import Size, UnreadableVideos
 
 CYCLE = 100

@@ -13,9 +13,9 @@ from torch.utils.data import Dataset, get_worker_info
 from common.seeding import fold, generator
 from data.clips.batch_order import SHARDS_PER_GROUP
 from data.clips.options import AugmentedClipOptions, ClipOptions, UnreadableVideos
-from data.shards.entries import Entry
 from data.shards.index import ShardIndex
 from data.shards.remote_cache import ShardCache
+from data.shards.tars import Entry
 from data.video.decode import DecodeError
 
 log = logging.getLogger(__name__)

@@ -11,9 +11,8 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from data.clips.batch_order import GlobalBatches
+from data.clips.batch_order import GlobalBatches, batch_order
 from data.clips.buckets import BucketClips, BucketOrder
-from data.clips.mixture import batch_order
 from engine.config import TrainConfig
 
 AHEAD = 4  # batches that each worker loads ahead

@@ -7,10 +7,10 @@ from accelerate import Accelerator
 
 from common.config import Config
 from common.output_folder import Input
+from data.clips.batch_order import Mixture, Source, source_names
 from data.clips.buckets import Bucket, BucketClips, BucketConfig
 from data.clips.dataset import ClipConfig, ClipDataset
 from data.clips.loader import training_batches
-from data.clips.mixture import Mixture, Source, source_names
 from data.clips.options import Size, UnreadableVideos
 from data.clips.stream import StreamConfig, training_stream
 from engine.config import TrainConfig

@@ -1,16 +1,18 @@
-"""Which latents a training run takes."""
+"""Which latents a training run takes: of one cache or of several, normalized alike."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Annotated, Literal
 
+import torch
 from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor
 
 from common.config import MAY_CHANGE, Config
 from common.output_folder import Input
-from data.clips.mixture import Mixture, Source, source_names
+from data.clips.batch_order import Mixture, Source, source_names
 from data.latents.dataset import (
     JointLatents,
     LatentDataset,
@@ -18,7 +20,6 @@ from data.latents.dataset import (
     check_alike,
     check_labeled,
 )
-from data.latents.mixture import mix_latents
 from engine.config import TrainConfig
 
 HeldOutLatents = Callable[[], Iterator[tuple[Float[Tensor, "c t h w"], int]]]
@@ -123,3 +124,33 @@ class LatentTraining(Config):
                 yield latents.normalize(latent), label
 
         return clips
+
+
+def mix_latents(parts: Sequence[LatentDataset], weights: Sequence[float], *, classes: bool) -> None:
+    """Normalize all caches by the mean and deviation of their mixture.
+
+    Args:
+        parts: the caches; all get the same `mean` and `std`.
+        weights: share of the samples of each, relative to the others'.
+        classes: their classes must be the same.
+    Raises:
+        ValueError: caches of different encoders, shapes, scalings or classes.
+    """
+    for part in parts[1:]:
+        check_alike(parts[0], part, classes=classes)
+    share = torch.tensor(weights, dtype=torch.float64)
+    share = (share / share.sum())[:, None]
+    means, stds = (
+        torch.stack([getattr(part, name).double() for part in parts]) for name in ("mean", "std")
+    )
+    mean = (share * means).sum(0)
+    variance = (share * (stds.square() + (means - mean).square())).sum(0)
+    for part in parts:
+        part.mean, part.std = mean.float(), variance.sqrt().float()
+
+
+def hash_of(parts: Sequence[LatentDataset]) -> str:
+    """Hex sha256 of one cache's manifest, or of those of all."""
+    if len(parts) == 1:
+        return parts[0].hash
+    return sha256(" ".join(part.hash for part in parts).encode()).hexdigest()

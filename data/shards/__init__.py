@@ -1,4 +1,4 @@
 """webdataset shards of videos: packing, index, reading elsewhere's and remote ones, checks.
 
-May import `common`, `data.pool`, `data.video` and `data.importers`.
+May import `common`, `data.video` and `data.importers`.
 """

@@ -19,11 +19,11 @@ from tqdm import tqdm
 
 from common.files import read_json, sha256_file, write_json
 from common.output_folder import IDENTITY
-from data.pool import map_ordered
-from data.shards.entries import Entry
+from common.pool import map_ordered
 from data.shards.index import Shard, write_index
 from data.shards.report import ExternalReport, Failure
 from data.shards.tars import (
+    Entry,
     find_label,
     find_tars,
     has_end,

@@ -25,8 +25,8 @@ from typing import Any, Self
 import numpy as np
 
 from common.files import atomic_path
-from data.shards.entries import Entries, Entry, entries_to_columns
 from data.shards.remote_cache import ShardCache, is_remote
+from data.shards.tars import Entries, Entry, entries_to_columns
 from data.video.video_record import CLIP_EXTENSIONS
 
 SCHEMA = 2

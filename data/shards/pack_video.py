@@ -13,8 +13,8 @@ import torch
 from annotated_types import Ge, Gt, Le, MultipleOf
 
 from common.config import Config, Pixels
+from common.pool import report_progress
 from common.psnr import psnr_from_mse
-from data.pool import report_progress
 from data.video.decode import TIME_LIMIT, DecodeError, TimedFrame, read_frames
 from data.video.decode_errors import TimeLimitError, printable
 from data.video.encode import encode_video

@@ -9,8 +9,8 @@ from typing import Any, Literal, Self
 
 from common.files import read_json, sha256_file
 from data.importers import ImportResult
-from data.shards.entries import Entry
 from data.shards.index import Shard
+from data.shards.tars import Entry
 from data.video.decode_errors import printable
 
 REPORT = "report.json"

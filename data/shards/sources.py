@@ -20,8 +20,8 @@ from common.output_folder import (
     describe_identity,
     recorded_inputs,
 )
+from common.pool import map_ordered
 from data.importers import ImportResult
-from data.pool import map_ordered
 from data.shards.index import INDEX
 from data.shards.pack_video import Failed, ShardConfig, probe_one
 from data.shards.report import Failure, PackedShard, list_counts, list_names

@@ -20,9 +20,8 @@ from tqdm import tqdm
 
 from common.files import atomic_path, write_json
 from common.output_folder import check_identity, in_main_process, lock_folder
+from common.pool import STUCK, map_ordered
 from data.importers import ImportResult
-from data.pool import STUCK, map_ordered
-from data.shards.entries import Entry
 from data.shards.index import Shard, write_index
 from data.shards.pack_video import Failed, Packed, ShardConfig, member_json, pack_record
 from data.shards.report import (
@@ -35,7 +34,7 @@ from data.shards.report import (
     make_report,
 )
 from data.shards.sources import Part, Sources, begin_folder, check_records, describe
-from data.shards.tars import TarWriter
+from data.shards.tars import Entry, TarWriter
 from data.video.decode import TIME_LIMIT
 from data.video.decode_errors import printable
 from data.video.video_record import VideoRecord

@@ -1,4 +1,4 @@
-"""How clips and networks become one published score: FVD, IS, reconstruction, cost, held-out clips.
+"""How clips and networks become one score: FVD, IS, reconstruction, cost, scores while training.
 
-May import `common`, `data` and the other folders of `eval` except `eval.report`'s pages.
+May import `common`, `data`, `engine`, and of `eval` `clips`, `features`, `metrics`, `published`.
 """

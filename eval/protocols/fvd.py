@@ -22,7 +22,7 @@ from eval.metrics.frechet import (
 )
 from eval.metrics.kvd import jedi_distance, kernel_distance
 from eval.metrics.neighbors import coverage
-from eval.protocols.published_scores import comparison_lines, comparison_records
+from eval.published.scores import comparison_lines, comparison_records
 
 USUAL_CLIPS = 2048
 NEIGHBORS = 5  # of precision, recall, density and coverage

@@ -1,4 +1,4 @@
-"""Which clips an FVD compares: the fields of eval_fvd that a named protocol fixes."""
+"""Which clips an FVD compares: the fields of eval_fvd that a named protocol fixes; its floor."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -10,10 +10,12 @@ from annotated_types import Ge
 from common.config import Frames
 from eval.clips.clip_protocol import ClipProtocol
 from eval.clips.source import ClipSource
-from eval.features.extractors import FVDPreset
+from eval.features.extractors import Extractor, FVDPreset
+from eval.features.feature_cache import Extraction, FeatureSet, extract_features
 from eval.features.statistics import FILES, Statistics, load_statistics
+from eval.protocols.fvd import DISTANCES
 from eval.protocols.measurement import Measurement
-from eval.protocols.named_protocols import DEFAULTS, resolve
+from eval.published.named_protocols import DEFAULTS, resolve
 
 Start = Literal["random", "first", "center"]
 
@@ -141,3 +143,35 @@ class FVDClips(Measurement):
             height=values["height"],
             width=values["width"],
         )
+
+
+def real_floor(
+    real: ClipSource | Statistics,
+    features: FeatureSet | None,
+    extractor: Extractor,
+    extraction: Extraction | None = None,
+) -> dict[str, Any]:
+    """The distance of real clips from other real clips: what a perfect generator would get.
+
+    Of a folder, from as many videos again as are in the reference, where it has them; otherwise,
+    and of statistics, half against half of the clips, whose bias is that of half as many.
+
+    Returns:
+        `value`, `clips` (per half), ready for JSON.
+
+    Raises:
+        ValueError: too few clips for two halves, or moments alone.
+    """
+    if isinstance(real, ClipSource):
+        wanted = replace(real.protocol, num_clips=2 * len(real))
+        more = ClipSource(real.folder, wanted, on_error=real.on_error, progress=False)
+        features = extract_features(more, extractor, extraction)
+    if features is None:
+        raise ValueError(f"{real.folder}: holds moments alone, so its clips cannot be halved")
+    clips = min(len(real), len(features.ids) // 2)
+    if clips < 2:
+        raise ValueError(
+            f"{real.folder}: {len(features.ids)} clips have no two halves of 2 or more"
+        )
+    halves = features.values[:clips], features.values[clips : 2 * clips]
+    return {"value": DISTANCES[extractor.distance](*halves), "clips": clips}

@@ -16,7 +16,7 @@ from eval.clips.source import ClipSource
 from eval.features.extractors import Extractor
 from eval.features.feature_cache import Extraction, copies_note, extract_features
 from eval.metrics.inception_score import ceiling, inception_score
-from eval.protocols.published_scores import comparison_lines, comparison_records
+from eval.published.scores import comparison_lines, comparison_records
 
 SHUFFLE_SEED = 42  # StyleGAN-V's
 UNLIKELY = 1e-3  # probability below which labels are not taken for uniform draws

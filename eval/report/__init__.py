@@ -1,4 +1,4 @@
-"""Tables, figures and the self-contained web page, from results that were measured elsewhere.
+"""Tables, drawings and the self-contained web page, from plain data.
 
-May import `common`, `data`, `engine.run_folder`, `eval.clips` and `eval.protocols`.
+May import `common` and `data.video`.
 """

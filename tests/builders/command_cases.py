@@ -23,7 +23,7 @@ from data.clips.buckets import Bucket, BucketConfig
 from data.clips.dataset import ClipConfig, PackedClips
 from engine.config import OptimizerConfig
 from engine.run_folder import read_log
-from eval.protocols.sample_fvd import SampleScoreConfig
+from eval.protocols.training_scores import SampleScoreConfig
 from latte.samplers import SamplerConfig
 from latte.training_config import ImageOptions
 from scripts import (

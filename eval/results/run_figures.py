@@ -15,7 +15,7 @@ from data.video.encode import to_uint8
 from data.video.probe import probe
 from eval.clips.clip_protocol import ClipProtocol
 from eval.clips.source import ClipSource
-from eval.protocols.published import POSITIONS, PUBLISHED
+from eval.published.reconstructions import POSITIONS, PUBLISHED
 from eval.report import plots
 
 Place = Annotated[int, Ge(0)]

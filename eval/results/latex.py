@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any
 
-from eval.protocols.published_scores import published_beside
+from eval.published.scores import published_beside
 from eval.report.drawing import column_decimals, format_number
-from eval.report.reconstruction_tables import reconstruction_tables
 from eval.report.tables import escape_latex, to_latex
+from eval.results.reconstruction_tables import reconstruction_tables
 
 Labeled = tuple[str, dict[str, Any]]
 """What a row is called, and its result."""

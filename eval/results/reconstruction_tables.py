@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from common.files import atomic_path
-from eval.protocols.published import published_rows
+from eval.published.reconstructions import published_rows
 from eval.report.items import Cell, Column, PublishedRow, Table
 from eval.report.tables import to_csv, to_latex, to_markdown
 

@@ -15,10 +15,10 @@ from engine.run_folder import read_log
 from eval.clips.clip_protocol import ClipProtocol
 from eval.clips.labels import read_labels
 from eval.clips.source import ClipSource
-from eval.protocols.published_scores import published_beside
+from eval.published.scores import published_beside
 from eval.report.items import Cell, Column, Comparison, Curve, Gallery, Item, Section, Table
-from eval.report.latex import protocol_groups
-from eval.report.reconstruction_tables import reconstruction_tables
+from eval.results.latex import protocol_groups
+from eval.results.reconstruction_tables import reconstruction_tables
 
 CLIPS = 8  # of a reconstruction run that are shown
 GALLERY_CLIPS = 4  # of each class

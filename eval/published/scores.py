@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from eval.protocols.named_protocols import PROTOCOLS
+from eval.published.named_protocols import PROTOCOLS
 from eval.report.items import PublishedRow
 
 

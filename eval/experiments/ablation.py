@@ -9,8 +9,8 @@ from common.config import Config
 from common.files import atomic_path, read_json, read_options, write_json
 from common.stages import CommandStages
 from engine.run_folder import read_log
-from eval.protocols.claims import Claim, judge
-from eval.report.ablation_tables import ablation_tables
+from eval.experiments.claims import Claim, judge
+from eval.experiments.tables import ablation_tables
 from eval.report.tables import to_markdown
 
 LOGGED = ("psnr", "ssim", "ssim_1", "ssim_2", "ssim_3", "ssim_4", "ssim_margin")

@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 from common.config import Config
 from common.files import atomic_path, read_json, read_options, write_json
 from common.stages import CommandStages
-from eval.report.chain_tables import chain_tables
+from eval.experiments.tables import chain_tables
 from eval.report.tables import to_markdown
 
 LEAST_ROWS = 3

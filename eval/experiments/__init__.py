@@ -1,0 +1,4 @@
+"""Experiments of several commands over seeds: ablation, chain, learning curve; their tables.
+
+May import `common`, `data.video`, `engine.run_folder`, `eval.report` and `eval.results`.
+"""
