@@ -2,73 +2,92 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+import torch
 from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import Tensor
 
+from common.config import MAY_CHANGE, Config
 from common.seeding import fold
 from latte.model import Latte
-from latte.samplers import SamplerConfig, sample
+from latte.samplers import SamplerConfig, check_sampler, sample
 from latte.training_metadata import TrainingMetadata
 
 Weights = Literal["ema", "raw"]
 
 
-def load_trained(source: str | Path, weights: Weights = "ema") -> tuple[Latte, TrainingMetadata]:
-    """A trained model and what it knows of its latents.
+@dataclass(frozen=True, kw_only=True)
+class Sampling(Config):
+    """Which latents a trained model draws."""
 
-    Args:
-        source: export folder of train_latte, or one of its checkpoints.
-        weights: the averaged ones, or a checkpoint's raw ones.
+    latte: Annotated[str, MAY_CHANGE]
+    """Export folder of train_latte, or one of its checkpoints."""
+    weights: Weights = "ema"
+    """The averaged weights, or a checkpoint's raw ones."""
+    untrained: bool = False
+    """Use fresh weights of the same model: the score of having learned nothing, for comparison."""
+    labels: tuple[int, ...] | None = None
+    """Labels to take in turn; default: all classes in turn."""
+    random_labels: bool = False
+    """Draw each clip's label uniformly from them instead, by the clip's number."""
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    """Sampler, steps and guidance."""
+    seed: int = 0
+    """With the clip's number, gives its noise."""
 
-    Raises:
-        ValueError: no such folder, or raw weights of an export.
-    """
-    folder = Path(source)
-    averaged = folder / "ema" if (folder / "state.json").is_file() else folder
-    latte, metadata = Latte.from_pretrained(averaged), TrainingMetadata.load(averaged)
-    if weights == "raw":
-        file = folder / "model.safetensors"
-        if averaged == folder or not file.is_file():
-            raise ValueError(
-                f"{folder}: has no raw weights. Give a checkpoint, such as RUN/checkpoints/step-N."
-            )
-        latte.load_state_dict(load_file(file))
-    return latte, metadata
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.untrained and self.weights == "raw":
+            raise ValueError("weights=raw has no effect on untrained=true; leave one out")
 
+    def load(self) -> tuple[Latte, TrainingMetadata]:
+        """The trained model and what it knows of its latents.
 
-def clip_labels(
-    classes: int | None,
-    count: int,
-    chosen: Sequence[int] | None = None,
-    *,
-    random_seed: int | None = None,
-) -> list[int] | None:
-    """The label of each clip; None of an unconditional model.
+        Raises:
+            ValueError: no such folder, raw weights of an export, or a sampler of another process.
+        """
+        folder = Path(self.latte)
+        averaged = folder / "ema" if (folder / "state.json").is_file() else folder
+        latte, metadata = Latte.from_pretrained(averaged), TrainingMetadata.load(averaged)
+        if self.weights == "raw":
+            file = folder / "model.safetensors"
+            if averaged == folder or not file.is_file():
+                raise ValueError(
+                    f"{folder}: has no raw weights. Give a checkpoint, such as "
+                    "RUN/checkpoints/step-N."
+                )
+            latte.load_state_dict(load_file(file))
+        check_sampler(self.sampler, metadata.process, latte.config)
+        return latte, metadata
 
-    Args:
-        classes: of the model; None if it is unconditional.
-        count: clips.
-        chosen: labels to take in turn; None takes all.
-        random_seed: draw each clip's label uniformly from them, by this seed and its number.
+    def sampled_model(self, trained: Latte) -> Latte:
+        """The trained model, or with `untrained` a fresh one of its config, by the seed."""
+        if not self.untrained:
+            return trained
+        torch.manual_seed(fold(self.seed, "untrained"))
+        return Latte(trained.config).eval()
 
-    Raises:
-        ValueError: labels that the model does not know.
-    """
-    if classes is None:
-        if chosen is not None or random_seed is not None:
-            raise ValueError("the model is unconditional; it takes no labels")
-        return None
-    chosen = range(classes) if chosen is None else tuple(chosen)
-    if not chosen or min(chosen) < 0 or max(chosen) >= classes:
-        raise ValueError(f"labels={chosen}: the model knows the classes 0 to {classes - 1}")
-    places = range(count)
-    if random_seed is not None:
-        places = [fold(random_seed, "label", i) for i in places]
-    return [chosen[place % len(chosen)] for place in places]
+    def clip_labels(self, classes: int | None, count: int) -> list[int] | None:
+        """The label of each of `count` clips; None of an unconditional model, without `classes`.
+
+        Raises:
+            ValueError: labels that the model does not know.
+        """
+        if classes is None:
+            if self.labels is not None or self.random_labels:
+                raise ValueError("the model is unconditional; it takes no labels")
+            return None
+        chosen = range(classes) if self.labels is None else self.labels
+        if not chosen or min(chosen) < 0 or max(chosen) >= classes:
+            raise ValueError(f"labels={chosen}: the model knows the classes 0 to {classes - 1}")
+        places = range(count)
+        if self.random_labels:
+            places = [fold(self.seed, "label", i) for i in places]
+        return [chosen[place % len(chosen)] for place in places]
 
 
 def sample_clips(

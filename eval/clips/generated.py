@@ -1,16 +1,21 @@
 """Clips being generated: the files they go into, and the first frames that they continue."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
+from common.config import Config
 from common.files import atomic_path
+from common.output_folder import Input, check_no_file, lock_folder, write_identity
 from data.latents.dataset import LatentDataset
 from data.video.decode import read_frames
 from data.video.encode import write_video
@@ -89,10 +94,45 @@ class ClipFolder:
         """File of a lossless clip."""
         return self.folder / f"clip-{index:06d}.mkv"
 
-    def write(self, index: int, frames: UInt8[np.ndarray, "t h w c"]) -> None:
-        """Write a clip and its copies."""
-        write_video(self.clip(index), frames, self.frame_rate, codec="ffv1")
-        self.copy(index, frames)
+    @contextmanager
+    def locked(
+        self, config: Config, inputs: Mapping[str, Input], accelerator: Accelerator
+    ) -> Iterator[None]:
+        """All folders, held by this run and begun with this config and these inputs.
+
+        Raises:
+            ValueError: a file is in the way, another run holds one, or one holds other clips.
+        """
+        for folder in self.folders:
+            check_no_file(folder)  # before the first is made
+        with ExitStack() as locks:
+            for folder in self.folders:
+                locks.enter_context(lock_folder(folder, accelerator))
+                write_identity(folder, config, inputs, accelerator, products=("clip-*",))
+            yield
+
+    def write_missing(
+        self,
+        count: int,
+        draw: Callable[[Sequence[int]], Iterator[tuple[int, UInt8[np.ndarray, "t h w c"]]]],
+        accelerator: Accelerator,
+    ) -> None:
+        """Write those of this process's clips, and copies of them, that are not there.
+
+        Args:
+            count: clips of all processes.
+            draw: gives the clips of these numbers.
+        """
+        local = range(accelerator.process_index, count, accelerator.num_processes)
+        todo = [i for i in local if not self.clip(i).exists()]
+        if done := len(local) - len(todo):
+            accelerator.print(f"{self.folder}: going on, {done} of {len(local)} clips are there")
+        hidden = not accelerator.is_main_process
+        for i, frames in tqdm(draw(todo), "sampling", len(todo), unit="clip", disable=hidden):
+            write_video(self.clip(i), frames, self.frame_rate, codec="ffv1")
+            self.copy(i, frames)
+        for i in sorted({*local} - {*todo}):
+            self.copy(i)
 
     def copy(self, index: int, frames: UInt8[np.ndarray, "t h w c"] | None = None) -> None:
         """Write the copies that are missing, of the lossless file or its `frames`."""
