@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,17 +12,16 @@ from common.accelerator import make_accelerator
 from common.cli import main
 from eval.clips.labels import seed_folders
 from eval.clips.source import ClipSource
-from eval.features.extractors import load_classifier, load_fvd_extractor
 from eval.features.statistics import FILES, save_statistics
 from eval.protocols.diagnosis import diagnose, diagnosis_lines
 from eval.protocols.fvd import check_clips, evaluate_fvd, fvd_line, over_seeds, real_features
-from eval.protocols.fvd_config import FVDClips, real_floor
+from eval.protocols.fvd_config import FVDConfig, real_floor
 from eval.protocols.measurement import check_out, give_out
 from eval.protocols.memorization import memorized_clips
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalFVD(FVDClips):
+class EvalFVD(FVDConfig):
     """Fréchet Video Distance between a folder of real and folders of generated videos.
 
     The defaults are the StyleGAN-V protocol with Latte's strides: 2048 clips of 16 frames, one per
@@ -53,14 +53,6 @@ class EvalFVD(FVDClips):
     """Also measure how far slips move this very score: other strides, lossy files, truncated
     pixels, other resizes, the other port of I3D, half of the clips, copies, means over batches.
     Computes features up to eight times more."""
-    weights: str | None = None
-    """The network's weights file; null looks at IVVAE_I3D, weights/ and ~/.cache/ivvae/."""
-    download: bool = False
-    """Fetch I3D's weights into ~/.cache/ivvae/ if they are found nowhere; their hash is checked."""
-    allow_unknown_weights: bool = False
-    """Take other I3D weights than the published ones; the score is then called fvd_unverified."""
-    classifier: str | None = None
-    """Folder of a trained classifier to use instead of I3D; the score is named after it."""
     allow_rate_mismatch: bool = False
     """Accept frame rates over strides that differ between the sides."""
     resamples: Annotated[int, Ge(0), Le(100_000)] = 20
@@ -72,11 +64,6 @@ class EvalFVD(FVDClips):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_classifier(self.classifier)
-        if self.classifier and (self.weights or self.allow_unknown_weights or self.download):
-            raise ValueError(
-                "classifier replaces I3D: leave out weights, allow_unknown_weights and download"
-            )
         if not self.fake and not self.save_real:
             raise ValueError("nothing to measure: give --fake, or --save_real")
         if self.nearest_stride and not self.held_out:
@@ -97,9 +84,7 @@ def run(config: EvalFVD) -> None:
     check_out(config, config.out, config.save_real)
     accelerator = make_accelerator()
     main_process = accelerator.is_main_process
-    real, values = config.real_clips(
-        config.real, main_process, classifier=config.classifier is not None
-    )
+    real, values = config.real_clips(config.real, main_process)
     if config.save_real and not isinstance(real, ClipSource):
         raise ValueError(f"save_real={config.save_real}: real={config.real} is such a file")
     folders = [each for folder in config.fake for each in seed_folders(folder)]
@@ -107,15 +92,7 @@ def run(config: EvalFVD) -> None:
     for fake in fakes:
         check_clips(real, fake, config.allow_rate_mismatch)
     with accelerator.local_main_process_first():  # one process downloads
-        if config.classifier:
-            extractor = load_classifier(config.classifier)
-        else:
-            extractor = load_fvd_extractor(
-                values["preset"],
-                config.weights,
-                allow_unknown=config.allow_unknown_weights,
-                download=config.download,
-            )
+        extractor = config.load_network(values["preset"])
     extraction = config.extraction(accelerator, config.feature_cache)
     features = real_features(real, extractor, extraction)
     if config.save_real and main_process:
@@ -125,23 +102,18 @@ def run(config: EvalFVD) -> None:
         print(f"wrote {config.save_real}: {len(real)} clips of {config.real}", file=sys.stderr)
     if not fakes:
         return
-    result = over_seeds(
-        [
-            evaluate_fvd(
-                real,
-                fake,
-                extractor,
-                features=features,
-                protocol=config.protocol,
-                data_set=values["data_set"],
-                split=values["split"],
-                extraction=extraction,
-                resamples=config.resamples,
-                allow_rate_mismatch=config.allow_rate_mismatch,
-            )
-            for fake in fakes
-        ]
+    evaluate = partial(
+        evaluate_fvd,
+        extractor=extractor,
+        features=features,
+        protocol=config.protocol,
+        data_set=values["data_set"],
+        split=values["split"],
+        extraction=extraction,
+        resamples=config.resamples,
+        allow_rate_mismatch=config.allow_rate_mismatch,
     )
+    result = over_seeds([evaluate(real, fake) for fake in fakes])
     if config.floor:
         result["floor"] = real_floor(real, features, extractor, extraction)
     if config.diagnose:

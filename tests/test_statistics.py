@@ -3,18 +3,25 @@
 import json
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
+from torch.testing import assert_close
 
 from common.files import read_json
 from data.video.encode import write_video
+from eval.clips.clip_protocol import ClipProtocol
+from eval.clips.source import ClipSource
 from eval.features.classifier import ClassifierConfig, ClipClassifier
+from eval.features.extractors import load_classifier
+from eval.features.feature_cache import FeatureSet, extract_features
 from eval.features.statistics import load_statistics
 from eval.metrics.frechet import frechet_distance, frechet_from_features, moments
+from eval.protocols import fvd_config, memorization
 from eval.report.items import Comparison, Table
 from eval.results.memorization_section import memorization_section
 from tests.builders.commands import run_script
@@ -196,11 +203,21 @@ def test_several_sets_give_their_mean_and_spread(root, tmp_path, capsys):
     assert "give sets of as many clips" in capsys.readouterr().err
 
 
-def test_the_floor_is_real_against_real_at_this_number(root, tmp_path, capsys):
-    out = tmp_path / "floor.json"
+def test_the_floor_is_real_against_real_at_this_number(root, tmp_path, monkeypatch, capsys):
+    out, seen = tmp_path / "floor.json", []
+
+    def spy(source: ClipSource, *arguments) -> FeatureSet:
+        seen.extend(source.ids)
+        return extract_features(source, *arguments)
+
+    monkeypatch.setattr(fvd_config, "extract_features", spy)
     assert evaluate(root, "real", out=out, floor="true") == 0
     found = read_json(out)
     assert found["floor"]["clips"] == 8
+    twice = ClipSource(root / "real", ClipProtocol(frames=4, num_clips=16), progress=False)
+    assert seen == twice.ids[8:]  # the reference clips' features are there
+    values = extract_features(twice, load_classifier(root / "tiny")).values
+    assert found["floor"]["value"] == pytest.approx(frechet_from_features(values[:8], values[8:]))
     assert 0 < found["floor"]["value"] < found["value"]
     assert "between 8 real clips and as many others" in capsys.readouterr().out
     assert evaluate(root, "real.safetensors", out=out, floor="true") == 0
@@ -249,6 +266,28 @@ def test_copies_of_training_clips_are_found(root, tmp_path):
     gone = memorization_section("copies", read_json(tmp_path / "copies.json"))
     assert len(gone.items) == 1
     assert f"has no {names[0]} any more" in gone.items[0].notes[-1]
+
+
+def test_a_stretch_is_decoded_once_and_holds_every_clip_that_begins_in_it(root, monkeypatch):
+    protocol = ClipProtocol(frames=2, stride=2, skip=1, num_clips=4, height=16, width=16)
+    source = ClipSource(root / "real", protocol, progress=False)
+    for stretch, stretches in ((3, 3), (4, 2), (256, 1)):
+        monkeypatch.setattr(memorization, "STRETCH", stretch)
+        parts = memorization.Stretches(source, stride=1)
+        assert len(parts) == len(source) * stretches
+        found = [
+            ((id, start), frames[:, places[row]])
+            for id, starts, frames, places in (parts[i] for i in range(len(parts)))
+            for row, start in enumerate(starts)
+        ]
+        assert [key for key, _ in found] == [
+            (id, start) for id in source.ids for start in (1, 2, 3)
+        ]
+        for (id, start), clip in found:
+            there = ClipSource(
+                root / "real", replace(protocol, start="first", skip=start), progress=False
+            )
+            assert_close(clip, dict(there)[id], rtol=0, atol=0)  # type: ignore[call-overload]
 
 
 def test_nearest_training_clips_are_found_wherever_they_begin(root, tmp_path, capsys):

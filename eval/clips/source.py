@@ -1,9 +1,10 @@
 """Clips to evaluate: which frames of which videos, one clip per video, chosen by a seed."""
 
+import copy
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from statistics import median
@@ -11,7 +12,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -92,11 +92,26 @@ class ClipSource(Dataset):
     def __getitem__(self, index: int) -> tuple[str, Float[Tensor, "c t h w"]]:
         """Id and clip, float32 in [-1, 1]."""
         video, protocol = self._videos[index], self.protocol
-        clip = self.sized(self._read(video, self.starts[index]))
+        clip = self.frames(index, protocol.indices(self.starts[index]))
         if protocol.noise:
             draws = generator(protocol.seed, "demo noise", video.id)
             clip = (clip + protocol.noise * torch.randn(clip.shape, generator=draws)).clamp(-1, 1)
         return video.id, clip
+
+    def frames(self, index: int, numbers: Sequence[int]) -> Float[Tensor, "c t h w"]:
+        """Frames of the video of clip `index`, by their numbers, at the protocol's size."""
+        return self.sized(self._store.read(self.ids[index], numbers))
+
+    def num_frames(self, index: int) -> int:
+        """Frames of the video of clip `index`."""
+        return self._videos[index].frames
+
+    def beyond(self, count: int) -> "ClipSource":
+        """The clips without the first `count`."""
+        rest = copy.copy(self)
+        rest._videos, rest._content = self._videos[count:], None
+        rest.ids, rest.starts = self.ids[count:], self.starts[count:]
+        return rest
 
     def sized(self, frames: UInt8[np.ndarray, "t h w 3"]) -> Float[Tensor, "c t h w"]:
         """Frames at the protocol's size, float32 in [-1, 1]."""
@@ -136,11 +151,6 @@ class ClipSource(Dataset):
         """
         rates = [video.fps for video in self._videos if video.fps is not None]
         return median(rates) / self.protocol.stride if rates else None
-
-    @property
-    def longest(self) -> int:
-        """Frames of the longest video that gives a clip."""
-        return max(video.frames for video in self._videos)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -240,14 +250,12 @@ class ClipSource(Dataset):
         try:
             video = self._store.video(id)
             if video.frames >= self.protocol.span:
-                self._read(video, self.protocol.first_frame(id, video.frames))
+                start = self.protocol.first_frame(id, video.frames)
+                self._store.read(id, self.protocol.indices(start))
         except ValueError as error:
             self.unreadable[id] = str(error)
             return None
         return video
-
-    def _read(self, video: Video, start: int) -> UInt8[np.ndarray, "t h w 3"]:
-        return self._store.read(video.id, self.protocol.indices(start))
 
     def _refuse_short(self, video: Video) -> None:
         raise ValueError(
@@ -281,32 +289,3 @@ class ClipSource(Dataset):
                     f"{self.folder}: {what} differs: {first.id} has {value(first)}, "
                     f"{video.id} has {value(video)}. {advice}"
                 )
-
-
-def recorded_clips(
-    record: Mapping[str, Any], ids: Sequence[str], size: tuple[int, int] | None = None
-) -> list[UInt8[np.ndarray, "t h w 3"]]:
-    """Clips of an earlier evaluation, read once more, to be looked at.
-
-    Args:
-        record: what `ClipSource.describe` gave.
-        ids: of the clips.
-        size: height and width, pixels; None takes those that were evaluated.
-
-    Raises:
-        ValueError: the videos are no longer there, or cannot be read.
-    """
-    protocol = ClipProtocol(**{name: record[name] for name in CLIP_FIELDS})
-    store = open_store(Path(record["folder"]))
-    if missing := {*ids} - {*store.ids()}:
-        raise ValueError(f"{record['folder']}: has no {min(missing)} any more")
-    clips = []
-    for id in ids:
-        start = protocol.first_frame(id, store.video(id).frames)
-        frames = store.read(id, protocol.indices(start))
-        height, width = size or (protocol.height, protocol.width)
-        if height is None or width is None:
-            height, width = frames.shape[1:3]
-        sized = fit(torch.from_numpy(np.array(frames)), height, width)  # c t h w
-        clips.append(rearrange(sized, "c t h w -> t h w c").numpy())
-    return clips

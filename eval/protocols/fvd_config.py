@@ -1,16 +1,17 @@
-"""Which clips an FVD compares: the fields of eval_fvd that a named protocol fixes; its floor."""
+"""Which clips an FVD compares, and by which network, as far as a named protocol leaves it open."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
+import numpy as np
 from annotated_types import Ge
 
 from common.config import Frames
 from eval.clips.clip_protocol import ClipProtocol
 from eval.clips.source import ClipSource
-from eval.features.extractors import Extractor, FVDPreset
+from eval.features.extractors import Extractor, FVDPreset, load_classifier, load_fvd_extractor
 from eval.features.feature_cache import Extraction, FeatureSet, extract_features
 from eval.features.statistics import FILES, Statistics, load_statistics
 from eval.protocols.fvd import DISTANCES
@@ -21,8 +22,8 @@ Start = Literal["random", "first", "center"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FVDClips(Measurement):
-    """Fields of `DEFAULTS`; null takes what the protocol has, or else the default named below."""
+class FVDConfig(Measurement):
+    """Clips and network; null takes what the protocol has, or else the default named below."""
 
     protocol: str | None = None
     """A published protocol, which fixes the fields below as far as they are known: latte_ucf101,
@@ -60,33 +61,41 @@ class FVDClips(Measurement):
     fake_is_real: bool = False
     """`fake` holds real videos, such as held-out ones, which need not be alike: the distance of two
     real sets is the floor for generated ones."""
+    weights: str | None = None
+    """The network's weights file; null looks at IVVAE_I3D, weights/ and ~/.cache/ivvae/."""
+    download: bool = False
+    """Fetch I3D's weights into ~/.cache/ivvae/ if they are found nowhere; their hash is checked."""
+    allow_unknown_weights: bool = False
+    """Take other I3D weights than the published ones; the score is then called fvd_unverified."""
+    classifier: str | None = None
+    """Folder of a trained classifier to use instead of I3D; the score is named after it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        resolve(self.given(), self.protocol)  # a contradiction is refused at once
+        preset = resolve(self.given(), self.protocol)["preset"]  # or a contradiction is refused
+        if self.classifier and preset != DEFAULTS["preset"]:
+            whose = f" of protocol={self.protocol}" if self.protocol else ""
+            raise ValueError(
+                f"classifier={self.classifier} contradicts preset={preset}{whose}. Leave out one "
+                "of them"
+            )
+        if self.classifier and (self.weights or self.allow_unknown_weights or self.download):
+            raise ValueError(
+                "classifier replaces I3D: leave out weights, allow_unknown_weights and download"
+            )
 
     def given(self) -> dict[str, Any]:
         """The fields of `DEFAULTS`; None where nothing was given."""
         return {field: getattr(self, field) for field in DEFAULTS}
 
-    def check_classifier(self, classifier: str | None) -> None:
-        """Refuse (`ValueError`) a classifier beside a preset, given or of the protocol."""
-        preset = resolve(self.given(), self.protocol)["preset"]
-        if classifier and preset != DEFAULTS["preset"]:
-            whose = f" of protocol={self.protocol}" if self.protocol else ""
-            raise ValueError(
-                f"classifier={classifier} contradicts preset={preset}{whose}. Leave out one of them"
-            )
-
     def real_clips(
-        self, path: str, progress: bool, *, classifier: bool = False
+        self, path: str, progress: bool
     ) -> tuple[ClipSource | Statistics, dict[str, Any]]:
         """The real clips of a folder, or their statistics in a file; and every field of `DEFAULTS`.
 
         Args:
             path: folder of videos or shards, or file of statistics.
             progress: show a bar.
-            classifier: the features are those of a classifier, not of a preset.
 
         Raises:
             ValueError: no such path; or statistics of another protocol, naming both.
@@ -101,9 +110,9 @@ class FVDClips(Measurement):
                 f"num_clips_real={self.num_clips_real}"
             )
         stored = dict(found.values)
-        if classifier or stored["preset"] not in get_args(FVDPreset):
+        if self.classifier or stored["preset"] not in get_args(FVDPreset):
             preset = stored.pop("preset")
-            if not classifier:
+            if not self.classifier:
                 raise ValueError(f"{path}: made with the classifier {preset}; give --classifier")
         return found, resolve(self.given(), self.protocol, stored, path)
 
@@ -128,6 +137,16 @@ class FVDClips(Measurement):
             generated=not self.fake_is_real,
             on_error=self.on_error,
             progress=progress,
+        )
+
+    def load_network(self, preset: FVDPreset) -> Extractor:
+        """The classifier where one is given, else the network of a preset."""
+        if self.classifier:
+            return load_classifier(self.classifier)
+        return load_fvd_extractor(
+            *(preset, self.weights),
+            allow_unknown=self.allow_unknown_weights,
+            download=self.download,
         )
 
     def _clips(
@@ -162,16 +181,17 @@ def real_floor(
     Raises:
         ValueError: too few clips for two halves, or moments alone.
     """
-    if isinstance(real, ClipSource):
-        wanted = replace(real.protocol, num_clips=2 * len(real))
-        more = ClipSource(real.folder, wanted, on_error=real.on_error, progress=False)
-        features = extract_features(more, extractor, extraction)
     if features is None:
         raise ValueError(f"{real.folder}: holds moments alone, so its clips cannot be halved")
-    clips = min(len(real), len(features.ids) // 2)
+    values = features.values
+    if isinstance(real, ClipSource):
+        wanted = replace(real.protocol, num_clips=2 * len(real))
+        twice = ClipSource(real.folder, wanted, on_error=real.on_error, progress=False)
+        if len(twice) > len(real):  # they begin with those of `real`
+            others = extract_features(twice.beyond(len(real)), extractor, extraction)
+            values = np.concatenate([values, others.values])
+    clips = min(len(real), len(values) // 2)
     if clips < 2:
-        raise ValueError(
-            f"{real.folder}: {len(features.ids)} clips have no two halves of 2 or more"
-        )
-    halves = features.values[:clips], features.values[clips : 2 * clips]
+        raise ValueError(f"{real.folder}: {len(values)} clips have no two halves of 2 or more")
+    halves = values[:clips], values[clips : 2 * clips]
     return {"value": DISTANCES[extractor.distance](*halves), "clips": clips}

@@ -1,14 +1,16 @@
 """Whether generated clips are copies of training clips: by features, and by pixels too."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
+from data.clips.loader import one_thread
 from eval.clips.source import ClipSource
 from eval.features.extractors import Extractor
 from eval.features.feature_cache import (
@@ -20,6 +22,7 @@ from eval.features.feature_cache import (
 from eval.metrics.neighbors import memorization, nearest_clips
 
 WORST = 8  # pairs that are named
+STRETCH = 256  # frames of a video that are decoded at once
 
 
 def memorized_clips(
@@ -111,8 +114,17 @@ def nearest_training_clips(
     features: list[np.ndarray] = []
 
     # Nearest by pixels: batch by batch, because training clips may be many
-    for windows in _windows(training, stride):
-        for first, ids, batch in windows.batches(extraction.batch_size, extraction.workers):
+    stretches = DataLoader(
+        Stretches(training, stride),
+        batch_size=None,
+        num_workers=extraction.workers,
+        worker_init_fn=one_thread,
+        generator=torch.Generator(),
+    )
+    for id, starts, frames, places in stretches:
+        for rows in torch.arange(len(starts)).split(extraction.batch_size):
+            batch = rearrange(frames[:, places[rows]], "c b t h w -> b c t h w")
+            ids = [id] * len(batch)
             features.append(
                 finite_features(extractor, batch.to(extraction.device), ids, training.folder)
             )
@@ -122,7 +134,7 @@ def nearest_training_clips(
             nearer = found.values < gray_levels
             by_pixels = torch.where(nearer, len(names) + found.indices, by_pixels)
             gray_levels = torch.where(nearer, found.values, gray_levels)
-            names += map(list, zip(ids, windows.starts[first : first + len(ids)], strict=True))
+            names += [[id, starts[row]] for row in rows]
 
     # Nearest by features, and what was found
     result: dict[str, Any] = {"stride": stride, "clips": len(names)}
@@ -151,12 +163,41 @@ def nearest_training_clips(
     return result
 
 
-def _windows(training: ClipSource, stride: int) -> Iterator[ClipSource]:
-    """All clips that begin at frame 0, then those that begin at `stride`, and so on."""
-    protocol = replace(training.protocol, start="first")
-    for start in range(0, training.longest - training.protocol.span + 1, stride):
-        windows = replace(protocol, skip=protocol.skip + start)
-        yield ClipSource(training.folder, windows, on_error=training.on_error, progress=False)
+class Stretches(Dataset):
+    """All clips of a source's videos that begin `stride` frames apart, in stretches of the videos.
+
+    Each stretch is decoded once for all clips in it: the id of its video, where the clips begin,
+    the frames `c t h w`, and the places `b t` of each clip's frames among them. With
+    `on_error="skip"` one that cannot be read gives no clips.
+    """
+
+    def __init__(self, source: ClipSource, stride: int):
+        self.source = source
+        protocol = source.protocol
+        clip = protocol.span - protocol.skip
+        at_once = max(1, 1 + (STRETCH - clip) // stride)
+        self.parts: list[tuple[int, range]] = []  # of each stretch the clip's number, and starts
+        for index in range(len(source)):
+            last = source.num_frames(index) - clip
+            starts = range(protocol.skip, last + 1, stride)
+            self.parts += [
+                (index, starts[first : first + at_once]) for first in range(0, len(starts), at_once)
+            ]
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, item: int) -> tuple[str, list[int], Tensor, Tensor]:
+        index, starts = self.parts[item]
+        id, clips = self.source.ids[index], [self.source.protocol.indices(s) for s in starts]
+        numbers, places = np.unique(clips, return_inverse=True)
+        try:
+            frames = self.source.frames(index, numbers.tolist())
+        except ValueError:
+            if self.source.on_error == "stop":
+                raise
+            return id, [], torch.empty(0), torch.empty(0)
+        return id, [*starts], frames, torch.from_numpy(places.reshape(len(clips), -1))
 
 
 def _pixels(clips: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b d"]:

@@ -1,11 +1,19 @@
 """The page's section on copies: clips beside the training clips nearest to them, and how near."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import UInt8
+
+from data.video.transforms import fit
+from eval.clips.clip_protocol import ClipProtocol
 from eval.clips.labels import Labels, read_labels
-from eval.clips.source import recorded_clips
+from eval.clips.source import CLIP_FIELDS
+from eval.clips.video_stores import open_store
 from eval.report.items import Cell, Column, Comparison, Gallery, Item, Section, Table
 
 FPS = 8  # at which clips are shown
@@ -41,9 +49,9 @@ def _worst_items(label: str, result: Mapping[str, Any]) -> list[Item]:
     items: list[Item] = []
     notes = ["Distances are those of the features that the score compares."]
     try:
-        generated = recorded_clips(result["fake"], [pair["generated"] for pair in pairs])
+        generated = _recorded_clips(result["fake"], [pair["generated"] for pair in pairs])
         size = generated[0].shape[1], generated[0].shape[2]
-        training = recorded_clips(result["real"], [pair["training"] for pair in pairs], size)
+        training = _recorded_clips(result["real"], [pair["training"] for pair in pairs], size)
     except (ValueError, OSError) as error:
         notes.append(f"{GONE}{error}")
     else:
@@ -101,7 +109,7 @@ def _nearest_items(label: str, result: Mapping[str, Any], nearest: Mapping[str, 
                     clip
                     for pair in group[:PAIRS]
                     for clip in (
-                        *recorded_clips(source, [pair["clip"]]),
+                        *_recorded_clips(source, [pair["clip"]]),
                         *_training_clip(result["real"], *pair["by_pixels"]),
                     )
                 ]
@@ -143,8 +151,37 @@ def _nearest_items(label: str, result: Mapping[str, Any], nearest: Mapping[str, 
 
 
 def _training_clip(record: Mapping[str, Any], id: str, start: int) -> list[Any]:
-    return recorded_clips({**record, "start": "first", "skip": start}, [id])
+    return _recorded_clips({**record, "start": "first", "skip": start}, [id])
 
 
 def _class_name(known: Labels | None, id: str) -> str:
     return known.class_names[known.labels[id]] if known and id in known.labels else "all"
+
+
+def _recorded_clips(
+    record: Mapping[str, Any], ids: Sequence[str], size: tuple[int, int] | None = None
+) -> list[UInt8[np.ndarray, "t h w 3"]]:
+    """Clips of an earlier evaluation, read once more, to be looked at.
+
+    Args:
+        record: what `ClipSource.describe` gave.
+        ids: of the clips.
+        size: height and width, pixels; None takes those that were evaluated.
+
+    Raises:
+        ValueError: the videos are no longer there, or cannot be read.
+    """
+    protocol = ClipProtocol(**{name: record[name] for name in CLIP_FIELDS})
+    store = open_store(Path(record["folder"]))
+    if missing := {*ids} - {*store.ids()}:
+        raise ValueError(f"{record['folder']}: has no {min(missing)} any more")
+    clips = []
+    for id in ids:
+        start = protocol.first_frame(id, store.video(id).frames)
+        frames = store.read(id, protocol.indices(start))
+        height, width = size or (protocol.height, protocol.width)
+        if height is None or width is None:
+            height, width = frames.shape[1:3]
+        sized = fit(torch.from_numpy(np.array(frames)), height, width)  # c t h w
+        clips.append(rearrange(sized, "c t h w -> t h w c").numpy())
+    return clips
