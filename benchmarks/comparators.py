@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from common.cli import main
-from eval.protocols.cost import describe_device
+from common.machine import describe_device
 from vae import VAEConfig, VideoVAE
 from vae.base import VideoAutoencoder
 from vae.complexity import Macs, count_macs, count_parameters

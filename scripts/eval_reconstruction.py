@@ -12,8 +12,11 @@ from common.cli import main
 from common.files import write_json
 from common.output_folder import Input, lock_folder, remove_temporary, write_identity
 from eval.metrics.baselines import trivial_reconstructions
-from eval.protocols.cost import measure_cost
-from eval.protocols.evaluate_reconstruction import ReconstructionConfig, evaluate_reconstruction
+from eval.protocols.evaluate_reconstruction import (
+    ReconstructionConfig,
+    evaluate_reconstruction,
+    measure_cost,
+)
 from eval.protocols.measurement import add_result, check_out
 from eval.report.tables import to_text
 from eval.results.reconstruction_tables import reconstruction_tables, write_clips, write_tables

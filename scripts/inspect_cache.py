@@ -2,27 +2,24 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from annotated_types import Ge, Le
-from matplotlib.image import imsave
 from torch import Tensor
 from tqdm import tqdm
 
 from common.accelerator import make_accelerator
 from common.cli import main
 from common.config import Config
-from common.files import atomic_path, check_output_file, write_json
+from common.files import check_output_file, write_json
 from common.pixels import to_float
-from common.psnr import psnr_from_mse
 from common.seeding import fold
 from data.latents.dataset import LatentDataset
-from data.latents.inspection import Source, clips_behind, description
-from data.video.encode import to_uint8, write_video
+from data.latents.inspection import Source, clips_behind, description, draw_grid
 from eval.metrics.diffusability import diffusability_card
 from latte.probe import ProbeConfig, probe_losses
 from vae.base import VideoAutoencoder
@@ -76,36 +73,17 @@ def run(config: InspectCache) -> None:
     order = sorted(range(len(latents)), key=lambda i: fold(config.seed, "inspect", i))
     if vae is not None:
         vae.to(accelerator.device)
-        _draw(config, latents, vae, source, order[: config.num_clips])
+        decode = partial(_decode, vae, latents.manifest["source"]["frames"])
+        shown = draw_grid(latents, order[: config.num_clips], decode, source, Path(config.out))
+        print("\n".join(shown))
     if config.card is not None:
         _measure(config, latents, vae, source, order[: config.num_card_clips], accelerator)
 
 
-def _draw(
-    config: InspectCache,
-    latents: LatentDataset,
-    vae: VideoAutoencoder,
-    source: Source | None,
-    indices: list[int],
-) -> None:
-    """Decoded latents, below their sources where these are known, one per column."""
-    columns = []
-    for index in indices:
-        with torch.inference_mode():
-            z = latents.draw(0, index)[0][None].to(next(vae.parameters()).device)
-            size = vae.config.decoded_size(z, latents.manifest["source"]["frames"])
-            decoded = vae.decode(z, size=size)[0].clamp(-1, 1).cpu()  # c t h w
-        above = [] if source is None else [to_float(source(index))]
-        columns.append(torch.cat([*above, decoded], dim=2))
-        print(f"  column {len(columns)}: {latents.raw(index)['key']}{_psnr(*above, decoded)}")
-    frames = to_uint8(torch.cat(columns, dim=3))
-    out = Path(config.out)
-    write_video(out / "grid.mp4", frames, latents.manifest["frame_rate"])
-    rows = frames[sorted({0, len(frames) // 2, len(frames) - 1})]
-    with atomic_path(out / "grid.png") as temporary:
-        imsave(temporary, np.concatenate(rows))
-    shown = "source above decoded" if source is not None else "decoded"
-    print(f"{out}/grid.png and grid.mp4: {shown}, one latent per column")
+def _decode(vae: VideoAutoencoder, frames: int, latent: Tensor) -> Tensor:
+    z = latent.to(next(vae.parameters()).device)
+    with torch.inference_mode():
+        return vae.decode(z, size=vae.config.decoded_size(z, frames)).cpu()
 
 
 def _measure(
@@ -152,13 +130,6 @@ def _measure(
     for name, value in card["measures"].items():
         print(f"  {name}: {value:.4f}")
     print(f"{config.card}: the card of {len(indices)} latents")
-
-
-def _psnr(*videos: Tensor) -> str:
-    if len(videos) < 2:
-        return ""
-    mse = (videos[0] - videos[1]).square().mean()
-    return f", {psnr_from_mse(mse, peak=2).item():.2f} dB"
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from common import weights
+from common import machine, weights
 from common.cli import parse
 from common.published_weights import ALL, COMPARATORS, I3D, LPIPS_ALEX
 from eval.features.extractors import load_i3d
@@ -77,4 +77,4 @@ def test_a_folder_that_is_not_there_is_refused(capsys):
 
 
 def test_disk_of_a_folder_that_is_not_made_yet(tmp_path):
-    assert "free" in doctor.disk(tmp_path / "a" / Path("b"))
+    assert "free" in machine.disk(tmp_path / "a" / Path("b"))

@@ -1,13 +1,21 @@
-"""What a latent cache holds, and the clips behind its latents."""
+"""What a latent cache holds: in numbers, as pictures, and the clips behind its latents."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from jaxtyping import UInt8
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from matplotlib.image import imsave
 from torch import Tensor
 
+from common.files import atomic_path
+from common.pixels import to_float
+from common.psnr import psnr_from_mse
 from data.clips.dataset import ClipDataset, PackedClips
 from data.latents.dataset import LatentDataset
+from data.video.encode import to_uint8, write_video
 
 Source = Callable[[int], UInt8[Tensor, "3 t h w"]]
 """The clip behind a latent, by the latent's index."""
@@ -58,3 +66,38 @@ def clips_behind(latents: LatentDataset, folder: str) -> Source:
         return clips.clip(numbers[name], item["start"], flip=item["flip"])
 
     return clip
+
+
+def draw_grid(
+    latents: LatentDataset,
+    indices: Sequence[int],
+    decode: Callable[[Float[Tensor, "1 c t h w"]], Float[Tensor, "1 3 t2 h2 w2"]],
+    source: Source | None,
+    out: Path,
+) -> list[str]:
+    """Show decoded latents, one per column, below the clips that they were made from.
+
+    Args:
+        latents: the cache.
+        indices: which of its latents.
+        decode: raw latents to a clip.
+        source: the clips; None shows decoded latents alone.
+        out: folder for grid.mp4 and, with the first, middle and last frames, grid.png.
+
+    Returns: lines that say what each column shows and, with a source, its PSNR.
+    """
+    columns, lines = [], []
+    for index in indices:
+        decoded = decode(latents.draw(0, index)[0][None])[0].clamp(-1, 1)  # c t h w
+        above = [] if source is None else [to_float(source(index))]
+        columns.append(torch.cat([*above, decoded], dim=2))
+        mses = [(clip - decoded).square().mean() for clip in above]
+        quality = "".join(f", {psnr_from_mse(mse, peak=2).item():.2f} dB" for mse in mses)
+        lines.append(f"  column {len(columns)}: {latents.raw(index)['key']}{quality}")
+    frames = to_uint8(torch.cat(columns, dim=3))
+    write_video(out / "grid.mp4", frames, latents.manifest["frame_rate"])
+    rows = frames[sorted({0, len(frames) // 2, len(frames) - 1})]
+    with atomic_path(out / "grid.png") as temporary:
+        imsave(temporary, np.concatenate(rows))
+    shown = "source above decoded" if source is not None else "decoded"
+    return [*lines, f"{out}/grid.png and grid.mp4: {shown}, one latent per column"]

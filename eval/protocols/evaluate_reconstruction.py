@@ -1,5 +1,7 @@
-"""Reconstructions of one set of clips by several methods, all measured on the same frames."""
+"""Reconstructions of one set of clips by several methods, on the same frames, and their cost."""
 
+import statistics
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from common.config import BatchSize, Frames, Pixels
+from common.machine import describe_device
+from common.measure import peak_memory_bytes, reset_peak_memory
 from common.perceptual import PerceptualLoss
 from data.video.encode import to_uint8, write_video
 from eval.clips.clip_protocol import ClipProtocol
@@ -228,3 +232,60 @@ class NetworkMeter:
         """Such as `rfvd16_17f`, for clips of `frames`; needs an extractor."""
         assert self._extractor is not None
         return "r" + score_name(self._extractor, self._clips, frames)
+
+
+@torch.inference_mode()
+def measure_cost(
+    encode: Callable[[Tensor], Tensor],
+    decode: Callable[[Tensor], Tensor],
+    size: tuple[int, int, int],
+    device: torch.device,
+    *,
+    repeats: int = 5,
+    warmup: int = 1,
+) -> dict[str, Any]:
+    """Median times and peak memory of encoding a video and of decoding its latent, in float32
+    without TF32, and by autocast to bfloat16.
+
+    Args:
+        encode, decode: on `device`.
+        size: frames, height and width of the video, which is noise.
+        repeats: measured runs of each, at least 1.
+        warmup: runs before, not counted.
+
+    Returns:
+        `encode` and `decode` (median seconds), `encode_memory` and `decode_memory` (bytes at the
+        peak: what PyTorch had allocated on a GPU, weights included; the whole process on a CPU),
+        `bfloat16` (the same four), `size`, `device`, `threads` (of a CPU), `repeats`, `warmup`.
+    """
+    if repeats < 1 or warmup < 0:
+        raise ValueError(f"repeats={repeats} must be at least 1 and warmup={warmup} at least 0")
+    video = torch.rand(1, 3, *size, device=device) * 2 - 1
+
+    def measure() -> dict[str, Any]:
+        latent, result = encode(video), {}
+        for name, call, x in (("encode", encode, video), ("decode", decode, latent)):
+            for _ in range(warmup):
+                call(x)
+            reset_peak_memory(device)
+            seconds = []
+            for _ in range(repeats):
+                started = _now(device)
+                call(x)
+                seconds.append(_now(device) - started)
+            result[name] = statistics.median(seconds)
+            result[f"{name}_memory"] = peak_memory_bytes(device)
+        return result
+
+    with full_precision(device):
+        result = measure()
+    with torch.autocast(device.type, torch.bfloat16):
+        result["bfloat16"] = measure()
+    described = {**describe_device(device), "size": "x".join(map(str, size))}
+    return {**result, **described, "repeats": repeats, "warmup": warmup}
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
