@@ -5,26 +5,15 @@ import importlib.metadata
 import json
 import platform
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import torch
 
 from common.cli import main
 from common.config import Config
-from common.files import atomic_path, check_output_file, read_json
-from eval.experiments.tables import ablation_section, chain_section
-from eval.protocols.measurement import read_results
-from eval.report.page import Fact, Report, Section, build_report
-from eval.results import result_sections as sections
-from eval.results.diffusability_tables import diffusability_section
-from eval.results.latex import Labeled, results_latex
-from eval.results.memorization_section import memorization_section
-
-EXPERIMENTS = {"ablation": ablation_section, "chain": chain_section}
-"""Kinds of results that are a section each."""
+from common.files import atomic_path, check_output_file
+from eval.report.page import Fact, Report, build_report
+from eval.results.collected_results import collect_results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,72 +52,26 @@ class MakeReport(Config):
 
 def run(config: MakeReport) -> None:
     """Read everything, then write the page and the LaTeX file."""
-    reconstructions, generated, experiments, trainings, costs = ([] for _ in range(5))
-    scores: list[Labeled] = []
-    reconstructed: list[Labeled] = []
-    cards: dict[str, dict[str, Any]] = {}
-    taken: set[tuple[str, str]] = set()
-    for label, path, result in _named_results(config.results):
-        kind = result.get("kind", "run")
-        if (label, kind) in taken:
-            raise ValueError(f"two results are called {label}: give them names, as in label=path")
-        taken.add((label, kind))
-        if kind in EXPERIMENTS:
-            experiments.append(EXPERIMENTS[kind](label, result))
-        elif kind == "diffusability":
-            cards[label] = result
-        elif kind == "reconstruction":
-            reconstructed.append((label, result))
-            reconstructions.append(sections.reconstruction_section(label, path, result))
-        elif result:
-            scores.append((label, result))
-        elif (path / "log.jsonl").is_file():
-            trainings.append(sections.training_section(label, path))
-        elif sections.is_stages(path):
-            costs.append(sections.cost_section(label, path))
-        elif (path / "samples.json").is_file():
-            generated.append(sections.samples_gallery(label, path, config.real))
-        else:
-            raise ValueError(
-                f"{path}: no JSON file, no metrics.json of eval_reconstruction, no log.jsonl of a "
-                "training run, no samples.json and no records of stages"
-            )
+    results = collect_results(config.results, config.real)
     if config.latex is not None:
         with atomic_path(config.latex) as temporary:
-            temporary.write_text(results_latex(scores, reconstructed), encoding="utf-8")
+            temporary.write_text(results.latex, encoding="utf-8")
         print(f"wrote {config.latex}")
     if config.out is None:
         return
-    opening, *others = generated or [None]
-    diagnosed = [sections.diagnosis_table(*each) for each in scores if each[1].get("diagnosis")]
-    items = [*sections.score_tables(scores), *diagnosed, *others]
-    intro = "Results of different protocols, weights or reference clips are in different tables."
+    facts = [(label, text.partition(";")) for label, text in config.facts.items()]
     page = Report(
         title=config.title,
-        opening=opening,
+        opening=results.opening,
         summary=[
             *config.summary,
             "Rows in gray were published; all others were measured by the runs named below.",
         ],
         facts=[
             Fact(label=label, value=value.strip(), note=note.strip())
-            for label, (value, _, note) in (
-                (label, text.partition(";")) for label, text in config.facts.items()
-            )
+            for label, (value, _, note) in facts
         ],
-        sections=[
-            *(
-                [Section(title="Generation", items=items, intro=[intro] if scores else [])]
-                if items
-                else []
-            ),
-            *(memorization_section(*each) for each in scores if each[1].get("memorization")),
-            *reconstructions,
-            *([diffusability_section(cards)] if cards else []),
-            *experiments,
-            *trainings,
-            *costs,
-        ],
+        sections=results.sections,
         provenance={
             "results": json.dumps(config.results),
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -140,33 +83,6 @@ def run(config: MakeReport) -> None:
     )
     build_report(page, config.out)
     print(f"wrote {config.out}")
-
-
-def _named_results(given: list[str]) -> Iterator[tuple[str, Path, dict[str, Any]]]:
-    """Name, path and, of what a command measured, the result; of a results log each line."""
-    for text in given:
-        label, equals, name = text.partition("=")
-        path = Path(name if equals else text)
-        label = label if equals else path.stem
-        if path.suffix == ".jsonl":
-            records = read_results(path)
-            names = [record["label"] for record in records]
-            for i, record in enumerate(records):
-                again = names[:i].count(names[i])
-                yield f"{names[i]} ({again + 1})" if again else names[i], path.parent, record
-        elif path.is_file():
-            yield label, path, _result(path, "fvd", "is", "diffusability", *EXPERIMENTS)
-        elif (path / "metrics.json").is_file():
-            yield label, path, _result(path / "metrics.json", "reconstruction")
-        else:
-            yield label, path, {}
-
-
-def _result(path: Path, *kinds: str) -> dict[str, Any]:
-    result = read_json(path)
-    if not isinstance(result, dict) or result.get("kind") not in kinds:
-        raise ValueError(f"{path}: kind is not one of {', '.join(kinds)}")
-    return result
 
 
 if __name__ == "__main__":

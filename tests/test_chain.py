@@ -12,7 +12,7 @@ from common import stages
 from common.cli import parse
 from common.files import read_json
 from eval.experiments.chain import Row, rank_correlations
-from eval.experiments.tables import chain_tables
+from eval.results.experiment_tables import chain_tables
 from scripts import (
     cache_latents,
     chain,

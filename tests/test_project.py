@@ -101,7 +101,8 @@ FOLDERS = {
         *("data", "engine", "eval.clips", "eval.features", "eval.metrics", "eval.published"),
     ),
     "eval/results": (
-        *("data.video", "engine.run_folder", "eval.clips", "eval.published", "eval.report"),
+        *("data.video", "engine.run_folder"),
+        *("eval.clips", "eval.protocols.measurement", "eval.published", "eval.report"),
     ),
     "eval/experiments": ("data.video", "engine.run_folder", "eval.report", "eval.results"),
 }

@@ -10,8 +10,8 @@ from common.files import atomic_path, read_json, read_options, write_json
 from common.stages import CommandStages
 from engine.run_folder import read_log
 from eval.experiments.claims import Claim, judge
-from eval.experiments.tables import ablation_tables
 from eval.report.tables import to_markdown
+from eval.results.experiment_tables import ablation_tables
 
 LOGGED = ("psnr", "ssim", "ssim_1", "ssim_2", "ssim_3", "ssim_4", "ssim_margin")
 """Scores of held-out clips in a run's log."""

@@ -13,8 +13,8 @@ from scipy.stats import spearmanr
 from common.config import Config
 from common.files import atomic_path, read_json, read_options, write_json
 from common.stages import CommandStages
-from eval.experiments.tables import chain_tables
 from eval.report.tables import to_markdown
+from eval.results.experiment_tables import chain_tables
 
 LEAST_ROWS = 3
 """From which on a rank correlation is computed."""

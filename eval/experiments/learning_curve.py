@@ -14,7 +14,7 @@ from common.files import atomic_path, read_json, read_options, write_json
 from common.stages import CommandStages
 from data.video.decode import read_frames
 from eval.experiments.experiment_scores import FRAMES, ExperimentScores
-from eval.experiments.tables import seed_table
+from eval.results.experiment_tables import seed_table
 
 SCORES = {"fvd_demo": 2, "is_demo": 2, "recognized": 3}
 """Scores of the table, with their decimals."""
