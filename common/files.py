@@ -76,9 +76,13 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically; NaN and infinity are refused."""
-    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write text in UTF-8, atomically."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def read_json(path: str | Path) -> Any:
@@ -177,5 +181,24 @@ def check_output_file(name: str, path: str | Path | None, *, suffix: str = ".jso
         raise ValueError(
             f"{name}={path}: is a folder. Name a file, such as {path / f'result{suffix}'}"
         )
-    if parents := [parent for parent in path.parents if parent.is_file()]:
-        raise ValueError(f"{name}={path}: {parents[0]} is a file, so no folder can be made there")
+    if (file := file_in_the_way(path.parent)) is not None:
+        raise ValueError(f"{name}={path}: {file} is a file, so no folder can be made there")
+
+
+def check_no_file(folder: Path) -> None:
+    """Refuse (`ValueError`) a path where a file stands in the place of a folder."""
+    if (file := file_in_the_way(folder)) is not None:
+        raise ValueError(
+            f"{folder}: {'' if file == folder else f'{file} '}is a file, not a folder. Choose "
+            "another folder, or move the file away."
+        )
+
+
+def file_in_the_way(folder: Path) -> Path | None:
+    """The file in the place of a folder or of one above it; None where a folder can be made."""
+    for path in (folder, *folder.parents):
+        if path.is_dir():
+            return None
+        if path.exists() or path.is_symlink():
+            return path
+    return None

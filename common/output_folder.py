@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from common.config import Config, differences, fixed_differences, fixed_values
-from common.files import read_json, sha256_file, write_json
+from common.files import check_no_file, read_json, sha256_file, write_json
 
 if TYPE_CHECKING:  # takes seconds to import; a caller with an Accelerator has imported it
     from accelerate import Accelerator
@@ -197,18 +197,6 @@ def in_main_process(work: Callable[[], Result], accelerator: "Accelerator | None
     if refusal is not None:
         raise refusal
     return result
-
-
-def check_no_file(folder: Path) -> None:
-    """Refuse (`ValueError`) a path where a file stands in the place of a folder."""
-    for path in (folder, *folder.parents):
-        if path.is_dir():
-            return
-        if path.exists() or path.is_symlink():
-            raise ValueError(
-                f"{folder}: {'' if path == folder else f'{path} '}is a file, not a folder. Choose "
-                "another folder, or move the file away."
-            )
 
 
 def remove_temporary(folder: Path) -> None:

@@ -26,12 +26,12 @@ from torch import nn
 
 from common.config import Config
 from common.files import (
-    atomic_path,
     full_disk_is_oserror,
     read_json,
     sync,
     sync_folder,
     write_json,
+    write_text,
 )
 from common.output_folder import (
     Input,
@@ -83,8 +83,7 @@ class RunFolder:
                 shutil.rmtree(damaged)
             for folder in self.path.glob("*/"):
                 remove_temporary(folder)
-            with atomic_path(self.path / "config.yaml") as temporary:
-                temporary.write_text(yaml.safe_dump(self.config, sort_keys=False))
+            write_text(self.path / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
         self.accelerator.wait_for_everyone()
 
     def latest(self) -> Path | None:
@@ -154,8 +153,7 @@ class RunFolder:
         if wandb is not None:
             name = self.path / "wandb-run"  # a resumed run goes on in the same curves
             if not name.exists():
-                with atomic_path(name) as temporary:
-                    temporary.write_text(uuid4().hex[:12])
+                write_text(name, uuid4().hex[:12])
             tracker = WandBTracker(
                 wandb, id=name.read_text(), name=self.path.name, dir=self.path, resume="allow"
             )
@@ -216,5 +214,4 @@ def _forget_after(file: Path, step: int) -> None:
     if not file.exists():
         return
     lines = [json.dumps(entry) for entry in read_log(file.parent) if entry["step"] <= step]
-    with atomic_path(file) as temporary:
-        temporary.write_text("".join(f"{line}\n" for line in lines))
+    write_text(file, "".join(f"{line}\n" for line in lines))

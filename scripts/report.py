@@ -11,7 +11,7 @@ import torch
 
 from common.cli import main
 from common.config import Config
-from common.files import atomic_path, check_output_file
+from common.files import check_output_file, write_text
 from eval.report.page import Fact, Report, build_report
 from eval.results.collected_results import collect_results
 
@@ -54,8 +54,7 @@ def run(config: MakeReport) -> None:
     """Read everything, then write the page and the LaTeX file."""
     results = collect_results(config.results, config.real)
     if config.latex is not None:
-        with atomic_path(config.latex) as temporary:
-            temporary.write_text(results.latex, encoding="utf-8")
+        write_text(config.latex, results.latex)
         print(f"wrote {config.latex}")
     if config.out is None:
         return

@@ -24,7 +24,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from common.files import atomic_path
+from common.files import write_text
 from data.shards.remote_cache import ShardCache, is_remote
 from data.shards.tars import Entries, Entry, entries_to_columns
 from data.video.video_record import CLIP_EXTENSIONS
@@ -231,8 +231,7 @@ def write_index(
         **({} if location is None else {"location": location}),
         "entries": entries_to_columns(entries),
     }
-    with atomic_path(folder / INDEX) as temporary:
-        temporary.write_text(json.dumps(index) + "\n")
+    write_text(folder / INDEX, json.dumps(index) + "\n")
     return index["hash"]
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from common.config import Config
-from common.files import atomic_path
-from common.output_folder import Input, check_no_file, lock_folder, write_identity
+from common.files import atomic_path, check_no_file
+from common.output_folder import Input, lock_folder, write_identity
 from data.latents.dataset import LatentDataset
 from data.video.decode import read_frames
 from data.video.encode import write_video

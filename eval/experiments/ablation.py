@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from common.config import Config
-from common.files import atomic_path, read_json, read_options, write_json
+from common.files import read_json, read_options, write_json, write_text
 from common.stages import CommandStages
 from engine.run_folder import read_log
 from eval.experiments.claims import Claim, judge
@@ -127,8 +127,7 @@ def run_ablation(
         result = {"kind": "ablation", "rows": rows, "claims": claims, "compared": compared}
         text = "\n".join([*map(to_markdown, ablation_tables(result)), *(f"- {c}" for c in claims)])
         write_json(config.folder / "ablation.json", result)
-        with atomic_path(config.folder / "ablation.md") as temporary:
-            temporary.write_text(text + "\n")
+        write_text(config.folder / "ablation.md", text + "\n")
     return text
 
 

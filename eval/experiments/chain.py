@@ -11,7 +11,7 @@ from annotated_types import MinLen
 from scipy.stats import spearmanr
 
 from common.config import Config
-from common.files import atomic_path, read_json, read_options, write_json
+from common.files import read_json, read_options, write_json, write_text
 from common.stages import CommandStages
 from eval.report.tables import to_markdown
 from eval.results.experiment_tables import chain_tables
@@ -129,8 +129,8 @@ def run_chain(config: ChainConfig, commands: CommandStages) -> dict[str, Any]:
                 ),
             }
             write_json(config.folder / "chain.json", result)
-            with atomic_path(config.folder / "chain.md") as temporary:
-                temporary.write_text("\n".join(map(to_markdown, chain_tables(result))))
+            tables = "\n".join(map(to_markdown, chain_tables(result)))
+            write_text(config.folder / "chain.md", tables)
     return result
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from annotated_types import Ge
 
 from common.config import Config
-from common.files import atomic_path, read_json, read_options, write_json
+from common.files import read_json, read_options, write_json, write_text
 from common.stages import CommandStages
 from data.video.decode import read_frames
 from eval.experiments.experiment_scores import FRAMES, ExperimentScores
@@ -121,8 +121,7 @@ def run_learning_curve(
             }
         write_json(config.folder / "learning_curve.json", results)
         text = _report(samplers, results)
-        with atomic_path(config.folder / "learning_curve.md") as temporary:
-            temporary.write_text(text)
+        write_text(config.folder / "learning_curve.md", text)
     return text
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from common.files import atomic_path
+from common.files import write_text
 from eval.report import drawing as figures
 from eval.report.items import (
     Cell,
@@ -57,8 +57,7 @@ def build_report(report: Report, path: str | Path) -> None:
     if path.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"{path}: a report's name ends in .html.")
     page = render_report(report)
-    with atomic_path(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_text(path, page)
 
 
 def render_report(report: Report) -> str:

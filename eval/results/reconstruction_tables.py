@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.files import atomic_path
+from common.files import atomic_path, write_text
 from eval.published.reconstructions import published_rows
 from eval.report.items import Cell, Column, PublishedRow, Table
 from eval.report.tables import to_csv, to_latex, to_markdown
@@ -62,8 +62,7 @@ def write_tables(tables: Mapping[str, Table], folder: Path) -> None:
         **{f"{name}.csv": to_csv(table) for name, table in tables.items()},
     }
     for name, text in texts.items():
-        with atomic_path(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(folder / name, text)
 
 
 def write_clips(
