@@ -109,6 +109,29 @@ def test_swell_changes_the_size_and_nothing_else(root):
     assert np.ptp(centers(swelling), axis=0).max() < 2
 
 
+def test_a_tilt_turns_the_digit_and_nothing_else(root):
+    options = {"frames": 1, "speed": 0.0, "swell": 0.0, "two_digits": 0.0}
+    for number in range(4):
+        straight = digits_alone(root, 10 * number + 9, **options)
+        tilted = digits_alone(root, 10 * number + 9, tilt=45.0, **options)
+        assert np.abs(straight - tilted).max() > 20
+        assert tilted.sum() == pytest.approx(straight.sum(), rel=0.05)  # as large
+        np.testing.assert_allclose(centers(tilted), centers(straight), atol=2.5)  # about its middle
+
+
+def test_texture_is_the_fineness_of_the_background(root):
+    def roughness(texture: float) -> float:
+        records = Digits(root=root, num_clips=20, texture=texture, frames=1).scan().records
+        empty = [replace(r, synthetic=replace(r.synthetic, num_digits=0)) for r in records]
+        images = [next(iter(open_record(r).frames)).image.astype(float) for r in empty]
+        steps = [np.abs(np.diff(image, axis=0)).mean() / image.std() for image in images]
+        return float(np.mean(steps))
+
+    coarse, middle, fine = map(roughness, (0.0, 0.5, 1.0))
+    assert coarse < middle < fine
+    assert fine > 1.6 * coarse
+
+
 def test_two_digits_hide_each_other(root):
     options = {"frames": 200, "size": 32, "speed": 3.0, "swell": 0.0}
     one = (digits_alone(root, 1, two_digits=0.0, **options) > 100).sum((1, 2))
@@ -165,6 +188,8 @@ def test_shards_hold_every_pixel_and_tell_other_clips_apart(root, tmp_path):
     [
         ({"speed": 17}, r"speed=17\S* must be at most 16"),
         ({"swell": 0.6}, r"swell=0\.6 must be at most 0\.5"),
+        ({"tilt": 46}, r"tilt=46\S* must be at most 45"),
+        ({"texture": 1.1}, r"texture=1\.1 must be at most 1"),
         ({"static": -0.1}, r"static=-0\.1 must not be negative"),
         ({"two_digits": 1.5}, r"two_digits=1\.5 must be at most 1"),
         ({"size": 36}, r"size=36 must be a multiple of 8"),

@@ -184,6 +184,17 @@ def test_residual_branches_start_at_zero():
         assert_close(layer(x, None), x, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("preset", ["baseline", "ivvae"])
+def test_draws_of_the_posterior_start_near_its_mean(preset):
+    torch.manual_seed(0)
+    config = VAEConfig.preset(preset, z_dim=8, dim=8, num_blocks=1)
+    for model in (VideoVAE(config), ImageVAE(config.image())):
+        posterior = model.encode(video(5).float())
+        noise = (posterior.sample() - posterior.mode()).std()
+        assert 0.03 < noise < 0.08
+        assert posterior.mode().std() > 5 * noise
+
+
 def test_saving_and_loading_keeps_every_bit(tmp_path):
     model = make().float()
     model.save_pretrained(tmp_path)

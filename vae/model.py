@@ -19,6 +19,9 @@ from vae.posterior import DiagonalGaussian
 from vae.streaming import Step, run, run_whole
 from vae.tiling import TiledStep, Tiling
 
+START_LOGVAR = -6.0
+"""Log-variance of the posterior before training: a standard deviation of 0.05 beside means of 1."""
+
 
 class VideoVAE(VideoAutoencoder, library_name="ivvae", tags=["video-vae"]):
     """Keyframe-based video VAE with group causal convolution (Wu et al., CVPR 2025), or one of the
@@ -47,6 +50,19 @@ class VideoVAE(VideoAutoencoder, library_name="ivvae", tags=["video-vae"]):
                 module.name = name
         self.reset_parameters()
         lay_out_weights(self)
+
+    def reset_parameters(self) -> None:
+        """As for all VAEs; and draws of the posterior stay near its mean at first.
+
+        With log-variances around 0 the decoder would see as much noise as signal, and the noise of
+        a draw fades slowly, because the KL term is small.
+        """
+        super().reset_parameters()
+        pattern, k = "(k m z) ... -> k m z ...", self.config.branches
+        with torch.no_grad():
+            weight, bias = (rearrange(p, pattern, k=k, m=2) for p in self.to_moments.parameters())
+            weight[:, 1] /= 10
+            bias[:, 1] = START_LOGVAR
 
     def encode(
         self,

@@ -71,8 +71,13 @@ class Digits(Importer):
     """Draw each clip's speed evenly between `speed` and this one; by default all have `speed`."""
     swell: Annotated[float, Ge(0), Le(0.5)] = 0.15
     """Fraction by which a digit is at most larger or smaller than on the mean."""
+    tilt: Annotated[float, Ge(0), Le(45)] = 0.0
+    """Degrees by which a digit is at most turned, either way: variety for a classifier."""
     two_digits: Fraction = 0.5
     """Fraction of clips with two digits, of which one hides the other where they meet."""
+    texture: Fraction = 1.0
+    """Fineness of the backgrounds: 1: blotches and stripes of a few pixels, more than a small VAE
+    can keep; 0: a fifth of the frame and more."""
     static: Fraction = 0.0
     """Fraction of clips in which nothing moves."""
     change_frame: Annotated[int, Ge(1)] | None = None
@@ -115,7 +120,9 @@ class Digits(Importer):
                 fps=FPS,
                 speed=speed if moves else 0.0,
                 swell=self.swell if moves else 0.0,
+                tilt=self.tilt,
                 num_digits=2 if chance[1] < self.two_digits else 1,
+                texture=self.texture,
                 change_frame=self.change_frame,
             )
             name = f"{label}-{self.split}-{number:06d}"
@@ -134,7 +141,9 @@ class DigitsClip(SyntheticVideo):
     size: int
     speed: float
     swell: float
+    tilt: float
     num_digits: int
+    texture: float
     change_frame: int | None
 
     def frames(self, path: Path) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
@@ -159,7 +168,7 @@ class DigitsClip(SyntheticVideo):
         margin = side * 20 / SIDE / 2 * (1 + self.swell)  # keeps what is drawn within the frame
         movers = []
         for i in range(self.num_digits):
-            rng = _rng(self.split, self.seed, self.number, f"{scene} {i}")
+            rng = self._rng(f"{scene} {i}")
             start, angle = rng.random(2), rng.uniform(0, 2 * np.pi)
             movers.append(
                 _Mover(
@@ -170,18 +179,23 @@ class DigitsClip(SyntheticVideo):
                     velocity=self.speed * np.array([np.sin(angle), np.cos(angle)]),
                     side=side,
                     swell=self.swell,
+                    tilt=np.deg2rad(self.tilt) * self._rng(f"{scene} {i} tilt").uniform(-1, 1),
                     period=rng.uniform(*PERIODS),
                     phase=rng.uniform(0, 2 * np.pi),
                 )
             )
         return movers
 
+    def _rng(self, part: str) -> np.random.Generator:
+        return _rng(self.split, self.seed, self.number, part)
+
     def _background(self) -> Float[np.ndarray, "h w 3"]:
         """Blotches and stripes of some dark color, 0..0.6."""
-        rng = _rng(self.split, self.seed, self.number, "background")
+        rng = self._rng("background")
         base, direction = rng.uniform(0.1, 0.4, 3), rng.uniform(-1, 1, 3)
-        cycles, phase = rng.uniform(-6, 6, 2), rng.uniform(0, 2 * np.pi)
-        blur = self.size * rng.uniform(0.03, 0.1)
+        finest = 2 + 4 * self.texture  # stripes in the frame
+        cycles, phase = rng.uniform(-finest, finest, 2), rng.uniform(0, 2 * np.pi)
+        blur = self.size * rng.uniform(0.1 - 0.07 * self.texture, 0.2 - 0.1 * self.texture)
         noise = rng.standard_normal((self.size, self.size, 3))
         blotches = gaussian_filter(noise, (blur, blur, 0), mode="wrap")
         blotches /= blotches.std()
@@ -201,6 +215,7 @@ class _Mover:
     velocity: Float[np.ndarray, "2"]
     side: float
     swell: float
+    tilt: float
     period: float
     phase: float
 
@@ -215,10 +230,10 @@ class _Mover:
         swell = 1 + self.swell * np.sin(2 * np.pi * t / self.period + self.phase)
         step = SIDE / (self.side * swell)  # pixels of the digit per pixel of the frame
         image = gaussian_filter(self.image, max(0.0, (step - 1) / 2))  # against aliasing
-        offset = SIDE / 2 - 0.5 - step * (self.center(t, size) - 0.5)
-        return affine_transform(
-            image, np.array([step, step]), offset, output_shape=(size, size), order=1
-        )
+        sin, cos = np.sin(self.tilt), np.cos(self.tilt)
+        matrix = step * np.array([[cos, sin], [-sin, cos]])
+        offset = SIDE / 2 - 0.5 - matrix @ (self.center(t, size) - 0.5)
+        return affine_transform(image, matrix, offset, output_shape=(size, size), order=1)
 
 
 @lru_cache(maxsize=4)
