@@ -27,12 +27,15 @@ class FakeStages:
     """In place of training and measuring: writes what the commands would leave, and remembers."""
 
     calls: list[tuple[str, dict]]
+    records: dict[Path, dict]
 
     def __init__(self, **_):
         pass
 
     def run(self, record, script, options, *, config=None):
         FakeStages.calls.append((script, dict(options)))
+        if FakeStages.records.setdefault(record, dict(options)) != options:
+            raise ValueError(f"{record}: was made with other settings")  # as CommandStages does
         if script == "train_vae.py":
             folder = Path(options["train.folder"])
             vae = VideoVAE(VAEConfig(z_dim=4, dim=2, num_blocks=1))
@@ -56,7 +59,7 @@ class FakeStages:
 
 @pytest.fixture
 def files(tmp_path, monkeypatch) -> Path:
-    FakeStages.calls = []
+    FakeStages.calls, FakeStages.records = [], {}
     monkeypatch.setattr(ablate, "CommandStages", FakeStages)
     shards = tmp_path / "fast"
     shards.mkdir()
@@ -92,7 +95,7 @@ def test_rows_share_an_image_vae_where_theirs_are_alike(files):
     for row, image in zip(rows, ("baseline", "baseline", "ktc", "ktc", "ivvae"), strict=True):
         for seed in (0, 1):
             assert found[f"{row}_from_image/video-{seed}"] == f"images/{image}-{seed}"
-    FakeStages.calls = []
+    FakeStages.calls, FakeStages.records = [], {}
     ablate.run(config(files, image_starts=("ktc",), seeds=(0, 1), image_seed=7))
     assert starts()["ktc_from_image/video-1"] == "images/ktc-7"
 

@@ -107,8 +107,9 @@ def run_ablation(
             source = {} if start is None or start == "image" else {"init_from": exports[start]}
             if start == "image":
                 image_seed = seed if config.image_seed is None else config.image_seed
-                image = config.folder / "images" / f"{images[architecture]}-{image_seed}"
-                source = {"init_from": train(config.image, architecture, image_seed, image)}
+                shared = images[architecture]
+                image = config.folder / "images" / f"{shared}-{image_seed}"
+                source = {"init_from": train(config.image, shared, image_seed, image)}
             exports[name] = train(config.video, architecture, seed, folder, **source)
             rows[name]["parameters"] = parameters(exports[name])
             rows[name]["scores"][seed] = _logged(folder)
