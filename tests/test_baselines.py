@@ -39,7 +39,7 @@ def test_images_pass():
 
 
 def test_bad_shapes_are_refused():
-    with pytest.raises(ValueError, match=r"8 frames, but 1 \+ 4n are needed. Use 5 or 9"):
+    with pytest.raises(ValueError, match=r"8 frames.* 1 \+ 4n .*Use 5 or 9"):
         keyframe_reconstruction(torch.zeros(1, 3, 8, 8, 8))
     with pytest.raises(ValueError, match="12x8 is not divisible by 8"):
         trilinear_reconstruction(torch.zeros(1, 3, 5, 12, 8))

@@ -101,18 +101,16 @@ def test_each_bucket_goes_through_its_samples_epoch_by_epoch():
 
 def test_the_smaller_videos_go_to_the_smaller_buckets(folder):
     large = Bucket(frames=1, height=128, width=64, batch_size=2)
-    with pytest.raises(
-        ValueError, match=r"bucket 1x128x64: .*no video .* is 128 pixels high and 64"
-    ):
+    with pytest.raises(ValueError, match=r"bucket 1x128x64: .* 128 .* 64"):
         clips(folder, IMAGES, large)
     item = clips(folder, IMAGES, large, enlarge=True)[1, 0, 0]
     assert item["video"].shape == (3, 1, 128, 64)
 
 
 def test_a_bucket_without_enough_videos_is_refused_when_it_is_built(folder):
-    with pytest.raises(ValueError, match=r"bucket 21x32x32: .*none of 6 videos has the 21 frames"):
+    with pytest.raises(ValueError, match=r"bucket 21x32x32: .*6 videos .*21 frames"):
         clips(folder, IMAGES, Bucket(frames=21, height=32, width=32, batch_size=2))
-    with pytest.raises(ValueError, match=r"bucket 9x32x32: the data set has 3 samples, fewer than"):
+    with pytest.raises(ValueError, match=r"bucket 9x32x32: .*3 samples"):
         clips(folder, Bucket(frames=9, height=32, width=32, batch_size=4)).batch_order(0)
 
 
@@ -121,7 +119,7 @@ def test_batches_follow_from_a_budget_of_pixels():
     assert [config.batch_size(bucket) for bucket in config.buckets] == [4, 4]  # 7.2 clips would fit
     with pytest.raises(ValueError, match=r"bucket 17x64x64: .* pixels=1000"):
         BucketConfig(buckets=(Bucket(frames=17, height=64, width=64),), pixels=1000)
-    with pytest.raises(ValueError, match="bucket 17x64x64: give its batch_size, or pixels"):
+    with pytest.raises(ValueError, match=r"bucket 17x64x64: .*batch_size, or pixels"):
         BucketConfig(buckets=(Bucket(frames=17, height=64, width=64),))
 
 

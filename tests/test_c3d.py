@@ -79,7 +79,7 @@ def test_damaged_files_are_refused(tiny, tmp_path):
     np.savez(tmp_path / "incomplete.npz", **arrays)  # type: ignore[arg-type]
     whole = (tmp_path / "weights.npz").read_bytes()
     (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"incomplete.npz: not C3D's weights.*fc7.bias"):
+    with pytest.raises(ValueError, match=r"incomplete.npz: .*fc7.bias"):
         load_chainer(tmp_path / "incomplete.npz", tmp_path / "mean2.npz")
     with pytest.raises(ValueError, match=r"short.npz: needs an array 'mean'"):
         load_chainer(tmp_path / "weights.npz", tmp_path / "short.npz")
@@ -90,7 +90,7 @@ def test_damaged_files_are_refused(tiny, tmp_path):
 
 
 def test_other_input_is_refused(tiny):
-    with pytest.raises(ValueError, match=r"17 frames, but C3D takes 16. Drop frame 0"):
+    with pytest.raises(ValueError, match=r"17 frames.* C3D takes 16"):
         C3D()(torch.zeros(1, 3, 17, 8, 8))
     with pytest.raises(ValueError, match=r"must lie in \[-1, 1\]"):
         C3D()(torch.full((1, 3, 16, 8, 8), 200.0))

@@ -121,7 +121,7 @@ def test_generated_videos_must_be_alike(tmp_path):
     with pytest.raises(ValueError, match="frame rate differs"):
         source(tmp_path, generated=True, frames=4)
     lossless(tmp_path / "b.mkv", frames=3)
-    with pytest.raises(ValueError, match=r"b.mkv has 3 frames, but the protocol needs 4"):
+    with pytest.raises(ValueError, match=r"b.mkv has 3 frames.* needs 4"):
         source(tmp_path, generated=True, frames=4)
 
 
@@ -138,7 +138,7 @@ def test_bad_folders_and_protocols_are_refused(tmp_path, videos):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no videos there"):
         source(tmp_path / "empty")
-    with pytest.raises(ValueError, match=r"none of 4 videos has 97 frames \(17 at stride 6"):
+    with pytest.raises(ValueError, match=r"4 videos has 97 frames \(17 at stride 6"):
         source(videos, frames=17, stride=6)
     (videos / "broken.mp4").write_bytes(b"<html>")
     with pytest.raises(ValueError, match=r"broken.mp4.*HTML"):

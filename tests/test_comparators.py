@@ -277,7 +277,7 @@ def test_bad_values_and_latents_are_refused():
         model.encode(torch.full((1, 3, 1, 8, 8), 255.0))
     with pytest.raises(ValueError, match="need b 4 t h w"):
         model.decode(torch.zeros(1, 8, 1, 1, 1))
-    with pytest.raises(ValueError, match=r"size=\(9, 8, 8\) .* another latent than \(4, 2, 1, 1\)"):
+    with pytest.raises(ValueError, match=r"size=\(9, 8, 8\) .*\(4, 2, 1, 1\)"):
         model.decode(torch.zeros(1, 4, 2, 1, 1), size=(9, 8, 8))
     with pytest.raises(ValueError, match="need finite values"):
         model.decode(torch.full((1, 4, 1, 1, 1), float("nan")))

@@ -123,12 +123,10 @@ def test_od_vae_of_another_version_names_the_difference(tmp_path, weights):
         load_vae(f"od_vae:{folder}")
     renamed = {name.replace("conv_in.conv", "conv_in"): value for name, value in state.items()}
     folder = official_od_vae(tmp_path / "b", {"state_dict": renamed})
-    with pytest.raises(
-        ValueError, match=r"another model: it has no decoder\.conv_in\.conv\.weight"
-    ):
+    with pytest.raises(ValueError, match=r"no decoder\.conv_in\.conv\.weight"):
         load_vae(f"od_vae:{folder}")
     folder = official_od_vae(tmp_path / "c", {"state_dict": {}, "epoch": 3})
-    with pytest.raises(ValueError, match=r"holds neither ema_state_dict nor state_dict\. Get"):
+    with pytest.raises(ValueError, match="neither ema_state_dict nor state_dict"):
         load_vae(f"od_vae:{folder}")
 
 
@@ -229,9 +227,7 @@ def test_a_name_alone_is_looked_for_where_all_weights_are(tmp_path, weights, mon
     folders = [tmp_path / "weights", tmp_path / "cache", tmp_path / "hub"]
     monkeypatch.setattr(common_weights, "cache_folders", lambda: folders)
     monkeypatch.delenv("IVVAE_OD_VAE", raising=False)
-    with pytest.raises(
-        WeightsNotFound, match=r"no od_vae/checkpoint.ckpt found. Get .*cache/od_vae"
-    ):
+    with pytest.raises(WeightsNotFound, match=r"od_vae/checkpoint.ckpt .*cache/od_vae"):
         load_vae("od_vae")
     found, missing = load_found({"a": "od_vae", "b": str(tiny_export(tmp_path))})
     assert list(found) == ["b"]
@@ -410,7 +406,7 @@ def test_windows_of_hunyuan_video_are_those_of_diffusers():
 
 def test_training_says_what_diffusers_models_cannot_do():
     for name in ("cogvideox", "wan"):
-        with pytest.raises(ValueError, match="leave out activation_checkpointing and compile"):
+        with pytest.raises(ValueError, match="activation_checkpointing and compile"):
             enable_activation_checkpointing(tiny(name))
 
 
@@ -426,7 +422,7 @@ def test_other_versions_of_diffusers_models_are_named(tmp_path, cogvideox):
     file.unlink()
     with pytest.raises(ValueError, match=r"config\.json: no such file\. Get"):
         load_vae(f"cogvideox:{tmp_path / 'cog'}")
-    with pytest.raises(ValueError, match=r"windows=single: the VAE of Wan 2\.1 runs videos whole"):
+    with pytest.raises(ValueError, match=r"windows=single: .*Wan 2\.1"):
         DiffusersConfig(model="wan", windows="single")
     with pytest.raises(ValueError, match=r"model='wan3': .* cogvideox, wan, wan22"):
         DiffusersConfig(model="wan3")
@@ -435,7 +431,7 @@ def test_other_versions_of_diffusers_models_are_named(tmp_path, cogvideox):
 def test_without_diffusers_only_its_models_are_out_of_reach(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
     for name in ("cogvideox", "wan"):
-        with pytest.raises(ValueError, match=r"needs diffusers: pip install 'ivvae\[compare\]'"):
+        with pytest.raises(ValueError, match=r"pip install 'ivvae\[compare\]'"):
             load_vae(f"{name}:{tmp_path}")
     with pytest.raises(ValueError, match="needs diffusers"):
         ADAPTERS["cogvideox"](DiffusersConfig(model="cogvideox"))

@@ -122,7 +122,7 @@ def test_start_weights_that_do_not_fit_are_refused(tmp_path):
     ImageVAE(like.image()).save_pretrained(tmp_path / "image")
     VideoVAE(like).save_pretrained(tmp_path / "video")
     for name, held in (("image", "ImageVAE"), ("video", "VideoVAE")):
-        with pytest.raises(ValueError, match=f"holds {held}, but OD-VAE cannot be inflated"):
+        with pytest.raises(ValueError, match=f"holds {held}, but OD-VAE"):
             initial_model(wanted, image=False, source=str(tmp_path / name))
     with pytest.raises(ValueError, match="OD-VAE cannot be inflated"):
         initial_comparator(wanted, "ivvae:somewhere")
@@ -150,7 +150,7 @@ def test_rows_that_cannot_be_trained_are_refused(tmp_path, row, values, message)
 
 
 def test_sizes_that_a_comparator_does_not_take_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"5 frames, but the VAE needs 1 \+ 8n. Use 1 or 9"):
+    with pytest.raises(ValueError, match=r"5 frames.* 1 \+ 8n. Use 1 or 9"):
         TrainVAE(
             architecture="cogvideox",
             train=TrainConfig(folder=str(tmp_path), steps=1, global_batch_size=1),
@@ -163,7 +163,7 @@ def test_the_ablation_takes_comparators_as_rows(tmp_path):
     file = tmp_path / "video.yaml"
     file.touch()
     assert Ablate(folder=tmp_path, video=file, architectures=OTHERS).architectures == OTHERS
-    with pytest.raises(ValueError, match=r"image_starts=\['od_vae'\]: .* cannot be inflated"):
+    with pytest.raises(ValueError, match=r"image_starts=\['od_vae'\]"):
         Ablate(folder=tmp_path, video=file, image=file, image_starts=("ivvae", "od_vae"))
 
 

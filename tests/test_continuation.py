@@ -75,7 +75,7 @@ def test_other_nested_settings_and_other_data_are_refused(made, tmp_path):
     assert [line["step"] for line in read_log(tmp_path / "latte")] == [1, 2, 3]
 
     train_vae.run(vae_run(made, tmp_path / "vae", steps=2))
-    with pytest.raises(ValueError, match=r"data.folder was .*; data was .*/a/shards \(sha256"):
+    with pytest.raises(ValueError, match=r"folder was .*; data was .*/a/shards \("):
         train_vae.run(vae_run(made, tmp_path / "vae", data="b"))
     (tmp_path / "vae").rename(tmp_path / "moved")
     train_vae.run(vae_run(made, tmp_path / "moved", steps=3, log_every=2))
@@ -88,7 +88,7 @@ def test_data_packed_anew_under_the_same_path_are_refused(made, tmp_path):
     train_vae.run(replace(run, train=settings(tmp_path / "run", steps=2)))
     (tmp_path / "data").rename(tmp_path / "old")
     pack(tmp_path / "data", [15, 16, 18])
-    with pytest.raises(ValueError, match=r"inputs: data was .* now .*data/shards \(sha256"):
+    with pytest.raises(ValueError, match=r"data was .* now .*data/shards \(sha256"):
         train_vae.run(run)
 
 
@@ -101,7 +101,7 @@ def test_other_start_weights_under_the_same_path_are_refused(made, tmp_path):
     start(1)
     train_vae.run(replace(run, train=settings(tmp_path / "run", steps=2)))
     start(2)
-    with pytest.raises(ValueError, match=r"init_from was .*image \(sha256 .*now .*image"):
+    with pytest.raises(ValueError, match=r"init_from was .*image \(.*now .*image"):
         train_vae.run(run)
     start(1)
     train_vae.run(run)

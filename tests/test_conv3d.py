@@ -55,7 +55,7 @@ def test_it_is_pytorchs_convolution(kernel, options, frames):
 
 
 def test_a_kernel_longer_than_the_clip_is_refused_as_pytorch_does():
-    with pytest.raises(RuntimeError, match="Kernel size can't be greater than actual input size"):
+    with pytest.raises(RuntimeError, match=r"Kernel size .* input size"):
         Conv3d(1, 1, 3)(torch.zeros(1, 1, 1, 4, 4))
 
 

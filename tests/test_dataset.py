@@ -125,7 +125,7 @@ def test_single_frames_are_images(folder):
 
 
 def test_nothing_usable_is_an_error_that_says_what_there_is(folder):
-    with pytest.raises(ValueError, match=r"none of 5 videos has the 61 frames .* longest has 60"):
+    with pytest.raises(ValueError, match=r"5 videos .*61 frames .* 60"):
         clips(folder, frames=61, stride=1)
 
 
@@ -143,7 +143,7 @@ def test_unlabeled_videos_have_label_minus_one(tmp_path):
 
 def test_an_unreadable_video_stops_at_once_unless_some_are_allowed(tmp_path, caplog):
     folder = pack(tmp_path, [13] * 4, broken=[1])
-    with pytest.raises(ValueError, match=r"video1: .*HTML.* 1 bad of 4.*max_error_fraction=0"):
+    with pytest.raises(ValueError, match=r"video1: .* 1 bad of 4.*max_error_fraction=0"):
         clips(folder)[0, 1]
     lenient = clips(folder, max_error_fraction=0.25)
     item = lenient[0, 1]

@@ -140,7 +140,7 @@ def test_torchcodec_on_odd_and_bad_files(tmp_path):
     clip = [3, 6, 20, 40]
     assert [read_barcode(frame) for frame in read_frames(packed, clip, **options)] == clip
     path = write_barcode_video(tmp_path / "a.mp4", options=B_FRAMES)
-    with pytest.raises(DecodeError, match=r"a\.mp4: no frame 40; it ends before frame 40"):
+    with pytest.raises(DecodeError, match=r"a\.mp4: no frame 40; .* frame 40"):
         read_frames(path, [0, 40], **options)
     upright = read_frames(path, [2, 30], **options)
     turned = read_frames(turn_clockwise(path), [2, 30], **options)
@@ -169,20 +169,20 @@ def test_frames_that_torchcodec_gets_wrong_are_read_by_pyav(fault, tmp_path, mon
 
 def test_torchcodec_is_refused_where_it_cannot_serve(tmp_path, monkeypatch):
     path = write_barcode_video(tmp_path / "a.mp4", 2)
-    with pytest.raises(ValueError, match=r"does not notice damaged data: .*strict_decoding=false"):
+    with pytest.raises(ValueError, match=r"damaged data: .*strict_decoding=false"):
         read_frames(path, [0], decoder="torchcodec")
-    with pytest.raises(ValueError, match=r"does not notice damaged data: .*strict_decoding=false"):
+    with pytest.raises(ValueError, match=r"damaged data: .*strict_decoding=false"):
         ClipOptions(decoder="torchcodec")
     torchcodec_module._decoders.cache_clear()
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
-    with pytest.raises(ValueError, match=r"^decoder=torchcodec, but .* not installed: pip install"):
+    with pytest.raises(ValueError, match=r"^decoder=torchcodec.*: pip install"):
         ClipOptions(decoder="torchcodec", strict_decoding=False)
 
     def broken(_):
         raise RuntimeError("Could not load libtorchcodec.\nA long story")
 
     monkeypatch.setattr(torchcodec_module.importlib, "import_module", broken)
-    with pytest.raises(ValueError, match=r"install FFmpeg .*\(Could not load libtorchcodec\.\)$"):
+    with pytest.raises(ValueError, match=r"FFmpeg .*\(Could not load libtorchcodec"):
         ClipOptions(decoder="torchcodec", strict_decoding=False)
 
 
@@ -253,7 +253,7 @@ def test_reading_ends_at_the_time_limit(tmp_path, monkeypatch):
         lambda limit: read_frames(path, [39], time_limit=limit),
         lambda limit: list(iterate_frames(path, time_limit=limit)),
     ):
-        with pytest.raises(DecodeError, match=r"a\.avi: reading takes longer than .* of 9 s"):
+        with pytest.raises(DecodeError, match=r"a\.avi: reading .* of 9 s"):
             read(9)
         read(1000)
 
@@ -276,7 +276,7 @@ def test_the_header_tells_nearly_as_much(tmp_path):
 
 def test_frame_numbers_outside_the_video_are_refused(tmp_path):
     path = write_barcode_video(tmp_path / "a.mp4")
-    with pytest.raises(DecodeError, match=r"a\.mp4: no frame 40; it ends before frame 40"):
+    with pytest.raises(DecodeError, match=r"a\.mp4: no frame 40; .* frame 40"):
         read_frames(path, [0, 40])
     with pytest.raises(DecodeError, match="no frame 90"):
         list(iterate_frames(path, 90))

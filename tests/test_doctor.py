@@ -60,7 +60,7 @@ def test_files_are_found_where_the_commands_find_them(folders, tmp_path, capsys,
     # the file that the screen calls another is refused by the command, by name
     (folders[0] / I3D.file).write_bytes(b"changed")
     assert any("OTHER FILE" in line and I3D.file in line for line in screen(capsys))
-    with pytest.raises(ValueError, match=r"weights/i3d_pretrained_400.pt: not the published"):
+    with pytest.raises(ValueError, match=r"weights/i3d_pretrained_400.pt: not"):
         load_i3d()
 
 

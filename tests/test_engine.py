@@ -236,7 +236,7 @@ def test_a_batch_is_shared_equally_or_refused():
     assert config().local_batch_size(4) == 2
     with pytest.raises(ValueError, match="multiple of 3"):
         config().local_batch_size(3)
-    with pytest.raises(ValueError, match="micro_batch_size=3 does not divide the 4 clips"):
+    with pytest.raises(ValueError, match=r"micro_batch_size=3 .* 4 clips"):
         config(micro_batch_size=3).local_batch_size(2)
     assert config(micro_batch_size=4).local_batch_size(4) == 2  # fewer than one micro-batch
 
@@ -315,7 +315,7 @@ def test_a_resumed_log_forgets_what_will_come_again(tmp_path):
 def test_the_last_checkpoints_stay_and_every_mth():
     assert kept([2, 4, 6, 8, 10, 12], 2, None) == ([10, 12], [2, 4, 6, 8])
     assert kept([2, 4, 6, 8, 10, 12], 1, 4) == ([4, 8, 12], [2, 6, 10])
-    with pytest.raises(ValueError, match="keep_every=5 must be a multiple of save_every=2"):
+    with pytest.raises(ValueError, match=r"keep_every=5 .*save_every=2"):
         config(keep_every=5, save_every=2)
 
 
@@ -339,7 +339,7 @@ def test_bad_steps_are_counted_refused_and_at_last_stop_the_run(caplog):
     resumed.load_state_dict(json.loads(json.dumps(guard.state_dict())))
     for one in (guard, resumed):
         assert not one.accepts(4, bad, ["grad_norm"])
-        with pytest.raises(ValueError, match="grad_norm is nan at step 5, the last of 3"):
+        with pytest.raises(ValueError, match=r"grad_norm is nan at step 5, .* 3"):
             one.accepts(5, bad, ["grad_norm"])
 
 

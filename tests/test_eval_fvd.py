@@ -170,7 +170,7 @@ def test_unequal_rates_are_refused_unless_forced(folders, tmp_path):
     slow = write_folder(tmp_path / "slow", [0, 60, 120, 180], fps=4)
     real = sources(folders, "real")[0]
     fake = ClipSource(slow, real.protocol, progress=False)
-    with pytest.raises(ValueError, match=r"8 frames/s .stride 1., generated ones at 4"):
+    with pytest.raises(ValueError, match=r"8 frames/s .stride 1.* at 4"):
         evaluate([real, fake], folders)
     with pytest.warns(UserWarning, match="4 clips"):
         evaluate([real, fake], folders, allow_rate_mismatch=True)
@@ -225,7 +225,7 @@ def test_non_finite_features_name_the_clip(folders):
         for parameter in extractor.network.parameters():
             parameter.fill_(torch.nan)
     source = sources(folders, "real")[0]
-    with pytest.raises(ValueError, match=rf"features of {source.ids[0]} are not finite"):
+    with pytest.raises(ValueError, match=rf"{source.ids[0]} are not finite"):
         extract_features(source, extractor, QUIET)
 
 

@@ -70,7 +70,7 @@ def test_an_export_goes_on_and_is_not_mixed_with_another(cached, tmp_path, capsy
     with pytest.raises(ValueError, match=rf"latents was .* now {other} \(sha256"):
         export_latents(LatentDataset(other), out)
     (out / "identity.json").unlink()
-    with pytest.raises(ValueError, match=r"holds latents-\d+.tar without identity.json"):
+    with pytest.raises(ValueError, match=r"latents-\d+.tar without identity.json"):
         export_latents(LatentDataset(cached), out)
 
 

@@ -178,7 +178,7 @@ def test_labels_that_contradict_each_other_are_refused(tmp_path, videos):
 
     with pytest.raises(ValueError, match="some labels are numbers, others names"):
         two({"label": 1}, {"label": "run"})
-    with pytest.raises(ValueError, match="label 1 is 'run' in one sample and 'jump' in b"):
+    with pytest.raises(ValueError, match=r"label 1 is 'run' .* 'jump' in b"):
         two({"label": 1, "class_name": "run"}, {"label": 1, "class_name": "jump"})
 
 
@@ -297,7 +297,7 @@ def test_a_tar_cut_between_members_is_noticed(tmp_path, videos, capsys):
     whole = tar.read_bytes()
     for size in (third, third + 100):  # exactly between members, and in a header
         tar.write_bytes(whole[:size])
-        with pytest.raises(ValueError, match=r"x.tar: (has no end: it was cut|is no readable tar)"):
+        with pytest.raises(ValueError, match=r"x.tar: (has no end|is no readable tar)"):
             index_external(tmp_path, progress=False)
     tar.write_bytes(whole[:third])
     report = index_external(tmp_path, on_error="skip", progress=False)

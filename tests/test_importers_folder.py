@@ -62,7 +62,7 @@ def test_folder_mistakes(tmp_path):
     with pytest.raises(ValueError, match=r"no videos .*\.mp4"):
         scan(tmp_path)
     (tmp_path / "a.mp4").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"a\.mp4: lies in no class folder.*labels=none"):
+    with pytest.raises(ValueError, match=r"a\.mp4: .*labels=none"):
         scan(tmp_path)
 
 

@@ -122,14 +122,14 @@ def test_ucf101_at_other_levels(ucf, tmp_path):
     high = UCF101(root=tmp_path).scan()
     assert high.records == UCF101(root=ucf).scan().records
     assert f"{tmp_path} is 1 level too high; reading {ucf}" in high.notes
-    with pytest.raises(ValueError, match=rf"1 level too low\. Give {ucf}: expected a folder with"):
+    with pytest.raises(ValueError, match=rf"1 level .* Give {ucf}: expected"):
         UCF101(root=ucf / "ApplyEyeMakeup").scan()
     (tmp_path / "videos").mkdir()
     ucf.rename(tmp_path / "videos" / "all")
     higher = UCF101(root=tmp_path).scan()
     assert len(higher.records) == 2
     assert "2 levels too high" in higher.notes[0]
-    with pytest.raises(ValueError, match=r"expected a folder with one folder.*found classInd\.txt"):
+    with pytest.raises(ValueError, match=r"expected .* one folder.*classInd\.txt"):
         UCF101(root=tmp_path / "ucfTrainTestlist").scan()
 
 
@@ -152,7 +152,7 @@ def test_ucf101_in_folders_of_the_splits_and_without_lists(ucf, tmp_path):
 def test_ucf101_with_flawed_lists_and_copies(ucf, tmp_path):
     lists = tmp_path / "ucfTrainTestlist"
     (lists / "classInd.txt").write_text("1 YoYo\n2 ApplyEyeMakeup\n")
-    with pytest.raises(ValueError, match=r"classInd\.txt: does not name .* HandstandPushups"):
+    with pytest.raises(ValueError, match=r"classInd\.txt: .* HandstandPushups"):
         UCF101(root=ucf).scan()
     (lists / "classInd.txt").write_text("ApplyEyeMakeup\n")
     with pytest.raises(ValueError, match="a number and a class name"):
@@ -242,7 +242,7 @@ def test_kinetics_at_other_levels_and_without_split_folders(k400, tmp_path):
     assert len(high.records) == 4
     with pytest.raises(ValueError, match=rf"1 level too low\. Give {k400}"):
         Kinetics400(root=k400 / "train").scan()
-    with pytest.raises(ValueError, match=r"expected a folder with test/.*found annotations/"):
+    with pytest.raises(ValueError, match=r"expected .* test/.* annotations/"):
         Kinetics400(root=k400, split="test").scan()
     loose = tmp_path / "other" / "deep" / "er"
     (k400 / "train").rename(tmp_path / "moved")
@@ -257,7 +257,7 @@ def test_kinetics_with_flawed_annotations(k400, tmp_path):
         Kinetics400(root=k400, annotations=tmp_path / "none").scan()
     table = tmp_path / "train.csv"
     table.write_text("label,id\na,b\n")
-    with pytest.raises(ValueError, match=r"train\.csv: no column 'youtube_id'; it has label, id"):
+    with pytest.raises(ValueError, match=r"no column 'youtube_id'; .* label, id"):
         Kinetics400(root=k400, annotations=table).scan()
     table.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="cannot be read as csv"):
@@ -358,9 +358,7 @@ def test_activitynet_mistakes(activitynet, tmp_path):
         ActivityNet(root=tmp_path / "none").scan()
     file.rename(tmp_path / "activity.json")
     assert len(ActivityNet(root=activitynet).scan().records) == 3  # found beside it
-    with pytest.raises(
-        ValueError, match=r"0 json files.* is needed: activity_net\.v1-3\.min\.json"
-    ):
+    with pytest.raises(ValueError, match=r"0 json .*: activity_net\.v1-3\.min\.json"):
         ActivityNet(root=activitynet / "v1-3").scan()
     (tmp_path / "activity.json").write_text('{"database": {"a": {"subset": "training"}}}')
     with pytest.raises(ValueError, match=r"activity\.json: a lacks a subset"):
@@ -407,7 +405,7 @@ def test_openvid_mistakes(openvid, tmp_path):
     with pytest.raises(ValueError, match=rf"1 level too low\. Give {openvid}"):
         OpenVid(root=openvid / "video").scan()
     far = shutil.copytree(openvid / "data" / "train", tmp_path / "a" / "b" / "c" / "d")
-    with pytest.raises(ValueError, match=r"expected a folder with video/.*found OpenVid-1M\.csv"):
+    with pytest.raises(ValueError, match=r"expected .* video/.* OpenVid-1M\.csv"):
         OpenVid(root=far).scan()
     table = tmp_path / "table.csv"
     table.write_text("clip,caption\na.mp4,b\n")

@@ -51,7 +51,7 @@ def test_bad_input_is_refused():
         inception_score(np.array([[3.0, -1.0], [0.2, 0.4]]), splits=1)
     with pytest.raises(ValueError, match="not finite"):
         inception_score(np.array([[np.nan, 1.0]]), splits=1)
-    with pytest.raises(ValueError, match="splits=3 must be between 1 and the 2 clips"):
+    with pytest.raises(ValueError, match=r"splits=3 .* between 1 and .* 2 clips"):
         inception_score(np.full((2, 2), 0.5), splits=3)
     with pytest.raises(ValueError, match="one row per clip"):
         inception_score(np.full(4, 0.25))

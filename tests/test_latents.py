@@ -158,7 +158,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(cached, packed, tmp_path):
     cache.begin(6)
     with pytest.raises(KeyboardInterrupt):
         cache.write(dies, cache.pending(), batch_size=2)
-    with pytest.raises(ValueError, match=r"no manifest\.json there.* scripts/cache_latents\.py"):
+    with pytest.raises(ValueError, match=r"no manifest\.json .*cache_latents\.py"):
         LatentDataset(tmp_path)
     with pytest.raises(ValueError, match=r"shards \[2, 3, 4, 5\] are missing"):
         cache.finish()
@@ -210,10 +210,10 @@ def test_missing_and_truncated_shards_are_refused_at_once(copy):
     path = copy / "latents-000003.safetensors"
     data = path.read_bytes()
     path.write_bytes(data[:-10])
-    with pytest.raises(ValueError, match=f"{len(data) - 10} bytes instead of {len(data)}"):
+    with pytest.raises(ValueError, match=rf"{len(data) - 10} bytes .* {len(data)}"):
         LatentDataset(copy)
     path.unlink()
-    with pytest.raises(ValueError, match=r"latents-000003.safetensors: 0 bytes instead of"):
+    with pytest.raises(ValueError, match=r"latents-000003.safetensors: 0 bytes"):
         LatentDataset(copy)
     path.write_bytes(bytes(len(data)))
     with pytest.raises(ValueError, match=r"latents-000003.safetensors: "):
@@ -237,7 +237,7 @@ def test_labels_out_of_range_are_refused(copy):
 def test_another_vae_is_refused(cached):
     dataset = LatentDataset(cached)
     dataset.check_encoder(VAE["encoder_sha256"])
-    with pytest.raises(ValueError, match="come from the encoder 0123456789ab, not from fedc"):
+    with pytest.raises(ValueError, match="encoder 0123456789ab, not from fedc"):
         dataset.check_encoder("fedc")
 
 
@@ -254,7 +254,7 @@ def test_moments_that_float16_cannot_hold_are_refused(tmp_path, packed, value):
 
 
 def test_moments_of_another_shape_are_refused(tmp_path, packed):
-    with pytest.raises(ValueError, match=r"gave \(2, 4, 1, 8, 8\) .* needs \(2, 4, 2, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"\(2, 4, 1, 8, 8\) .*\(2, 4, 2, 8, 8\)"):
         complete(make_cache(tmp_path, packed), lambda video: encode(video)[:, :, :1])
 
 

@@ -127,5 +127,5 @@ def test_sampled_clips_start_with_exactly_what_was_given():
     "shape", [(2, 3, 4, 2, 2), (2, 3, 0, 2, 2), (2, 3, 1, 2, 3), (1, 3, 1, 2, 2)]
 )
 def test_frames_that_do_not_fit(shape):
-    with pytest.raises(ValueError, match=r"need \(2, 3, 'k', 2, 2\) with k from 1 to 3"):
+    with pytest.raises(ValueError, match=r"\(2, 3, 'k', 2, 2\) .* from 1 to 3"):
         continuing(lambda x, t: x, GaussianDiffusion(), torch.zeros(shape), torch.zeros(SHAPE))

@@ -80,9 +80,9 @@ def test_every_key_that_does_not_fit_is_named():
 
 def test_a_config_of_another_size_is_refused():
     _, state = released()
-    with pytest.raises(ValueError, match=r"unexpected y_embedder\.embedding_table\.weight"):
+    with pytest.raises(ValueError, match=r"unexpected y_embedder\.embedding_table"):
         from_released(state, replace(CONFIG, num_classes=None))
-    with pytest.raises(ValueError, match=r"temp_embed has shape \(1, 5, 48\), not \(1, 7, 48\)"):
+    with pytest.raises(ValueError, match=r"temp_embed .*\(1, 5, 48\), not \(1, 7, 48\)"):
         from_released(state, replace(CONFIG, num_frames=7))
     with pytest.raises(ValueError, match=r" and \d+ more"):
         from_released(state, replace(CONFIG, hidden_size=64))

@@ -181,11 +181,11 @@ def test_requests_that_do_not_fit_leave_nothing(made, tmp_path, conditional, val
 
 
 def test_bad_numbers(made, tmp_path):
-    with pytest.raises(ValueError, match="known_frames=2 has a meaning with first_frames only"):
+    with pytest.raises(ValueError, match=r"known_frames=2 .*first_frames"):
         config(made, tmp_path, known_frames=2)
     with pytest.raises(ValueError, match="known_frames=0 must be at least 1"):
         config(made, tmp_path, known_frames=0)
-    with pytest.raises(ValueError, match="weights=raw has no effect on untrained=true"):
+    with pytest.raises(ValueError, match=r"weights=raw .*untrained=true"):
         config(made, tmp_path, weights="raw", untrained=True)
 
 
@@ -203,7 +203,7 @@ def test_each_sampling_seed_has_a_folder_that_eval_fvd_takes_as_one_set(made, tm
     assert len(seed_folders(str(tmp_path / "sets"))) == 3
     with pytest.raises(ValueError, match=r"seeds=\(1, 1\)"):
         replace(both, seeds=(1, 1))
-    with pytest.raises(ValueError, match=r"seed=2 has no effect beside seeds=\(3, 10\)"):
+    with pytest.raises(ValueError, match=r"seed=2 .*seeds=\(3, 10\)"):
         replace(both, seed=2)
 
 
@@ -226,6 +226,6 @@ def test_clips_that_do_not_suit_a_protocol(protocol, given, clip, message):
 def test_a_protocol_tells_how_many_clips(made, tmp_path):
     assert clips_to_generate("larp_128", None, 17, 256, 256) == 10_000
     assert clips_to_generate("tats", 3000, 16, 128, 128) == 3000
-    with pytest.raises(ValueError, match="clips of 9 frames, but protocol=stylegan_v measures 16"):
+    with pytest.raises(ValueError, match=r"9 frames, but protocol=stylegan_v .* 16"):
         sample.run(config(made, tmp_path / "out", num_clips=None, protocol="stylegan_v"))
     assert not (tmp_path / "out").exists()

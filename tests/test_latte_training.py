@@ -288,14 +288,14 @@ def test_latents_cached_anew_are_refused(made, tmp_path):
     train_latte.run(config(tmp_path / "made", tmp_path / "run", steps=2))
     manifest = tmp_path / "made" / "latents" / "manifest.json"
     manifest.write_text(manifest.read_text() + " ")
-    with pytest.raises(ValueError, match=r"latents was .*latents \(sha256 \w{12}\), now .*latents"):
+    with pytest.raises(ValueError, match=r"latents was .*latents \(.*now .*latents"):
         train_latte.run(config(tmp_path / "made", tmp_path / "run", steps=4))
     # and before weights of another size meet the checkpoint's
     other = VAEConfig(z_dim=2, dim=4, channel_multipliers=(1, 1, 2, 2), num_blocks=1)
     VideoVAE(other).save_pretrained(tmp_path / "other")
     shutil.rmtree(tmp_path / "made" / "latents")
     cache(tmp_path / "other", made / "shards", tmp_path / "made" / "latents", 9)
-    with pytest.raises(ValueError, match=r"latents was .*latents \(sha256 \w{12}\), now .*latents"):
+    with pytest.raises(ValueError, match=r"latents was .*latents \(.*now .*latents"):
         train_latte.run(config(tmp_path / "made", tmp_path / "run", steps=4))
 
 
@@ -321,8 +321,8 @@ def test_options_that_do_not_fit(made, tmp_path):
         "vae": str(made / "vae"),
         "preview_sampler": SamplerConfig(method="ddim", guidance=2.0),
     }
-    with pytest.raises(ValueError, match=r"guidance=2\.0 needs a class-conditional model"):
+    with pytest.raises(ValueError, match=r"guidance=2\.0 .*class-conditional"):
         train_latte.run(config(made, tmp_path, conditional=False, **shown))
-    with pytest.raises(ValueError, match=r"shape \(4, 1, 2, 2\), but beside those of"):
+    with pytest.raises(ValueError, match=r"shape \(4, 1, 2, 2\)"):
         train_latte.run(config(made, tmp_path, held_out=str(made / "images")))
     assert not list(tmp_path.iterdir())

@@ -117,7 +117,7 @@ def test_the_curve_of_two_seeds(curve, calls):
     learning_curve.run(curve)  # all is there
     assert len(calls) == done
     assert (curve.folder / "learning_curve.md").read_text() == report
-    with pytest.raises(ValueError, match=r"fast.json: .*options.--sampler.steps was '2', now '3'"):
+    with pytest.raises(ValueError, match=r"fast.json: .*steps was '2', now '3'"):
         learning_curve.run(replace(curve, fast=SamplerConfig(method="ddim", steps=3)))
     vae = curve.folder.parent / "vae" / "model.safetensors"
     kept = vae.read_bytes()
@@ -132,7 +132,7 @@ def test_the_curve_of_two_seeds(curve, calls):
 
 
 def test_bad_settings(curve):
-    with pytest.raises(ValueError, match=r"percents=\(0, 50\) must be .* end with 100"):
+    with pytest.raises(ValueError, match=r"percents=\(0, 50\) .* 100"):
         replace(curve, percents=(0, 50))
     with pytest.raises(ValueError, match="at least one seed"):
         replace(curve, seeds=())

@@ -121,7 +121,7 @@ def test_missing_and_wrong_backbones_say_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=r"vgg16-397923af\.pth.*set loss.perceptual to none"):
+    with pytest.raises(ValueError, match=r"vgg16-397923af\.pth.*loss.perceptual"):
         find_weights(LPIPS_VGG, environment={})
     wrong = tmp_path / "wrong.pth"
     torch.save({"a": torch.zeros(1)}, wrong)

@@ -33,15 +33,11 @@ def test_every_protocol_makes_a_command(name):
 
 
 def test_a_flag_adds_to_a_protocol_and_never_contradicts_it():
-    with pytest.raises(
-        ValueError, match="stride_real=1 contradicts protocol=latte_sky, which has "
-    ):
+    with pytest.raises(ValueError, match=r"stride_real=1 .*protocol=latte_sky"):
         parse(EvalFVD, [*PATHS, "--protocol=latte_sky", "--stride_real=1"])
-    with pytest.raises(ValueError, match=r"num_clips=all contradicts .* num_clips=2048"):
+    with pytest.raises(ValueError, match=r"num_clips=all .* num_clips=2048"):
         parse(EvalFVD, [*PATHS, "--protocol=tats", "--num_clips=all"])
-    with pytest.raises(
-        ValueError, match=r"classifier=c contradicts preset=i3d_torchscript of prot"
-    ):
+    with pytest.raises(ValueError, match=r"classifier=c .*preset=i3d_torchscript"):
         parse(EvalFVD, [*PATHS, "--protocol=latte_sky", "--classifier=c"])
     with pytest.raises(ValueError, match=r"protocol=latte: .*stylegan_v"):
         parse(EvalFVD, [*PATHS, "--protocol=latte"])

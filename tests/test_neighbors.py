@@ -77,7 +77,7 @@ def test_bad_features_are_refused():
         nearest_clips(good * np.nan, good)
     with pytest.raises(ValueError, match=r"shape .0, 2.: need one row"):
         nearest_clips(good, good[:0])
-    with pytest.raises(ValueError, match="5 generated clips, but neighborhoods of 5 need 6"):
+    with pytest.raises(ValueError, match=r"5 generated clips.* 5 need 6"):
         coverage(good, good[:5])
     with pytest.raises(ValueError, match=r"10 held-out clips .* at least 20"):
         memorization(good, good, good[:10])

@@ -156,9 +156,7 @@ def test_pixels_become_square(tmp_path, capsys):
 def test_a_stretch_past_the_end_of_its_video_is_named(tmp_path):
     path = write_barcode_video(tmp_path / "a.mp4", 20)
     record = VideoRecord("v_x-003", path, None, seconds=(2.0, 3.0))
-    with pytest.raises(
-        ValueError, match=r"a\.mp4: v_x-003, the stretch from 2 to 3 s, begins past .* 0\.8 s"
-    ):
+    with pytest.raises(ValueError, match=r"a\.mp4: v_x-003, .*2 to 3 s.* 0\.8 s"):
         open_record(record)
     uneven = [20 * n if n < 20 else 400 + 200 * (n - 20) for n in range(40)]
     path = write_barcode_video(tmp_path / "b.mp4", pts=uneven)

@@ -54,7 +54,7 @@ def test_checking_compares_seeking_with_decoding_in_sequence(tmp_path, monkeypat
         yield from decode.decoded_frames(source, container, stream, True, clock, [])
 
     monkeypatch.setattr(decode, "_from_keyframe", trusting)
-    with pytest.raises(DecodeError, match=r"a\.mp4: seeking to frame \d+ gives other pixels"):
+    with pytest.raises(DecodeError, match=r"a\.mp4: .*frame \d+ .*other pixels"):
         check_frames(path)
 
 
@@ -180,5 +180,5 @@ def test_what_cannot_be_decoded_is_named(tmp_path):
         probe(other)
     empty = write_audio(tmp_path / "c.mkv", empty_video=True)
     for read in (probe, lambda path: list(iterate_frames(path))):
-        with pytest.raises(DecodeError, match=r"c\.mkv: no frame .*the video stream is empty"):
+        with pytest.raises(DecodeError, match=r"c\.mkv: no frame .*is empty"):
             read(empty)

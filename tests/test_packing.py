@@ -99,7 +99,7 @@ def test_a_full_disk_names_the_file_and_the_next_run_goes_on(
 def test_a_slow_video_is_bad(videos, tmp_path):
     report = pack(videos, tmp_path, time_limit=1e9)
     assert len(report.failures) == 1
-    with pytest.raises(ValueError, match=r"none of 12 videos .*longer than the limit of 1e-09 s"):
+    with pytest.raises(ValueError, match=r"12 videos .*limit of 1e-09 s"):
         pack(videos, tmp_path / "slow", time_limit=1e-9)
 
 
@@ -194,7 +194,7 @@ def test_a_run_goes_on_after_the_file_that_stopped_it_was_changed(tmp_path, chan
     assert contents(out) == contents(tmp_path / "straight")
     # A complete folder is not given to other videos
     (root / "x" / "5.mp4").unlink()
-    with pytest.raises(ValueError, match=r"videos was \d videos \(sha256 \w{12}\), now \d"):
+    with pytest.raises(ValueError, match=r"videos was \d videos \(.*now \d"):
         pack(root, out)
 
 

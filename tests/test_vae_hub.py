@@ -62,12 +62,12 @@ def test_without_a_network_nothing_is_tried_again(load, tmp_path, monkeypatch):
         raise AssertionError(f"waits {seconds} s before it asks again")
 
     monkeypatch.setattr(time, "sleep", sleep)
-    with pytest.raises(ValueError, match=r"the hub does not answer: .* put config\.json and"):
+    with pytest.raises(ValueError, match=r"hub does not answer: .* config\.json"):
         load("lab/other-vae", cache_dir=tmp_path)
 
 
 def test_a_hub_id_of_another_class_is_refused(hub_cache):
-    with pytest.raises(ValueError, match="lab/tiny-vae: holds a VideoVAE, not a ImageVAE"):
+    with pytest.raises(ValueError, match=r"lab/tiny-vae: .* VideoVAE, not .* ImageVAE"):
         ImageVAE.from_pretrained("lab/tiny-vae", cache_dir=hub_cache[0])
 
 

@@ -19,7 +19,7 @@ def changed(x: torch.Tensor, value: float) -> torch.Tensor:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_values_that_are_not_finite_are_refused(value):
     model, x, z = make(), changed(video(5), value), torch.zeros(1, 4, 2, 2, 2)
-    with pytest.raises(ValueError, match=r"video with values .* need finite values in"):
+    with pytest.raises(ValueError, match=r"video with values .*finite values"):
         model.encode(x)
     with pytest.raises(ValueError, match="video with values"):
         list(model.stream_encode([video(1), x[:, :, 1:]]))
@@ -31,7 +31,7 @@ def test_values_that_are_not_finite_are_refused(value):
 
 @pytest.mark.parametrize("x", [video(5) * 127.5 + 127.5, changed(video(5), -2.01)])
 def test_pixels_of_another_scale_are_refused(x):
-    with pytest.raises(ValueError, match=r"values from .* to .*Bring 0\.\.255 there with"):
+    with pytest.raises(ValueError, match=r"values from .* to .*Bring 0\.\.255"):
         make().encode(x)
 
 
@@ -98,9 +98,9 @@ def test_what_is_no_tensor_and_no_count_is_refused():
         model.encode(video(1).numpy())
     with pytest.raises(ValueError, match=r"type list: .* b 4 t h w"):
         model.decode([0.0])  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"chunk_groups=1\.5 must be at least 1, or None"):
+    with pytest.raises(ValueError, match=r"chunk_groups=1\.5 .* 1, or None"):
         model.encode(video(1), chunk_groups=1.5)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"size=\(8, 8\) .* cannot be cropped from .*\(1, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"size=\(8, 8\) .*\(1, 8, 8\)"):
         model.decode(torch.zeros(1, 4, 1, 1, 1), size=(8, 8))
 
 

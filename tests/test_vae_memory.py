@@ -44,7 +44,7 @@ def test_all_groups_run_at_once_where_gradients_are_needed(monkeypatch):
 
 @pytest.mark.parametrize("chunk_groups", [0, -1])
 def test_no_groups_at_once_is_refused(chunk_groups):
-    with pytest.raises(ValueError, match=f"chunk_groups={chunk_groups} must be at least 1"):
+    with pytest.raises(ValueError, match=rf"chunk_groups={chunk_groups} .* 1"):
         make().encode(video(5), chunk_groups=chunk_groups)
 
 

@@ -129,9 +129,7 @@ def test_chunks_that_are_no_whole_groups_are_refused(frames, message):
 
 def test_a_stream_may_not_change_its_size():
     model = make()
-    with pytest.raises(
-        ValueError, match=r"chunk 1 .* shape \(1, 3, 4, 8, 16\).* \(1, 3, 1, 8, 8\)"
-    ):
+    with pytest.raises(ValueError, match=r"\(1, 3, 4, 8, 16\).* \(1, 3, 1, 8, 8\)"):
         list(model.stream_encode([video(1, 8, 8), video(4, 8, 16)]))
     latents = [torch.zeros(1, 4, 1, 2, 2), torch.zeros(2, 4, 1, 2, 2)]
     with pytest.raises(ValueError, match="only t may change"):

@@ -126,10 +126,10 @@ def test_the_defaults_are_the_huge_model():
 
 def test_other_files_are_refused(files, tmp_path):
     encoder, probe = files
-    with pytest.raises(ValueError, match=r"ssv2-probe.pth.tar: not a checkpoint of V-JEPA"):
+    with pytest.raises(ValueError, match=r"ssv2-probe.pth.tar: .*V-JEPA"):
         load_vjepa(probe, encoder)
     with pytest.raises(ValueError, match=r"pooler\.query_tokens"):
         load_vjepa(encoder, encoder)
     probe.unlink()
-    with pytest.raises(ValueError, match=r"probe of V-JEPA.*no vjepa/ssv2-probe.pth.tar found"):
+    with pytest.raises(ValueError, match=r"V-JEPA.*no vjepa/ssv2-probe.pth.tar"):
         load_fvd_extractor("vjepa", encoder)
