@@ -15,8 +15,10 @@ MARKS = {True: "verified", None: "found", False: "OTHER FILE"}
 
 @dataclass(frozen=True, kw_only=True)
 class Doctor(Config):
-    """Show devices, versions, decoders, disk and memory, and every weights file of others: where it
-    was found, whether it is the published one, and how to get those that are missing."""
+    """Show devices, versions, decoders, disk, memory, and which weights of others are here.
+
+    Of every file: where it was found, whether it is the published one, or how to get it.
+    """
 
     folder: str = "."
     """Folder for runs and data, whose disk is looked at."""

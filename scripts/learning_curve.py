@@ -15,10 +15,11 @@ SCRIPTS = Path(__file__).parent
 
 @dataclass(frozen=True, kw_only=True)
 class LearningCurve(LearningCurveConfig):
-    """Train one config of train_latte.py with several seeds, and score samples of the raw and of
-    the averaged weights at parts of the training, with a classifier of the data's own classes.
+    """Train Latte with several seeds and score its samples after parts of the training.
 
-    Also compares a sampler of few steps with one of many. Run it again to go on where it stopped.
+    Samples of the raw and of the averaged weights are scored with a classifier of the data's own
+    classes; a sampler of few steps is compared with one of many. Run it again to go on where it
+    stopped.
     """
 
     full: SamplerConfig = field(default_factory=SamplerConfig)

@@ -52,7 +52,7 @@ class Sample(Sampling):
     """Clips per forward pass and process; does not change them."""
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     """Mixed precision of Latte; "no" is float32, "auto" bf16 on a CUDA device and float32
-    elsewhere; samples.json says which it was. The VAE decodes in float32."""
+    elsewhere; identity.json says which it was. The VAE decodes in float32."""
     mp4: Annotated[str | None, MAY_CHANGE] = None
     """Folder for MP4 copies, for people; evaluate the lossless files."""
     gif: Annotated[str | None, MAY_CHANGE] = None

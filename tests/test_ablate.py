@@ -142,7 +142,7 @@ def test_rows_of_a_seed_are_measured_together_and_claims_judged(files, capsys):
         ({"claims": (CLAIM,)}, "no row ktc_gcconv_from_image; there are baseline, "),
         ({"continued": {"ktc": "od_vae"}}, "continued: od_vae is not one of"),
         ({"continued": {"kct": "ivvae"}}, "row 'kct': use some of baseline"),
-        ({"architectures": ()}, "name at least one seed and one row"),
+        ({"architectures": ()}, "of architectures or image_starts"),
     ],
 )
 def test_mistakes_are_refused(files, options, message):

@@ -53,7 +53,7 @@ class AblationConfig(Config):
         if unknown := [row for row in self.continued.values() if row not in self.architectures]:
             raise ValueError(f"continued: {unknown[0]} is not one of {self.architectures}")
         if not self.seeds or not (self.architectures or self.image_starts):
-            raise ValueError("name at least one seed and one row")
+            raise ValueError("give at least one of seeds, and of architectures or image_starts")
         for path in (self.video, self.image):
             if path is not None and not path.is_file():
                 raise ValueError(f"{path}: no such config file")

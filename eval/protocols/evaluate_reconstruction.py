@@ -54,7 +54,7 @@ class ReconstructionConfig(NetworkConfig, Measurement):
     group: Annotated[int, Ge(2)] = 4
     """Frames per group in SSIM by position and in flicker, for every method."""
     baselines: bool = True
-    """Measure trilinear down- and upsampling and repeated keyframes, too."""
+    """Also measure trilinear down- and upsampling, and the last frame of each group repeated."""
     repeats: Annotated[int, Ge(0), Le(1000)] = 0
     """Timed runs of encoding and of decoding a clip of cost_frames x cost_height x cost_width; 0
     measures no time and no memory. On a CPU, choose a small size."""
