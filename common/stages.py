@@ -13,7 +13,7 @@ from typing import Any
 from common.files import expand_names, read_json, read_options, sampled_sha256, write_json
 from common.launch import call
 from common.measure import GIGABYTE, cpu_seconds
-from common.output_folder import Input, describe_identity, identity_changes
+from common.output_folder import Input, describe_identity, identity_changes, remove_temporary
 
 OUTPUTS = ("out", "train.folder", "card", "mp4", "gif", "feature_cache")
 """Options of commands that name what they write; every other path is of what they read."""
@@ -65,6 +65,7 @@ def run_stage(
                 "the same, choose another folder, or delete this file and what the stage made."
             )
         return found
+    remove_temporary(record.parent)
     start, start_cpu = time.perf_counter(), cpu_seconds()
     memory = work()
     cost = {

@@ -1,10 +1,7 @@
 """Every command that can be interrupted, with what the tests of all of them need to know.
 
-Not here, because what they keep is others' or one file:
-- demo, ablate, chain and learning_curve run other commands, stage by stage, and repeat only what is
-  not finished (tests/test_stages.py, tests/test_chain.py).
-- index_shards keeps a record of each tar and writes one index (tests/test_external_shards.py).
-- convert_checkpoint writes its file or folder at once (tests/test_convert_checkpoint.py).
+Not here: demo and chain, which run other commands as ablate and learning_curve do
+(tests/test_stages.py, tests/test_chain.py).
 """
 
 import os
@@ -27,17 +24,22 @@ from eval.protocols.training_scores import SampleScoreConfig
 from latte.samplers import SamplerConfig
 from latte.training_config import ImageOptions
 from scripts import (
+    ablate,
     cache_latents,
+    convert_checkpoint,
     eval_fvd,
     eval_is,
     eval_reconstruction,
     export_latents,
+    index_shards,
+    learning_curve,
     make_shards,
     sample,
     train_classifier,
     train_latte,
     train_vae,
 )
+from tests.builders.commands import with_stages_here
 from tests.builders.training_runs import SIZE, gan_run, latte_run, settings, video_run
 
 FEW = SamplerConfig(method="ddim", steps=2)
@@ -46,8 +48,8 @@ TIMINGS = ("seconds", "clips_per_second", "memory")
 
 def all_files(out: Path) -> dict[str, bytes]:
     """The bytes of every file that is not hidden, as locks and half-written files are."""
-    files = (path for path in out.rglob("[!.]*") if path.is_file())
-    return {path.relative_to(out).as_posix(): path.read_bytes() for path in files}
+    files = {path.relative_to(out).as_posix(): path for path in out.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in files.items() if "/." not in f"/{name}"}
 
 
 def training_run(out: Path) -> dict[str, Any]:
@@ -64,6 +66,11 @@ def training_run(out: Path) -> dict[str, Any]:
     for file in last.glob("optimizer*.bin"):
         found[file.name] = torch.load(file, weights_only=True)["state"]
     return found
+
+
+def tables(out: Path) -> dict[str, bytes]:
+    """What an experiment has found, without the logs and timings of its commands."""
+    return {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +96,8 @@ class Case:
     kept: str | None
     """Pattern of the files that tell which work is done, which a continued run does not repeat;
     None for a command that repeats it all."""
+    at_once: bool = False
+    """Whether all that it writes appears in one move."""
     locks: bool = True
     """Whether it writes into a folder that it keeps other runs out of."""
     in_two: Mapping[str, Any] = field(default_factory=dict)
@@ -252,6 +261,30 @@ def _image_stage(project: Path, out: Path) -> train_vae.TrainVAE:
     return changed(video_run(out, project / "shards"), {"data.frames": 1, "stage": "image"})
 
 
+def _ablate(project: Path, out: Path) -> ablate.Ablate:
+    return ablate.Ablate(
+        folder=out,
+        video=project / "ablate_video.yaml",
+        architectures=("ktc",),
+        tests={"bars": project / "shards"},
+        seeds=(0,),
+    )
+
+
+def _learning_curve(project: Path, out: Path) -> learning_curve.LearningCurve:
+    return learning_curve.LearningCurve(
+        folder=out,
+        train=project / "curve_train.yaml",
+        samples=project / "curve_samples.yaml",
+        classifier=str(project / "two_classes"),
+        reference=str(project / "long" / "shards"),
+        percents=(100,),
+        seeds=(0,),
+        full=FEW,
+        fast=replace(FEW, steps=3),
+    )
+
+
 OTHER_DATA = Refusal(
     changes={"data.folder": "{project}/other_shards"},
     says=r"data was {project}/shards \(sha256 \w+\), now {project}/other_shards",
@@ -380,6 +413,48 @@ CASES: dict[str, Case] = {
         kept="features/*",
         locks=False,
         free={"workers": 1},
+    ),
+    "index_shards": Case(
+        run=index_shards.run,
+        config=lambda project, out: index_shards.IndexShards(
+            shards=str(project / "tars"), out=str(out), workers=0
+        ),
+        kept="index.parts/*.json",
+        locks=False,
+    ),
+    "convert_checkpoint": Case(
+        run=convert_checkpoint.run,
+        config=lambda project, out: convert_checkpoint.ConvertCheckpoint(
+            source=str(project / "released.pth"), out=str(out / "vae")
+        ),
+        kept="vae",
+        at_once=True,
+        locks=False,
+        refusals=(Refusal(changes={"latent_std": 2.0}, says="vae: holds something else"),),
+    ),
+    "ablate": Case(
+        run=with_stages_here(ablate.run),
+        config=_ablate,
+        contents=tables,
+        kept="ktc/video-*.json",
+        refusals=(
+            Refusal(
+                changes={"video": "{project}/curve_train.yaml"},
+                says=r"video-0\.json: was made with other settings",
+            ),
+        ),
+    ),
+    "learning_curve": Case(
+        run=with_stages_here(learning_curve.run),
+        config=_learning_curve,
+        contents=tables,
+        kept="seed-0/*.json",
+        refusals=(
+            Refusal(
+                changes={"reference": "{project}/shards"},
+                says=r"fvd\.json: was made with other settings or inputs: .*long/shards",
+            ),
+        ),
     ),
     "eval_reconstruction": Case(
         run=eval_reconstruction.run,

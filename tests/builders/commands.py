@@ -1,10 +1,18 @@
 """Scripts run in this process, which has torch loaded already: seconds instead of a new process."""
 
+import importlib
 import runpy
 import sys
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from common import stages
+from common.cli import parse
+from common.config import Config
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "scripts"
@@ -20,3 +28,29 @@ def run_script(name: str, *arguments: object, cwd: Path | None = None) -> int:
             runpy.run_path(str(SCRIPTS / name), run_name="__main__")
     assert isinstance(ended.value.code, int)
     return ended.value.code
+
+
+def run_stage_here(command: Sequence[str]) -> int:
+    """In place of `common.stages.call`: the command runs in this process."""
+    module = importlib.import_module(f"scripts.{Path(command[1]).stem}")
+    own = (
+        each for each in vars(module).values() if getattr(each, "__module__", "") == module.__name__
+    )
+    (kind,) = (each for each in own if isinstance(each, type) and issubclass(each, Config))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*clips: the distance is biased")
+        warnings.filterwarnings("ignore", ".* clips have the features of another")
+        warnings.filterwarnings("ignore", ".*use equal numbers")
+        module.run(parse(kind, list(command[2:])))
+    return 0
+
+
+def with_stages_here(run: Callable[[Any], object]) -> Callable[[Any], object]:
+    """An experiment whose commands run in the process of the experiment."""
+
+    def run_here(config: Any) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(stages, "call", run_stage_here)
+            run(config)
+
+    return run_here
