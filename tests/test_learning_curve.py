@@ -1,20 +1,19 @@
 """The learning curve: what is trained, sampled and scored, and what a second run does."""
 
-import warnings
 from dataclasses import replace
 
 import pytest
 import torch
 
 from common import stages
-from common.cli import parse
 from common.files import read_json
 from data.clips.dataset import PackedClips
 from engine.run_folder import read_log
 from eval.features.classifier import ClassifierConfig, ClipClassifier
 from latte.samplers import SamplerConfig
-from scripts import cache_latents, eval_fvd, eval_is, learning_curve, sample, train_latte
+from scripts import cache_latents, learning_curve
 from scripts.learning_curve import LearningCurve
+from tests.builders.commands import run_stage_here
 from tests.builders.packed import pack
 from vae import VAEConfig, VideoVAE
 
@@ -68,18 +67,7 @@ def calls(monkeypatch):
     def call(command):
         script = command[1].rpartition("/")[2]
         done.append(script)
-        module, kind = {
-            "train_latte.py": (train_latte, train_latte.TrainLatte),
-            "sample.py": (sample, sample.Sample),
-            "eval_fvd.py": (eval_fvd, eval_fvd.EvalFVD),
-            "eval_is.py": (eval_is, eval_is.EvalIS),
-        }[script]
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "2 clips: the distance is biased")
-            warnings.filterwarnings("ignore", ".* clips have the features of another")
-            warnings.filterwarnings("ignore", "2 real and 2 generated|.*use equal numbers")
-            module.run(parse(kind, command[2:]))
-        return 0
+        return run_stage_here(command)
 
     monkeypatch.setattr(stages, "call", call)
     return done

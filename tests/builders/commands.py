@@ -33,10 +33,8 @@ def run_script(name: str, *arguments: object, cwd: Path | None = None) -> int:
 def run_stage_here(command: Sequence[str]) -> int:
     """In place of `common.stages.call`: the command runs in this process."""
     module = importlib.import_module(f"scripts.{Path(command[1]).stem}")
-    own = (
-        each for each in vars(module).values() if getattr(each, "__module__", "") == module.__name__
-    )
-    (kind,) = (each for each in own if isinstance(each, type) and issubclass(each, Config))
+    kinds = (each for each in vars(module).values() if isinstance(each, type))
+    (kind,) = (k for k in kinds if issubclass(k, Config) and k.__module__ == module.__name__)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*clips: the distance is biased")
         warnings.filterwarnings("ignore", ".* clips have the features of another")
