@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Annotated
 
 from accelerate import Accelerator
-from annotated_types import Ge, Le
 from torch import nn
 
 from common.cli import main
 from common.config import MAY_CHANGE
 from common.output_folder import Input, lock_folder
-from data.clips.batch_order import Mixture, logging_sources, source_names
+from data.clips.batch_order import logging_sources, source_names
 from data.clips.loader import training_batches
 from data.latents.training import LatentTraining, hash_of
 from engine.accelerator import training_accelerator
@@ -21,7 +20,7 @@ from engine.dry_run import dry_run
 from engine.prefetch import with_draws
 from engine.train import Trainer
 from eval.protocols.training_scores import SampleScore, SampleScoreConfig, preview_samples
-from latte.samplers import SamplerConfig, check_sampler
+from latte.samplers import check_sampler
 from latte.training import JointBatch, LatteLoss, Samples, initial_model, prepare
 from latte.training_config import LatteTraining
 from latte.training_metadata import TrainingMetadata
@@ -37,12 +36,6 @@ class TrainLatte(LatteTraining, LatentTraining):
     `{size}` in train.folder stands for the model's size and patch, such as xl2.
     """
 
-    vae: str | None = None
-    """The VAE that made the latents: decodes samples at every checkpoint. Default: no samples."""
-    preview_sampler: SamplerConfig | None = None
-    """How those samples are drawn. Default: 20 steps of DDIM, in a flow of Heun."""
-    num_previews: Annotated[int, Ge(1), Le(1000), MAY_CHANGE] = 4
-    """Their number."""
     fvd: Annotated[SampleScoreConfig | None, MAY_CHANGE] = None
     """Also measure then how far a few samples, drawn like previews, are from real clips; needs the
     VAE. null: not."""
@@ -56,12 +49,6 @@ class TrainLatte(LatteTraining, LatentTraining):
                 "fvd: give vae too, which decodes the samples, and train.evaluate_every, the steps "
                 "from one measurement to the next"
             )
-
-    @property
-    def sampler(self) -> SamplerConfig:
-        """How previews are drawn."""
-        method = "ddim" if self.flow is None else "heun"
-        return self.preview_sampler or SamplerConfig(method=method, steps=20)
 
     def named(self) -> "TrainLatte":
         """The same with `{size}` replaced in train.folder."""
@@ -136,11 +123,7 @@ def _train(config: TrainLatte, accelerator: Accelerator) -> Path | None:
             *(trainer, batch | loss.draw(batch, train.seed, trainer.step, rows), loss),
             clips_in_data=sum(map(len, parts)),
             clips_per_step=train.global_batch_size,
-            sources={
-                name: (len(part), clips.shares[number] * train.global_batch_size)
-                for number, (name, part) in enumerate(zip(names, parts, strict=True))
-                if isinstance(clips, Mixture)
-            },
+            sources=config.clips_per_source(parts, clips),
         )
         return None
 

@@ -99,6 +99,24 @@ class LatentTraining(Config):
             for name, folder, part in zip(names, self.folders, parts, strict=True)
         }
 
+    def clips_per_source(
+        self, parts: Sequence[LatentDataset], clips: LatentDataset | JointLatents | Mixture
+    ) -> dict[str, tuple[int, float]]:
+        """Latents that each cache has, and gives per step, by its name; nothing for one cache.
+
+        Args:
+            parts: the caches.
+            clips: what `mix` made of them.
+        """
+        if not isinstance(clips, Mixture):
+            return {}
+        return {
+            name: (len(part), clips.shares[number] * self.train.global_batch_size)
+            for number, (name, part) in enumerate(
+                zip(source_names(self.folders), parts, strict=True)
+            )
+        }
+
     def mix(
         self, parts: Sequence[LatentDataset], images: LatentDataset | None, per_clip: int
     ) -> LatentDataset | JointLatents | Mixture:
