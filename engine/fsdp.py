@@ -141,16 +141,10 @@ class Shell:
         }
         self._module = copy.deepcopy(module, empty).eval()
 
-    def unsharded_copy(self, module: nn.Module, accelerator: Accelerator) -> nn.Module | None:
-        """A plain module, on the accelerator, with the weights of `module`: in the main process, on
-        the others None. All have to ask for it."""
-        weights = {}
-        for name, value in module.state_dict().items():
-            value = full_state(value)
-            if accelerator.is_main_process:
-                weights[name] = value
-        if not accelerator.is_main_process:
-            return None
+    def unsharded_copy(self, module: nn.Module, accelerator: Accelerator) -> nn.Module:
+        """A plain module, on the accelerator, with the weights of `module`; all processes have to
+        ask for it."""
+        weights = {name: full_state(value) for name, value in module.state_dict().items()}
         module = copy.deepcopy(self._module)
         module.load_state_dict(weights, assign=True)
         return module.requires_grad_(False).to(accelerator.device)

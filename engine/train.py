@@ -41,10 +41,10 @@ from engine.watch import Means, ReducedValues, Stopwatch
 log = logging.getLogger(__name__)
 
 Preview = Callable[[nn.Module, nn.Module, int, Path], None]
-"""Gets the averaged and the raw model, the step and the file to write, at every checkpoint, in the
-main process."""
+"""Gets the averaged and the raw model, the step and the file that the main process writes, at every
+checkpoint, in all processes."""
 Evaluate = Callable[[nn.Module], dict[str, float]]
-"""Scores a model on held-out data, in the main process."""
+"""Scores a model on held-out data, in all processes, which get the same scores and errors."""
 
 
 class Stateful(Protocol):
@@ -325,13 +325,12 @@ class Trainer:
         was_training = raw.training
         for kind, module in (("raw", raw.eval()), ("ema", self.ema.model)):
             model = self._unsharded(module)
-            if model is None:
-                continue
             try:
                 with torch.no_grad():
                     values = evaluate(model)
             except ValueError as error:  # such as weights that give no finite videos for now
-                log.warning("step %d: the %s weights have no score: %s", self.step, kind, error)
+                if self.accelerator.is_main_process:
+                    log.warning("step %d: the %s weights have no score: %s", self.step, kind, error)
                 continue
             scores |= {f"eval/{kind}/{name}": value for name, value in values.items()}
         raw.train(was_training)
@@ -376,24 +375,20 @@ class Trainer:
         if preview is None or in_main_process(file.exists, self.accelerator):
             return
         averaged, raw = self._unsharded(self.ema.model), self._unsharded(self.model)
-        if averaged is not None and raw is not None:
-            try:
-                preview(averaged, raw, self.step, file)
-            except ValueError as error:  # what is only looked at does not end a run
+        try:
+            preview(averaged, raw, self.step, file)
+        except ValueError as error:  # what is only looked at does not end a run
+            if self.accelerator.is_main_process:
                 log.warning("step %d: no preview: %s", self.step, error)
 
-    def _unsharded(self, module: nn.Module) -> nn.Module | None:
-        """The model, or its average, with all its weights: in the main process, else None.
-
-        All processes have to ask for it.
-        """
+    def _unsharded(self, module: nn.Module) -> nn.Module:
+        """The model, or its average, with all its weights; all processes have to ask for it."""
         if self.shell is not None:
             return self.shell.unsharded_copy(module, self.accelerator)
-        return module if self.accelerator.is_main_process else None
+        return module
 
-    def _export(self, averaged: nn.Module | None, folder: Path) -> None:
+    def _export(self, averaged: nn.Module, folder: Path) -> None:
         """The averaged weights, with how they came about; in the main process."""
-        assert averaged is not None
         averaged.save_pretrained(folder)  # type: ignore[operator]
         training = {"step": self.step, "ema_decay": self.config.ema_decay}
         write_json(folder / "training.json", {**training, "metadata": self.metadata})
@@ -401,7 +396,7 @@ class Trainer:
     def _finish(self, next_command: str | None) -> Path:
         target = self.folder.path / "export"
         averaged = self._unsharded(self.ema.model)
-        if averaged is not None:
+        if self.accelerator.is_main_process:
             with atomic_folder(target) as temporary:
                 self._export(averaged, temporary)
         self.accelerator.wait_for_everyone()

@@ -87,4 +87,4 @@ def probe_losses(
         loss(model, batch, info).values["loss"].backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    return loss.scores(model.eval(), ((z, 0) for z in scored), seed)
+    return loss.scores(model.eval(), [(z, 0) for z in scored], seed)

@@ -4,7 +4,7 @@ All draws are functions of the seed, the step and the place in the global batch.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from common.processes import share_batches
 from common.seeding import fold, generator, noise
 from engine.compilation import compile_layers, compiles
 from engine.optimization import Batch, Losses, StepInfo
@@ -112,6 +113,14 @@ class Samples:
         size = self.vae.config.decoded_size(z, self.metadata.frames)
         clips = [self.vae.decode(part, size=size) for part in self.metadata.denormalize(z).split(1)]
         return torch.cat(clips).clamp(-1, 1)
+
+
+class LabeledLatents(Protocol):
+    """Normalized latents by their numbers, with labels."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> tuple[Float[Tensor, "c t h w"], int]: ...
 
 
 class JointBatch:
@@ -220,15 +229,18 @@ class LatteLoss:
         weight = self.joint.frame_weight(positions)
         return drawn if weight is None else {**drawn, "frame_weight": weight}
 
-    def scores(
-        self, model: nn.Module, clips: Iterable[tuple[Float[Tensor, "c t h w"], int]], seed: int
-    ) -> dict[str, float]:
-        """The mean over clips, normalized latents with labels, of `quarters`.
+    def scores(self, model: nn.Module, clips: LabeledLatents, seed: int) -> dict[str, float]:
+        """The mean over clips of `quarters`. All processes share the clips, and get the same.
 
         Returns: "mse", and of the quarters "mse_quarter_1" to "mse_quarter_4".
         """
-        rows = [self.quarters(model, x0, label, seed, i) for i, (x0, label) in enumerate(clips)]
-        values = torch.stack(rows).mean(dim=0)
+
+        def row(numbers: range) -> Tensor:
+            (i,) = numbers
+            x0, label = clips[i]
+            return self.quarters(model, x0, label, seed, i).cpu()
+
+        values = torch.stack(share_batches(len(clips), 1, row)).mean(dim=0)
         quarters = {f"mse_quarter_{i + 1}": value for i, value in enumerate(values.tolist())}
         return {"mse": values.mean().item(), **quarters}
 

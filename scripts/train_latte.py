@@ -130,12 +130,12 @@ def _train(config: TrainLatte, accelerator: Accelerator) -> Path | None:
     # Samples to look at, and scores of samples and of held-out clips
     if vae is not None:
         draw = Samples(metadata, config.sampler, vae.to(accelerator.device), accelerator)
-        preview = preview_samples(draw, config.num_previews, metadata.frame_rate)
+        preview = preview_samples(draw, config.num_previews, metadata.frame_rate, accelerator)
     if fvd is not None:
         fvd.prepare(accelerator.device, trainer.folder.path / "features")
 
     def evaluate(model: nn.Module) -> dict[str, float]:
-        scores = loss.scores(model, held_out(), train.seed)
+        scores = loss.scores(model, held_out, train.seed)
         return scores | (fvd.score(partial(draw, model)) if fvd and draw else {})
 
     # Train

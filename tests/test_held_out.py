@@ -7,6 +7,8 @@ import torch
 import torchvision
 from torch.testing import assert_close
 
+from common.accelerator import make_accelerator
+from common.files import read_json, write_json
 from common.perceptual import load_lpips
 from data.clips.dataset import ClipConfig, ClipDataset
 from eval.features.classifier import ClassifierConfig, ClipClassifier
@@ -15,6 +17,7 @@ from eval.features.metric_networks import NetworkConfig
 from eval.metrics.frechet import frechet_from_features
 from eval.protocols.training_scores import HeldOut
 from tests.builders.packed import pack
+from tests.builders.processes import run_ranks
 
 SIZE = {"frames": 5, "height": 32, "width": 32}
 CPU = torch.device("cpu")
@@ -61,6 +64,32 @@ def test_lpips_and_rfvd_are_those_of_the_whole_set(files, no_weights):
     assert again["psnr"] == 100
     assert again["lpips_alex_unverified"] == 0
     assert again["rfvd3_5f_small"] < 1e-9
+
+
+def score_in_process(files, networks, folder):
+    """Scores by one of several processes, and the clips that it read."""
+    rank = make_accelerator().process_index
+    clips, seen = held_out(files, networks), []
+    clip = clips.clip
+    clips.clip = lambda index, device: (seen.append(index), clip(index, device))[1]
+    write_json(
+        folder / f"{rank}.json", {"scores": clips.scores(lambda x: 0.5 * x, CPU), "seen": seen}
+    )
+
+
+def test_processes_share_the_clips_and_get_the_scores_of_one(files, no_weights, tmp_path):
+    networks = NetworkConfig(
+        lpips="alex", lpips_alex=str(files / "alex.pth"), classifier=str(files / "small")
+    )
+    for count, seen in ((2, [[0, 2], [1]]), (4, [[0], [1], [2], []])):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        run_ranks(count, score_in_process, files, networks, folder)
+        results = [read_json(folder / f"{rank}.json") for rank in range(count)]
+        assert [sorted({*result["seen"]}) for result in results] == seen
+        expected = held_out(files, networks).scores(lambda x: 0.5 * x, CPU)
+        for result in results:
+            assert_close(result["scores"], expected, rtol=1e-6, atol=0)
 
 
 def test_what_has_no_weights_is_left_out_and_said_once(files, no_weights, caplog):

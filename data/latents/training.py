@@ -1,6 +1,6 @@
 """Which latents a training run takes: of one cache or of several, normalized alike."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Annotated, Literal
@@ -9,6 +9,7 @@ import torch
 from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from common.config import MAY_CHANGE, Config
 from common.output_folder import Input
@@ -22,8 +23,27 @@ from data.latents.dataset import (
 )
 from engine.config import TrainConfig
 
-HeldOutLatents = Callable[[], Iterator[tuple[Float[Tensor, "c t h w"], int]]]
-"""Gives the latents with their labels, from the first on at every call."""
+
+class HeldOutLatents(Dataset):
+    """The first latents of a cache, each with its label.
+
+    Args:
+        held_out: The cache.
+        count: How many of it at most.
+        scaling: What they are normalized like.
+    """
+
+    def __init__(self, held_out: LatentDataset, count: int, scaling: LatentDataset):
+        self.held_out = held_out
+        self.num_clips = min(count, len(held_out))
+        self.scaling = scaling
+
+    def __len__(self) -> int:
+        return self.num_clips
+
+    def __getitem__(self, index: int) -> tuple[Float[Tensor, "c t h w"], int]:
+        latent, label, _ = self.held_out.draw(0, index)
+        return self.scaling.normalize(latent), label
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,14 +154,7 @@ class LatentTraining(Config):
         """
         held_out = LatentDataset(self.held_out or self.latents, "mean", seed=self.train.seed)
         check_alike(latents, held_out, classes=labeled)
-        count = min(self.num_held_out_clips, len(held_out))
-
-        def clips() -> Iterator[tuple[Float[Tensor, "c t h w"], int]]:
-            for i in range(count):
-                latent, label, _ = held_out.draw(0, i)
-                yield latents.normalize(latent), label
-
-        return clips
+        return HeldOutLatents(held_out, self.num_held_out_clips, latents)
 
 
 def mix_latents(parts: Sequence[LatentDataset], weights: Sequence[float], *, classes: bool) -> None:

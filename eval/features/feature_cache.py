@@ -20,6 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from common.files import atomic_path
+from common.processes import num_processes
 from eval.clips.source import ClipSource
 from eval.features.extractors import Extractor
 
@@ -68,7 +69,7 @@ def extract_features(
     """
     options = options or Extraction()
     cache, device = options.cache, options.device
-    state = PartialState() if processes() > 1 else None
+    state = PartialState() if num_processes() > 1 else None
     main = state is None or state.is_main_process
     path = Path(cache) / f"{feature_key(source, extractor)}.safetensors" if cache else None
     if _decided_by_main(path is not None and path.exists()):
@@ -86,7 +87,7 @@ def extract_features(
                 values = np.empty((len(source), batch.shape[1]), np.float32)
             values[first : first + len(ids)] = batch
             numbers += range(first, first + len(ids))
-            bar.update(len(ids) * processes())
+            bar.update(len(ids) * num_processes())
     if state:
         values = _joined(gather_object([(numbers, values[numbers])]), len(source))
     features = FeatureSet(values, source.ids)
@@ -128,14 +129,9 @@ def copies_note(values: Float32[np.ndarray, "n d"], which: str) -> list[str]:
     ]
 
 
-def processes() -> int:
-    """How many processes share the work: 1 unless Accelerate has met several."""
-    return PartialState().num_processes if PartialState._shared_state else 1
-
-
 def _decided_by_main(value: bool) -> bool:
     """The main process's answer, so that all go the same way."""
-    if processes() == 1:
+    if num_processes() == 1:
         return value
     return bool(broadcast_object_list([value])[0])
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -189,6 +189,16 @@ def evaluate_reconstruction(
     return result, by_clip
 
 
+class NetworkScores(NamedTuple):
+    """What the networks say of a batch."""
+
+    clips: int
+    lpips: dict[str, float]
+    """Sums over the clips of means over their frames, by the networks' names."""
+    features: Float[np.ndarray, "b d"] | None
+    """Of the reconstructions, where there is an extractor."""
+
+
 class NetworkMeter:
     """LPIPS of reconstructions and their features for rFVD, over the batches of a set of clips."""
 
@@ -214,11 +224,31 @@ class NetworkMeter:
         Raises:
             ValueError: features that are not finite; names the clip by `ids` and `where`.
         """
-        self._clips += len(video)
-        for p in self._lpips:
-            self._sums[p.name] += p(video, reconstruction).double().mean(1).sum().item()
+        self.add(self.scores(video, reconstruction, ids, where))
+
+    def scores(
+        self,
+        video: Float[Tensor, "b 3 t h w"],
+        reconstruction: Float[Tensor, "b 3 t h w"],
+        ids: list[str],
+        where: str | Path,
+    ) -> NetworkScores:
+        """What `update` would add, for `add`, here or in another process."""
+        lpips = {
+            p.name: p(video, reconstruction).double().mean(1).sum().item() for p in self._lpips
+        }
+        features = None
         if self._extractor is not None:
-            self._features.append(finite_features(self._extractor, reconstruction, ids, where))
+            features = finite_features(self._extractor, reconstruction, ids, where)
+        return NetworkScores(len(video), lpips, features)
+
+    def add(self, scores: NetworkScores) -> None:
+        """Add what `scores` gave for a batch."""
+        self._clips += scores.clips
+        for name, value in scores.lpips.items():
+            self._sums[name] += value
+        if scores.features is not None:
+            self._features.append(scores.features)
 
     def lpips(self) -> dict[str, float]:
         """Mean over frames, then clips, by the networks' names."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from common.config import BatchSize, Config
 from common.pixels import to_float
+from common.processes import share_batches
 from data.clips.dataset import ClipConfig, ClipDataset
 from data.video.encode import from_uint8, to_uint8, write_video
 from engine.train import Evaluate, Preview
@@ -27,7 +28,7 @@ from eval.features.feature_cache import Extraction, extract_features, finite_fea
 from eval.features.metric_networks import NetworkConfig
 from eval.metrics.frechet import frechet_from_features
 from eval.metrics.reconstruction import psnr, ssim, ssim_by_position
-from eval.protocols.evaluate_reconstruction import NetworkMeter, Reconstruct
+from eval.protocols.evaluate_reconstruction import NetworkMeter, NetworkScores, Reconstruct
 from eval.protocols.fvd import score_name
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,8 @@ class HeldOut:
     def scores(self, reconstruct: Reconstruct, device: torch.device) -> dict[str, float]:
         """Means over frames and clips of everything that can be measured, in float32 without TF32.
 
+        All processes share the clips, and get the same.
+
         Returns: "psnr" (dB) and "ssim"; "ssim_1" to "ssim_t" (at each position of a frame group)
             and "ssim_margin" (their largest difference; supplement, Table 5) where a clip has
             groups; "lpips_alex" and "lpips_vgg", and rFVD under its name with clips and frames,
@@ -77,18 +80,22 @@ class HeldOut:
             ValueError: a reconstruction without finite values.
         """
         meter = NetworkMeter(self.networks, device)
-        frames: dict[str, list[Tensor]] = {"psnr": [], "ssim": []}
+
+        def measured(numbers: range) -> tuple[Tensor, Tensor, NetworkScores]:
+            (i,) = numbers
+            video = self.clip(i, device)
+            reconstruction = reconstruct(video)
+            scores = meter.scores(video, reconstruction.clamp(-1, 1), *self._named(i))
+            return psnr(video, reconstruction).cpu(), ssim(video, reconstruction).cpu(), scores
+
         with full_precision(device):
-            for i in range(self.count):
-                video = self.clip(i, device)
-                reconstruction = reconstruct(video)
-                frames["psnr"].append(psnr(video, reconstruction))
-                frames["ssim"].append(ssim(video, reconstruction))
-                meter.update(video, reconstruction.clamp(-1, 1), *self._named(i))
+            rows, similarities, scores = zip(*share_batches(self.count, 1, measured), strict=True)
+            for each in scores:
+                meter.add(each)
             rfvd = self._rfvd(meter, device)
-        rows = {name: torch.cat(parts) for name, parts in frames.items()}  # clips t
-        means = {name: row.mean().item() for name, row in rows.items()}
-        return {**means, **meter.lpips(), **self._by_position(rows["ssim"]), **rfvd}
+        similarity = torch.cat(similarities)  # clips t
+        means = {"psnr": torch.cat(rows).mean().item(), "ssim": similarity.mean().item()}
+        return {**means, **meter.lpips(), **self._by_position(similarity), **rfvd}
 
     def _by_position(self, similarity: Tensor) -> dict[str, float]:
         if self.group == 1 or similarity.shape[1] == 1:
@@ -102,11 +109,12 @@ class HeldOut:
         if extractor is None:
             return {}
         if self._features is None:
-            parts = [
-                finite_features(extractor, self.clip(i, device), *self._named(i))
-                for i in range(self.count)
-            ]
-            self._features = np.concatenate(parts)
+
+            def features(numbers: range) -> np.ndarray:
+                (i,) = numbers
+                return finite_features(extractor, self.clip(i, device), *self._named(i))
+
+            self._features = np.concatenate(share_batches(self.count, 1, features))
         name = meter.rfvd_name(self.clips.config.frames)
         return {name: frechet_from_features(self._features, meter.features())}
 
@@ -127,20 +135,24 @@ def preview_reconstructions(
     show: Callable[[nn.Module, Float[Tensor, "1 3 t h w"]], Sequence[Float[Tensor, "1 3 t h w"]]],
     accelerator: Accelerator,
 ) -> Preview:
-    """What shows the first clips side by side, in a file and where the log goes.
+    """What shows the first clips side by side, in a file and where the log goes. The processes
+    share the clips.
 
     Args:
         show: versions of a clip by the model, of one size; they stand below each other.
     """
 
     def write(model: nn.Module, raw: nn.Module, step: int, file: Path) -> None:
-        columns = []
-        for i in range(min(count, len(clips))):
+        def column(numbers: range) -> Tensor:
+            (i,) = numbers
             rows = show(model, to_float(clips[(0, i)]["video"][None].to(accelerator.device)))
-            columns.append(torch.cat(list(rows), dim=3)[0].clamp(-1, 1).cpu())  # 3 t (rows h) w
-        frames = to_uint8(torch.cat(columns, dim=3))
-        write_video(file, frames, clips.frame_rate)
-        show_pictures(accelerator, "preview", frames[:: max(1, len(frames) - 1)], step)
+            return torch.cat(list(rows), dim=3)[0].clamp(-1, 1).cpu()  # 3 t (rows h) w
+
+        columns = share_batches(min(count, len(clips)), 1, column)
+        if accelerator.is_main_process:
+            frames = to_uint8(torch.cat(columns, dim=3))
+            write_video(file, frames, clips.frame_rate)
+            show_pictures(accelerator, "preview", frames[:: max(1, len(frames) - 1)], step)
 
     return write
 
@@ -211,7 +223,7 @@ class SampleScore:
         self._features = extract_features(self.real, self.extractor, how).values
 
     def score(self, draw: Callable[[range], Float[Tensor, "b 3 t h w"]]) -> dict[str, float]:
-        """The distance, under a name such as fvd64_17f; after `prepare`.
+        """The distance, under a name such as fvd64_17f; after `prepare`. All processes share it.
 
         Args:
             draw: samples of these numbers, in [-1, 1]. They are rounded to 8 bits, as files are.
@@ -220,25 +232,28 @@ class SampleScore:
             ValueError: a sample that is not finite.
         """
         assert self._features is not None, "prepare first"
-        size, count = self.config.batch_size, self.config.num_clips
-        parts = []
-        for first in range(0, count, size):
-            numbers = range(first, min(first + size, count))
+
+        def features(numbers: range) -> np.ndarray:
             clips = draw(numbers)
             if not clips.isfinite().all():
                 raise ValueError("samples have values that are not finite")
             self.extractor.to(clips.device)
             stored = torch.stack([from_uint8(to_uint8(clip.cpu())) for clip in clips])
             ids = [f"sample {i}" for i in numbers]
-            parts.append(finite_features(self.extractor, stored.to(clips.device), ids, "samples"))
+            return finite_features(self.extractor, stored.to(clips.device), ids, "samples")
+
+        parts = share_batches(self.config.num_clips, self.config.batch_size, features)
         return {self.name: frechet_from_features(self._features, np.concatenate(parts))}
 
 
 def preview_samples(
-    draw: Callable[[nn.Module, range], Float[Tensor, "b 3 t h w"]], count: int, frame_rate: float
+    draw: Callable[[nn.Module, range], Float[Tensor, "b 3 t h w"]],
+    count: int,
+    frame_rate: float,
+    accelerator: Accelerator,
 ) -> Preview:
     """What shows the first samples side by side: above by the averaged weights, below by the raw
-    ones.
+    ones. The processes share the samples.
 
     Args:
         draw: samples of a model by their numbers, in [-1, 1].
@@ -246,8 +261,12 @@ def preview_samples(
     """
 
     def write(averaged: nn.Module, raw: nn.Module, step: int, file: Path) -> None:
-        clips = [draw(model, range(count)).cpu() for model in (averaged, raw)]
-        frames = rearrange(clips, "j i c t h w -> c t (j h) (i w)")
-        write_video(file, to_uint8(frames), frame_rate)
+        def pairs(numbers: range) -> Tensor:
+            return torch.stack([draw(model, numbers).cpu() for model in (averaged, raw)])
+
+        clips = torch.cat(share_batches(count, count, pairs), dim=1)
+        if accelerator.is_main_process:
+            frames = rearrange(clips, "j i c t h w -> c t (j h) (i w)")
+            write_video(file, to_uint8(frames), frame_rate)
 
     return write

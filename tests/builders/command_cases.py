@@ -257,6 +257,14 @@ def _mixed_gan(project: Path, out: Path) -> train_vae.TrainVAE:
     return replace(config, buckets=BucketConfig(buckets=sizes, enlarge=True))
 
 
+def _scored_video(project: Path, out: Path) -> train_vae.TrainVAE:
+    """With scores and previews of three clips."""
+    config = video_run(out, project / "shards")
+    train = replace(config.train, evaluate_every=4)
+    clips = {"held_out": config.data, "num_held_out_clips": 3, "num_previews": 3}
+    return replace(config, train=train, **clips)
+
+
 def _image_stage(project: Path, out: Path) -> train_vae.TrainVAE:
     return changed(video_run(out, project / "shards"), {"data.frames": 1, "stage": "image"})
 
@@ -303,7 +311,7 @@ CASES: dict[str, Case] = {
     ),
     "train_vae video": Case(
         run=train_vae.run,
-        config=lambda project, out: video_run(out, project / "shards"),
+        config=_scored_video,
         contents=training_run,
         kept="checkpoints/step-*",
         free={**RUN, "num_previews": 2, "activation_checkpointing": True},

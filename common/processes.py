@@ -1,0 +1,50 @@
+"""Work that all processes of a run share."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from accelerate import PartialState
+from accelerate.utils import gather_object
+
+Result = TypeVar("Result")
+
+
+def num_processes() -> int:
+    """How many processes share the work: 1 unless Accelerate has met several."""
+    return PartialState().num_processes if PartialState._shared_state else 1
+
+
+def share_batches(count: int, batch_size: int, work: Callable[[range], Result]) -> list[Result]:
+    """`work` on every batch of the numbers below `count`, dealt out to all processes in turn.
+
+    All processes have to call it, and all get all results, in order. Batches are smaller where a
+    process would have none otherwise.
+
+    Args:
+        batch_size: most numbers of a batch.
+        work: done once for each batch, in one of the processes; its result can be pickled and has
+            no tensors on an accelerator.
+
+    Raises:
+        ValueError: what `work` refused, in all processes.
+    """
+    world = num_processes()
+    size = min(batch_size, -(-count // world))
+    batches = [range(first, min(first + size, count)) for first in range(0, count, size or 1)]
+    if world == 1:
+        return [work(batch) for batch in batches]
+    rank, refusal = PartialState().process_index, None
+    done: dict[int, Result] = {}
+    try:
+        for number in range(rank, len(batches), world):
+            done[number] = work(batches[number])
+    except ValueError as error:
+        refusal = str(error)  # subclasses may not survive the way to the others
+    found: dict[int, Result] = {}
+    refusals = []
+    for part, refused in gather_object([(done, refusal)]):
+        found |= part
+        refusals += [refused] if refused is not None else []
+    if refusals:
+        raise ValueError(refusals[0])
+    return [found[number] for number in range(len(batches))]
