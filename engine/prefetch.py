@@ -1,6 +1,7 @@
-"""The next batch is loaded while a step runs, and goes to the device without a wait."""
+"""The next batch is loaded while a step runs, and goes to the device without a wait; results come
+back likewise."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -28,7 +29,7 @@ def with_draws(batches: BatchSource, draw: Draw, seed: int, rank: int) -> BatchS
     return source
 
 
-def prefetch(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+def prefetch(batches: Iterator[Batch], device: torch.device) -> Generator[Batch, None, None]:
     """The same batches on the device, the next one drawn by a thread while one is used.
 
     With CUDA the thread also pins memory, so that the copies do not hold up the host. The thread's
@@ -48,6 +49,23 @@ def prefetch(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
             yield to_device(batch, device)
             del batch
             batch = coming.result()
+
+
+class HostCopy:
+    """A copy of a tensor on its way to the host, which waits for it only in `read`."""
+
+    def __init__(self, value: Tensor):
+        self._host = value.detach().to("cpu", non_blocking=True)  # from CUDA into pinned memory
+        self._copied = None
+        if value.device.type != "cpu":
+            self._copied = torch.Event(value.device)
+            self._copied.record()
+
+    def read(self) -> Tensor:
+        """The copy, in any thread."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._host
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

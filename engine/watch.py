@@ -10,6 +10,8 @@ from accelerate import Accelerator
 from jaxtyping import UInt8
 from torch import Tensor
 
+from engine.prefetch import HostCopy
+
 
 class Stopwatch:
     """Seconds by part of a step.
@@ -91,11 +93,7 @@ class ReducedValues:
         means = accelerator.reduce(torch.stack(row), "mean")
         assert isinstance(means, Tensor)
         self._row = means
-        self._host = self._row.to("cpu", non_blocking=True)
-        self._copied = None
-        if accelerator.device.type != "cpu":
-            self._copied = torch.Event(accelerator.device)
-            self._copied.record()
+        self._copy = HostCopy(means)
 
     def not_finite(self) -> Tensor:
         """1 if a checked value is not finite, else 0: a scalar on the device."""
@@ -103,9 +101,7 @@ class ReducedValues:
 
     def read(self) -> tuple[dict[str, float], dict[str, float]]:
         """The checked values and the counts; the same numbers in each process."""
-        if self._copied is not None:
-            self._copied.synchronize()
-        pairs = list(zip(self._names, self._host.tolist(), strict=True))
+        pairs = list(zip(self._names, self._copy.read().tolist(), strict=True))
         return dict(pairs[: self._checked]), dict(pairs[self._checked :])
 
 

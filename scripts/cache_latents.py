@@ -59,7 +59,7 @@ def run(config: CacheLatents) -> None:
     def encode(video: Tensor) -> Tensor:
         device, dtype = accelerator.device, DTYPES[precision]
         with torch.autocast(device.type, dtype, enabled=precision != "no"):
-            return model.encode(to_float(video.to(device, non_blocking=True))).moments
+            return model.encode(to_float(video)).moments
 
     with lock_folder(config.out, accelerator):
         todo = cache.pending(accelerator.process_index, accelerator.num_processes)
@@ -88,8 +88,13 @@ def _fill(
     if is_main:
         cache.begin(pending)
     accelerator.wait_for_everyone()
-    size = {"batch_size": config.batch_size, "workers": config.workers}
-    timing = cache.write(encode, todo, **size, progress=is_main)
+    timing = cache.write(
+        *(encode, todo),
+        device=accelerator.device,
+        batch_size=config.batch_size,
+        workers=config.workers,
+        progress=is_main,
+    )
     accelerator.wait_for_everyone()
     if is_main:
         totals = cache.finish()["totals"]

@@ -1,8 +1,11 @@
 """The latent cache: statistics, resuming to the same bytes, refusals, posterior sampling."""
 
+import errno
 import json
 import pickle
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,8 +15,10 @@ from torch.testing import assert_close
 
 from data.clips.batch_order import BatchOrder
 from data.clips.loader import batches
+from data.latents import writer
 from data.latents.dataset import LatentDataset
 from data.latents.shards import CacheConfig
+from data.latents.writer import EncodedBatch
 from data.verify import verify
 from tests.builders.latent_caches import SHAPE, VAE, complete, damage, edit, encode, make_cache
 from tests.builders.packed import pack
@@ -245,12 +250,55 @@ def test_another_vae_is_refused(cached):
 def test_moments_that_float16_cannot_hold_are_refused(tmp_path, packed, value):
     def broken(video):
         moments = encode(video)
-        moments[1, 3, 1, 0, 0] = value
+        moments[-1, 3, 1, 0, 0] = value
         return moments
 
     with pytest.raises(ValueError, match="video0:0:flip is not finite"):
         complete(make_cache(tmp_path, packed), broken)
     assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_a_batch_is_read_back_when_the_next_one_is_under_way(tmp_path, packed, monkeypatch):
+    seen, read = [], EncodedBatch.moments
+
+    def encode_noted(video):
+        seen.append("encode")
+        return encode(video)
+
+    def read_noted(batch):
+        if threading.current_thread() is threading.main_thread():
+            seen.append("read")
+        return read(batch)
+
+    monkeypatch.setattr(EncodedBatch, "moments", read_noted)
+    complete(make_cache(tmp_path, packed), encode_noted)
+    assert seen == ["encode"] + ["encode", "read"] * (len(seen) // 2)  # over ends of shards, too
+    assert len(seen) > 10
+
+
+def test_a_shard_that_cannot_be_written_ends_the_work_soon(tmp_path, packed, monkeypatch):
+    written, calls = [], []
+
+    class Noted(ThreadPoolExecutor):
+        def submit(self, *arguments):
+            written.append(super().submit(*arguments))
+            return written[-1]
+
+    def no_room(path, *arguments):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    def encode_noted(video):
+        calls.append(1)
+        if len(calls) == 4:  # a batch of the second shard
+            assert written[0].exception(timeout=30)
+        return encode(video)
+
+    monkeypatch.setattr(writer, "ThreadPoolExecutor", Noted)
+    monkeypatch.setattr(writer, "write_shard", no_room)
+    with pytest.raises(OSError, match=r"No space left.*latents-000000\.safetensors"):
+        complete(make_cache(tmp_path, packed, items_per_shard=6), encode_noted)
+    assert len(calls) == 4
+    assert not [each for each in threading.enumerate() if each.name.startswith("prefetch")]
 
 
 def test_moments_of_another_shape_are_refused(tmp_path, packed):

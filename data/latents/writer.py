@@ -9,13 +9,14 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float16, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -30,6 +31,7 @@ from data.latents.dataset import MANIFEST, SCHEMA
 from data.latents.shards import (
     CacheConfig,
     CacheItems,
+    Item,
     ShardContent,
     ShardRecord,
     is_done,
@@ -37,6 +39,7 @@ from data.latents.shards import (
     shard_path,
     write_shard,
 )
+from engine.prefetch import HostCopy, prefetch
 
 PRODUCTS = (MANIFEST, "latents-*")
 LARGEST = 6e4  # float16 ends at 65504
@@ -115,16 +118,19 @@ class LatentCache:
         encode: Encode,
         shards: Sequence[int],
         *,
+        device: torch.device | str = "cpu",
         batch_size: int = 8,
         workers: int = 0,
         progress: bool = False,
     ) -> Timing:
         """Encode and write `shards`; each appears whole, under its name, or not at all.
 
-        A shard is written while the next one is encoded. Returns where the time went.
+        While a batch is encoded, the next one is read and goes to the device, and the moments of
+        the one before come back; a full shard is written by a thread. Returns where the time went.
 
         Args:
-            encode: uint8 clips to moments, [mean | log-variance] along the channels.
+            encode: uint8 clips on the device to moments, [mean | log-variance] along the channels.
+            device: where clips are encoded.
             batch_size: clips per call of `encode`; batches do not cross shards.
             workers: decoding processes; 0 decodes in this one.
             progress: show a bar.
@@ -132,37 +138,46 @@ class LatentCache:
         Raises:
             ValueError: moments of another shape, not finite or too large for float16; or more
                 unreadable videos than the clips' `max_error_fraction`.
+            OSError: a shard could not be written.
         """
         batches = [list(_chunks(self.items.in_shard(shard), batch_size)) for shard in shards]
         loader = DataLoader(
             self.items,
             batch_sampler=[batch for of_shard in batches for batch in of_shard],
             num_workers=workers,
-            collate_fn=list,
+            collate_fn=_collate,
+            pin_memory=torch.cuda.is_available(),
             worker_init_fn=one_thread,
             generator=torch.Generator(),
         )
-        stream = start(loader)
-        timing, written = Timing("decode", "encode", "write"), None
+        timing = Timing("decode", "encode", "write")
+        written: Future[None] | None = None  # the last shard, when the thread has written it
+        before: EncodedBatch | None = None
         total = sum(len(self.items.in_shard(shard)) for shard in shards)
         bar = tqdm(total=total, unit="clip", disable=not progress, smoothing=0.05)
-        with bar, ThreadPoolExecutor(1) as writer:
+        stream = prefetch(start(loader), torch.device(device))
+        with bar, closing(stream), ThreadPoolExecutor(1) as writer:
             for shard, of_shard in zip(shards, batches, strict=True):
-                content = ShardContent()
+                encoded: list[EncodedBatch] = []
+                failures: list[dict[str, str]] = []
                 for batch in of_shard:
                     with timing.measure("decode"):
                         rows = next(stream)
+                    failures += self._failures(rows["failed"])
                     with timing.measure("encode"):
-                        self._encode(encode, rows, content)
+                        now = self._encode(encode, rows["video"], rows["items"])
+                        if before is not None:  # by now the device has the next batch to do
+                            before.moments()
+                    encoded, before = [*encoded, now], now
                     bar.update(len(batch))
+                    if written is not None and written.done():
+                        written.result()  # a full disk ends the work now
                 with timing.measure("write"):
-                    if written:
+                    if written is not None:
                         written.result()
-                labels = [self.clips.entry(item.index).label for item in content.items]
-                path = shard_path(self.folder, shard)
-                written = writer.submit(write_shard, path, content, labels, self._moments_shape)
+                written = writer.submit(self._write_shard, shard, encoded, failures)
             with timing.measure("write"):
-                if written:
+                if written is not None:
                     written.result()
         return timing
 
@@ -229,31 +244,74 @@ class LatentCache:
         }
         return json.loads(json.dumps(identity))
 
-    def _encode(self, encode: Encode, rows: list[dict[str, Any]], content: ShardContent) -> None:
+    def _failures(self, rows: list[dict[str, Any]]) -> list[dict[str, str]]:
+        """Key, video and reason of clips that cannot be read, which are counted."""
+        found = []
         for row in rows:
-            if row["reason"]:
-                video = self.clips.entry(row["item"].index).key
-                self.clips.unreadable.add(video, row["reason"])
-                content.failures.append(
-                    {"key": row["item"].key, "video": video, "reason": row["reason"]}
-                )
-        good = [row for row in rows if not row["reason"]]
-        if not good:
-            return
-        moments = encode(torch.stack([row["video"] for row in good])).detach().float()
-        if tuple(moments.shape) != (shape := (len(good), *self._moments_shape)):
+            video = self.clips.entry(row["item"].index).key
+            self.clips.unreadable.add(video, row["reason"])
+            found.append({"key": row["item"].key, "video": video, "reason": row["reason"]})
+        return found
+
+    def _encode(self, encode: Encode, video: Tensor | None, items: list[Item]) -> "EncodedBatch":
+        """The moments of a batch, of which the device may have yet to do the most."""
+        if video is None:
+            return EncodedBatch(items, None, None)
+        moments = encode(video).detach().float()
+        if tuple(moments.shape) != (shape := (len(items), *self._moments_shape)):
             raise ValueError(
-                f"the encoder gave {tuple(moments.shape)} for {len(good)} clips, "
+                f"the encoder gave {tuple(moments.shape)} for {len(items)} clips, "
                 f"but the cache needs {shape}"
             )
-        fits = (moments.abs() < LARGEST).flatten(1).all(dim=1).tolist()  # NaN compares false
-        if not all(fits):
+        fits = (moments.abs() < LARGEST).flatten(1).all(dim=1)  # NaN compares false
+        return EncodedBatch(items, HostCopy(moments.half()), HostCopy(fits))
+
+    def _write_shard(
+        self, shard: int, encoded: list["EncodedBatch"], failures: list[dict[str, str]]
+    ) -> None:
+        """Put a shard together and write it."""
+        content = ShardContent(
+            moments=[moments for batch in encoded for moments in batch.moments()],
+            items=[item for batch in encoded for item in batch.items],
+            failures=failures,
+        )
+        labels = [self.clips.entry(item.index).label for item in content.items]
+        write_shard(shard_path(self.folder, shard), content, labels, self._moments_shape)
+
+
+@dataclass(frozen=True)
+class EncodedBatch:
+    """Moments on their way from the device."""
+
+    items: list[Item]
+    """What they are of."""
+    copy: HostCopy | None
+    """float16; None of no items."""
+    fits: HostCopy | None
+    """Which of them are finite in float16."""
+
+    def moments(self) -> list[Float16[Tensor, "b c2 t h w"]]:
+        """The moments of all items in one tensor, or of no items none.
+
+        Raises:
+            ValueError: an item's are not finite or too large for float16.
+        """
+        if self.copy is None or self.fits is None:
+            return []
+        if not all(fits := self.fits.read().tolist()):
             raise ValueError(
-                f"the latent of {good[fits.index(False)]['item'].key} is not finite or beyond "
+                f"the latent of {self.items[fits.index(False)].key} is not finite or beyond "
                 f"{LARGEST:.0f}, too large for float16. Check the VAE and its precision."
             )
-        content.moments.append(moments.to("cpu", torch.float16))
-        content.items += [row["item"] for row in good]
+        return [self.copy.read()]
+
+
+def _collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The clips that could be read in one tensor, what they are, and the rows of the others."""
+    good = [row for row in rows if row["video"] is not None]
+    video = torch.stack([row["video"] for row in good]) if good else None
+    failed = [row for row in rows if row["video"] is None]
+    return {"video": video, "items": [row["item"] for row in good], "failed": failed}
 
 
 def _chunks(numbers: range, size: int) -> Iterator[list[int]]:
