@@ -9,10 +9,11 @@ import re
 import runpy
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
+from multiprocessing.context import ForkContext, ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -126,21 +127,42 @@ def make_chain(root: Path, launch: Launch | None = None) -> dict[str, Command]:
         output = output.with_suffix(Path(command.file).suffix)
         if not output.exists():
             code = (launch or run)(command, command.arguments(output), root / "inputs.log")
-            if code:
+            if code != 0:
                 raise ValueError(f"{command.script} ended with {code}: see {root / 'inputs.log'}")
     return commands
 
 
-def start(command: Command, arguments: list[str], log: Path) -> BaseProcess:
-    """Begin the command in a process group of its own; what it prints goes to `log`."""
-    process = FORK.Process(target=_main, args=(command.script, arguments, str(log)))
+def start(
+    command: Command,
+    arguments: list[str],
+    log: Path,
+    *,
+    context: ForkContext | ForkServerContext = FORK,
+    environment: Mapping[str, str] | None = None,
+) -> BaseProcess:
+    """Begin the command in a process group of its own; what it prints goes to `log`.
+
+    Args:
+        context: where processes come from.
+        environment: what is set for it.
+    """
+    options = {"leads": True, "environment": {**(environment or {})}}
+    process = context.Process(
+        target=_main, args=(command.script, arguments, str(log)), kwargs=options
+    )
     process.start()
     return process
 
 
-def run(command: Command, arguments: list[str], log: Path, limit: float = 300.0) -> int | None:
-    """Exit code of the command; None if it had to be killed at the time limit, seconds."""
-    process = start(command, arguments, log)
+def run(
+    command: Command, arguments: list[str], log: Path, limit: float = 300.0, **options: Any
+) -> int | None:
+    """Exit code of the command; None if it had to be killed at the time limit, seconds.
+
+    Args:
+        options: of `start`.
+    """
+    process = start(command, arguments, log, **options)
     process.join(limit)
     if process.is_alive():
         kill(process)
@@ -201,7 +223,14 @@ def _text(value: Any) -> str:
     return json.dumps(value)
 
 
-def _main(script: str, arguments: list[str], log: str, leads: bool = True) -> None:
+def _main(
+    script: str,
+    arguments: list[str],
+    log: str,
+    leads: bool = True,
+    environment: Mapping[str, str] | None = None,
+) -> None:
+    os.environ |= environment or {}
     if leads:
         os.setsid()
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -22,7 +22,8 @@ from typing import Annotated, Any, Literal
 import torch
 from annotated_types import Gt
 
-from benchmarks.gpu_checks import CHECKS, Check, Machine
+from benchmarks.gpu_checks import CHECKS, Check
+from benchmarks.gpu_models import Machine
 from common.cli import main
 from common.config import Config
 from common.files import write_json

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from benchmarks.gpu_checks import CHECKS, Machine
+from benchmarks.gpu_checks import CHECKS
+from benchmarks.gpu_models import Machine
 
 pytestmark = pytest.mark.gpu
 

@@ -5,11 +5,15 @@ import torch
 
 from benchmarks import gpu_acceptance
 from benchmarks.gpu_acceptance import GPUAcceptance
-from benchmarks.gpu_checks import CHECKS, Check, Machine, hot_calls
+from benchmarks.gpu_checks import CHECKS, Check, hot_calls
+from benchmarks.gpu_models import Machine
 from common.cli import parse
 from common.files import read_json
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute"),  # of torch, in tracing
+]
 
 
 def test_every_check_runs_tiny_on_a_cpu(tmp_path):
