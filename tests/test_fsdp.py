@@ -11,17 +11,18 @@ from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from common.files import read_json
+from common.files import read_json, write_json
 from data.clips.dataset import PackedClips
 from engine import accelerator as engine_accelerator
 from engine import fsdp
 from engine.accelerator import training_accelerator
 from engine.run_folder import read_log
+from engine.train import Trainer
 from latte import Latte
 from latte.samplers import SamplerConfig
 from scripts import cache_latents, train_latte, train_vae
-from tests.builders import ranks as fsdp_ranks
 from tests.builders.packed import pack
+from tests.builders.processes import run_ranks
 from tests.builders.tiny_latte import TINY, awake, inputs
 from tests.builders.training_runs import MODEL, SIZE, gan_run, latte_run, settings
 from vae import VideoVAE
@@ -57,6 +58,18 @@ def thrifty(config):
     return replace(config, activation_checkpointing=True)
 
 
+def weigh(config):
+    """How many of a model's values, and of its average's, each process holds."""
+    accelerator = training_accelerator(config)
+    trainer = Trainer(config, config, accelerator, Latte(TINY))
+    modules = {"weights": trainer.model, "average": trainer.ema.model}
+    held = {
+        name: sum(fsdp.local(p).numel() for p in module.parameters())
+        for name, module in modules.items()
+    }
+    write_json(f"{config.folder}/{accelerator.process_index}.json", held)
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """Runs by name; those that begin with `one` are of one process."""
@@ -73,11 +86,12 @@ def made(tmp_path_factory):
         (2, FSDP, train_latte.run, latte(root, "resumed")),
         (2, FSDP, train_latte.run, thrifty(rounded(root, "bf16"))),
         (2, FSDP, train_vae.run, thrifty(gan(root, "gan", micro_batch_size=1))),
-        (2, FSDP, fsdp_ranks.weigh, settings(root / "weighed", 1)),
+        (2, FSDP, weigh, settings(root / "weighed", 1)),
         (2, DDP, train_latte.run, latte(root, "ddp", steps=2)),
         (1, DDP, train_latte.run, rounded(root, "one_bf16")),
     ]
-    fsdp_ranks.run_jobs(root, jobs)
+    for count, environment, run, config in jobs:
+        run_ranks(count, run, config, **environment)
     train_latte.run(latte(root, "one"))
     train_vae.run(gan(root, "one_gan"))
     return root

@@ -16,7 +16,6 @@ from tests.builders.command_cases import CASES, assert_same, changed, run_until
 from tests.builders.processes import begin_ranks, run_ranks
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*clips. the distance is biased"),
 ]
 TRAINING = [name for name in CASES if name.startswith("train")]

@@ -17,8 +17,8 @@ from engine.optimization import StepInfo
 from engine.run_folder import read_log
 from scripts import train_vae
 from scripts.train_vae import TrainVAE
-from tests.builders import ranks
 from tests.builders.packed import pack
+from tests.builders.processes import run_ranks
 from tests.builders.training_runs import MODEL, SIZE, gan_run, video_run, weights
 from vae import DiagonalGaussian, VAEConfig, VideoVAE
 from vae.comparators.diffusers_vae import DiffusersConfig
@@ -264,8 +264,8 @@ def test_two_processes_learn_what_one_does_with_ddp_and_fsdp(shards, tmp_path):
     }
     ddp = {"ACCELERATE_USE_FSDP": "false"}
     fsdp = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
-    jobs = [(2, ddp, train_vae.run, runs["ddp"]), (2, fsdp, train_vae.run, runs["fsdp"])]
-    ranks.run_jobs(tmp_path, jobs)
+    run_ranks(2, train_vae.run, runs["ddp"], **ddp)
+    run_ranks(2, train_vae.run, runs["fsdp"], **fsdp)
     train_vae.run(runs["one"])
     for name in ("ddp", "fsdp"):
         for x, y in zip(read_log(tmp_path / "one"), read_log(tmp_path / name), strict=True):

@@ -14,7 +14,6 @@ from tests.builders.command_cases import CASES, assert_same, changed, in_project
 from tests.builders.processes import begin
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*clips. the distance is biased"),
 ]
 TRAINING = [name for name in CASES if name.startswith("train")]

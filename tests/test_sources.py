@@ -148,7 +148,6 @@ def test_image_tars_of_others_are_indexed(folders, tmp_path):
         assert abs(frame - pixels).mean() < 1  # JPEG decoders differ by rounding
 
 
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_resumed_run_and_two_processes_see_the_same_clips(folders, tmp_path):
     train_vae.run(mixed(folders, tmp_path / "straight"))
     train_vae.run(mixed(folders, tmp_path / "resumed", steps=3))

@@ -112,7 +112,6 @@ def test_a_gan_with_a_frozen_encoder_resumes_bit_for_bit(root, tmp_path):
         assert [x.get(name) for x in log] == [x.get(name) for x in read_log(tmp_path / "resumed")]
 
 
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_two_processes_learn_what_one_does_with_ddp_and_fsdp(root, tmp_path, monkeypatch):
     one, ddp, fsdp = (
         run_of(root, tmp_path / n, "decoder", gan=True) for n in ("one", "ddp", "fsdp")

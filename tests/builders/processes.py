@@ -1,44 +1,57 @@
-"""Processes forked from the test's own, which need not import everything anew."""
+"""Processes from a server that has imported all that commands need, and has run nothing.
+
+A process forked from the test's own would inherit what earlier tests left behind: threads that are
+gone, locks that they held, counters.
+"""
 
 import faulthandler
 import os
 import socket
+import warnings
 from collections.abc import Callable
-from multiprocessing import get_context
+from multiprocessing import forkserver, get_context
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from accelerate.state import AcceleratorState
-
-FORK = get_context("fork")
+SERVER = get_context("forkserver")
 PATIENCE = 240
-"""Seconds after which a process among several is thought to wait for ever."""
+"""Seconds after which a process is thought to wait for ever."""
+
+# Begun while tests are collected, before any of them starts a server that has not imported this
+SERVER.set_forkserver_preload(["tests.builders.command_cases"])
+forkserver.ensure_running()
 
 
-def begin(function: Callable[..., object], *arguments: Any) -> BaseProcess:
-    """`function(*arguments)` in a process of its own."""
-    process = FORK.Process(target=function, args=arguments)
+def begin(function: Callable[..., object], *arguments: Any, **environment: str) -> BaseProcess:
+    """`function(*arguments)` in a process of its own, with more variables of the environment."""
+    variables = {**os.environ, **environment}
+    process = SERVER.Process(target=_run, args=(variables, warnings.filters, function, arguments))
     process.start()
     return process
 
 
-def begin_ranks(count: int, function: Callable[..., object], *arguments: Any) -> list[BaseProcess]:
+def begin_ranks(
+    count: int, function: Callable[..., object], *arguments: Any, **environment: str
+) -> list[BaseProcess]:
     """The same in `count` processes that find each other as those of `torchrun` do."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     shared = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
     shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "CUDA_VISIBLE_DEVICES": ""}
+    shared |= environment
     return [
-        begin(_as_rank, {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}, function, arguments)
+        begin(function, *arguments, **shared, RANK=str(rank), LOCAL_RANK=str(rank))
         for rank in range(count)
     ]
 
 
-def run_ranks(count: int, function: Callable[..., object], *arguments: Any) -> None:
+def run_ranks(
+    count: int, function: Callable[..., object], *arguments: Any, **environment: str
+) -> None:
     """The same to the end; when one of them fails, those that would wait for it are killed."""
-    ranks = begin_ranks(count, function, *arguments)
+    ranks = begin_ranks(count, function, *arguments, **environment)
     running = {rank.sentinel: rank for rank in ranks}
     while running:
         for sentinel in wait([*running]):
@@ -49,10 +62,15 @@ def run_ranks(count: int, function: Callable[..., object], *arguments: Any) -> N
     assert [rank.exitcode for rank in ranks] == [0] * count
 
 
-def _as_rank(
-    environment: dict[str, str], function: Callable[..., object], arguments: tuple[Any, ...]
+def _run(
+    environment: dict[str, str],
+    filters: list[Any],
+    function: Callable[..., object],
+    arguments: tuple[Any, ...],
 ) -> None:
-    os.environ |= environment
+    os.environ.clear()
+    os.environ.update(environment)
+    warnings.resetwarnings()
+    warnings.filters.extend(filters)  # pyright: ignore[reportAttributeAccessIssue]
     faulthandler.dump_traceback_later(PATIENCE, exit=True)
-    AcceleratorState._reset_state(reset_partial_state=True)  # of the process this one came from
     function(*arguments)
