@@ -48,6 +48,7 @@ def _command(importer: type) -> type:
 
 
 COMMANDS = {name: _command(importer) for name, importer in IMPORTERS.items()}
+globals().update({command.__name__: command for command in COMMANDS.values()})  # pickle looks here
 
 
 def run(config: Any) -> None:

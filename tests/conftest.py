@@ -5,6 +5,7 @@ Ordinary tests run on the CPU even where there is a GPU; `pytest -m gpu` runs th
 
 import os
 import subprocess
+import sys
 
 import pytest
 import torch
@@ -18,6 +19,11 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = (
             ""  # torch looks for devices when the first is asked for
         )
+
+
+def pytest_collection_finish() -> None:
+    if processes := sys.modules.get("tests.builders.processes"):  # some test needs it
+        processes.start_server()
 
 
 @pytest.fixture

@@ -18,9 +18,11 @@ SERVER = get_context("forkserver")
 PATIENCE = 240
 """Seconds after which a process is thought to wait for ever."""
 
-# Begun while tests are collected, before any of them starts a server that has not imported this
-SERVER.set_forkserver_preload(["tests.builders.command_cases"])
-forkserver.ensure_running()
+
+def start_server() -> None:
+    """Before any test starts one that has not imported what commands need."""
+    SERVER.set_forkserver_preload(["tests.builders.command_cases"])
+    forkserver.ensure_running()
 
 
 def begin(function: Callable[..., object], *arguments: Any, **environment: str) -> BaseProcess:
