@@ -15,13 +15,15 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 SERVER = get_context("forkserver")
+PRELOADED = ["tests.builders.command_cases", "torch.utils.tensorboard", "jinja2"]
+"""What commands import, some of it when they run."""
 PATIENCE = 240
 """Seconds after which a process is thought to wait for ever."""
 
 
 def start_server() -> None:
     """Before any test starts one that has not imported what commands need."""
-    SERVER.set_forkserver_preload(["tests.builders.command_cases"])
+    SERVER.set_forkserver_preload(PRELOADED)
     forkserver.ensure_running()
 
 
