@@ -9,7 +9,7 @@ import os
 import socket
 import warnings
 from collections.abc import Callable
-from multiprocessing import forkserver, get_context
+from multiprocessing import forkserver, get_context, set_start_method
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -76,5 +76,6 @@ def _run(
     os.environ.update(environment)
     warnings.resetwarnings()
     warnings.filters.extend(filters)  # pyright: ignore[reportAttributeAccessIssue]
+    set_start_method(None, force=True)  # a launched command forks its workers
     faulthandler.dump_traceback_later(PATIENCE, exit=True)
     function(*arguments)
