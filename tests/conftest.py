@@ -21,7 +21,9 @@ def pytest_configure(config: pytest.Config) -> None:
         )
 
 
-def pytest_collection_finish() -> None:
+@pytest.fixture(scope="session", autouse=True)
+def server():
+    """What the tests' processes come from; what they print is then their test's."""
     if processes := sys.modules.get("tests.builders.processes"):  # some test needs it
         processes.start_server()
 
