@@ -1,7 +1,9 @@
 """The accelerator of a training run: its precision, trackers and what it refuses."""
 
 import importlib.util
+from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, ProjectConfiguration
 
@@ -15,6 +17,13 @@ TRAINABLE = (
     DistributedType.MULTI_GPU,
     DistributedType.FSDP,
 )
+
+_groups: list[Any] = []
+"""Groups of processes that models were trained on, kept until this process ends.
+
+The last to let go of a gloo group joins its thread, and where that is DDP's reducer it holds the
+GIL, for which the thread may be waiting: a run that was complete would never end (torch 2.12).
+"""
 
 
 def training_accelerator(config: TrainConfig) -> Accelerator:
@@ -37,6 +46,8 @@ def training_accelerator(config: TrainConfig) -> Accelerator:
             f"distributed_type={accelerator.distributed_type.value} is not supported. "
             "Launch with torchrun, or with accelerate without DeepSpeed."
         )
+    if accelerator.num_processes > 1:
+        _groups.append(torch.distributed.group.WORLD)
     if fsdp.is_active(accelerator):
         fsdp.check(accelerator)
     return accelerator

@@ -1,6 +1,8 @@
 """Every command that several processes share: two do what one does, also where they were killed."""
 
 import re
+import weakref
+from dataclasses import replace
 from multiprocessing.connection import wait
 
 import pytest
@@ -12,8 +14,10 @@ from common.files import read_json, write_json
 from common.processes import share_batches
 from data.video.decode import read_frames
 from data.video.probe import probe
+from scripts import train_vae
 from tests.builders.command_cases import CASES, assert_same, changed, run_until
 from tests.builders.processes import begin_ranks, run_ranks
+from tests.builders.training_runs import video_run
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*clips. the distance is biased"),
@@ -131,3 +135,24 @@ def test_two_processes_sample_the_clips_of_one(project, straight, tmp_path):
         assert abs(x - y).max() <= 1  # the sizes of the batches differ, and so their rounding
         assert (x != y).mean() < 0.01
     assert (clips[0][0] != clips[0][1]).mean() > 0.5
+
+
+def outlives_the_run(config):
+    """Train, and see that no model was the last to hold the group of the processes."""
+    init = torch.distributed.init_process_group
+    groups = []
+
+    def remember(*args, **options):
+        init(*args, **options)
+        groups.append(weakref.ref(torch.distributed.group.WORLD))
+
+    torch.distributed.init_process_group = remember
+    train_vae.run(config)
+    assert not torch.distributed.is_initialized()
+    assert groups[0]() is not None
+
+
+def test_the_group_of_processes_outlives_the_models_on_it(project, tmp_path):
+    """Else a complete run may never end: DDP holds the GIL for which the group's thread waits."""
+    config = video_run(tmp_path, project / "shards", steps=1)
+    run_ranks(2, outlives_the_run, replace(config, num_previews=0))
