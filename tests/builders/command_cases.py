@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -441,7 +442,7 @@ CASES: dict[str, Case] = {
         refusals=(Refusal(changes={"latent_std": 2.0}, says="vae: holds something else"),),
     ),
     "ablate": Case(
-        run=with_stages_here(ablate.run),
+        run=partial(with_stages_here, ablate.run),
         config=_ablate,
         contents=tables,
         kept="ktc/video-*.json",
@@ -453,7 +454,7 @@ CASES: dict[str, Case] = {
         ),
     ),
     "learning_curve": Case(
-        run=with_stages_here(learning_curve.run),
+        run=partial(with_stages_here, learning_curve.run),
         config=_learning_curve,
         contents=tables,
         kept="seed-0/*.json",

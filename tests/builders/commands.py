@@ -43,12 +43,8 @@ def run_stage_here(command: Sequence[str]) -> int:
     return 0
 
 
-def with_stages_here(run: Callable[[Any], object]) -> Callable[[Any], object]:
+def with_stages_here(run: Callable[[Any], object], config: Any) -> None:
     """An experiment whose commands run in the process of the experiment."""
-
-    def run_here(config: Any) -> None:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(stages, "call", run_stage_here)
-            run(config)
-
-    return run_here
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stages, "call", run_stage_here)
+        run(config)
