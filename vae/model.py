@@ -59,10 +59,10 @@ class VideoVAE(VideoAutoencoder, library_name="ivvae", tags=["video-vae"]):
         """
         super().reset_parameters()
         pattern, k = "(k m z) ... -> k m z ...", self.config.branches
-        with torch.no_grad():
+        with torch.no_grad():  # assigning to a slice of a fake tensor corrupts memory (torch 2.12)
             weight, bias = (rearrange(p, pattern, k=k, m=2) for p in self.to_moments.parameters())
-            weight[:, 1] /= 10
-            bias[:, 1] = START_LOGVAR
+            weight[:, 1].div_(10)
+            bias[:, 1].fill_(START_LOGVAR)
 
     def encode(
         self,
