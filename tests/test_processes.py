@@ -19,9 +19,7 @@ from tests.builders.command_cases import CASES, assert_same, changed, run_until
 from tests.builders.processes import begin_ranks, run_ranks
 from tests.builders.training_runs import video_run
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*clips. the distance is biased"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:.*clips. the distance is biased")
 TRAINING = [name for name in CASES if name.startswith("train")]
 EXACT = ["make_shards", "cache_latents", "eval_fvd", "eval_is"]
 LOOSE = re.compile("norm|weight|ssim")  # small differences of large numbers

@@ -13,9 +13,7 @@ from engine.run_folder import RunFolder
 from tests.builders.command_cases import CASES, assert_same, changed, in_project, run_until
 from tests.builders.processes import begin
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*clips. the distance is biased"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:.*clips. the distance is biased")
 TRAINING = [name for name in CASES if name.startswith("train")]
 LOCKING = [name for name, case in CASES.items() if case.locks]
 REFUSALS = [(name, refusal) for name, case in CASES.items() for refusal in case.refusals]

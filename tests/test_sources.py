@@ -154,7 +154,7 @@ def test_a_resumed_run_and_two_processes_see_the_same_clips(folders, tmp_path):
     train_vae.run(mixed(folders, tmp_path / "resumed"))
     one = weights(tmp_path / "straight")
     assert_close(weights(tmp_path / "resumed"), one, rtol=0, atol=0)
-    run_ranks(2, train, mixed(folders, tmp_path / "two"))
+    run_ranks(2, train_vae.run, mixed(folders, tmp_path / "two"))
     logs = [read_log(tmp_path / name) for name in ("straight", "resumed", "two")]
     names = ["source/" + name for name in source_names(mixed(folders, tmp_path).folders)]
     for lines in zip(*logs, strict=True):
@@ -163,10 +163,6 @@ def test_a_resumed_run_and_two_processes_see_the_same_clips(folders, tmp_path):
         assert sum(shares[0]) == 1
         assert_close(lines[2]["loss"], lines[0]["loss"], rtol=1e-5, atol=0)
     assert len({line[names[0]] for line in logs[0]}) > 1
-
-
-def train(config):
-    train_vae.run(config)
 
 
 def test_images_and_videos_train_together_each_in_the_buckets_that_it_fills(folders, tmp_path):

@@ -52,10 +52,6 @@ def run_of(root, folder, *parts, steps=3, gan=False, **changes):
     return replace(config, **changes)
 
 
-def train(config):
-    train_vae.run(config)
-
-
 def bits(tensors):
     return {name: value.numpy().tobytes() for name, value in tensors.items()}
 
@@ -119,7 +115,7 @@ def test_two_processes_learn_what_one_does_with_ddp_and_fsdp(root, tmp_path, mon
     monkeypatch.setenv("FSDP_VERSION", "2")
     for kind, config in (("false", ddp), ("true", fsdp)):
         monkeypatch.setenv("ACCELERATE_USE_FSDP", kind)
-        run_ranks(2, train, config)
+        run_ranks(2, train_vae.run, config)
     monkeypatch.delenv("ACCELERATE_USE_FSDP")
     train_vae.run(one)
     start = load_file(root / "vae" / "model.safetensors")
