@@ -30,11 +30,14 @@ def dry_run(
 
     Args:
         trainer: of the run; it may have been resumed.
-        batch: like the largest of this process's batches; its values do not matter.
+        batch: like the largest of this process's batches; of its rows, whose values do not matter,
+            two micro-batches are taken.
         clips_in_data: clips of one epoch; None where there are no epochs.
         clips_per_step: over all processes, on average.
         sources: where the clips come from, by name: clips that there are, and clips per step.
     """
+    if (micro := trainer.config.micro_batch_size) is not None:
+        batch = {name: rows[: 2 * micro] for name, rows in batch.items()}
     say = partial(trainer.accelerator.print, flush=True)
     config, world = trainer.config, trainer.accelerator.num_processes
     steps = range(trainer.step + 1, config.steps + 1)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import Tensor
 
-from common.config import MAY_CHANGE, Config
+from common.config import MAY_CHANGE, BatchSize, Config
 from common.seeding import fold
 from latte.model import Latte
 from latte.samplers import SamplerConfig, check_sampler, sample
@@ -38,6 +38,8 @@ class Sampling(Config):
     """Sampler, steps and guidance."""
     seed: int = 0
     """With the clip's number, gives its noise."""
+    batch_size: Annotated[BatchSize, MAY_CHANGE] = 8
+    """Clips per forward pass and process; does not change them."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,36 +93,35 @@ class Sampling(Config):
 
 
 def sample_clips(
+    config: Sampling,
     latte: Latte,
     metadata: TrainingMetadata,
-    sampler: SamplerConfig,
     clips: Sequence[int],
     *,
     labels: Sequence[int] | None,
-    seed: int,
-    batch_size: int,
     known: Callable[[Sequence[int]], Float[Tensor, "b c k h w"]] | None = None,
     autocast: Callable[..., AbstractContextManager] = nullcontext,
 ) -> Iterator[tuple[int, Float[Tensor, "1 c t h w"]]]:
     """Raw latents of clips, each with its number.
 
     Args:
+        config: sampler, seed and batch size.
+        latte: as `config.sampled_model` gives it.
         clips: their numbers in the whole set, which with the seed give their noise.
         labels: of the whole set; None of an unconditional model.
-        batch_size: clips per forward pass; does not change them.
         known: raw latents of the first frames of clips, which are then continued.
         autocast: makes what the model runs in.
     """
-    for first in range(0, len(clips), batch_size):
-        indices = clips[first : first + batch_size]
+    for first in range(0, len(clips), config.batch_size):
+        indices = clips[first : first + config.batch_size]
         with autocast():
             z = sample(
                 latte,
                 metadata.process,
-                sampler,
+                config.sampler,
                 indices=indices,
                 labels=None if labels is None else [labels[i] for i in indices],
-                seed=seed,
+                seed=config.seed,
                 known=None if known is None else metadata.normalize(known(indices)),
             )
         yield from zip(indices, metadata.denormalize(z).split(1), strict=True)

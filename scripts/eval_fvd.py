@@ -53,14 +53,8 @@ class EvalFVD(FVDConfig):
     """Also measure how far slips move this very score: other strides, lossy files, truncated
     pixels, other resizes, the other port of I3D, half of the clips, copies, means over batches.
     Computes features up to eight times more."""
-    allow_rate_mismatch: bool = False
-    """Accept frame rates over strides that differ between the sides."""
     resamples: Annotated[int, Ge(0), Le(100_000)] = 20
     """Bootstrap resamples for the standard deviation; 0 leaves it out."""
-    feature_cache: str | None = None
-    """Folder that keeps features for the next run; null keeps none."""
-    out: str | None = None
-    """JSON file for the result; null prints it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -93,7 +87,7 @@ def run(config: EvalFVD) -> None:
         check_clips(real, fake, config.allow_rate_mismatch)
     with accelerator.local_main_process_first():  # one process downloads
         extractor = config.load_network(values["preset"])
-    extraction = config.extraction(accelerator, config.feature_cache)
+    extraction = config.extraction(accelerator)
     features = real_features(real, extractor, extraction)
     if config.save_real and main_process:
         assert isinstance(real, ClipSource)
@@ -125,7 +119,7 @@ def run(config: EvalFVD) -> None:
         result["memorization"] = memorized_clips(fakes[0], features, *shared, among=among)
     if main_process:
         text = "\n".join([fvd_line(result), *diagnosis_lines(result.get("diagnosis", []))])
-        give_out(config, result, text, config.out, config.fake[0])
+        give_out(config, result, text, config.fake[0])
 
 
 if __name__ == "__main__":

@@ -13,11 +13,11 @@ from eval.clips.labels import seed_folders
 from eval.clips.source import ClipSource
 from eval.features.extractors import load_c3d, load_classifier
 from eval.protocols.inception_protocol import PROTOCOLS, evaluate_is, is_line
-from eval.protocols.measurement import Measurement, check_out, give_out
+from eval.protocols.measurement import GenerationScore, check_out, give_out
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalIS(Measurement):
+class EvalIS(GenerationScore):
     """Inception Score by C3D, or by your own classifier, of a folder of generated videos.
 
     Started by torchrun or accelerate launch, several processes share the work; the result is the
@@ -63,17 +63,6 @@ class EvalIS(Measurement):
     """The same for real videos."""
     start_fake: Literal["random", "first", "center"] = "first"
     """Where clips begin in generated videos."""
-    noise_fake: Annotated[float, Ge(0)] = 0.0
-    """Standard deviation of Gaussian noise added to generated clips, in [-1, 1] units: how far does
-    it move the score?"""
-    fake_is_real: bool = False
-    """`fake` holds real videos, such as held-out ones, which need not be alike."""
-    allow_rate_mismatch: bool = False
-    """Accept frame rates over strides that differ between the sides."""
-    feature_cache: str | None = None
-    """Folder that keeps probabilities for the next run; null keeps none."""
-    out: str | None = None
-    """JSON file for the result; null prints it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -125,11 +114,11 @@ def run(config: EvalIS) -> None:
         protocol,
         real=ClipSource(config.real, clips, **options) if config.real else None,
         data_set=config.data_set,
-        extraction=config.extraction(accelerator, config.feature_cache),
+        extraction=config.extraction(accelerator),
         allow_rate_mismatch=config.allow_rate_mismatch,
     )
     if main_process:
-        give_out(config, result, is_line(result), config.out, config.fake)
+        give_out(config, result, is_line(result), config.fake)
 
 
 if __name__ == "__main__":

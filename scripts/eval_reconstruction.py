@@ -20,7 +20,6 @@ from eval.protocols.evaluate_reconstruction import (
 from eval.protocols.measurement import add_result, check_out
 from eval.report.tables import to_text
 from eval.results.reconstruction_tables import reconstruction_tables, write_clips, write_tables
-from vae.base import VideoAutoencoder
 from vae.comparators.base import InferenceWindows
 from vae.complexity import describe_vae
 from vae.parts import vae_hash
@@ -89,10 +88,10 @@ def _run(config: EvalReconstruction) -> dict[str, Any]:
     for name in ("source", *methods):
         remove_temporary(out / name)
     result, by_clip = evaluate_reconstruction(config, clips, methods, networks, device)
-    described = {
-        label: {"source": sources[label], **describe_vae(vae), "cost": _cost(config, vae, device)}
-        for label, vae in vaes.items()
-    }
+    described = {}
+    for label, vae in vaes.items():
+        cost = measure_cost(config, vae.encode, vae.decode, device)
+        described[label] = {"source": sources[label], **describe_vae(vae), "cost": cost}
     result["methods"] = {name: described.get(name, {}) for name in methods}
     result["missing"] = missing
     write_json(out / "metrics.json", result)
@@ -100,23 +99,6 @@ def _run(config: EvalReconstruction) -> dict[str, Any]:
     write_clips(clips.ids, by_clip, out / "clips.csv")
     add_result(config, result, config.out)
     return result
-
-
-def _cost(
-    config: EvalReconstruction, vae: VideoAutoencoder, device: torch.device
-) -> dict[str, Any] | None:
-    """Time and memory, where they are asked for."""
-    size = config.cost_size
-    if size is None:
-        return None
-    return measure_cost(
-        lambda x: vae.encode(x).mode(),
-        lambda z: vae.decode(z, size=size),
-        size,
-        device,
-        repeats=config.repeats,
-        warmup=config.warmup,
-    )
 
 
 def report(result: dict[str, Any]) -> str:

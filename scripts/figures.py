@@ -11,45 +11,20 @@ from torch import Tensor
 
 from common.accelerator import make_accelerator
 from common.cli import main
-from common.config import Pixels
 from data.video.encode import from_uint8, to_uint8
-from eval.clips.clip_protocol import ClipProtocol
-from eval.clips.source import ClipSource
 from eval.report import plots
-from eval.results.run_figures import Comparison, FigureConfig, Positions, Preservation, Samples
+from eval.results.run_figures import (
+    FRAMES,
+    ClipOptions,
+    Comparison,
+    FigureConfig,
+    Positions,
+    Preservation,
+    Samples,
+)
 from vae import VideoVAE
 from vae.registry import load_vae
 from vae.visual import latent_maps, unselected_frames
-
-FRAMES = 5  # an image frame and one group
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClipOptions(FigureConfig):
-    """Which clip a figure shows."""
-
-    data: str
-    """Folder of shards, videos or folders of frames."""
-    id: str | None = None
-    """Id of the video; null takes the first in order of a seeded draw."""
-    height: Pixels = 256
-    """Pixels."""
-    width: Pixels = 256
-    """Pixels."""
-
-    def clip(self) -> Float[Tensor, "1 3 t h w"]:
-        """The middle of the video."""
-        protocol = ClipProtocol(
-            frames=FRAMES,
-            start="center",
-            num_clips=None if self.id else 1,
-            height=self.height,
-            width=self.width,
-        )
-        source = ClipSource(self.data, protocol)
-        if self.id is not None and self.id not in source.ids:
-            raise ValueError(f"{self.data}: no video {self.id!r} of at least {FRAMES} frames")
-        return source[source.ids.index(self.id) if self.id else 0][1][None]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,11 +12,10 @@ from annotated_types import Ge, Le
 
 from common.accelerator import inference_precision, make_accelerator
 from common.cli import main
-from common.config import MAY_CHANGE, BatchSize
+from common.config import MAY_CHANGE
 from common.output_folder import Input
 from data.video.encode import to_uint8
 from eval.clips.generated import ClipFolder, FirstFrames
-from eval.clips.labels import write_labels
 from eval.published.named_protocols import clips_to_generate
 from latte import Latte
 from latte.trained import Sampling, sample_clips
@@ -48,8 +47,6 @@ class Sample(Sampling):
     seeds: Annotated[tuple[int, ...], MAY_CHANGE] = ()
     """Several sampling seeds instead: the clips of each go into a folder of their own, such as
     OUT/seed-0. eval_fvd.py --fake OUT then gives mean and standard deviation over them."""
-    batch_size: Annotated[BatchSize, MAY_CHANGE] = 8
-    """Clips per forward pass and process; does not change them."""
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     """Mixed precision of Latte; "no" is float32, "auto" bf16 on a CUDA device and float32
     elsewhere; identity.json says which it was. The VAE decodes in float32."""
@@ -85,9 +82,12 @@ def run(config: Sample) -> None:
     clip = vae.config.decoded_size(torch.empty(1, *shape, device="meta"), metadata.frames)
     count = clips_to_generate(config.protocol, config.num_clips, *clip)
     if config.first_frames is not None:
-        frames = config.first_frames, config.known_frames
-        fits = {"encoder_hash": metadata.encoder_hash, "latent_shape": shape, "clips": count}
-        known = FirstFrames(*frames, **fits)
+        known = FirstFrames(
+            *(config.first_frames, config.known_frames),
+            encoder_hash=metadata.encoder_hash,
+            latent_shape=shape,
+            clips=count,
+        )
     for seed in config.seeds or (config.seed,):
         one = replace(config, num_clips=count, seed=seed, seeds=())
         if config.seeds:
@@ -120,10 +120,8 @@ def _sample(
 
     def draw(numbers: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
         drawn = sample_clips(
-            *(latte, metadata, config.sampler, numbers),
+            *(config, latte, metadata, numbers),
             labels=labels,
-            seed=config.seed,
-            batch_size=config.batch_size,
             known=known,
             autocast=accelerator.autocast,
         )
@@ -133,12 +131,9 @@ def _sample(
 
     with clips.locked(config, inputs, accelerator):
         if accelerator.is_main_process:
-            files = [clips.clip(i).name for i in range(config.num_clips)]
-            asked = dict(zip(files, labels or [None] * len(files), strict=True))
-            continues = {file: known.key(i) for i, file in enumerate(files)} if known else None
             hashes = {"encoder_sha256": encoder_hash(vae), "decoder_sha256": decoder_hash(vae)}
             decoded_by = {"path": config.vae, **hashes}
-            write_labels(clips.folder, asked, metadata.class_names, continues, decoded_by)
+            clips.record(config.num_clips, labels, metadata.class_names, known, decoded_by)
         accelerator.wait_for_everyone()
         clips.write_missing(config.num_clips, draw, accelerator)
         accelerator.wait_for_everyone()

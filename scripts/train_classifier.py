@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from annotated_types import Ge, MultipleOf
 from torch import nn
-from tqdm import tqdm
 
 from common.cli import main
 from common.config import Config, Width
@@ -23,7 +22,12 @@ from engine.accelerator import training_accelerator
 from engine.config import TrainConfig
 from engine.optimization import Batch, Losses, StepInfo
 from engine.train import Trainer
-from eval.features.classifier import GROUPS, ClassifierConfig, ClipClassifier
+from eval.features.classifier import (
+    GROUPS,
+    ClassifierConfig,
+    ClipClassifier,
+    accuracy,
+)
 from eval.protocols.training_scores import fixed_clips
 
 
@@ -49,10 +53,11 @@ def run(config: TrainClassifier) -> dict[str, Any]:
 
 
 def _train(config: TrainClassifier, accelerator: Accelerator) -> dict[str, Any]:
-    train = _labeled(ClipDataset(config.data, config.train.seed))
-    test = None
+    train, test = ClipDataset(config.data, config.train.seed), None
+    train.check_labeled()
     if config.test is not None:
-        test = _labeled(fixed_clips(replace(config.data, folder=config.test)))
+        test = fixed_clips(replace(config.data, folder=config.test))
+        test.check_labeled()
         if test.class_names != train.class_names:
             raise ValueError(
                 f"{config.test}: its classes are not those of {config.data.folder}. "
@@ -80,40 +85,9 @@ def _train(config: TrainClassifier, accelerator: Accelerator) -> dict[str, Any]:
     if accelerator.is_main_process:
         if test is not None:
             model = ClipClassifier.from_pretrained(export).to(accelerator.device)
-            metrics |= {"test": _accuracy(model, test), "test_hash": test.hash}
+            metrics |= {"test": accuracy(model, test), "test_hash": test.hash}
         write_json(Path(config.train.folder) / "metrics.json", metrics)
     return metrics
-
-
-def _labeled(dataset: ClipDataset) -> ClipDataset:
-    """The same, if every video has one of at least two classes."""
-    folder = dataset.config.folder
-    if len(dataset.class_names) < 2:
-        raise ValueError(f"{folder}: {len(dataset.class_names)} classes, but at least 2 are needed")
-    entries = (dataset.entry(i) for i in range(len(dataset)))
-    if unlabeled := [entry.key for entry in entries if entry.label in (None, -1)]:
-        raise ValueError(
-            f"{folder}: {len(unlabeled)} of {len(dataset)} videos have no class, "
-            f"{unlabeled[0]} for one. Pack videos in class folders."
-        )
-    return dataset
-
-
-@torch.inference_mode()
-def _accuracy(model: ClipClassifier, dataset: ClipDataset) -> dict[str, Any]:
-    """Share of clips recognized, beside that of always saying the most frequent class."""
-    device = model.head.weight.device
-    items = (dataset[(0, i)] for i in tqdm(range(len(dataset)), desc="held out", unit="clip"))
-    pairs = []
-    for item in items:
-        logits = model(to_float(item["video"][None].to(device)))
-        pairs.append((int(logits.argmax()), item["label"]))
-    labels = torch.tensor([label for _, label in pairs])
-    return {
-        "accuracy": sum(predicted == label for predicted, label in pairs) / len(pairs),
-        "chance": labels.bincount().max().item() / len(pairs),
-        "clips": len(pairs),
-    }
 
 
 def _print(metrics: dict[str, Any]) -> None:

@@ -104,9 +104,7 @@ def _train(config: TrainLatte, accelerator: Accelerator) -> Path | None:
         latents.check_encoder(encoder_hash(vae))
         check_sampler(config.sampler, metadata.process, model_config)
     if config.fvd is not None:
-        source = latents.manifest["source"]
-        clip = source["frames"], source["stride"], source["height"], source["width"]
-        fvd = SampleScore(config.fvd, clip)
+        fvd = SampleScore(config.fvd, latents.manifest["source"])
 
     # The run, new or resumed
     model = initial_model(model_config, train.seed, config.init_from)
@@ -115,12 +113,10 @@ def _train(config: TrainLatte, accelerator: Accelerator) -> Path | None:
     trainer = Trainer(config, train, accelerator, model, metadata.to_json(), inputs=inputs)
     prepare(trainer.model, config, accelerator)
     loss = LatteLoss(metadata.process, model_config, joint, accelerator)
+    batches = with_draws(batches, loss.draw, train.seed, accelerator.process_index)
     if config.dry_run:
-        size = trainer.local_batch_size
-        rows = range(min(size, 2 * (train.micro_batch_size or size)))
-        batch = {name: values[: len(rows)] for name, values in next(batches(0)).items()}
         dry_run(
-            *(trainer, batch | loss.draw(batch, train.seed, trainer.step, rows), loss),
+            *(trainer, next(batches(0)), loss),
             clips_in_data=sum(map(len, parts)),
             clips_per_step=train.global_batch_size,
             sources=config.clips_per_source(parts, clips),
@@ -139,11 +135,8 @@ def _train(config: TrainLatte, accelerator: Accelerator) -> Path | None:
         return scores | (fvd.score(partial(draw, model)) if fvd and draw else {})
 
     # Train
-    return trainer.run(
-        with_draws(batches, loss.draw, train.seed, accelerator.process_index),
-        *(logging_sources(loss, names), preview, evaluate),
-        next_command=config.next_command,
-    )
+    log_loss = logging_sources(loss, names)
+    return trainer.run(batches, log_loss, preview, evaluate, next_command=config.next_command)
 
 
 if __name__ == "__main__":

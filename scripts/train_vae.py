@@ -7,20 +7,22 @@ from pathlib import Path
 from typing import Annotated
 
 from accelerate import Accelerator
-from annotated_types import Ge, Le
 
 from common.cli import main
 from common.config import MAY_CHANGE
 from common.output_folder import Input, lock_folder
 from data.clips.batch_order import logging_sources, source_names
-from data.clips.dataset import ClipConfig
 from data.clips.training import ClipTraining
 from engine.accelerator import training_accelerator
 from engine.dry_run import dry_run, measured
 from engine.prefetch import with_draws
 from engine.train import Trainer
-from eval.features.metric_networks import NetworkConfig
-from eval.protocols.training_scores import HeldOut, fixed_clips, preview_reconstructions
+from eval.protocols.training_scores import (
+    HeldOut,
+    HeldOutConfig,
+    fixed_clips,
+    preview_reconstructions,
+)
 from vae import weights_hash
 from vae.registry import OTHERS
 from vae.training import initial_losses, prepare
@@ -31,22 +33,12 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainVAE(VAETraining, ClipTraining):
+class TrainVAE(VAETraining, ClipTraining, HeldOutConfig):
     """Train IV-VAE on packed videos: the image VAE, the video VAE inflated from it, the GAN stage.
 
     `{model}` in train.folder and init_from stands for the row and z_dim, such as ivvae_z16.
     """
 
-    held_out: Annotated[ClipConfig | None, MAY_CHANGE] = None
-    """Held-out clips, scored every train.evaluate_every steps; the middle of each video is taken.
-    """
-    num_held_out_clips: Annotated[int, Ge(1), MAY_CHANGE] = 16
-    """Their number, the first of the data set."""
-    metric_networks: Annotated[NetworkConfig, MAY_CHANGE] = NetworkConfig()  # noqa: RUF009 (frozen)
-    """Networks for LPIPS and rFVD of held-out clips, besides PSNR and SSIM."""
-    num_previews: Annotated[int, Ge(0), Le(1000), MAY_CHANGE] = 4
-    """Clips shown side by side at every checkpoint, held-out ones if there are any; 0 for none. A
-    stream has none to show."""
     dry_run: Annotated[bool, MAY_CHANGE] = False
     """Measure one step, print the plan and end; nothing is written."""
 
@@ -55,12 +47,6 @@ class TrainVAE(VAETraining, ClipTraining):
         self.check(self.train, self.sizes, [self.held_out.size] if self.held_out else [])
         if self.train.evaluate_every is not None and self.held_out is None:
             raise ValueError("train.evaluate_every is set, but there is no data in held_out")
-
-    def fixed_fields(self) -> frozenset[str]:
-        """The course of the discriminator's cosine schedule depends on the steps, too."""
-        gan = self.adversarial
-        cosine = gan is not None and gan.optimizer.schedule == "cosine"
-        return frozenset({"train.steps"} if cosine else ())
 
     def named(self) -> "TrainVAE":
         """The same with `{model}` replaced in the folders."""

@@ -84,6 +84,12 @@ class VAETraining(Config):
         if self.adversarial is not None:
             self.adversarial.check(train, reconstructed)
 
+    def fixed_fields(self) -> frozenset[str]:
+        """The course of the discriminator's cosine schedule depends on the run's steps, too."""
+        gan = self.adversarial
+        cosine = gan is not None and gan.optimizer.schedule == "cosine"
+        return frozenset({"train.steps"} if cosine else ())
+
     @property
     def video_config(self) -> VAEConfig | ComparatorConfig:
         """The video VAE: `model` as the row changes it, or a comparator of its size."""

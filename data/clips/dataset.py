@@ -182,6 +182,20 @@ class ClipDataset(Dataset):
         frames, stride = self.entry(index).frames, int(self.strides[index])
         return self.config.cut(stored, frames, stride, start, crop, flip, zoom)
 
+    def check_labeled(self) -> None:
+        """Refuse (`ValueError`) videos that have not one of at least two classes each."""
+        folder = self.config.folder
+        if len(self.class_names) < 2:
+            raise ValueError(
+                f"{folder}: {len(self.class_names)} classes, but at least 2 are needed"
+            )
+        entries = (self.entry(i) for i in range(len(self)))
+        if unlabeled := [entry.key for entry in entries if entry.label in (None, -1)]:
+            raise ValueError(
+                f"{folder}: {len(unlabeled)} of {len(self)} videos have no class, "
+                f"{unlabeled[0]} for one. Pack videos in class folders."
+            )
+
     def _random_clip(self, epoch: int, index: int) -> dict[str, Any]:
         entry = self.entry(index)
         random = generator(self.seed, "clip", epoch, entry.key)

@@ -20,6 +20,7 @@ from data.latents.dataset import LatentDataset
 from data.video.decode import read_frames
 from data.video.encode import write_video
 from data.video.probe import probe
+from eval.clips.labels import write_labels
 
 
 class FirstFrames:
@@ -110,6 +111,27 @@ class ClipFolder:
                 locks.enter_context(lock_folder(folder, accelerator))
                 write_identity(folder, config, inputs, accelerator, products=("clip-*",))
             yield
+
+    def record(
+        self,
+        count: int,
+        labels: Sequence[int] | None,
+        class_names: Sequence[str],
+        known: FirstFrames | None,
+        decoded_by: Mapping[str, str],
+    ) -> None:
+        """Record, before there are any, what each of `count` clips is to show.
+
+        Args:
+            labels: of all clips; None of an unconditional model.
+            class_names: of all classes.
+            known: what clips go on from.
+            decoded_by: the VAE.
+        """
+        files = [self.clip(i).name for i in range(count)]
+        asked = dict(zip(files, labels or [None] * count, strict=True))
+        continues = {file: known.key(i) for i, file in enumerate(files)} if known else None
+        write_labels(self.folder, asked, class_names, continues, decoded_by)
 
     def write_missing(
         self,

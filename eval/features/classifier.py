@@ -1,17 +1,21 @@
 """A small video classifier for one's own clips: features and scores where no I3D is at hand."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
+import torch
 import torch.nn.functional as F
 from annotated_types import Ge, MultipleOf
 from einops import reduce
 from jaxtyping import Float
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from common.config import Config, Width
 from common.conv3d import Conv3d
+from common.pixels import to_float
 from common.pretrained import Pretrained
+from data.clips.dataset import ClipDataset
 from eval.features.preprocess import check_video
 
 GROUPS = 8  # of each group norm; batch statistics would make features depend on the batch
@@ -85,3 +89,20 @@ class ClipClassifier(nn.Module, Pretrained):
     def forward(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b num_classes"]:
         """Class logits; see `features` for the input."""
         return self.head(self.features(video))
+
+
+@torch.inference_mode()
+def accuracy(model: ClipClassifier, clips: ClipDataset) -> dict[str, Any]:
+    """Share of clips recognized, beside that of always saying the most frequent class."""
+    device = model.head.weight.device
+    labels, predicted = [], []
+    for i in tqdm(range(len(clips)), desc="held out", unit="clip"):
+        item = clips[(0, i)]
+        labels.append(item["label"])
+        predicted.append(int(model(to_float(item["video"][None].to(device))).argmax()))
+    hits = sum(a == b for a, b in zip(predicted, labels, strict=True))
+    return {
+        "accuracy": hits / len(labels),
+        "chance": torch.tensor(labels).bincount().max().item() / len(labels),
+        "clips": len(labels),
+    }

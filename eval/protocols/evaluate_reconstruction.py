@@ -266,42 +266,43 @@ class NetworkMeter:
 
 @torch.inference_mode()
 def measure_cost(
-    encode: Callable[[Tensor], Tensor],
-    decode: Callable[[Tensor], Tensor],
-    size: tuple[int, int, int],
+    config: ReconstructionConfig,
+    encode: Callable[[Tensor], Any],
+    decode: Callable[..., Tensor],
     device: torch.device,
-    *,
-    repeats: int = 5,
-    warmup: int = 1,
-) -> dict[str, Any]:
-    """Median times and peak memory of encoding a video and of decoding its latent, in float32
-    without TF32, and by autocast to bfloat16.
+) -> dict[str, Any] | None:
+    """Median times and peak memory of encoding a video of noise and of decoding its latent, in
+    float32 without TF32, and by autocast to bfloat16; None where they are not asked for.
 
     Args:
-        encode, decode: on `device`.
-        size: frames, height and width of the video, which is noise.
-        repeats: measured runs of each, at least 1.
-        warmup: runs before, not counted.
+        config: size of the video, and how often.
+        encode: video to a posterior, on `device`.
+        decode: latent to a video of a `size`.
 
     Returns:
         `encode` and `decode` (median seconds), `encode_memory` and `decode_memory` (bytes at the
         peak: what PyTorch had allocated on a GPU, weights included; the whole process on a CPU),
         `bfloat16` (the same four), `size`, `device`, `threads` (of a CPU), `repeats`, `warmup`.
     """
-    if repeats < 1 or warmup < 0:
-        raise ValueError(f"repeats={repeats} must be at least 1 and warmup={warmup} at least 0")
+    size, repeats, warmup = config.cost_size, config.repeats, config.warmup
+    if size is None:
+        return None
     video = torch.rand(1, 3, *size, device=device) * 2 - 1
 
     def measure() -> dict[str, Any]:
-        latent, result = encode(video), {}
-        for name, call, x in (("encode", encode, video), ("decode", decode, latent)):
+        latent, result = encode(video).mode(), {}
+        calls = {
+            "encode": lambda: encode(video).mode(),
+            "decode": lambda: decode(latent, size=size),
+        }
+        for name, call in calls.items():
             for _ in range(warmup):
-                call(x)
+                call()
             reset_peak_memory(device)
             seconds = []
             for _ in range(repeats):
                 started = _now(device)
-                call(x)
+                call()
                 seconds.append(_now(device) - started)
             result[name] = statistics.median(seconds)
             result[f"{name}_memory"] = peak_memory_bytes(device)

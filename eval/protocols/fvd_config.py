@@ -15,14 +15,14 @@ from eval.features.extractors import Extractor, FVDPreset, load_classifier, load
 from eval.features.feature_cache import Extraction, FeatureSet, extract_features
 from eval.features.statistics import FILES, Statistics, load_statistics
 from eval.protocols.fvd import DISTANCES
-from eval.protocols.measurement import Measurement
+from eval.protocols.measurement import GenerationScore
 from eval.published.named_protocols import DEFAULTS, resolve
 
 Start = Literal["random", "first", "center"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FVDConfig(Measurement):
+class FVDConfig(GenerationScore):
     """Clips and network; null takes what the protocol has, or else the default named below."""
 
     protocol: str | None = None
@@ -55,12 +55,6 @@ class FVDConfig(Measurement):
     preset: FVDPreset | None = None
     """Which implementation of I3D the features are those of; null: i3d_tf. videomae gives
     content-debiased FVD under a name of its own, vjepa gives JEDi."""
-    noise_fake: Annotated[float, Ge(0)] = 0.0
-    """Standard deviation of Gaussian noise added to generated clips, in [-1, 1] units: how far does
-    it move the score?"""
-    fake_is_real: bool = False
-    """`fake` holds real videos, such as held-out ones, which need not be alike: the distance of two
-    real sets is the floor for generated ones."""
     weights: str | None = None
     """The network's weights file; null looks at IVVAE_I3D, weights/ and ~/.cache/ivvae/."""
     download: bool = False

@@ -15,9 +15,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from accelerate import Accelerator
+from annotated_types import Ge
 from filelock import FileLock
 
 from common.config import BatchSize, Config, Device, Pixels, Workers
@@ -57,13 +58,31 @@ class Measurement(Config):
     label: str | None = None
     """Names the result's row there; null: the folder that was measured."""
 
-    def extraction(self, accelerator: Accelerator, cache: str | None = None) -> Extraction:
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationScore(Measurement):
+    """What the scores of generated clips have in common."""
+
+    noise_fake: Annotated[float, Ge(0)] = 0.0
+    """Standard deviation of Gaussian noise added to generated clips, in [-1, 1] units: how far does
+    it move the score?"""
+    fake_is_real: bool = False
+    """`fake` holds real videos, such as held-out ones, which need not be alike: their score is what
+    a perfect generator would get."""
+    allow_rate_mismatch: bool = False
+    """Accept frame rates over strides that differ between the sides."""
+    feature_cache: str | None = None
+    """Folder that keeps what the network gives for the next run; null keeps none."""
+    out: str | None = None
+    """JSON file for the result; null prints it."""
+
+    def extraction(self, accelerator: Accelerator) -> Extraction:
         """How features are computed, on this process's device."""
         return Extraction(
             batch_size=self.batch_size,
             device=accelerator.device if self.device == "auto" else self.device,
             workers=self.workers,
-            cache=cache,
+            cache=self.feature_cache,
         )
 
 
@@ -83,21 +102,19 @@ def check_out(config: Measurement, *outs: str | None) -> None:
     check_results(config.results)
 
 
-def give_out(
-    config: Measurement, result: Mapping[str, Any], text: str, out: str | None, measured: str
-) -> None:
-    """Write the result as JSON to `out` and `text` to stdout; without `out`, the JSON to stdout and
-    `text` to stderr, so that stdout stays JSON. Add it to `config.results`, too.
+def give_out(config: GenerationScore, result: Mapping[str, Any], text: str, measured: str) -> None:
+    """Write the result as JSON to `config.out` and `text` to stdout; without `out`, the JSON to
+    stdout and `text` to stderr, so that stdout stays JSON. Add it to `config.results`, too.
 
     Args:
         measured: the folder that was measured, which is the result's label by default.
     """
-    if out is not None:
-        write_json(out, result)
+    if config.out is not None:
+        write_json(config.out, result)
+        sys.stdout.write(text + "\n")
     else:
         sys.stdout.write(json.dumps(result, indent=2) + "\n")
-    stream = sys.stderr if out is None else sys.stdout
-    stream.write(text + "\n")
+        sys.stderr.write(text + "\n")
     add_result(config, result, measured)
 
 

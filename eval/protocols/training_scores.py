@@ -1,20 +1,20 @@
 """While training: scores and pictures of held-out reconstructions, and of a generator's samples."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from common.config import BatchSize, Config
+from common.config import MAY_CHANGE, BatchSize, Config
 from common.pixels import to_float
 from common.processes import share_batches
 from data.clips.dataset import ClipConfig, ClipDataset
@@ -32,6 +32,22 @@ from eval.protocols.evaluate_reconstruction import NetworkMeter, NetworkScores, 
 from eval.protocols.fvd import score_name
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutConfig(Config):
+    """Held-out clips of a run, and what is measured and shown of them."""
+
+    held_out: Annotated[ClipConfig | None, MAY_CHANGE] = None
+    """Held-out clips, scored every train.evaluate_every steps; the middle of each video is taken.
+    """
+    num_held_out_clips: Annotated[int, Ge(1), MAY_CHANGE] = 16
+    """Their number, the first of the data set."""
+    metric_networks: Annotated[NetworkConfig, MAY_CHANGE] = NetworkConfig()  # noqa: RUF009 (frozen)
+    """Networks for LPIPS and rFVD of held-out clips, besides PSNR and SSIM."""
+    num_previews: Annotated[int, Ge(0), Le(1000), MAY_CHANGE] = 4
+    """Clips shown side by side at every checkpoint, held-out ones if there are any; 0 for none. A
+    stream has none to show."""
 
 
 class HeldOut:
@@ -186,14 +202,15 @@ class SampleScore:
 
     Args:
         config: how many, of what, by which network.
-        clip: frames, stride, height and width of a generated clip, in frames of the real videos.
+        clip: `frames`, `stride`, `height` and `width` of a generated clip, in frames of the real
+            videos.
 
     Raises:
         ValueError: no real clips, no weights, or clips that the network does not take.
     """
 
-    def __init__(self, config: SampleScoreConfig, clip: tuple[int, int, int, int]):
-        frames, stride, height, width = clip
+    def __init__(self, config: SampleScoreConfig, clip: Mapping[str, Any]):
+        frames = clip["frames"]
         self.config = config
         if config.classifier is not None:
             self.extractor = load_classifier(config.classifier)
@@ -208,10 +225,10 @@ class SampleScore:
             config.real,
             ClipProtocol(
                 frames=frames,
-                stride=stride,
+                stride=clip["stride"],
                 num_clips=config.num_real_clips,
-                height=height,
-                width=width,
+                height=clip["height"],
+                width=clip["width"],
             ),
         )
         self.name = score_name(self.extractor, config.num_clips, frames)

@@ -1,4 +1,5 @@
-"""Figures of what eval_reconstruction and sample.py wrote, each as a config that draws itself."""
+"""Figures of what eval_reconstruction and sample.py wrote, each as a config that draws itself; and
+the clips that figures of VAEs show."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -7,8 +8,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, MinLen
+from jaxtyping import Float
+from torch import Tensor
 
-from common.config import Config, differences
+from common.config import Config, Pixels, differences
 from common.files import read_json
 from data.video.decode import read_frames
 from data.video.encode import to_uint8
@@ -20,6 +23,8 @@ from eval.report import plots
 
 Place = Annotated[int, Ge(0)]
 Columns = Annotated[tuple[Place, ...], MinLen(1)]
+FRAMES = 5
+"""Of a clip in a figure: an image frame and one group."""
 SAME = ("frames", "stride", "size", "clips", "group", "content")
 """What runs must have in common to stand in one figure."""
 
@@ -38,6 +43,34 @@ class FigureConfig(Config):
         Raises:
             ValueError: what it shows is not there, or does not compare.
         """
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipOptions(FigureConfig):
+    """Which clip a figure shows."""
+
+    data: str
+    """Folder of shards, videos or folders of frames."""
+    id: str | None = None
+    """Id of the video; null takes the first in order of a seeded draw."""
+    height: Pixels = 256
+    """Pixels."""
+    width: Pixels = 256
+    """Pixels."""
+
+    def clip(self) -> Float[Tensor, "1 3 t h w"]:
+        """The middle of the video."""
+        protocol = ClipProtocol(
+            frames=FRAMES,
+            start="center",
+            num_clips=None if self.id else 1,
+            height=self.height,
+            width=self.width,
+        )
+        source = ClipSource(self.data, protocol)
+        if self.id is not None and self.id not in source.ids:
+            raise ValueError(f"{self.data}: no video {self.id!r} of at least {FRAMES} frames")
+        return source[source.ids.index(self.id) if self.id else 0][1][None]
 
 
 @dataclass(frozen=True, kw_only=True)
