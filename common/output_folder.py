@@ -64,12 +64,15 @@ def lock_folder(folder: str | Path, accelerator: "Accelerator | None" = None) ->
 
     Args:
         accelerator: connects several processes of one run; the main one takes the lock, and all
-            learn it if another run holds it.
+            learn it if another run holds it. None: one process does it all.
 
     Raises:
-        ValueError: another run holds it, or a file stands where the folder is due.
+        ValueError: another run holds it, a file stands where the folder is due, or several
+            processes were launched where one does it all.
     """
     folder = Path(folder)
+    if accelerator is None:
+        check_one_process()
 
     def begin() -> None:
         held.enter_context(_locked(folder))
@@ -78,6 +81,16 @@ def lock_folder(folder: str | Path, accelerator: "Accelerator | None" = None) ->
     with ExitStack() as held:
         in_main_process(begin, accelerator)
         yield
+
+
+def check_one_process() -> None:
+    """Refuse (`ValueError`) to be one of several processes that a launcher has started."""
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched > 1:
+        raise ValueError(
+            f"{launched} processes were launched, but one does it all: start it without torchrun "
+            "or accelerate launch"
+        )
 
 
 def check_identity(

@@ -10,6 +10,7 @@ from annotated_types import Gt
 from common.cli import main
 from common.config import Config
 from common.files import atomic_folder, atomic_path
+from common.output_folder import check_one_process
 from vae import VAEConfig, VideoVAE, weights_hash
 from vae.convert import from_released, to_released
 from vae.released import is_released_architecture, read_checkpoint, released_config
@@ -51,8 +52,10 @@ def run(config: ConvertCheckpoint) -> str:
     """Convert; returns what was done. An `out` that already holds the same is left as it is.
 
     Raises:
-        ValueError: source is not what it should be, or `out` holds something else.
+        ValueError: source is not what it should be, `out` holds something else, or several
+            processes were launched.
     """
+    check_one_process()
     return _to_folder(config) if config.direction == "pretrained" else _to_file(config)
 
 

@@ -58,8 +58,6 @@ def run(config: EvalReconstruction) -> dict[str, Any]:
 
 def _run(config: EvalReconstruction) -> dict[str, Any]:
     accelerator, out = make_accelerator(), Path(config.out)
-    if accelerator.num_processes > 1:
-        raise ValueError("start it without torchrun or accelerate launch: one process does it all")
     device = accelerator.device if config.device == "auto" else torch.device(config.device)
     sources = named_sources(config.vae, taken=("source",))
     vaes, missing = load_found(sources, windows=config.windows)

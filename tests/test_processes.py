@@ -1,4 +1,4 @@
-"""Every command that several processes share: two do what one does, also where they were killed."""
+"""Two processes of a command do what one does, also where they were killed; or it refuses them."""
 
 import re
 import weakref
@@ -22,6 +22,8 @@ from tests.builders.training_runs import video_run
 pytestmark = pytest.mark.filterwarnings("ignore:.*clips. the distance is biased")
 TRAINING = [name for name in CASES if name.startswith("train")]
 EXACT = ["make_shards", "cache_latents", "eval_fvd", "eval_is"]
+ALONE = sorted(CASES.keys() - {*TRAINING, *EXACT, "sample"})
+"""Commands that one process does. An experiment starts others, which several may do."""
 LOOSE = re.compile("norm|weight|ssim")  # small differences of large numbers
 
 
@@ -133,6 +135,16 @@ def test_two_processes_sample_the_clips_of_one(project, straight, tmp_path):
         assert abs(x - y).max() <= 1  # the sizes of the batches differ, and so their rounding
         assert (x != y).mean() < 0.01
     assert (clips[0][0] != clips[0][1]).mean() > 0.5
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_commands_of_one_process_refuse_several_and_write_nothing(
+    name, project, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="2 processes were launched, but one does it all"):
+        CASES[name].run(CASES[name].config(project, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 def outlives_the_run(config):

@@ -18,7 +18,7 @@ from typing import Any, Literal, Self
 from tqdm import tqdm
 
 from common.files import read_json, sha256_file, write_json
-from common.output_folder import IDENTITY
+from common.output_folder import IDENTITY, lock_folder, remove_temporary
 from common.pool import map_ordered
 from data.shards.index import Shard, write_index
 from data.shards.report import ExternalReport, Failure
@@ -116,8 +116,8 @@ def index_external(
 
     Raises:
         ValueError: no tars, a broken or compressed one, labels that contradict each other, a
-            folder that `write_shards` wrote, a bad video under `on_error="stop"`, or nothing to
-            index.
+            folder that `write_shards` wrote, a bad video under `on_error="stop"`, nothing to index,
+            or another run that writes to `out`.
     """
     folder = Path(folder)
     target = Path(out) if out is not None else folder
@@ -135,9 +135,11 @@ def index_external(
         read_as={"version": VERSION, "strict": strict, "decode": decode},
         stop=on_error == "stop",
     )
-    results = map_ordered(scan, tars, workers)
-    bar = tqdm(results, total=len(tars), unit="tar", desc="indexing", disable=not progress)
-    return _conclude(list(bar), folder, target, strict, decode)
+    with lock_folder(target):
+        remove_temporary(target / PARTS)
+        results = map_ordered(scan, tars, workers)
+        bar = tqdm(results, total=len(tars), unit="tar", desc="indexing", disable=not progress)
+        return _conclude(list(bar), folder, target, strict, decode)
 
 
 def _scan_or_load(

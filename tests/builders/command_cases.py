@@ -429,7 +429,6 @@ CASES: dict[str, Case] = {
             shards=str(project / "tars"), out=str(out), workers=0
         ),
         kept="index.parts/*.json",
-        locks=False,
     ),
     "convert_checkpoint": Case(
         run=convert_checkpoint.run,
