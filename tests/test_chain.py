@@ -30,7 +30,7 @@ from tests.builders.training_runs import MODEL
 from vae import VideoVAE
 
 CELL = ["train_vae.py", "cache_latents.py", "inspect_cache.py", "train_latte.py", "sample.py"]
-CELL += ["eval_fvd.py"]
+CELL += ["eval_fvd.py", "eval_is.py"]
 """The stages of a row that is trained."""
 SIZE = {"frames": 5, "height": 32, "width": 32}
 VAE = {"z_dim": 4, "dim": 4, "channel_multipliers": [1, 1, 2, 2], "num_blocks": 1}
@@ -61,6 +61,7 @@ def tiny(tmp_path) -> Chain:
             **{"real": shards, "frames": 4, "stride_real": 1, "skip_fake": 0, "num_clips": 2},
             "resamples": 0,
         },
+        "inception": {"num_clips": 2, "runs": 1, "splits": 1, "frames": 4, "skip_fake": 0},
         "classifier": {"train": TRAIN, "data": {**data, "frames": 4}, "channels": 8},
     }
     paths = {}
@@ -106,6 +107,7 @@ def test_a_chain_of_two_rows_is_stopped_and_goes_on(tiny, calls, capsys):
     for name, cell in cells.items():
         assert cell["score"] >= 0
         assert cell["clips"] == 2
+        assert cell["recognized"] in (0, 0.5, 1)
         card = tiny.folder / name / ("seed-3" if name == "trained" else "") / "card.json"
         assert cell["measures"] == read_json(card)["measures"]
     assert result["correlations"] == {}  # of two rows

@@ -36,8 +36,6 @@ SIDE = 28
 """Pixels of a digit in the file; those that are drawn on lie in the middle 20x20."""
 TRAIN = 0.8
 """Fraction of each class's digits, the first in the file, that training clips are made of."""
-DIGIT = 9 / 16
-"""Mean side of a digit, with its margin, in sides of the frame: 36 of 64 pixels."""
 PERIODS = (12, 24)
 """Frames from a digit's largest size to the next, least and most."""
 FPS = 25.0
@@ -64,6 +62,9 @@ class Digits(Importer):
     """Height and width, pixels."""
     frames: Annotated[int, Ge(1), Le(1000)] = 17
     """Frames of a clip."""
+    digit: Annotated[float, Ge(0.25), Le(1)] = 9 / 16
+    """Mean side of a digit, with its margin, in sides of the frame: 36 of 64 pixels. What is drawn
+    is at most 20/28 of it."""
     speed: Annotated[float, Ge(0), Le(16)] = 2.0
     """Pixels that a digit moves from frame to frame, in a direction of its own; it bounces off the
     borders."""
@@ -78,6 +79,8 @@ class Digits(Importer):
     texture: Fraction = 1.0
     """Fineness of the backgrounds: 1: blotches and stripes of a few pixels, more than a small VAE
     can keep; 0: a fifth of the frame and more."""
+    plain: bool = False
+    """White digits on black, without colors or texture: the least there is to learn."""
     static: Fraction = 0.0
     """Fraction of clips in which nothing moves."""
     change_frame: Annotated[int, Ge(1)] | None = None
@@ -118,11 +121,13 @@ class Digits(Importer):
                 size=self.size,
                 num_frames=self.frames,
                 fps=FPS,
+                digit=self.digit,
                 speed=speed if moves else 0.0,
                 swell=self.swell if moves else 0.0,
                 tilt=self.tilt,
                 num_digits=2 if chance[1] < self.two_digits else 1,
                 texture=self.texture,
+                plain=self.plain,
                 change_frame=self.change_frame,
             )
             name = f"{label}-{self.split}-{number:06d}"
@@ -139,11 +144,13 @@ class DigitsClip(SyntheticVideo):
     number: int
     label: int
     size: int
+    digit: float
     speed: float
     swell: float
     tilt: float
     num_digits: int
     texture: float
+    plain: bool
     change_frame: int | None
 
     def frames(self, path: Path) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
@@ -152,7 +159,8 @@ class DigitsClip(SyntheticVideo):
         Raises:
             ValueError: the file does not hold digits of the clip's class.
         """
-        background = self._background()
+        shape = (self.size, self.size, 3)
+        background = np.zeros(shape) if self.plain else self._background()
         change = self.num_frames if self.change_frame is None else self.change_frame
         before, after = self._movers(path, "before"), self._movers(path, "after")
         for t in range(self.num_frames):
@@ -164,7 +172,7 @@ class DigitsClip(SyntheticVideo):
 
     def _movers(self, path: Path, scene: str) -> list["_Mover"]:
         images = load_digits(path, self.split)[self.label]
-        side = DIGIT * self.size
+        side = self.digit * self.size
         margin = side * 20 / SIDE / 2 * (1 + self.swell)  # keeps what is drawn within the frame
         movers = []
         for i in range(self.num_digits):
@@ -173,7 +181,7 @@ class DigitsClip(SyntheticVideo):
             movers.append(
                 _Mover(
                     image=images[rng.integers(len(images))],
-                    color=_bright(rng),
+                    color=np.ones(3) if self.plain else _bright(rng),
                     margin=margin,
                     start=margin + start * (self.size - 2 * margin),
                     velocity=self.speed * np.array([np.sin(angle), np.cos(angle)]),

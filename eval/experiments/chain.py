@@ -70,6 +70,9 @@ class ChainConfig(Config):
     """Config of sample.py; latte, vae, seed and out are set here."""
     score: Path
     """Config of eval_fvd.py, with the real clips; fake and out are set here."""
+    inception: Path | None = None
+    """Config of eval_is.py, which also tells the share of clips whose class is recognized; fake and
+    out are set here."""
     classifier: Path | None = None
     """Config of train_classifier.py, run once: its features then take the place of I3D."""
 
@@ -79,7 +82,8 @@ class ChainConfig(Config):
         for values, what in ((names, "rows"), (self.seeds, "seeds")):
             if len(set(values)) < len(values):
                 raise ValueError(f"{what}={values}: one is there twice")
-        files = (self.latents, self.card, self.latte, self.samples, self.score, self.classifier)
+        files = (self.latents, self.card, self.latte, self.samples, self.score)
+        files += (self.inception, self.classifier)
         for path in (*files, *(row.train for row in self.rows)):
             if path is not None and not path.is_file():
                 raise ValueError(f"{path}: no such config file")
@@ -170,13 +174,19 @@ def _cell(
     stage(folder, "latte", "train_latte.py", config.latte, **options)
     options = {"latte": folder / "latte" / "export", "vae": vae, "seed": seed}
     stage(folder, "samples", "sample.py", config.samples, out=folder / "samples", **options)
-    result, options = folder / "fvd.json", {"fake": folder / "samples", **classifier}
-    stage(folder, "fvd", "eval_fvd.py", config.score, out=result, **options)
-    score = read_json(result)
+    options = {"fake": folder / "samples", **classifier}
+    stage(folder, "fvd", "eval_fvd.py", config.score, out=folder / "fvd.json", **options)
+    score = read_json(folder / "fvd.json")
+    inception = {}
+    if config.inception is not None:
+        stage(folder, "is", "eval_is.py", config.inception, out=folder / "is.json", **options)
+        found = read_json(folder / "is.json")
+        inception = {"is": found["value"], "recognized": found["accuracy"]}
     return {
         "measures": read_json(card)["measures"],
         "score": score["value"],
         "name": score["name"],
+        **inception,
         "clips": score["fake"]["clips"],
         "seconds": seconds,
     }

@@ -37,16 +37,23 @@ def chain_tables(result: Mapping[str, Any]) -> list[Table]:
     first = next(iter(rows.values()))[0]
     names = in_order(n for cells in rows.values() for cell in cells for n in cell["measures"])
     columns = [measure_column(name) for name in names]
+    scores = {"score": Column(name=first["name"], better="low", decimals=2)}
+    if "recognized" in first:
+        scores["is"] = Column(name="IS", better="high", decimals=2)
+        scores["recognized"] = Column(name="recognized", better="high", decimals=3)
     seeds = {len(cells) for cells in rows.values()}
     caption = f"{first['clips']} generated clips a row and seed; "
     caption += f"mean ± standard deviation over {' or '.join(map(str, sorted(seeds)))} seeds."
     table = Table(
         title="From VAEs to a generator's score",
-        columns=["VAE", Column(name=first["name"], better="low"), *columns, "minutes"],
+        columns=["VAE", *scores.values(), *columns, "minutes"],
         rows=[
             [
                 name,
-                mean_and_spread([cell["score"] for cell in cells], 2),
+                *(
+                    mean_and_spread([cell[key] for cell in cells], column.decimals or 0)
+                    for key, column in scores.items()
+                ),
                 *(
                     mean_and_spread(
                         [c["measures"][measure] for c in cells],
