@@ -16,6 +16,7 @@ from scripts import (
     cache_latents,
     chain,
     eval_fvd,
+    eval_is,
     inspect_cache,
     make_shards,
     report,
@@ -107,7 +108,7 @@ def test_a_chain_of_two_rows_is_stopped_and_goes_on(tiny, calls, capsys):
     for name, cell in cells.items():
         assert cell["score"] >= 0
         assert cell["clips"] == 2
-        assert cell["recognized"] in (0, 0.5, 1)
+        assert 1 <= cell["is"] <= 2
         card = tiny.folder / name / ("seed-3" if name == "trained" else "") / "card.json"
         assert cell["measures"] == read_json(card)["measures"]
     assert result["correlations"] == {}  # of two rows
@@ -196,7 +197,7 @@ def test_measures_rank_with_the_score_over_the_means_of_rows():
 
 
 def test_the_page_shows_a_chain(tmp_path):
-    cell = {"name": "fvd_x", "clips": 2, "seconds": {"vae": 60.0}}
+    cell = {"name": "fvd_x", "clips": 2, "seconds": {"vae": 60.0}, "is": 2.5, "recognized": 0.75}
     cells = {
         name: {"0": {**cell, "score": float(i), "measures": {"modes_90": i, "noise_psnr_0.1": 3.0}}}
         for i, name in enumerate("abc")
@@ -205,6 +206,7 @@ def test_the_page_shows_a_chain(tmp_path):
     result = {"kind": "chain", "cells": {**cells, "later": {}}, "correlations": correlations}
     tables = chain_tables(result)
     assert [len(table.rows) for table in tables] == [3, 1]
+    assert [str(name) for name in tables[0].rows[1][:4]] == ["b", "1.00", "2.50", "0.750"]
     stages.write_json(tmp_path / "chain.json", result)
     page = tmp_path / "page.html"
     report.run(report.MakeReport(results=[f"digits={tmp_path / 'chain.json'}"], out=str(page)))
@@ -214,7 +216,8 @@ def test_the_page_shows_a_chain(tmp_path):
 def test_the_experiment_on_digits_is_valid(monkeypatch):
     monkeypatch.chdir(ROOT)
     found = parse(Chain, ["--config", "configs/digits/chain.yaml"])
-    assert len(found.rows) * len(found.seeds) == 27
+    assert len(found.rows) * len(found.seeds) == 30
+    parse(train_vae.TrainVAE, ["--config", "configs/digits/chain/image.yaml"])
     for row in found.rows:
         flags = [f"--{name}={value}" for name, value in row.options.items()]
         parse(train_vae.TrainVAE, ["--config", str(row.train), *flags])
@@ -224,9 +227,10 @@ def test_the_experiment_on_digits_is_valid(monkeypatch):
         (found.latte, train_latte.TrainLatte),
         (found.samples, sample.Sample),
         (found.score, eval_fvd.EvalFVD),
+        (found.inception, eval_is.EvalIS),
     ):
         flags = {"latents.yaml": ["--vae=x", "--out=x"], "card.yaml": ["--latents=x"]}
-        flags |= {"score.yaml": ["--fake=x"]}
+        flags |= {"score.yaml": ["--fake=x"], "inception.yaml": ["--fake=x"]}
         parse(command, ["--config", str(file), *flags.get(file.name, [])])
-    packed = parse(make_shards.COMMANDS["digits"], ["--config", "configs/digits/data/chain.yaml"])
+    packed = parse(make_shards.COMMANDS["digits"], ["--config", "configs/digits/data/plain.yaml"])
     assert str(packed.out) == found.clips["data"]["folder"]

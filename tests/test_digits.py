@@ -132,6 +132,18 @@ def test_texture_is_the_fineness_of_the_background(root):
     assert fine > 1.6 * coarse
 
 
+def test_plain_clips_are_white_digits_on_black_of_the_size_asked_for(root):
+    options = {"size": 64, "frames": 20, "speed": 2.0, "swell": 0.0, "two_digits": 0.0}
+    for digit in (0.5, 0.875):
+        clip = video(root, 9, plain=True, digit=digit, **options)
+        assert (clip == clip[..., :1]).all()  # no color
+        assert (clip[:, [0, 0, -1, -1], [0, -1, 0, -1]] == 0).all()
+        rows = (clip[..., 0] > 60).any(2).sum(1)  # the digit's height in each frame
+        assert rows.mean() == pytest.approx(12 / 28 * digit * 64, abs=1.5)  # 9: 12 of 28 lines
+    with pytest.raises(ValueError, match=r"digit=1.* swell=0\.5 .* must be below 0\.933"):
+        Digits(root=root, digit=1, swell=0.5)
+
+
 def test_two_digits_hide_each_other(root):
     options = {"frames": 200, "size": 32, "speed": 3.0, "swell": 0.0}
     one = (digits_alone(root, 1, two_digits=0.0, **options) > 100).sum((1, 2))

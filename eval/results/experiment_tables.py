@@ -37,10 +37,12 @@ def chain_tables(result: Mapping[str, Any]) -> list[Table]:
     first = next(iter(rows.values()))[0]
     names = in_order(n for cells in rows.values() for cell in cells for n in cell["measures"])
     columns = [measure_column(name) for name in names]
-    scores = {"score": Column(name=first["name"], better="low", decimals=2)}
-    if "recognized" in first:
-        scores["is"] = Column(name="IS", better="high", decimals=2)
-        scores["recognized"] = Column(name="recognized", better="high", decimals=3)
+    scores = {
+        "score": Column(name=first["name"], better="low", decimals=2),
+        "is": Column(name="IS", better="high", decimals=2),
+        "recognized": Column(name="recognized", better="high", decimals=3),
+    }
+    scores = {key: column for key, column in scores.items() if key in first}
     seeds = {len(cells) for cells in rows.values()}
     caption = f"{first['clips']} generated clips a row and seed; "
     caption += f"mean ± standard deviation over {' or '.join(map(str, sorted(seeds)))} seeds."

@@ -1,9 +1,10 @@
 """Every command that can be interrupted, with what the tests of all of them need to know.
 
-Not here: demo and chain, which run other commands as ablate and learning_curve do
-(tests/test_stages.py, tests/test_chain.py).
+Not here: demo, which runs other commands as ablate, chain and learning_curve do
+(tests/test_stages.py, tests/test_pipeline.py).
 """
 
+import json
 import os
 import signal
 from collections.abc import Callable, Mapping
@@ -17,16 +18,19 @@ import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
+from common.files import read_json
 from data.clips.buckets import Bucket, BucketConfig
 from data.clips.dataset import ClipConfig, PackedClips
 from engine.config import OptimizerConfig
 from engine.run_folder import read_log
+from eval.experiments.chain import Row
 from eval.protocols.training_scores import SampleScoreConfig
 from latte.samplers import SamplerConfig
 from latte.training_config import ImageOptions
 from scripts import (
     ablate,
     cache_latents,
+    chain,
     convert_checkpoint,
     eval_fvd,
     eval_is,
@@ -67,6 +71,15 @@ def training_run(out: Path) -> dict[str, Any]:
     for file in last.glob("optimizer*.bin"):
         found[file.name] = torch.load(file, weights_only=True)["state"]
     return found
+
+
+def chain_result(out: Path) -> dict[str, bytes]:
+    """What a chain has found, without the times of its stages."""
+    result = read_json(out / "chain.json")
+    for cells in result["cells"].values():
+        for cell in cells.values():
+            del cell["seconds"]
+    return {"chain.json": json.dumps(result).encode()}
 
 
 def tables(out: Path) -> dict[str, bytes]:
@@ -280,6 +293,18 @@ def _ablate(project: Path, out: Path) -> ablate.Ablate:
     )
 
 
+def _chain(project: Path, out: Path) -> chain.Chain:
+    names = ("latents", "card", "score")
+    return chain.Chain(
+        folder=out,
+        rows=(Row(name="trained", train=project / "ablate_video.yaml"),),
+        seeds=(0,),
+        latte=project / "curve_train.yaml",
+        samples=project / "curve_samples.yaml",
+        **{name: project / f"chain_{name}.yaml" for name in names},
+    )
+
+
 def _learning_curve(project: Path, out: Path) -> learning_curve.LearningCurve:
     return learning_curve.LearningCurve(
         folder=out,
@@ -449,6 +474,18 @@ CASES: dict[str, Case] = {
             Refusal(
                 changes={"video": "{project}/curve_train.yaml"},
                 says=r"video-0\.json: was made with other settings",
+            ),
+        ),
+    ),
+    "chain": Case(
+        run=partial(with_stages_here, chain.run),
+        config=_chain,
+        contents=chain_result,
+        kept="trained/seed-0/stages/*.json",
+        refusals=(
+            Refusal(
+                changes={"samples": "{project}/curve_train.yaml"},
+                says=r"samples\.json: was made with other settings",
             ),
         ),
     ),

@@ -88,6 +88,12 @@ def _for_experiments(root: Path) -> None:
             **{"latte": "x", "vae": str(root / "vae"), "out": "x", "num_clips": 2},
             "sampler": {"method": "ddim", "steps": 2},
         },
+        "chain_latents": {"data": {"folder": str(root / "shards"), "frames": 5, **SIZE}},
+        "chain_card": {"num_clips": 1, "denoiser": {"steps": 2, "hidden_size": 8}},
+        "chain_score": {
+            **{"real": str(root / "shards"), "classifier": str(root / "two_classes")},
+            **{"frames": 4, "stride_real": 1, "skip_fake": 0, "num_clips": 2, "resamples": 0},
+        },
     }.items():
         (root / f"{name}.yaml").write_text(yaml.safe_dump(values))
 
