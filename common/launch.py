@@ -27,16 +27,23 @@ def call(command: Sequence[str]) -> int:
         process = subprocess.Popen(command)
     except OSError as error:
         raise ValueError(f"{command[0]}: cannot be started ({error.strerror})") from None
-    before = signal.signal(signal.SIGTERM, lambda number, _: os.kill(process.pid, number))
+    passed: list[int] = []
+
+    def pass_on(number: int, _: object) -> None:
+        passed.append(number)
+        os.kill(process.pid, number)
+
+    before = signal.signal(signal.SIGTERM, pass_on)
     try:
         _, status, usage = os.wait4(process.pid, 0)
     except KeyboardInterrupt:  # the command got the signal too, and saves
+        passed.append(signal.SIGINT)
         _, status, usage = os.wait4(process.pid, 0)
     finally:
         signal.signal(signal.SIGTERM, before)
     process.returncode = code = os.waitstatus_to_exitcode(status)
-    if code > 128 or code < 0:
-        number = code - 128 if code > 128 else -code
+    if code > 128 or code < 0 or (code and passed):  # torchrun says 1 for any signal
+        number = passed[-1] if passed else code - 128 if code > 128 else -code
         raise Stopped(f"{shown} was stopped. Run the same command to go on.", number)
     if code:
         raise ValueError(f"{shown} ended with exit code {code}; its message is above")

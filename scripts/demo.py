@@ -1,6 +1,7 @@
 """From raw videos to a measured generator: every stage of the pipeline on a few real clips."""
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -41,6 +42,9 @@ class Demo(Config):
     diffusion: Literal["flow", "ddpm"] = "flow"
     """What Latte learns: rectified flow, or the paper's diffusion, which needs more training for
     the same pictures. Whatever is made of the latter ends in _ddpm, so both can be had."""
+    launcher: str | None = None
+    """What starts the stages that train, encode or sample; by default torchrun with two processes
+    on a CPU of two cores or more, else python."""
 
     @property
     def end(self) -> str:
@@ -48,6 +52,7 @@ class Demo(Config):
         return "" if self.diffusion == "flow" else f"_{self.diffusion}"
 
 
+TWO_PROCESSES = f"{sys.executable} -m torch.distributed.run --standalone --nproc_per_node 2"
 SHARED = {
     "image_vae": "train_vae.py",
     "video_vae": "train_vae.py",
@@ -71,18 +76,22 @@ def run(config: Demo) -> None:
     missing = [name for name in names if not (configs / f"{name}.yaml").is_file()]
     if missing:
         raise ValueError(f"{configs}: no {missing[0]}.yaml, which the demo needs")
+    alone = torch.cuda.is_available() or (os.cpu_count() or 1) < 2
+    launcher = config.launcher or (sys.executable if alone else TWO_PROCESSES)
     with lock_folder(RUN):
-        _run(configs, config.end)
+        _run(configs, config.end, launcher)
 
 
-def _run(configs: Path, end: str) -> None:
+def _run(configs: Path, end: str, launcher: str) -> None:
     print(f"demo with {configs}, results in {RUN}")
     commands, records = CommandStages(scripts=SCRIPTS), RUN / "stages"
+    launched = CommandStages(scripts=SCRIPTS, launcher=launcher, done=commands.done)
 
     # Pack, train, reconstruct, sample
     packed = _pack(configs / "data.yaml", records / "data.json")
     for name, script in stages(end).items():
-        commands.run(records / f"{name}.json", script, config=configs / f"{name}.yaml")
+        runner = commands if script == "eval_reconstruction.py" else launched  # in one process
+        runner.run(records / f"{name}.json", script, config=configs / f"{name}.yaml")
     untrained = {"untrained": True, "out": RUN / f"untrained{end}"}
     sampling = configs / f"samples{end}.yaml"
     commands.run(records / f"untrained{end}.json", "sample.py", untrained, config=sampling)

@@ -1,7 +1,9 @@
 """The demo and every command of the user, tiny, for real."""
 
 import html
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import warnings
@@ -15,12 +17,14 @@ from common.files import read_json
 from common.output_folder import lock_folder
 from scripts import demo
 from tests.builders.browser import check_videos_play, needs_browser, open_page
+from tests.builders.command_cases import run_until
 from tests.builders.commands import ROOT, SCRIPTS, run_script
+from tests.builders.processes import begin
 from tests.builders.tiny_vae import make
 from tests.builders.videos import write_barcode_video, write_demo_clips
 
 SMALL = {"height": 16, "width": 16}
-MODEL = {"z_dim": 4, "dim": 4, "channel_multipliers": [1, 1, 2, 2], "num_blocks": 1}
+MODEL = {"z_dim": 4, "dim": 4, "channel_multipliers": [1, 1, 2], "num_blocks": 1}
 LATTE = {
     "train": {"steps": 2, "save_every": 2, "log_every": 1},
     "model": {"hidden_size": 16, "depth": 2, "num_heads": 2},
@@ -52,7 +56,8 @@ CHANGES = {
     "reconstruct": SMALL,
 }
 IN_NEW_PROCESSES = ("image_vae", "latents")
-"""Stages that run as users' do; the others run in this process, which has torch loaded already."""
+"""Stages that run as users' do, the first in two processes; the others run in this process, which
+has torch loaded already."""
 
 
 def merged(values, changes):
@@ -60,6 +65,12 @@ def merged(values, changes):
         key: merged(values.get(key, {}), change) if isinstance(change, dict) else change
         for key, change in {**values, **changes}.items()
     }
+
+
+@pytest.fixture(autouse=True)
+def stand_ins(monkeypatch):
+    """No test replaces the stand-ins by the demo's own clips."""
+    monkeypatch.setattr(demo, "fetch_clips", lambda clips: None)
 
 
 @pytest.fixture(scope="module")
@@ -81,17 +92,19 @@ def run_demo(folder, **options):
     """Run the demo in `folder`, with the configs there."""
 
     def call(command):
-        if Path(command[3]).stem in IN_NEW_PROCESSES:
+        script = next(i for i, part in enumerate(command) if part.endswith(".py"))
+        if Path(command[script + 2]).stem in IN_NEW_PROCESSES:
             return launch.call(command)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of few clips
-            assert run_script(Path(command[1]).name, *command[2:]) == 0
+            assert run_script(Path(command[script]).name, *command[script + 1 :]) == 0
         return 0
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(demo, "fetch_clips", lambda clips: None)
         patch.setattr(stages, "call", call)
+        patch.setattr(os, "cpu_count", lambda: 2)  # so training takes two processes
         demo.run(demo.Demo(configs=str(folder / "configs"), **options))
 
 
@@ -166,6 +179,22 @@ def test_the_papers_diffusion_is_an_option_beside_the_flow(demo_run, tmp_path):
     assert vae.read_bytes() == (demo_run / vae.relative_to(tmp_path / "demo")).read_bytes()
     run_demo(tmp_path / "demo")  # both are whole
     assert (run / "report.html").read_bytes() == before
+
+
+def test_a_killed_demo_goes_on_and_finds_what_a_straight_one_does(demo_run, tmp_path):
+    for part in ("configs", "datasets"):
+        shutil.copytree(demo_run / part, tmp_path / part)
+    for number, whole in ((20, False), (40, True)):  # files, of which the first demo writes 5
+        process = begin(run_until, number, whole, run_demo, tmp_path)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    assert not (tmp_path / "runs" / "demo" / "metrics.json").exists()
+    run_demo(tmp_path)
+    found, straight = (
+        read_json(folder / "runs" / "demo" / "metrics.json") for folder in (tmp_path, demo_run)
+    )
+    assert found.pop("stages").keys() == straight.pop("stages").keys()
+    assert found == straight
 
 
 @needs_browser

@@ -1,8 +1,12 @@
 """Stages of a longer command: done once, and refused where settings or inputs have changed."""
 
+import signal
+import sys
+
 import pytest
 
-from common import stages
+from common import launch, stages
+from common.cli import Stopped
 from common.stages import CommandStages, run_stage
 
 
@@ -81,3 +85,21 @@ def test_a_command_is_done_again_with_nothing_else_in_what_it_reads(tmp_path, mo
 def test_a_launcher_that_cannot_be_started_is_named(tmp_path, launcher):
     with pytest.raises(ValueError, match=f"{launcher}: cannot be started"):
         CommandStages(scripts=tmp_path, launcher=launcher).run(tmp_path / "a.json", "x.py")
+
+
+@pytest.mark.parametrize("code", [1, 128 + signal.SIGTERM])
+def test_a_launcher_that_was_stopped_is_no_mistake_whatever_code_it_ends_with(tmp_path, code):
+    """torchrun ends with 1 when a signal stops it."""
+    script = tmp_path / "launcher.py"
+    script.write_text(
+        "import os, signal, sys, time\n"
+        f"signal.signal(signal.SIGTERM, lambda *_: sys.exit({code}))\n"
+        "os.kill(os.getppid(), signal.SIGTERM)\n"  # as if someone stopped the whole command
+        "time.sleep(60)\n"
+    )
+    with pytest.raises(Stopped, match=r"was stopped\. Run the same command to go on") as stopped:
+        launch.call([sys.executable, str(script)])
+    assert stopped.value.code == 128 + signal.SIGTERM
+    script.write_text("raise SystemExit(1)\n")
+    with pytest.raises(ValueError, match="ended with exit code 1"):
+        launch.call([sys.executable, str(script)])
