@@ -14,14 +14,19 @@ def num_processes() -> int:
     return PartialState().num_processes if PartialState._shared_state else 1
 
 
+def process_index() -> int:
+    """Which of them this is, from 0."""
+    return PartialState().process_index if PartialState._shared_state else 0
+
+
 def share_batches(count: int, batch_size: int, work: Callable[[range], Result]) -> list[Result]:
     """`work` on every batch of the numbers below `count`, dealt out to all processes in turn.
 
-    All processes have to call it, and all get all results, in order. Batches are smaller where a
-    process would have none otherwise.
+    All processes have to call it, and all get all results, in order. The batches are those that a
+    single process would form, so that each number is worked on in the same company.
 
     Args:
-        batch_size: most numbers of a batch.
+        batch_size: numbers of a batch; the last may have fewer.
         work: done once for each batch, in one of the processes; its result can be pickled and has
             no tensors on an accelerator.
 
@@ -29,14 +34,14 @@ def share_batches(count: int, batch_size: int, work: Callable[[range], Result]) 
         ValueError: what `work` refused, in all processes.
     """
     world = num_processes()
-    size = min(batch_size, -(-count // world))
-    batches = [range(first, min(first + size, count)) for first in range(0, count, size or 1)]
+    firsts = range(0, count, batch_size)
+    batches = [range(first, min(first + batch_size, count)) for first in firsts]
     if world == 1:
         return [work(batch) for batch in batches]
-    rank, refusal = PartialState().process_index, None
+    refusal: str | None = None
     done: dict[int, Result] = {}
     try:
-        for number in range(rank, len(batches), world):
+        for number in range(process_index(), len(batches), world):
             done[number] = work(batches[number])
     except ValueError as error:
         refusal = str(error)  # subclasses may not survive the way to the others

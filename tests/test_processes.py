@@ -54,7 +54,7 @@ def share(folder, count, size, bad):
     ("count", "size", "done"),
     [
         (7, 2, [[0, 1, 6], [2, 3], [4, 5]]),
-        (4, 4, [[0, 1], [2, 3], []]),  # smaller batches, so that one more process has work
+        (5, 4, [[0, 1, 2, 3], [4], []]),  # the batches of one process
         (2, 1, [[0], [1], []]),
     ],
 )

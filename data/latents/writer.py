@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,7 @@ class LatentCache:
                     with timing.measure("encode"):
                         now = self._encode(encode, rows["video"], rows["items"])
                         if before is not None:  # by now the device has the next batch to do
-                            before.moments()
+                            _ = before.moments  # refuses
                     encoded, before = [*encoded, now], now
                     bar.update(len(batch))
                     if written is not None and written.done():
@@ -271,7 +272,7 @@ class LatentCache:
     ) -> None:
         """Put a shard together and write it."""
         content = ShardContent(
-            moments=[moments for batch in encoded for moments in batch.moments()],
+            moments=[moments for batch in encoded for moments in batch.moments],
             items=[item for batch in encoded for item in batch.items],
             failures=failures,
         )
@@ -290,6 +291,7 @@ class EncodedBatch:
     fits: HostCopy | None
     """Which of them are finite in float16."""
 
+    @cached_property
     def moments(self) -> list[Float16[Tensor, "b c2 t h w"]]:
         """The moments of all items in one tensor, or of no items none.
 

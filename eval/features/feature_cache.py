@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list
 from jaxtyping import Float, Float32
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
@@ -20,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from common.files import atomic_path
-from common.processes import num_processes
+from common.processes import num_processes, process_index, share_batches
 from eval.clips.source import ClipSource
 from eval.features.extractors import Extractor
 
@@ -69,42 +68,35 @@ def extract_features(
     """
     options = options or Extraction()
     cache, device = options.cache, options.device
-    state = PartialState() if num_processes() > 1 else None
-    main = state is None or state.is_main_process
+    main = process_index() == 0
     path = Path(cache) / f"{feature_key(source, extractor)}.safetensors" if cache else None
     if _decided_by_main(path is not None and path.exists()):
         assert path is not None
         return _read(path, source.ids)
     extractor.to(device)
-    show = options.progress and main
-    numbers: list[int] = []  # of the clips that this process has seen
-    values = np.empty((0, 0), np.float32)
-    with tqdm(total=len(source), desc=extractor.name, unit="clip", disable=not show) as bar:
-        share = (state.process_index, state.num_processes) if state else ()
-        for first, ids, clips in source.batches(options.batch_size, options.workers, *share):
-            batch = finite_features(extractor, clips.to(device), ids, source.folder)
-            if not numbers:  # room for all: small arrays kept between large ones split the heap
-                values = np.empty((len(source), batch.shape[1]), np.float32)
-            values[first : first + len(ids)] = batch
-            numbers += range(first, first + len(ids))
-            bar.update(len(ids) * num_processes())
-    if state:
-        values = _joined(gather_object([(numbers, values[numbers])]), len(source))
-    features = FeatureSet(values, source.ids)
+    place = process_index(), num_processes()
+    batches = source.batches(options.batch_size, options.workers, *place)
+    room: list[np.ndarray] = []  # for all: small arrays kept between large ones split the heap
+
+    def features(numbers: range) -> Float32[np.ndarray, "b d"]:
+        _, ids, clips = next(batches)
+        found = finite_features(extractor, clips.to(device), ids, source.folder)
+        if not room:
+            room.append(np.empty((len(source), found.shape[1]), np.float32))
+        rows = room[0][numbers.start : numbers.stop]
+        rows[:] = found
+        bar.update(len(ids) * num_processes())
+        return rows
+
+    hidden = not (options.progress and main)
+    with tqdm(total=len(source), desc=extractor.name, unit="clip", disable=hidden) as bar:
+        values = np.concatenate(share_batches(len(source), options.batch_size, features))
+    found = FeatureSet(values, source.ids)
     if path and main:
         with atomic_path(path) as temporary:
-            ids_text = json.dumps(features.ids)
-            save_file({"features": features.values}, temporary, metadata={"ids": ids_text})
-    return features
-
-
-def _joined(parts: list[tuple[list[int], np.ndarray]], count: int) -> np.ndarray:
-    """One array (count, d) of what the processes have: clips' numbers and their features."""
-    parts = [(numbers, rows) for numbers, rows in parts if numbers]
-    values = np.empty((count, parts[0][1].shape[1]), np.float32)
-    for numbers, rows in parts:
-        values[numbers] = rows
-    return values
+            ids_text = json.dumps(found.ids)
+            save_file({"features": found.values}, temporary, metadata={"ids": ids_text})
+    return found
 
 
 def finite_features(

@@ -211,7 +211,7 @@ def _eval_fvd(project: Path, out: Path) -> eval_fvd.EvalFVD:
         classifier=str(project / "tiny"),
         frames=4,
         stride_real=1,
-        batch_size=1,  # networks round by the size of their batch
+        batch_size=2,
         feature_cache=str(out / "features"),
         out=str(out / "result.json"),
     )
@@ -225,7 +225,7 @@ def _eval_is(project: Path, out: Path) -> eval_is.EvalIS:
         frames=4,
         num_clips=2,
         runs=2,
-        batch_size=1,
+        batch_size=2,
         feature_cache=str(out / "features"),
         out=str(out / "result.json"),
     )
