@@ -25,7 +25,7 @@ from data.clips.batch_order import BatchOrder
 from data.clips.dataset import ClipConfig, ClipDataset
 from data.clips.loader import batches
 from data.latents.dataset import LatentDataset
-from data.latents.export import export_latents
+from data.latents.inspection import export_latents
 from data.latents.shards import CacheConfig
 from data.latents.writer import LatentCache
 from data.video.encode import encode_video
@@ -48,7 +48,7 @@ class DataSpeed:
     """Height and width of the videos that are decoded, pixels."""
     latents: int = 1024
     """Latents, of 32 x 5 x 32 x 32 float16 moments each (328 kB)."""
-    clips: int = 10_000
+    num_clips: int = 10_000
     """Clips decoded while memory is watched."""
     samples: int = 1_000_000
     """Samples of the index that a run resumes on."""
@@ -58,7 +58,7 @@ class DataSpeed:
     """Repetitions of each reader, in turn; the fastest counts."""
 
     def __post_init__(self) -> None:
-        for name in ("latents", "clips", "samples", "consumer_batches", "rounds"):
+        for name in ("latents", "num_clips", "samples", "consumer_batches", "rounds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
 
@@ -199,12 +199,12 @@ def _memory(folder: Path, config: DataSpeed) -> None:
     )
     readings = []
     begin = time.perf_counter()
-    for number in range(config.clips):
+    for number in range(config.num_clips):
         dataset[number, number % len(dataset)]
-        if number % max(1, config.clips // 10) == 0:
+        if number % max(1, config.num_clips // 10) == 0:
             readings.append(_resident())
-    rate = config.clips / (time.perf_counter() - begin)
-    print(f"\nmemory over {config.clips} clips ({rate:.0f}/s), MB: {readings}")
+    rate = config.num_clips / (time.perf_counter() - begin)
+    print(f"\nmemory over {config.num_clips} clips ({rate:.0f}/s), MB: {readings}")
 
 
 def _resident() -> int:

@@ -38,7 +38,7 @@ class EvaluationSpeed:
 
     dimensions: tuple[int, ...] = (400, 2048)
     """Of the features."""
-    clips: int = 2048
+    num_clips: int = 2048
     """Feature vectors per set, and clips that memory is measured with."""
     frames: int = 17
     """Of the video for SSIM."""
@@ -56,7 +56,7 @@ def run(config: EvaluationSpeed) -> None:
     _memory(config)  # first: the peak is that of the process so far
     rng = np.random.default_rng(0)
     for dimensions in config.dimensions:
-        shape = (config.clips, dimensions)
+        shape = (config.num_clips, dimensions)
         a, b = moments(rng.normal(size=shape)), moments(1.3 * rng.normal(size=shape) + 0.2)
         _compare(
             f"Fréchet distance, {dimensions} dimensions, against scipy.linalg.sqrtm",
@@ -96,10 +96,10 @@ def _memory(config: EvaluationSpeed) -> None:
         shape = (16, config.size, config.size, 3)
         pixels = np.random.default_rng(0).integers(0, 64, shape, dtype=np.uint8)
         write_video(first, pixels, 8, codec="ffv1")
-        for i in range(1, config.clips):
+        for i in range(1, config.num_clips):
             os.link(first, Path(folder, f"{i}.mkv"))
         peaks = []
-        for count in (min(64, config.clips), config.clips):
+        for count in (min(64, config.num_clips), config.num_clips):
             source = ClipSource(folder, ClipProtocol(num_clips=count), progress=False)
             started = time.perf_counter()
             extract_features(source, extractor, Extraction(progress=False))

@@ -130,8 +130,8 @@ def full_state(value: Tensor) -> Tensor:
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
-class Shell:
-    """A module's structure without its weights, to be filled with those of a sharded one."""
+class MetaCopy:
+    """A module's structure on the meta device, to be filled with those of a sharded one."""
 
     def __init__(self, module: nn.Module):
         """`module`: not yet sharded."""
@@ -173,13 +173,12 @@ def checkpoint_whole(
     def save(models: list[nn.Module], weights: list[dict[str, Tensor]], folder: str) -> None:
         for (module, optimizer), file in zip(trained, _files(folder, len(trained)), strict=True):
             module = accelerator.unwrap_model(module)
-            for state, write, path in (
-                (module.state_dict(), _write_weights, file[0]),
-                (optimizer.state_dict(), torch.save, file[1]),
-            ):
-                state = tree_map_only(Tensor, collected, state)
-                if accelerator.is_main_process:
-                    write(state, path)
+            state = tree_map_only(Tensor, collected, module.state_dict())
+            if accelerator.is_main_process:
+                save_file({name: value.contiguous() for name, value in state.items()}, file[0])
+            state = tree_map_only(Tensor, collected, optimizer.state_dict())
+            if accelerator.is_main_process:
+                torch.save(state, file[1])
 
     def load(models: list[nn.Module], folder: str) -> None:
         for (module, optimizer), file in zip(trained, _files(folder, len(trained)), strict=True):
@@ -202,10 +201,6 @@ def _files(folder: str, count: int) -> list[tuple[Path, Path]]:
     names = ["" if i == 0 else f"_{i}" for i in range(count)]
     root = Path(folder)
     return [(root / f"model{n}.safetensors", root / f"optimizer{n}.bin") for n in names]
-
-
-def _write_weights(weights: dict[str, Tensor], file: Path) -> None:
-    save_file({name: value.contiguous() for name, value in weights.items()}, file)
 
 
 def _like(target: Tensor | None, value: Tensor) -> Tensor:

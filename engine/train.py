@@ -99,9 +99,9 @@ class Trainer:
         self.folder = RunFolder(config.folder, accelerator)
         self.folder.check(command, inputs)
         self.ema = EMA(model.to(accelerator.device), config.ema_decay)
-        self.shell: fsdp.Shell | None = None
+        self.meta_copy: fsdp.MetaCopy | None = None
         if fsdp.is_active(accelerator):
-            self.shell = fsdp.Shell(model)
+            self.meta_copy = fsdp.MetaCopy(model)
             fsdp.shard(self.ema.model, accelerator)
         self.trained = [TrainedModule(model, config, accelerator)]
         self.discriminator = discriminator
@@ -383,8 +383,8 @@ class Trainer:
 
     def _unsharded(self, module: nn.Module) -> nn.Module:
         """The model, or its average, with all its weights; all processes have to ask for it."""
-        if self.shell is not None:
-            return self.shell.unsharded_copy(module, self.accelerator)
+        if self.meta_copy is not None:
+            return self.meta_copy.unsharded_copy(module, self.accelerator)
         return module
 
     def _export(self, averaged: nn.Module, folder: Path) -> None:

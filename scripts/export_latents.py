@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from common.cli import main
 from common.config import Config
 from data.latents.dataset import LatentDataset
-from data.latents.export import export_latents
+from data.latents.inspection import export_latents
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,8 @@ from common.cli import main
 from common.config import Workers
 from data.importers import IMPORTERS, ImportResult
 from data.shards.pack_video import ShardConfig
+from data.shards.packing_run import dry_run
 from data.shards.report import scan_lines
-from data.shards.sources import dry_run
 from data.shards.write import write_shards
 from data.video.decode import TIME_LIMIT
 

@@ -9,7 +9,7 @@ from matplotlib.image import imread
 
 from common.cli import parse
 from data.latents.dataset import LatentDataset
-from data.latents.export import export_latents
+from data.latents.inspection import export_latents
 from data.video.probe import probe
 from scripts.export_latents import ExportLatents
 from scripts.export_latents import run as export

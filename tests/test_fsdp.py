@@ -170,12 +170,12 @@ def test_each_process_holds_its_part(made):
 
 def test_a_shell_has_no_weights_and_becomes_the_model():
     model = awake(TINY)
-    shell = fsdp.Shell(model)
-    assert all(p.is_meta for p in shell._module.parameters())
-    unsharded = shell.unsharded_copy(model, Accelerator())
+    meta_copy = fsdp.MetaCopy(model)
+    assert all(p.is_meta for p in meta_copy._module.parameters())
+    unsharded = meta_copy.unsharded_copy(model, Accelerator())
     assert isinstance(unsharded, Latte)
     assert_close(unsharded(*inputs(TINY)), model(*inputs(TINY)), rtol=0, atol=0)
-    assert all(p.is_meta for p in shell._module.parameters())
+    assert all(p.is_meta for p in meta_copy._module.parameters())
 
 
 @pytest.mark.parametrize(

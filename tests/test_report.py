@@ -321,7 +321,7 @@ def test_error_maps_and_psnr_have_their_closed_forms():
 
 def test_a_sheet_holds_every_clip_enlarged_where_it_says():
     clips = [gray_steps(i, size=15) for i in range(5)]
-    sheet = figures.Sheet.of(clips, target=32, gap=4, most_columns=4)
+    sheet = figures.Sheet.layout(clips, target=32, gap=4, most_columns=4)
     frames = list(sheet.frames(clips))
     assert (sheet.factor, len(frames), frames[0].shape) == (2, FRAMES, (*sheet.size, 3))
     height, width = sheet.clip_size

@@ -54,6 +54,57 @@ IDENTIFIERS = {
 }
 """Names in Python, where a sentence may have the word, to what they are called."""
 
+DEFINED = {
+    "Process": "DiffusionProcess",
+    "Shell": "MetaCopy",
+    "agree": "check_identity",
+    "agreed": "reduced",
+    "claim": "write_identity",
+    "identify": "write_identity",
+    "of": "wrap, layout, read: what it does",
+    "reserve": "allocate_optimizer_state",
+    "top": "max_timestep",
+    "whole": "full_state, or what of it is whole",
+}
+"""Names in Python that a variable may have, but no class or function, to what they are called."""
+
+MODULES = {
+    "autoencoding": "evaluate_reconstruction",
+    "kernel": "kvd",
+    "networks": "metric_networks",
+    "notes": "training_metadata",
+    "packets": "timeline",
+    "packing": "pack_video",
+    "player": "optimization",
+    "process": "diffusion_process",
+    "reading": "decode_errors",
+    "records": "video_record",
+    "sampled": "sample_fvd",
+    "samples": "sample_table",
+    "sources": "record_frames, packing_run",
+    "stats": "feature_cache",
+    "stores": "video_stores",
+}
+"""Names of files, to what they are called."""
+
+OPTIONS = {
+    "bad": "on_error",
+    "batch": "batch_size",
+    "clips": "num_clips",
+    "count": "num_clips, or of what else",
+    "held_out_clips": "num_held_out_clips",
+    "items": "num_clips, items_per_shard",
+    "local_batch": "local_batch_size",
+    "plan": "dry_run",
+    "preview": "preview_sampler",
+    "previews": "num_previews",
+    "scores": "metric_networks",
+    "short": "short_clips",
+    "strict": "strict_decoding",
+    "too_short": "short_clips",
+}
+"""Names of options, to what they are called."""
+
 EXEMPT = [
     ("*", "aria-labelledby", "HTML's attribute"),
     ("*", r"guidance[_ ]intervals?", "Kynkäänniemi et al. 2024 call it so"),
@@ -94,6 +145,23 @@ def found_names(path: str, text: str) -> Iterator[str]:
         names = {getattr(node, part, None) for part in ("id", "attr", "arg", "name")}
         for name in names & IDENTIFIERS.keys():
             yield f"{path}:{node.lineno}: name {name!r}; use {IDENTIFIERS[name]}"
+        defined = isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name
+        if defined in DEFINED:
+            yield f"{path}:{node.lineno}: defines {defined!r}; use {DEFINED[defined]}"
+
+
+def found_options(texts: dict[str, str]) -> Iterator[str]:
+    """Where a config has an option that it must not call so."""
+    nodes = [(path, node) for path, text in texts.items() for node in ast.walk(ast.parse(text))]
+    classes = [(path, node) for path, node in nodes if isinstance(node, ast.ClassDef)]
+    configs, before = {"Config"}, 0
+    while before < (before := len(configs)):
+        configs |= {c.name for _, c in classes if configs & {ast.unparse(b) for b in c.bases}}
+    for path, node in classes:
+        names = [ast.unparse(x.target) for x in node.body if isinstance(x, ast.AnnAssign)]
+        is_config = configs & {ast.unparse(b) for b in node.bases}
+        for name in OPTIONS.keys() & names if is_config else ():
+            yield f"{path}:{node.lineno}: option {name!r} of {node.name}; use {OPTIONS[name]}"
 
 
 def _whole(words: str) -> str:
@@ -101,12 +169,14 @@ def _whole(words: str) -> str:
 
 
 def test_the_project_keeps_to_its_words():
-    troubles = []
-    for path in files():
-        text = (ROOT / path).read_text()
-        troubles += found(path, text)
-        if path.endswith(".py"):
-            troubles += found_names(path, text)
+    texts = {path: (ROOT / path).read_text() for path in files()}
+    troubles = [each for path, text in texts.items() for each in found(path, text)]
+    code = {path: text for path, text in texts.items() if path.endswith(".py")}
+    for path, text in code.items():
+        troubles += found_names(path, text)
+        if (stem := Path(path).stem) in MODULES:
+            troubles.append(f"{path}: file {stem!r}; use {MODULES[stem]}")
+    troubles += found_options(code)
     assert not troubles, "\n".join(troubles)
 
 
@@ -133,5 +203,16 @@ def test_which_words_are_found(line, word):
 
 
 def test_which_names_are_found():
-    text = 'own = f(mine=1)  # its own\n"""Told beside."""'
-    assert [each.split("'")[1] for each in found_names("a.py", text)] == ["own", "mine"]
+    text = 'own = f(mine=1)  # its own\n"""Told beside."""\ndef whole(top): ...'
+    found = [each.split("'")[1] for each in found_names("a.py", text)]
+    assert sorted(found) == ["mine", "own", "whole"]
+
+
+def test_which_options_are_found():
+    one = "class A(Config):\n    clips: int\nclass C:\n    clips: int"
+    two = "class B(A):\n    batch: int = 1\n    num_clips: int"
+    found = list(found_options({"a.py": two, "b.py": one}))
+    assert [each.split("; ")[0] for each in found] == [
+        "a.py:1: option 'batch' of B",
+        "b.py:1: option 'clips' of A",
+    ]

@@ -8,7 +8,7 @@ import importlib.metadata
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, fields
@@ -141,7 +141,10 @@ class LatentCache:
                 unreadable videos than the clips' `max_error_fraction`.
             OSError: a shard could not be written.
         """
-        batches = [list(_chunks(self.items.in_shard(shard), batch_size)) for shard in shards]
+        batches = [
+            [numbers[i : i + batch_size] for i in range(0, len(numbers), batch_size)]
+            for numbers in map(self.items.in_shard, shards)
+        ]
         loader = DataLoader(
             self.items,
             batch_sampler=[batch for of_shard in batches for batch in of_shard],
@@ -314,8 +317,3 @@ def _collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
     video = torch.stack([row["video"] for row in good]) if good else None
     failed = [row for row in rows if row["video"] is None]
     return {"video": video, "items": [row["item"] for row in good], "failed": failed}
-
-
-def _chunks(numbers: range, size: int) -> Iterator[list[int]]:
-    for first in range(0, len(numbers), size):
-        yield list(numbers[first : first + size])

@@ -24,6 +24,13 @@ from common.pool import STUCK, map_ordered
 from data.importers import ImportResult
 from data.shards.index import Shard, write_index
 from data.shards.pack_video import Failed, Packed, ShardConfig, member_json, pack_record
+from data.shards.packing_run import (
+    HashedRecords,
+    Part,
+    begin_folder,
+    check_records,
+    describe,
+)
 from data.shards.report import (
     REPORT,
     Failure,
@@ -33,7 +40,6 @@ from data.shards.report import (
     UnusualVideo,
     make_report,
 )
-from data.shards.sources import Part, Sources, begin_folder, check_records, describe
 from data.shards.tars import Entry, TarWriter
 from data.video.decode import TIME_LIMIT
 from data.video.decode_errors import printable
@@ -96,20 +102,20 @@ def write_shards(
             accelerator.wait_for_everyone()
 
     check_records(records, config, class_names)
-    sources = Sources.of(records)
+    hashed = HashedRecords.read(records)
     with lock_folder(folder, accelerator):
-        in_main_process(lambda: begin_folder(folder, config, class_names, sources), accelerator)
-        check_identity(folder, describe(config, class_names), sources.inputs)  # of each process
+        in_main_process(lambda: begin_folder(folder, config, class_names, hashed), accelerator)
+        check_identity(folder, describe(config, class_names), hashed.inputs)  # of each process
         starts = range(0, len(records), config.videos_per_shard)
         parts = [
             Part(i, start, min(start + config.videos_per_shard, len(records)))
             for i, start in enumerate(starts)
         ]
-        writer = _Writer(folder, sources, config, class_names, on_error, workers, time_limit)
+        writer = _Writer(folder, hashed, config, class_names, on_error, workers, time_limit)
         writer.run(parts[rank::processes], progress and rank == 0)
         wait()
         if rank == 0:
-            _conclude(folder, parts, config, class_names, sources, scan)
+            _conclude(folder, parts, config, class_names, hashed, scan)
         wait()
     return ShardReport.load(folder / REPORT)
 
@@ -119,7 +125,7 @@ class _Writer:
     """Turns parts of the records into shards, each with the json that says what it covers."""
 
     folder: Path
-    sources: Sources
+    hashed: HashedRecords
     config: ShardConfig
     class_names: Sequence[str]
     on_error: OnError
@@ -129,7 +135,7 @@ class _Writer:
     def run(self, parts: Sequence[Part], progress: bool) -> None:
         """Write what is missing of `parts`."""
         todo = [(part, *self._written(part)) for part in parts]  # part, shards, next record
-        records = self.sources.records
+        records = self.hashed.records
         waiting = [records[n] for part, _, position in todo for n in range(position, part.stop)]
         total = sum(part.stop - part.start for part in parts)
         self.bar = tqdm(
@@ -171,9 +177,9 @@ class _Writer:
         """How many of a part's shards stay, and the record after them."""
         shards, position = 0, part.start
         for packed in part.packed(self.folder):
-            numbers = {self.sources.records[n].id: n for n in range(packed.start, packed.stop)}
+            numbers = {self.hashed.records[n].id: n for n in range(packed.start, packed.stop)}
             again = [f for f in packed.failures if self._may_succeed(f, numbers.get(f.id))]
-            if again or not self.sources.is_of(packed) or not packed.is_intact(self.folder):
+            if again or not self.hashed.is_of(packed) or not packed.is_intact(self.folder):
                 break
             for failure in packed.failures:
                 self._stop_at(failure.reason)
@@ -182,7 +188,7 @@ class _Writer:
 
     def _may_succeed(self, failure: Failure, number: int | None) -> bool:
         """Whether the file or the settings are other ones than when it failed."""
-        if number is None or failure.file != self.sources.file_hash(number):
+        if number is None or failure.file != self.hashed.file_hash(number):
             return True
         longer = self.time_limit > failure.settings.get("time_limit", self.time_limit)
         return longer or self.workers < failure.settings.get("workers", self.workers)
@@ -204,7 +210,7 @@ class _Writer:
         entries, psnr, too_short, failures, unusual = [], [], [], [], []
         stop = numbers.start
         for number in numbers:
-            record = self.sources.records[number]
+            record = self.hashed.records[number]
             packed = self.next = self.next or next(self.results)
             if isinstance(packed, Failed):
                 self._stop_at(packed.reason)
@@ -212,7 +218,7 @@ class _Writer:
                     "time limit": {"time_limit": self.time_limit},
                     "crash": {"workers": self.workers},
                 }.get(packed.cause, {})
-                file = self.sources.file_hash(number)
+                file = self.hashed.file_hash(number)
                 failures.append(Failure(record.id, packed.reason, packed.cause, settings, file))
             elif not packed.video:
                 too_short.append(ShortVideo(record.id, printable(record.path), packed.frames))
@@ -230,7 +236,7 @@ class _Writer:
             shard=shard,
             start=numbers.start,
             stop=stop,
-            records=self.sources.digest(range(numbers.start, stop), failures),
+            records=self.hashed.digest(range(numbers.start, stop), failures),
             entries=tuple(entries),
             psnr=tuple(psnr),
             too_short=tuple(too_short),
@@ -265,7 +271,7 @@ def _conclude(
     parts: Sequence[Part],
     config: ShardConfig,
     class_names: Sequence[str],
-    sources: Sources,
+    hashed: HashedRecords,
     scan: ImportResult | None,
 ) -> None:
     """Write the index of the shards that are not empty, and the report."""
@@ -294,5 +300,5 @@ def _conclude(
     shards = [each.shard for each in full if each.shard is not None]
     entries = [entry for each in full for entry in each.entries]
     content_hash = write_index(folder, class_names, asdict(config), shards, entries)
-    report = make_report(packed, class_names, content_hash, sources.bytes, scan)
+    report = make_report(packed, class_names, content_hash, hashed.bytes, scan)
     write_json(folder / REPORT, asdict(report))

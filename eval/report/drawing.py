@@ -187,7 +187,7 @@ class Sheet:
     """Pixels between clips, even; 16 and more keep the codec's blocks of neighbors apart."""
 
     @classmethod
-    def of(
+    def layout(
         cls, clips: Sequence[np.ndarray], *, target: int, gap: int, most_columns: int
     ) -> "Sheet":
         """Rows of at most `most_columns`: a little wider than high, with few empty places.

@@ -75,15 +75,15 @@ def render_report(report: Report) -> str:
     anchors = _Anchors()
     return environment.get_template("report.html").render(
         report=report,
-        opening=report.opening and {**view(report.opening), "anchor": anchors.of("pictures")},
+        opening=report.opening and {**view(report.opening), "anchor": anchors.name("pictures")},
         sections=[
             {
                 "title": section.title,
-                "anchor": anchors.of(section.title),
+                "anchor": anchors.name(section.title),
                 "intro": section.intro,
                 "scores": _shared_scores(section),
                 "items": [
-                    {**view(item), "anchor": anchors.of(item.title)} for item in section.items
+                    {**view(item), "anchor": anchors.name(item.title)} for item in section.items
                 ],
             }
             for section in report.sections
@@ -110,7 +110,7 @@ class _Anchors:
 
     taken: set[str] = field(default_factory=lambda: {"content", "how-this-page-was-made"})
 
-    def of(self, title: str) -> str:
+    def name(self, title: str) -> str:
         stem = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "part"
         anchor, number = stem, 2
         while anchor in self.taken:

@@ -162,7 +162,7 @@ def _comparison(comparison: Comparison) -> View:
         gain = figures.automatic_gain(list(errors.values()))
     maps = [figures.paint_error(error, gain or 1.0) for error in errors.values()]
     pictures = [*clips.values(), *maps]
-    sheet = figures.Sheet.of(pictures, target=COMPARISON_PIXELS, gap=16, most_columns=4)
+    sheet = figures.Sheet.layout(pictures, target=COMPARISON_PIXELS, gap=16, most_columns=4)
     corners = {name: sheet.corner(index) for index, name in enumerate(clips)}
     error_corners = {name: sheet.corner(len(clips) + i) for i, name in enumerate(errors)}
     height, width = sheet.clip_size
@@ -199,7 +199,7 @@ def _psnr(clip: UInt8[np.ndarray, "t h w 3"], reference: UInt8[np.ndarray, "t h 
 def _gallery(gallery: Gallery) -> View:
     classes = []
     for name, clips in gallery.clips.items():
-        sheet = figures.Sheet.of(clips, target=GALLERY_PIXELS, gap=4, most_columns=4)
+        sheet = figures.Sheet.layout(clips, target=GALLERY_PIXELS, gap=4, most_columns=4)
         headings = gallery.headings[: len(clips)]
         if headings:
             sheet = replace(sheet, columns=len(headings))

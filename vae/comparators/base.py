@@ -195,10 +195,10 @@ class Comparator(VideoAutoencoder):
         if windows is None:
             return self.moments(x)
 
-        def whole(x: Tensor) -> Tensor:
+        def untiled(x: Tensor) -> Tensor:
             return windows.run(self.moments, x)
 
-        return whole(x) if tiles is None else tiles.run(whole, x)
+        return untiled(x) if tiles is None else tiles.run(untiled, x)
 
     def frames_in_windows(
         self, z: Float[Tensor, "b z t h w"], count: int
@@ -211,10 +211,10 @@ class Comparator(VideoAutoencoder):
         def window(part: Tensor) -> Tensor:
             return self.frames(part, self.config.decoded_frames(part.shape[2]))
 
-        def whole(z: Tensor) -> Tensor:
+        def untiled(z: Tensor) -> Tensor:
             return windows.run(window, z)
 
-        return whole(z) if tiles is None else tiles.run(whole, z)
+        return untiled(z) if tiles is None else tiles.run(untiled, z)
 
     def layers(self) -> list[nn.Module]:
         return [m for m in self.modules() if isinstance(m, ResidualBlock | SpatialAttention)]

@@ -65,7 +65,7 @@ def check_records(
 
 
 @dataclass(frozen=True)
-class Sources:
+class HashedRecords:
     """The records with the sizes of their files, as hashes."""
 
     records: Sequence[VideoRecord]
@@ -75,7 +75,7 @@ class Sources:
     """Of all files."""
 
     @classmethod
-    def of(cls, records: Sequence[VideoRecord]) -> Self:
+    def read(cls, records: Sequence[VideoRecord]) -> Self:
         """Look at the files, without opening them."""
         hashes, sizes = [], {}
         for record in records:
@@ -139,7 +139,7 @@ class Part:
 
 
 def begin_folder(
-    folder: Path, config: ShardConfig, class_names: Sequence[str], sources: Sources
+    folder: Path, config: ShardConfig, class_names: Sequence[str], hashed: HashedRecords
 ) -> None:
     """Record what the folder's shards are made from, if what is there was made in the same way.
 
@@ -150,9 +150,9 @@ def begin_folder(
     Raises:
         ValueError: the shards are others, or made by something else.
     """
-    settings, inputs = describe(config, class_names), sources.inputs
+    settings, inputs = describe(config, class_names), hashed.inputs
     before = recorded_inputs(folder)
-    may_go_on = before and before != inputs and _may_go_on(folder, sources)
+    may_go_on = before and before != inputs and _may_go_on(folder, hashed)
     check_identity(folder, settings, before if may_go_on else inputs, products=PRODUCTS)
     if may_go_on:
         log.warning("%s: the videos are not those that the run before found; going on", folder)
@@ -164,12 +164,12 @@ def describe(config: ShardConfig, class_names: Sequence[str]) -> dict[str, Any]:
     return {**asdict(config), "class_names": list(class_names)}
 
 
-def _may_go_on(folder: Path, sources: Sources) -> bool:
+def _may_go_on(folder: Path, hashed: HashedRecords) -> bool:
     """Whether shards of other videos were made from some of these and may stay."""
     packed = [PackedShard.load(path) for path in folder.glob("shard-*.json")]
     if (folder / INDEX).exists():
-        return all(map(sources.is_of, packed)) and sum(map(len, packed)) == len(sources.records)
-    ids = {record.id for record in sources.records}
+        return all(map(hashed.is_of, packed)) and sum(map(len, packed)) == len(hashed.records)
+    ids = {record.id for record in hashed.records}
     return not packed or any(ids & each.ids for each in packed)
 
 
