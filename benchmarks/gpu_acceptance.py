@@ -52,7 +52,8 @@ class GPUAcceptance(Config):
 
 def run(config: GPUAcceptance) -> None:
     """Run the checks one after the other; a failed one is recorded and the next begins."""
-    kind = config.device if config.device != "auto" else _found()
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    kind = found if config.device == "auto" else config.device
     machine = Machine(torch.device(kind), config.out.absolute().parent / "gpu_acceptance")
     result: dict[str, Any] = {"machine": _describe(machine), "checks": {}}
     for name, check in CHECKS.items():
@@ -116,10 +117,6 @@ def _describe(machine: Machine) -> dict[str, Any]:
             "memory_gb": torch.cuda.get_device_properties(0).total_memory / 1e9,
         }
     return found
-
-
-def _found() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _short(record: dict[str, Any]) -> str:

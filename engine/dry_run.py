@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Iterable, Mapping
 from functools import partial
-from pathlib import Path
 from types import MappingProxyType
 
 from torch import nn
@@ -103,16 +102,13 @@ def _checkpoints(trainer: Trainer, steps: range) -> list[str]:
     each = 4 * (sum(sizes) + moments + sizes[0]) / GIGABYTE  # the last is the average's
     most = (len(stay) + 1) * each  # one more while the newest is written
     root = trainer.folder.path.absolute()
-    free = shutil.disk_usage(_existing(root)).free / GIGABYTE
+    existing = next(place for place in (root, *root.parents) if place.exists())
+    free = shutil.disk_usage(existing).free / GIGABYTE
     lines = [
         f"checkpoints: {len(saved)} to come, {len(stay)} of them stay, {each:.3g} GB each, "
         f"{most:.3g} GB at most; {free:.3g} GB are free"
     ]
     return lines + (["warning: the disk is too small for the checkpoints"] if most > free else [])
-
-
-def _existing(path: Path) -> Path:
-    return next(parent for parent in (path, *path.parents) if parent.exists())
 
 
 def _count(parameters: Iterable[nn.Parameter]) -> int:

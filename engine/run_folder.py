@@ -53,7 +53,7 @@ class RunFolder:
         self.path = Path(folder)
         self.accelerator = accelerator
         self.config: dict[str, Any] = {}
-        self._identity: Callable[[], None] = _nothing
+        self._identity: Callable[[], None] = lambda: None
         self._latest: tuple[Path | None, list[Path]] | None = None
         _keep_names(accelerator)
 
@@ -187,10 +187,6 @@ def read_log(folder: str | Path) -> list[dict[str, float]]:
                 raise ValueError(f"{file}: line {number} is not one of a step. Mend it.") from None
             log.warning("%s: the last line was cut off in writing; it is left out", file)
     return entries
-
-
-def _nothing() -> None:
-    """A folder without a config, in tests of checkpoints, has no identity."""
 
 
 def _keep_names(accelerator: Accelerator) -> None:

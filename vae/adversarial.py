@@ -24,10 +24,6 @@ from vae.posterior import DiagonalGaussian
 TINY = 1e-12
 
 
-def _optimizer() -> OptimizerConfig:
-    return OptimizerConfig(betas=(0.5, 0.9))
-
-
 @dataclass(frozen=True, kw_only=True)
 class AdversarialConfig(Config):
     """The GAN term of Eq. 5: when it starts, how much it counts, and the discriminator."""
@@ -51,7 +47,7 @@ class AdversarialConfig(Config):
     """
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     """Its size."""
-    optimizer: OptimizerConfig = field(default_factory=_optimizer)
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(betas=(0.5, 0.9)))
     """Its learning rate, counted from start_step, and clipping."""
 
     def check(self, train: TrainConfig, sizes: Sequence[tuple[int, int, int]]) -> None:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from vae.base import VideoAutoencoder
@@ -26,23 +26,14 @@ def enable_activation_checkpointing(model: VideoAutoencoder) -> None:
     Raises:
         ValueError: the model is diffusers', whose blocks are not ours.
     """
-    recomputed = _recomputed_chunk if isinstance(model, VideoVAE) else _recomputed
-    for layer in _layers(model):
+    if isinstance(model, VideoVAE):
+        halves, recomputed = (model.encoder, model.decoder), _recomputed_chunk
+        layers = [layer for half in halves for layer in (*half.layers, *half.middle)]
+    else:
+        layers, recomputed = model.layers(), _recomputed
+    for layer in layers:
         forward = type(layer).forward.__get__(layer)
         layer.forward = partial(recomputed, forward)  # type: ignore[method-assign]
-
-
-def disable_activation_checkpointing(model: VideoAutoencoder) -> None:
-    """Undo `enable_activation_checkpointing`."""
-    for layer in _layers(model):
-        layer.__dict__.pop("forward", None)
-
-
-def _layers(model: VideoAutoencoder) -> list[nn.Module]:
-    if not isinstance(model, VideoVAE):
-        return model.layers()
-    halves = (model.encoder, model.decoder)
-    return [layer for half in halves for layer in (*half.layers, *half.middle)]
 
 
 def _recomputed(layer: Any, x: Tensor) -> Tensor:

@@ -23,21 +23,13 @@ class DiscriminatorConfig(Config):
     channels: Annotated[Width, MultipleOf(NORM_GROUPS)] = 64
     """Channels of the first layer; they double per layer, up to 8 times."""
     layers: Annotated[int, Ge(1), Le(16)] = 3
-    """Layers that halve height and width; all but the first also halve the frames."""
+    """Layers that halve height and width; all but the first also halve the frames. With 3 a logit
+    sees 25 frames of 70 x 70 pixels, as in a PatchGAN."""
 
     @property
     def min_size(self) -> int:
         """Least height and width of a clip, pixels: the two last layers take a row each."""
         return 3 * 2**self.layers
-
-    @property
-    def receptive_field(self) -> tuple[int, int, int]:
-        """Frames, height and width that one logit sees: (25, 70, 70) with 3 layers."""
-        field, step = [1, 1], [1, 1]  # time, space
-        for time_stride, stride in self.strides:
-            field = [field[0] + 2 * step[0], field[1] + 3 * step[1]]
-            step = [step[0] * time_stride, step[1] * stride]
-        return field[0], field[1], field[1]
 
     @property
     def strides(self) -> list[tuple[int, int]]:

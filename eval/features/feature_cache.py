@@ -70,7 +70,10 @@ def extract_features(
     cache, device = options.cache, options.device
     main = process_index() == 0
     path = Path(cache) / f"{feature_key(source, extractor)}.safetensors" if cache else None
-    if _decided_by_main(path is not None and path.exists()):
+    there = path is not None and path.exists()
+    if num_processes() > 1:  # all go the way of the main process
+        (there,) = broadcast_object_list([there])
+    if there:
         assert path is not None
         return _read(path, source.ids)
     extractor.to(device)
@@ -119,13 +122,6 @@ def copies_note(values: Float32[np.ndarray, "n d"], which: str) -> list[str]:
         f"{copies} of {len(values)} {which} clips have the features of another: copies? Processes "
         "that draw the same noise or the same videos leave them."
     ]
-
-
-def _decided_by_main(value: bool) -> bool:
-    """The main process's answer, so that all go the same way."""
-    if num_processes() == 1:
-        return value
-    return bool(broadcast_object_list([value])[0])
 
 
 def feature_key(source: ClipSource, extractor: Extractor) -> str:

@@ -5,7 +5,6 @@ the reconstruction. Averages run over the frames of a video first and over video
 """
 
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -115,7 +114,8 @@ def ssim_by_position(frame_ssim: PerFrame, group: int = 4) -> PositionScores:
     """
     check_groups(frame_ssim.shape[1], group)
     rows = frame_ssim[:, 1:].double()
-    return _position_scores(reduce(rows, "b (n p) -> p", "mean", p=group).tolist())
+    positions = reduce(rows, "b (n p) -> p", "mean", p=group).tolist()
+    return PositionScores(positions, max(positions) - min(positions))
 
 
 def flicker(video: Video, reconstruction: Video, group: int = 4) -> dict[str, float]:
@@ -293,7 +293,3 @@ def _flicker(steps: Tensor, group: int) -> dict[str, float]:
     border = torch.arange(len(steps), device=steps.device) % group == 0  # from frame k group on
     inside = steps[~border].mean().item() if group > 1 else 0.0
     return {"border": steps[border].mean().item(), "inside": inside}
-
-
-def _position_scores(positions: Sequence[float]) -> PositionScores:
-    return PositionScores(list(positions), max(positions) - min(positions))

@@ -19,6 +19,7 @@ from eval.metrics.inception_score import ceiling, inception_score
 from eval.published.scores import comparison_lines, comparison_records
 
 SHUFFLE_SEED = 42  # StyleGAN-V's
+CLIP_FIELDS = ("frames", "stride", "start", "skip", "seed", "height", "width")
 UNLIKELY = 1e-3  # probability below which labels are not taken for uniform draws
 
 
@@ -130,7 +131,7 @@ def evaluate_is(
         "classes": rows.shape[1],
         "protocol": {
             **asdict(protocol),
-            **_clip_fields(fake),
+            **{name: getattr(fake.protocol, name) for name in CLIP_FIELDS},
             "network": extractor.describe(),
             "data_set": data_set,
         },
@@ -168,11 +169,6 @@ def drawn_labels(fake: ClipSource) -> tuple[dict[str, Any] | None, list[str]]:
         f"labels: not drawn uniformly ({counted['fewest']} to {counted['most']} clips of each of "
         f"{classes} classes), so the score does not compare."
     ]
-
-
-def _clip_fields(fake: ClipSource) -> dict[str, Any]:
-    names = ("frames", "stride", "start", "skip", "seed", "height", "width")
-    return {name: getattr(fake.protocol, name) for name in names}
 
 
 def is_line(result: Mapping[str, Any]) -> str:

@@ -29,7 +29,9 @@ def reconstruction_tables(result: Mapping[str, Any]) -> dict[str, Table]:
     """
     scores, methods = result["metrics"], result["methods"]
     missing = result.get("missing", {})
-    caption = _caption(result["protocol"])
+    protocol = result["protocol"]
+    size = "x".join(str(n) for n in (protocol["frames"], *protocol["size"]))
+    caption = f"{protocol['clips']} clips of {size} at stride {protocol['stride']}."
     tables = {
         "quality": _table(
             "Reconstruction",
@@ -225,8 +227,3 @@ def _windows(methods: Mapping[str, Any]) -> list[str]:
         for name, method in methods.items()
         if method.get("windows")
     ]
-
-
-def _caption(protocol: Mapping[str, Any]) -> str:
-    size = "x".join(str(n) for n in (protocol["frames"], *protocol["size"]))
-    return f"{protocol['clips']} clips of {size} at stride {protocol['stride']}."
