@@ -20,9 +20,9 @@ COMMANDS = sorted(f.stem for f in FOLDER.glob("*.py") if "\nif __name__ ==" in f
 TINY = {
     "data_speed": {
         "parts": ["decoding", "reading", "resuming", "memory"],  # the others take seconds
-        **{"sizes": [[48, 64]], "latents": 16, "clips": 4, "samples": 99, "rounds": 1},
+        **{"sizes": [[48, 64]], "latents": 16, "num_clips": 4, "samples": 99, "rounds": 1},
     },
-    "evaluation": {"dimensions": [4], "clips": 8, "frames": 2, "size": 32, "repeats": 1},
+    "evaluation": {"dimensions": [4], "num_clips": 8, "frames": 2, "size": 32, "repeats": 1},
     "latte_speed": {"frames": 2, "side": 4, "repeats": 1},
     "tiling": {"height": 32, "width": 48, "tile": 32, "overlaps": [[8, 0], [8, 8]]},
     "traffic": {

@@ -8,11 +8,10 @@ import importlib.metadata
 import json
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, fields
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -141,10 +140,7 @@ class LatentCache:
                 unreadable videos than the clips' `max_error_fraction`.
             OSError: a shard could not be written.
         """
-        batches = [
-            [numbers[i : i + batch_size] for i in range(0, len(numbers), batch_size)]
-            for numbers in map(self.items.in_shard, shards)
-        ]
+        batches = [list(_chunks(self.items.in_shard(shard), batch_size)) for shard in shards]
         loader = DataLoader(
             self.items,
             batch_sampler=[batch for of_shard in batches for batch in of_shard],
@@ -171,7 +167,7 @@ class LatentCache:
                     with timing.measure("encode"):
                         now = self._encode(encode, rows["video"], rows["items"])
                         if before is not None:  # by now the device has the next batch to do
-                            _ = before.moments  # refuses
+                            before.moments()
                     encoded, before = [*encoded, now], now
                     bar.update(len(batch))
                     if written is not None and written.done():
@@ -275,7 +271,7 @@ class LatentCache:
     ) -> None:
         """Put a shard together and write it."""
         content = ShardContent(
-            moments=[moments for batch in encoded for moments in batch.moments],
+            moments=[moments for batch in encoded for moments in batch.moments()],
             items=[item for batch in encoded for item in batch.items],
             failures=failures,
         )
@@ -294,7 +290,6 @@ class EncodedBatch:
     fits: HostCopy | None
     """Which of them are finite in float16."""
 
-    @cached_property
     def moments(self) -> list[Float16[Tensor, "b c2 t h w"]]:
         """The moments of all items in one tensor, or of no items none.
 
@@ -317,3 +312,8 @@ def _collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
     video = torch.stack([row["video"] for row in good]) if good else None
     failed = [row for row in rows if row["video"] is None]
     return {"video": video, "items": [row["item"] for row in good], "failed": failed}
+
+
+def _chunks(numbers: range, size: int) -> Iterator[list[int]]:
+    for first in range(0, len(numbers), size):
+        yield list(numbers[first : first + size])
