@@ -148,7 +148,7 @@ class TemporalConv(Cached, nn.Conv3d):
         """The same as one convolution each, only of frames that have a neighbor."""
         y = self._conv(x, taps.center, bias)
         # nothing follows a video's last frame; leaving it out is free where it is a view
-        spare = chunk.last and chunk.batch == 1 and len(x) > 1 and not torch.compiler.is_compiling()
+        spare = chunk.last and chunk.batch == 1 and len(x) > 1
         earlier = self._conv(x[:-1] if spare else x, taps.before)
         if not self.looks_ahead:
             return y, earlier, None
