@@ -246,10 +246,10 @@ def test_mistakes_of_the_user_are_one_line_and_leave_nothing(demo_run, tmp_path,
             *("--data.folder", run / "shards" / "train"),
             *("--data.frames", "6", "--data.height", "16", "--data.width", "16"),
         ),
-        "height 12": (
+        "height 10": (
             *("cache_latents.py", "--vae", vae, "--out", "out"),
             *("--data.folder", run / "shards" / "train"),
-            *("--data.height", "12", "--data.width", "16"),
+            *("--data.height", "10", "--data.width", "16"),
         ),
         "labels=(9,)": (
             *("sample.py", "--latte", run / "latte" / "export", "--vae", vae, "--out", "out"),
