@@ -24,10 +24,15 @@ OPTIONAL = {
 """Packages that only some options need."""
 
 
+def usable_cpus() -> int:
+    """CPUs that this process may run on."""
+    pinned = hasattr(os, "sched_getaffinity")
+    return len(os.sched_getaffinity(0)) if pinned else os.cpu_count() or 1
+
+
 def system() -> list[str]:
     """Versions, processors, memory."""
-    memory = psutil.virtual_memory()
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory, cpus = psutil.virtual_memory(), usable_cpus()
     cudnn = torch.backends.cudnn.version()
     return [
         f"{platform.system()} {platform.machine()}, {cpus} CPUs, {gigabytes(memory.total)} memory "

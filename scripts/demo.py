@@ -11,6 +11,7 @@ import torch
 from common.cli import main, parse
 from common.config import Config
 from common.files import atomic_path, read_json, write_json
+from common.machine import usable_cpus
 from common.measure import peak_memory_bytes
 from common.output_folder import lock_folder
 from common.stages import CommandStages, run_stage
@@ -76,7 +77,7 @@ def run(config: Demo) -> None:
     missing = [name for name in names if not (configs / f"{name}.yaml").is_file()]
     if missing:
         raise ValueError(f"{configs}: no {missing[0]}.yaml, which the demo needs")
-    alone = torch.cuda.is_available() or (os.cpu_count() or 1) < 2
+    alone = torch.cuda.is_available() or usable_cpus() < 2
     launcher = config.launcher or (sys.executable if alone else TWO_PROCESSES)
     with lock_folder(RUN):
         _run(configs, config.end, launcher)

@@ -1,11 +1,11 @@
 """Index webdataset shards that another tool wrote, so that they load like those of make_shards."""
 
-import os
 from dataclasses import dataclass
 from typing import Literal
 
 from common.cli import main
 from common.config import Config, Workers
+from common.machine import usable_cpus
 from data.shards.external import index_external
 
 
@@ -32,7 +32,7 @@ class IndexShards(Config):
 
 def run(config: IndexShards) -> None:
     """Scan the tars, write the index, report."""
-    workers = len(os.sched_getaffinity(0)) if config.workers is None else config.workers
+    workers = usable_cpus() if config.workers is None else config.workers
     report = index_external(
         config.shards,
         config.out,

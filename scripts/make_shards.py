@@ -12,6 +12,7 @@ from annotated_types import Gt
 from common.accelerator import make_accelerator
 from common.cli import main
 from common.config import Workers
+from common.machine import usable_cpus
 from data.importers import IMPORTERS, ImportResult
 from data.shards.pack_video import ShardConfig
 from data.shards.packing_run import dry_run
@@ -101,7 +102,7 @@ def _workers(config: Any) -> int:
     if config.workers is not None:
         return config.workers
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of this machine
-    return max(1, len(os.sched_getaffinity(0)) // processes)
+    return max(1, usable_cpus() // processes)
 
 
 if __name__ == "__main__":

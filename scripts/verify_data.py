@@ -1,6 +1,5 @@
 """Check shards or a latent cache, byte by byte."""
 
-import os
 import sys
 from dataclasses import dataclass
 from typing import Literal
@@ -8,6 +7,7 @@ from typing import Literal
 from common.cli import main
 from common.config import Config, Workers
 from common.files import check_output_file, write_json
+from common.machine import usable_cpus
 from data.verify import verify
 
 SHOWN = 20
@@ -31,7 +31,7 @@ class VerifyData(Config):
 def run(config: VerifyData) -> None:
     """Check, report, exit."""
     check_output_file("report", config.report)
-    workers = len(os.sched_getaffinity(0)) if config.workers is None else config.workers
+    workers = usable_cpus() if config.workers is None else config.workers
     found = verify(config.data, decode=config.decode, workers=workers)
     if config.report is not None:
         write_json(config.report, found.to_json())

@@ -1,7 +1,6 @@
 """The demo and every command of the user, tiny, for real."""
 
 import html
-import os
 import shutil
 import signal
 import subprocess
@@ -104,7 +103,7 @@ def run_demo(folder, **options):
         patch.chdir(folder)
         patch.setattr(demo, "fetch_clips", lambda clips: None)
         patch.setattr(stages, "call", call)
-        patch.setattr(os, "cpu_count", lambda: 2)  # so training takes two processes
+        patch.setattr(demo, "usable_cpus", lambda: 2)  # so training takes two processes
         demo.run(demo.Demo(configs=str(folder / "configs"), **options))
 
 
