@@ -36,39 +36,30 @@ def chain_tables(result: Mapping[str, Any]) -> list[Table]:
     rows = {name: list(cells.values()) for name, cells in result["cells"].items() if cells}
     first = next(iter(rows.values()))[0]
     names = in_order(n for cells in rows.values() for cell in cells for n in cell["measures"])
-    columns = [measure_column(name) for name in names]
     scores = {
         "score": Column(name=first["name"], better="low", decimals=2),
         "is": Column(name="IS", better="high", decimals=2),
         "recognized": Column(name="recognized", better="high", decimals=3),
     }
-    scores = {key: column for key, column in scores.items() if key in first}
+    columns = {key: column for key, column in scores.items() if key in first}
+    columns |= {name: measure_column(name) for name in names}
     seeds = {len(cells) for cells in rows.values()}
     caption = f"{first['clips']} generated clips a row and seed; "
     caption += f"mean ± standard deviation over {' or '.join(map(str, sorted(seeds)))} seeds."
+    lines = []
+    for name, cells in rows.items():
+        line: list[str | None] = [name]
+        found = [cell["measures"] | cell for cell in cells]
+        for key, column in columns.items():
+            decimals = 4 if column.decimals is None else column.decimals
+            known = all(key in each for each in found)
+            line.append(mean_and_spread([each[key] for each in found], decimals) if known else None)
+        minutes = [sum(cell["seconds"].values()) / 60 for cell in cells]
+        lines.append([*line, mean_and_spread(minutes, 1)])
     table = Table(
         title="From VAEs to a generator's score",
-        columns=["VAE", *scores.values(), *columns, "minutes"],
-        rows=[
-            [
-                name,
-                *(
-                    mean_and_spread([cell[key] for cell in cells], column.decimals or 0)
-                    for key, column in scores.items()
-                ),
-                *(
-                    mean_and_spread(
-                        [c["measures"][measure] for c in cells],
-                        4 if column.decimals is None else column.decimals,
-                    )
-                    if all(measure in c["measures"] for c in cells)
-                    else None
-                    for measure, column in zip(names, columns, strict=True)
-                ),
-                mean_and_spread([sum(c["seconds"].values()) / 60 for c in cells], 1),
-            ]
-            for name, cells in rows.items()
-        ],
+        columns=["VAE", *columns.values(), "minutes"],
+        rows=lines,
         caption=caption,
     )
     correlations = result["correlations"]
