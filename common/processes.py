@@ -19,6 +19,11 @@ def process_index() -> int:
     return PartialState().process_index if PartialState._shared_state else 0
 
 
+def even_share(count: int) -> int:
+    """How many of `count` items each process gets where all have work, rounded up."""
+    return -(-count // num_processes())
+
+
 def share_batches(count: int, batch_size: int, work: Callable[[range], Result]) -> list[Result]:
     """`work` on every batch of the numbers below `count`, dealt out to all processes in turn.
 

@@ -165,8 +165,7 @@ class DigitsClip(SyntheticVideo):
         Raises:
             ValueError: the file does not hold digits of the clip's class.
         """
-        shape = (self.size, self.size, 3)
-        background = np.zeros(shape) if self.plain else self._background()
+        background = self._background()
         change = self.num_frames if self.change_frame is None else self.change_frame
         before, after = self._movers(path, "before"), self._movers(path, "after")
         for t in range(self.num_frames):
@@ -204,7 +203,9 @@ class DigitsClip(SyntheticVideo):
         return _rng(self.split, self.seed, self.number, part)
 
     def _background(self) -> Float[np.ndarray, "h w 3"]:
-        """Blotches and stripes of some dark color, 0..0.6."""
+        """Blotches and stripes of some dark color, 0..0.6; black where clips are plain."""
+        if self.plain:
+            return np.zeros((self.size, self.size, 3))
         rng = self._rng("background")
         base, direction = rng.uniform(0.1, 0.4, 3), rng.uniform(-1, 1, 3)
         finest = 2 + 4 * self.texture  # stripes in the frame

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from common.config import MAY_CHANGE, BatchSize, Config
 from common.pixels import to_float
-from common.processes import num_processes, share_batches
+from common.processes import even_share, share_batches
 from data.clips.dataset import ClipConfig, ClipDataset
 from data.video.encode import from_uint8, to_uint8, write_video
 from engine.train import Evaluate, Preview
@@ -260,7 +260,7 @@ class SampleScore:
             return finite_features(self.extractor, stored.to(clips.device), ids, "samples")
 
         count = self.config.num_clips
-        batch_size = min(self.config.batch_size, -(-count // num_processes()))  # work for all
+        batch_size = min(self.config.batch_size, even_share(count))
         parts = share_batches(count, batch_size, features)
         return {self.name: frechet_from_features(self._features, np.concatenate(parts))}
 
@@ -283,8 +283,7 @@ def preview_samples(
         def pairs(numbers: range) -> Tensor:
             return torch.stack([draw(model, numbers).cpu() for model in (averaged, raw)])
 
-        batch_size = -(-count // num_processes())  # work for all
-        clips = torch.cat(share_batches(count, batch_size, pairs), dim=1)
+        clips = torch.cat(share_batches(count, even_share(count), pairs), dim=1)
         if accelerator.is_main_process:
             frames = rearrange(clips, "j i c t h w -> c t (j h) (i w)")
             write_video(file, to_uint8(frames), frame_rate)
