@@ -8,8 +8,9 @@ from types import MappingProxyType
 from torch import nn
 
 from common.measure import GIGABYTE, free_memory
+from engine.losses import Batch, LossFunction
 from engine.memory import estimate_memory
-from engine.optimization import Batch, LossFunction, trainable
+from engine.optimization import trainable
 from engine.run_folder import kept
 from engine.train import Trainer
 

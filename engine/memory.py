@@ -8,7 +8,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.distributed.tensor import DTensor
 
 from common.measure import LiveMemory
-from engine.optimization import Batch, LossFunction, micro_batches, trainable
+from engine.losses import Batch, LossFunction
+from engine.optimization import micro_batches, trainable
 from engine.prefetch import to_device
 from engine.train import Trainer
 

@@ -1,11 +1,10 @@
 """The modules that a run trains: the model and, in a GAN, the discriminator."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -13,38 +12,8 @@ from torch import Tensor, nn
 
 from engine import fsdp
 from engine.config import OptimizerConfig
+from engine.losses import Batch, LossFunction, StepInfo
 from engine.schedule import learning_rate_at
-
-Batch = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class StepInfo:
-    """What a loss may depend on besides the weights and the batch."""
-
-    seed: int
-    """The run's seed."""
-    step: int
-    """Optimizer steps finished so far."""
-    positions: range
-    """Places of these clips in the global batch. Noise drawn per place does not depend on the
-    number of processes."""
-    share: float = 1.0
-    """These clips' share of what this process sees in the step; below 1 for a micro-batch."""
-    last: bool = True
-    """Whether this is the last micro-batch of the step."""
-
-
-class Losses(NamedTuple):
-    """What a loss function returns."""
-
-    values: dict[str, Tensor]
-    """Scalars: "loss" is minimized, the others are logged."""
-    outputs: Mapping[str, Tensor] = MappingProxyType({})
-    """What the discriminator's loss of the same micro-batch is given; without gradients."""
-
-
-LossFunction = Callable[[nn.Module, Any, StepInfo], Losses]
 
 
 @dataclass(frozen=True, kw_only=True)

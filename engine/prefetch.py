@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from engine.optimization import Batch, count_clips
+from engine.losses import Batch
+from engine.optimization import count_clips
 
 BatchSource = Callable[[int], Iterator[Batch]]
 """Gives this process's batches from a step on. Their shapes may differ from step to step; all

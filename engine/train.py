@@ -25,14 +25,8 @@ from engine.compilation import compiled_graphs
 from engine.config import TrainConfig
 from engine.ema import EMA
 from engine.guard import Guard
-from engine.optimization import (
-    Batch,
-    DiscriminatorTraining,
-    LossFunction,
-    TrainedModule,
-    count_clips,
-    micro_batches,
-)
+from engine.losses import Batch, LossFunction
+from engine.optimization import DiscriminatorTraining, TrainedModule, count_clips, micro_batches
 from engine.prefetch import BatchSource, prefetch, to_device
 from engine.run_folder import RunFolder, read_log
 from engine.stop import StopSignal

@@ -13,7 +13,7 @@ from tqdm import trange
 
 from common.config import Config
 from common.seeding import generator
-from engine.optimization import StepInfo
+from engine.losses import StepInfo
 from latte.config import LatteConfig
 from latte.flow import RectifiedFlow
 from latte.training import JointBatch, LatteLoss, initial_model

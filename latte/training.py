@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from common.processes import share_batches
 from common.seeding import fold, generator, noise
 from engine.compilation import compile_layers, compiles
-from engine.optimization import Batch, Losses, StepInfo
+from engine.losses import Batch, Losses, StepInfo
 from latte.config import LatteConfig
 from latte.diffusion_process import DiffusionProcess
 from latte.embeddings import drop_labels

@@ -20,7 +20,7 @@ from data.clips.dataset import ClipConfig, ClipDataset
 from data.clips.loader import training_batches
 from engine.accelerator import training_accelerator
 from engine.config import TrainConfig
-from engine.optimization import Batch, Losses, StepInfo
+from engine.losses import Batch, Losses, StepInfo
 from engine.train import Trainer
 from eval.features.classifier import (
     GROUPS,

@@ -6,7 +6,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.testing import assert_close
 
-from engine.optimization import StepInfo
+from engine.losses import StepInfo
 from engine.run_folder import read_log
 from tests.builders.toy_trainer import toy_trainer
 from vae import DiagonalGaussian

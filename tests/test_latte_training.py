@@ -13,7 +13,7 @@ from common.seeding import noise
 from data.clips.dataset import PackedClips
 from data.video.decode import read_frames
 from engine.config import TrainConfig
-from engine.optimization import StepInfo
+from engine.losses import StepInfo
 from engine.run_folder import read_log
 from eval.clips.clip_protocol import ClipProtocol
 from eval.clips.source import ClipSource

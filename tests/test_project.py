@@ -3,6 +3,8 @@
 import ast
 import importlib
 import re
+import subprocess
+import sys
 import tomllib
 from importlib.metadata import distribution
 from pathlib import Path
@@ -117,6 +119,14 @@ def test_folders_import_only_what_they_may(folder):
             if name.split(".")[0] in PACKAGES:
                 fits = any(f"{name}.".startswith(f"{each}.") for each in allowed)
                 assert fits, f"{file} imports {name}"
+
+
+@pytest.mark.parametrize("command", ["eval_fvd", "eval_is", "make_shards"])
+def test_commands_that_do_not_train_start_without_what_training_needs(command):
+    slow = {"torch.distributed.fsdp", "torch._inductor", "sympy", "scipy.stats", "timm"}  # seconds
+    code = f"import sys, scripts.{command}; print(*sorted({slow} & set(sys.modules)))"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
+    assert ran.stdout.decode().split() == []
 
 
 def test_no_test_imports_another():

@@ -13,7 +13,7 @@ from common.cli import parse
 from common.local_correlation import local_correlation
 from data.clips.buckets import Bucket, BucketConfig
 from data.clips.dataset import ClipConfig
-from engine.optimization import StepInfo
+from engine.losses import StepInfo
 from engine.run_folder import read_log
 from scripts import train_vae
 from scripts.train_vae import TrainVAE

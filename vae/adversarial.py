@@ -16,7 +16,8 @@ from torch.autograd import grad
 
 from common.config import Config
 from engine.config import OptimizerConfig, TrainConfig
-from engine.optimization import DiscriminatorTraining, Losses, StepInfo
+from engine.losses import Losses, StepInfo
+from engine.optimization import DiscriminatorTraining
 from vae.discriminator import Discriminator, DiscriminatorConfig
 from vae.losses import REFERENCE_VALUES, VAELoss, wide
 from vae.posterior import DiagonalGaussian

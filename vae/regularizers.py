@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from common.config import Config
 from common.local_correlation import local_correlation
 from common.seeding import fold, generator
-from engine.optimization import StepInfo
+from engine.losses import StepInfo
 from vae.config import Count, LatentConfig, Size
 from vae.losses import REFERENCE_VALUES, VAELoss, wide
 from vae.posterior import DiagonalGaussian

@@ -15,7 +15,7 @@ from common.pixels import to_float
 from common.seeding import fold, noise
 from engine.compilation import compile_layers, compiles
 from engine.config import TrainConfig
-from engine.optimization import Batch, Losses, StepInfo
+from engine.losses import Batch, Losses, StepInfo
 from vae.adversarial import AdversarialConfig, AdversarialLoss
 from vae.base import VideoAutoencoder
 from vae.checkpointing import enable_activation_checkpointing

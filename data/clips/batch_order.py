@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from common.config import Config
 from common.seeding import fold
 from data.clips.options import UnreadableVideos
-from engine.optimization import Batch, Losses, LossFunction, StepInfo
+from engine.losses import Batch, Losses, LossFunction, StepInfo
 
 SHARDS_PER_GROUP = 8
 SAMPLES_PER_CYCLE = 1000

@@ -14,7 +14,7 @@ from data.clips.loader import training_batches
 from data.clips.options import Size, UnreadableVideos
 from data.clips.stream import StreamConfig, training_stream
 from engine.config import TrainConfig
-from engine.optimization import Batch
+from engine.losses import Batch
 from engine.prefetch import BatchSource
 
 
