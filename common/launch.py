@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Sequence
 
 from common.cli import Stopped
-from common.measure import max_rss_bytes
+from common.measure import max_rss_bytes, reset_peak_memory
 
 
 def call(command: Sequence[str]) -> int:
@@ -23,6 +23,7 @@ def call(command: Sequence[str]) -> int:
     """
     shown = shlex.join(command)
     print(f"$ {shown}", flush=True)  # noqa: T201
+    reset_peak_memory()  # which a new process inherits from the one that starts it
     try:
         process = subprocess.Popen(command)
     except OSError as error:

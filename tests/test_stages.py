@@ -1,11 +1,13 @@
 """Stages of a longer command: done once, and refused where settings or inputs have changed."""
 
+import os
 import signal
 import sys
 
+import numpy as np
 import pytest
 
-from common import launch, stages
+from common import launch, measure, stages
 from common.cli import Stopped
 from common.stages import CommandStages, run_stage
 
@@ -103,3 +105,11 @@ def test_a_launcher_that_was_stopped_is_no_mistake_whatever_code_it_ends_with(tm
     script.write_text("raise SystemExit(1)\n")
     with pytest.raises(ValueError, match="ended with exit code 1"):
         launch.call([sys.executable, str(script)])
+
+
+@pytest.mark.skipif(not os.access(measure.CLEAR, os.W_OK), reason="no high-water mark to reset")
+def test_a_commands_peak_memory_is_its_own():
+    held = np.ones(50_000_000)  # 400 MB
+    del held
+    before = measure.peak_memory_bytes()
+    assert launch.call([sys.executable, "-c", "pass"]) < before - 300_000_000
