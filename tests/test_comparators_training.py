@@ -14,7 +14,7 @@ from scripts import train_vae
 from scripts.ablate import Ablate
 from scripts.train_vae import TrainVAE
 from tests.builders.packed import pack
-from tests.builders.tiny_comparators import LIKE, distance, tiny, video
+from tests.builders.tiny_comparators import LIKE, distance, smallest, tiny, video
 from vae import ImageVAE, VAEConfig, VideoVAE
 from vae.adversarial import AdversarialConfig
 from vae.checkpointing import enable_activation_checkpointing
@@ -24,6 +24,7 @@ from vae.comparators.od_vae import ODVAE, ODVAEConfig
 from vae.comparators.training import initial_comparator
 from vae.discriminator import DiscriminatorConfig
 from vae.losses import VAELossConfig
+from vae.model import START_LOGVAR
 from vae.registry import GCCONV, OTHERS, comparator_config, load_vae, new_vae
 from vae.training import initial_model
 
@@ -57,6 +58,18 @@ def config(shards, folder, row, **values) -> TrainVAE:
         num_previews=1,
         **values,
     )
+
+
+@pytest.mark.parametrize("name", [n for n in OTHERS if n not in ("cosmos", "mochi")])
+def test_a_new_model_draws_near_its_mean(name):
+    """As a new IV-VAE does; Cosmos draws nothing, and the last layer of Mochi's has no bias."""
+    torch.manual_seed(0)
+    model = initial_comparator(new_vae(name, LIKE).config, None).eval()
+    frames, height, width = smallest(model)
+    posterior = model.encode(video(frames, height=height, width=width))
+    deviation = (posterior.logvar / 2).exp()
+    assert_close(deviation.mean(), torch.tensor(START_LOGVAR / 2).exp(), rtol=0.1, atol=0)
+    assert posterior.mean.std() > 2 * deviation.mean()
 
 
 def test_od_vae_is_fine_tuned_with_group_causal_convolutions(shards, tmp_path, caplog):

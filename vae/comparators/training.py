@@ -4,11 +4,15 @@ import logging
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+from torch import nn
+
 from common.config import differences
 from common.files import read_json
 from vae.comparators.base import Comparator, ComparatorConfig
 from vae.comparators.diffusers_vae import ADAPTERS, DiffusersConfig
 from vae.comparators.od_vae import ODVAE, ODVAEConfig, to_group_causal
+from vae.model import START_LOGVAR
 from vae.registry import COMPARATORS, load_vae
 
 log = logging.getLogger(__name__)
@@ -34,7 +38,9 @@ def initial_comparator(config: ComparatorConfig, source: str | None) -> Comparat
     kind: type[Comparator] = next(kind for kind in kinds if kind.config_class is type(config))
     if source is None:
         log.info("%s: all weights are new", kind.title)
-        return kind(config)  # type: ignore[arg-type]
+        model = kind(config)  # type: ignore[arg-type]
+        _narrow_posterior(model)
+        return model
     _refuse_ours(kind, source)
     model = load_vae(source)
     if not isinstance(model, kind):
@@ -53,6 +59,18 @@ def initial_comparator(config: ComparatorConfig, source: str | None) -> Comparat
         )
     log.info("%s: all weights are from %s", kind.title, source)
     return model.train()
+
+
+@torch.no_grad()
+def _narrow_posterior(model: Comparator) -> None:
+    """Let draws stay near the mean at first, as those of a new IV-VAE do (`START_LOGVAR`)."""
+    names = model.encoder_modules
+    encoder = [module for name, module in model.named_modules() if name.startswith(names)]
+    last = [m for m in encoder if isinstance(m, nn.Conv2d | nn.Conv3d | nn.Linear)][-1]
+    log_variances = slice(model.config.z_dim, None)  # none where the posterior is a point
+    last.weight[log_variances].div_(10)
+    if last.bias is not None:
+        last.bias[log_variances].fill_(START_LOGVAR)
 
 
 def _refuse_ours(kind: type[Comparator], source: str) -> None:
