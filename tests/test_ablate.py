@@ -33,7 +33,7 @@ class FakeStages:
         pass
 
     def run(self, record, script, options, *, config=None):
-        FakeStages.calls.append((script, dict(options)))
+        FakeStages.calls.append((script, {**options, "config": config and config.name}))
         if FakeStages.records.setdefault(record, dict(options)) != options:
             raise ValueError(f"{record}: was made with other settings")  # as CommandStages does
         if script == "train_vae.py":
@@ -102,7 +102,12 @@ def test_rows_share_an_image_vae_where_theirs_are_alike(files):
 
 def test_rows_go_on_from_the_weights_of_another_row(files):
     continued = {"od_vae_gcconv": "od_vae", "od_vae": "od_vae"}
-    ablate.run(config(files, architectures=("od_vae",), continued=continued, seeds=(3,)))
+    (files / "short.yaml").write_text((files / "video.yaml").read_text())
+    options = {"continued": continued, "continued_video": files / "short.yaml"}
+    ablate.run(config(files, architectures=("od_vae",), seeds=(3,), **options))
+    assert [given["config"] for _, given in FakeStages.calls] == [
+        "video.yaml", "short.yaml", "short.yaml",
+    ]  # fmt: skip
     assert starts() == {
         "od_vae/video-3": None,
         "od_vae_gcconv_from_od_vae/video-3": "od_vae/video-3",

@@ -37,6 +37,8 @@ class AblationConfig(Config):
     continued: dict[str, str] = field(default_factory=dict)
     """Rows also trained on from the weights of a row in `architectures`, such as od_vae_gcconv:
     od_vae (supplement, Fig. 1)."""
+    continued_video: Path | None = None
+    """Config of train_vae.py for the rows in `continued`; default: `video`."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of the weights, of the data's order and of the noise."""
     image_seed: int | None = None
@@ -54,7 +56,7 @@ class AblationConfig(Config):
             raise ValueError(f"continued: {unknown[0]} is not one of {self.architectures}")
         if not self.seeds or not (self.architectures or self.image_starts):
             raise ValueError("give at least one of seeds, and of architectures or image_starts")
-        for path in (self.video, self.image):
+        for path in (self.video, self.image, self.continued_video):
             if path is not None and not path.is_file():
                 raise ValueError(f"{path}: no such config file")
         for claim in self.claims:
@@ -104,13 +106,15 @@ def run_ablation(
         exports: dict[str, Path] = {}
         for name, (architecture, start) in config.rows.items():
             folder = config.folder / name / f"video-{seed}"
-            source = {} if start is None or start == "image" else {"init_from": exports[start]}
+            source, video = {}, config.video
             if start == "image":
                 image_seed = seed if config.image_seed is None else config.image_seed
                 shared = images[architecture]
                 image = config.folder / "images" / f"{shared}-{image_seed}"
                 source = {"init_from": train(config.image, shared, image_seed, image)}
-            exports[name] = train(config.video, architecture, seed, folder, **source)
+            elif start is not None:
+                source, video = {"init_from": exports[start]}, config.continued_video or video
+            exports[name] = train(video, architecture, seed, folder, **source)
             rows[name]["parameters"] = parameters(exports[name])
             rows[name]["scores"][seed] = _logged(folder)
 
