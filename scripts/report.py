@@ -12,7 +12,7 @@ import torch
 from common.cli import main
 from common.config import Config
 from common.files import check_output_file, write_text
-from eval.report.page import Fact, Report, build_report
+from eval.report.page import render_page
 from eval.results.collected_results import collect_results
 
 
@@ -58,19 +58,19 @@ def run(config: MakeReport) -> None:
         print(f"wrote {config.latex}")
     if config.out is None:
         return
-    facts = [(label, text.partition(";")) for label, text in config.facts.items()]
-    page = Report(
-        title=config.title,
+    page = render_page(
+        config.title,
+        results.sections,
         opening=results.opening,
         summary=[
             *config.summary,
             "Rows in gray were published; all others were measured by the runs named below.",
         ],
-        facts=[
-            Fact(label=label, value=value.strip(), note=note.strip())
-            for label, (value, _, note) in facts
-        ],
-        sections=results.sections,
+        facts={
+            label: (value.strip(), note.strip())
+            for label, text in config.facts.items()
+            for value, _, note in [text.partition(";")]
+        },
         provenance={
             "results": json.dumps(config.results),
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -80,7 +80,7 @@ def run(config: MakeReport) -> None:
             "command": " ".join(["python", *sys.argv]),
         },
     )
-    build_report(page, config.out)
+    write_text(config.out, page)
     print(f"wrote {config.out}")
 
 

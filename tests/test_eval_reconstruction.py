@@ -199,7 +199,7 @@ def test_the_caption_appears_suddenly():
     assert changed[2:].max() > 200
     np.testing.assert_array_equal(changed[2], changed[3])
     with pytest.raises(ValueError, match="start=4"):
-        plots.with_caption(clip, 4)
+        plots.with_caption(clip, 4, "HELLO")
     with pytest.raises(ValueError, match="too long for 16 pixels"):
         plots.with_caption(clip[:, :, :16], 1, "HELLO" * 9)
 

@@ -7,7 +7,7 @@ from numbers import Integral, Real
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float, UInt8
 from matplotlib import colormaps
 from matplotlib.ticker import LogLocator, MaxNLocator
 
@@ -28,8 +28,6 @@ def format_number(value: object, decimals: int | None = None) -> str:
     """
     if value is None:
         return MISSING
-    if isinstance(value, bool | np.bool_):
-        return "yes" if value else "no"
     if isinstance(value, Integral) and decimals is None:
         return _minus(f"{int(value):,}")
     if not isinstance(value, Real):
@@ -47,7 +45,7 @@ def format_number(value: object, decimals: int | None = None) -> str:
 
 def column_decimals(values: Sequence[object]) -> int | None:
     """Decimals that suit all numbers of a column, None where they need different ones."""
-    numbers = [abs(float(v)) for v in values if isinstance(v, Real) and not isinstance(v, bool)]
+    numbers = [abs(float(v)) for v in values if isinstance(v, Real)]
     numbers = [number for number in numbers if number and math.isfinite(number)]
     if not numbers or all(isinstance(v, Integral) for v in values if isinstance(v, Real)):
         return None
@@ -143,32 +141,21 @@ def thin(
     return xs[chosen], ys[chosen]
 
 
-def line_path(
-    x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], shown: Bool[np.ndarray, " n"]
-) -> str:
-    """SVG path through points given as fractions of the axes, y upwards; broken where not shown."""
+def line_path(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> str:
+    """SVG path through points given as fractions of the axes, y upwards; broken where y is NaN."""
     parts: list[str] = []
     pen_down = False
-    for px, py, visible in zip(x * CANVAS, (1 - y) * CANVAS, shown, strict=True):
-        if visible:
-            parts.append(f"{'L' if pen_down else 'M'}{px:.1f} {py:.1f}" + "h0" * (not pen_down))
-        pen_down = bool(visible)
+    for px, py in zip((x * CANVAS).tolist(), ((1 - y) * CANVAS).tolist(), strict=True):
+        if shown := not math.isnan(py):
+            parts.append(f"L{px:.1f} {py:.1f}" if pen_down else f"M{px:.1f} {py:.1f}h0")
+        pen_down = shown
     return "".join(parts)
 
 
 def dots_path(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> str:
     """SVG path with a zero-length piece at each point: round caps make it a dot at any stretch."""
     pairs = zip((x * CANVAS).tolist(), ((1 - y) * CANVAS).tolist(), strict=True)
-    return "".join(f"M{px:.1f} {py:.1f}h0" for px, py in pairs)
-
-
-def enlargement(height: int, width: int, target: int) -> int:
-    """The factor by which the longer side comes near `target` pixels.
-
-    Odd factors above 1 are avoided: 4:2:0 chroma keeps colors sharp only at even edges.
-    """
-    factor = max(1, round(target / max(height, width)))
-    return factor if factor == 1 else factor - factor % 2
+    return "".join(f"M{px:.1f} {py:.1f}h0" for px, py in pairs if not math.isnan(py))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,14 +174,12 @@ class Sheet:
     """Pixels between clips, even; 16 and more keep the codec's blocks of neighbors apart."""
 
     @classmethod
-    def layout(
-        cls, clips: Sequence[np.ndarray], *, target: int, gap: int, most_columns: int
-    ) -> "Sheet":
-        """Rows of at most `most_columns`: a little wider than high, with few empty places.
+    def layout(cls, clips: Sequence[np.ndarray], *, target: int, gap: int) -> "Sheet":
+        """Rows of at most four: a little wider than high, with few empty places.
 
         Args:
             clips: `t h w 3` each, of one shape.
-            target: length the longer side of small clips is enlarged to, pixels.
+            target: length the longer side of small clips is enlarged to, about, pixels.
         """
         count = len(clips)
 
@@ -202,9 +187,11 @@ class Sheet:
             rows = math.ceil(count / columns)
             return abs(columns - 1.6 * rows) + 0.5 * (rows * columns - count)
 
-        columns = min(range(1, min(most_columns, count) + 1), key=cost)
+        columns = min(range(1, min(4, count) + 1), key=cost)
         _, height, width, _ = clips[0].shape
-        factor = enlargement(height, width, target)
+        factor = max(1, round(target / max(height, width)))
+        if factor > 1:
+            factor -= factor % 2  # 4:2:0 chroma keeps colors sharp only at even edges
         return cls(height=height, width=width, count=count, columns=columns, factor=factor, gap=gap)
 
     @property

@@ -8,12 +8,12 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from common.files import atomic_path
 from eval.report.drawing import absolute_error, automatic_gain, paint_error
+from eval.report.items import Clip
 
-Clip = UInt8[np.ndarray, "t h w 3"]
 Box = tuple[int, int, int, int]
 """Top, left, height, width; pixels."""
 
@@ -22,6 +22,7 @@ INCHES = 1.5  # most that a picture in a grid is wide
 LABEL, HEAD, GAP = 1.3, 0.25, 0.04  # inches: for names, for headings, between pictures
 FONT = 7  # points
 RED = "#d62728"
+NEAREST = Image.Resampling.NEAREST
 LEGEND: Any = {"loc": "outside center right", "fontsize": FONT, "frameon": False}
 
 
@@ -40,8 +41,7 @@ def save_figure(figure: Figure, path: str | Path) -> list[Path]:
 def picture_grid(
     rows: Mapping[str, Sequence[np.ndarray]],
     columns: Sequence[str],
-    box: Box | None = None,
-    boxed: Sequence[str] = (),
+    boxes: Mapping[str, Box] | None = None,
 ) -> Figure:
     """Pictures in rows with names, without smoothing, as large as a printed page lets them be.
 
@@ -49,8 +49,7 @@ def picture_grid(
         rows: name to pictures, uint8 `h w 3`, or float `h w` in [-1, 1] shown in gray; all of the
             first one's aspect.
         columns: heading of each column.
-        box: drawn in red on the rows named in `boxed`.
-        boxed: see `box`.
+        boxes: name of a row to what is framed in red on its pictures.
     """
     first = next(iter(rows.values()))[0]
     aspect = first.shape[0] / first.shape[1]
@@ -66,8 +65,8 @@ def picture_grid(
             axis.imshow(picture, cmap="gray", vmin=-1 if picture.ndim == 2 else None, vmax=1)
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
-            if box and name in boxed:
-                y, x, height, length = box
+            if boxes and name in boxes:
+                y, x, height, length = boxes[name]
                 frame = Rectangle((x, y), length, height, fill=False, color=RED, linewidth=1)
                 axis.add_patch(frame)
             if c == 0:
@@ -78,17 +77,14 @@ def picture_grid(
 
 
 def comparison(
-    clips: Mapping[str, Clip],
-    frames: Sequence[int],
-    box: Box | None = None,
-    gain: float | None = None,
+    clips: Mapping[str, Clip], frames: Sequence[int], box: Box, gain: float | None = None
 ) -> Figure:
     """Reconstructions under their source, each with its zoomed box and its error (Figs. 3 to 7).
 
     Args:
         clips: name to clip; the first is the source.
         frames: which frames, one column each.
-        box: what is enlarged; None enlarges nothing.
+        box: what is enlarged.
         gain: factor of the error, its mean over the channels from black (0) to yellow (255 and
             more); the rows' names state it. None chooses one power of two for all.
 
@@ -99,24 +95,23 @@ def comparison(
     t, h, w = source.shape[:3]
     if not frames or min(frames) < 0 or max(frames) >= t:
         raise ValueError(f"frames {list(frames)} must be in 0 to {t - 1}")
-    if box and not (
-        min(box) >= 0 and min(box[2:]) > 0 and box[0] + box[2] <= h and box[1] + box[3] <= w
-    ):
+    top, left, height, width = box
+    if min(box) < 0 or min(height, width) < 1 or top + height > h or left + width > w:
         raise ValueError(f"box {box} (top, left, height, width) must lie in {h}x{w}")
     shown = {name: clip[list(frames)] for name, clip in clips.items()}
     errors = {n: absolute_error(clip, shown[source_name]) for n, clip in shown.items()}
     del errors[source_name]
     gain = gain or (automatic_gain(list(errors.values())) if errors else 1.0)
     rows: dict[str, list[np.ndarray]] = {}
-    for name, clip in clips.items():
-        rows[name] = [clip[i] for i in frames]
-        if box:
-            top, left, height, width = box
-            part = [clip[i, top : top + height, left : left + width] for i in frames]
-            rows[f"{name}, enlarged"] = [_enlarged(picture, h, w) for picture in part]
+    for name, clip in shown.items():
+        rows[name] = list(clip)
+        rows[f"{name}, enlarged"] = [
+            np.asarray(ImageOps.pad(Image.fromarray(part), (w, h), NEAREST, "white"))
+            for part in clip[:, top : top + height, left : left + width]
+        ]
         if name in errors:
             rows[f"{name}, error x {gain:g}"] = list(paint_error(errors[name], gain))
-    return picture_grid(rows, [f"frame {i}" for i in frames], box, list(clips))
+    return picture_grid(rows, [f"frame {i}" for i in frames], dict.fromkeys(clips, box))
 
 
 def latent_channels(
@@ -193,7 +188,7 @@ def preservation(points: Mapping[str, tuple[int, float]], pixels: str) -> Figure
     return figure
 
 
-def with_caption(clip: Clip, start: int, text: str = "SUDDEN CAPTION 0123") -> Clip:
+def with_caption(clip: Clip, start: int, text: str) -> Clip:
     """A copy with white text on a dark band near the bottom, from frame `start` on (Fig. 7).
 
     Raises:
@@ -224,13 +219,3 @@ def _font_that_fits(text: str, width: int, most: int) -> ImageFont.FreeTypeFont:
         if font.getlength(text) <= 0.95 * width:
             return font
     raise ValueError(f"the text {text!r} is too long for {width} pixels. Use a shorter one.")
-
-
-def _enlarged(picture: UInt8[np.ndarray, "h w 3"], height: int, width: int) -> np.ndarray:
-    """As large as fits into `height` x `width`, the aspect kept, the rest white."""
-    scale = min(height / picture.shape[0], width / picture.shape[1])
-    size = (round(picture.shape[1] * scale), round(picture.shape[0] * scale))
-    large = Image.fromarray(picture).resize(size, Image.Resampling.NEAREST)
-    canvas = Image.new("RGB", (width, height), "white")
-    canvas.paste(large, ((width - size[0]) // 2, (height - size[1]) // 2))
-    return np.asarray(canvas)

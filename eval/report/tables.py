@@ -6,6 +6,7 @@ Every form says in a column of its own whether a row was measured or where it wa
 import csv
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 
 from eval.report.drawing import column_decimals, format_number
 from eval.report.items import Cell, Column, Table
@@ -35,7 +36,7 @@ def to_csv(table: Table) -> str:
     """One line per row with all digits of the numbers; missing ones are empty."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([*(_heading(column) for column in _columns(table)), "source"])
+    writer.writerow([*map(_heading, filled_columns(table)), "source"])
     for row in table.rows:
         writer.writerow([*("" if cell is None else cell for cell in row), MEASURED])
     for row in table.reference_rows:
@@ -81,14 +82,20 @@ def to_latex(table: Table) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _texts(table: Table) -> tuple[list[str], list[list[str]], list[list[str]]]:
-    """Heading, measured and published rows as text; each column has its own number of digits."""
-    columns = _columns(table)
+def filled_columns(table: Table) -> list[Column]:
+    """The columns, each with the number of digits that its numbers get."""
     rows = [*table.rows, *(row.cells for row in table.reference_rows)]
-    digits = [
-        column.decimals if column.decimals is not None else column_decimals(values)
+    columns = [Column(name=c) if isinstance(c, str) else c for c in table.columns]
+    return [
+        replace(column, decimals=column_decimals(values)) if column.decimals is None else column
         for column, values in zip(columns, zip(*rows, strict=True), strict=True)
     ]
+
+
+def _texts(table: Table) -> tuple[list[str], list[list[str]], list[list[str]]]:
+    """Heading, measured and published rows as text."""
+    columns = filled_columns(table)
+    digits = [column.decimals for column in columns]
 
     def texts(cells: Sequence[Cell], source: str) -> list[str]:
         return [*map(format_number, cells, digits), source]
@@ -98,10 +105,6 @@ def _texts(table: Table) -> tuple[list[str], list[list[str]], list[list[str]]]:
         [texts(row, MEASURED) for row in table.rows],
         [texts(row.labeled_cells, row.source) for row in table.reference_rows],
     )
-
-
-def _columns(table: Table) -> list[Column]:
-    return [Column(name=c) if isinstance(c, str) else c for c in table.columns]
 
 
 def _heading(column: Column) -> str:

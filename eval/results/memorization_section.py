@@ -16,7 +16,6 @@ from eval.clips.source import CLIP_FIELDS
 from eval.clips.video_stores import open_store
 from eval.report.items import Cell, Column, Comparison, Gallery, Item, Section, Table
 
-FPS = 8  # at which clips are shown
 PAIRS = 2  # of each class that are shown
 GONE = "The clips cannot be shown: "
 
@@ -61,7 +60,6 @@ def _worst_items(label: str, result: Mapping[str, Any]) -> list[Item]:
                 caption=f"{pair['training']}, at a distance of {pair['distance']:.4g}; "
                 f"{found['threshold']:.4g} is near.",
                 clips={"generated": made, "nearest training clip": trained},
-                fps=FPS,
                 scores={"distance": pair["distance"]},
             )
             for pair, made, trained in zip(pairs, generated, training, strict=True)
@@ -123,7 +121,6 @@ def _nearest_items(label: str, result: Mapping[str, Any], nearest: Mapping[str, 
                 Gallery(
                     title=f"Nearest by pixels: {name}",
                     clips=clips,
-                    fps=FPS,
                     headings=["clip", "nearest"] * PAIRS,
                 )
             )

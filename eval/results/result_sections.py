@@ -23,7 +23,6 @@ from eval.results.reconstruction_tables import reconstruction_tables
 CLIPS = 8  # of a reconstruction run that are shown
 GALLERY_CLIPS = 4  # of each class
 PAIRED_CLIPS = 2  # of each class, where as many real ones stand beside
-FPS = 8  # at which clips are shown
 
 
 def reconstruction_section(label: str, folder: Path, result: dict[str, Any]) -> Section:
@@ -44,13 +43,12 @@ def reconstruction_section(label: str, folder: Path, result: dict[str, Any]) -> 
                 title=f"Clip {clip['key']}",
                 caption=f"Whole clip: {'; '.join(texts)}.",
                 clips=clips,
-                fps=FPS,
                 scores={
                     f"{metric.upper()} {name}": s[metric]
                     for metric in ("psnr", "ssim")
                     for name, s in scores.items()
                 },
-                error_of=list(scores),
+                errors=True,
             )
         )
     return Section(title=f"Reconstruction: {label}", items=items)
@@ -127,7 +125,7 @@ def samples_gallery(label: str, folder: Path, real: str | None = None) -> Galler
         if len(group) < (PAIRED_CLIPS if real else GALLERY_CLIPS):
             group.append(_frames(folder / clip["file"]))
     if real is None:
-        return Gallery(title=label, clips=generated, fps=FPS)
+        return Gallery(title=label, clips=generated)
     known = read_labels(Path(real))
     if known is None:
         raise ValueError(f"{real}: no labels, so its clips cannot stand beside those of a class")
@@ -152,7 +150,6 @@ def samples_gallery(label: str, folder: Path, real: str | None = None) -> Galler
     return Gallery(
         title=label,
         clips=pairs,
-        fps=FPS,
         headings=["real"] * PAIRED_CLIPS + ["generated"] * PAIRED_CLIPS,
     )
 

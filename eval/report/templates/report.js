@@ -144,10 +144,9 @@
 
   /* Reads the values of a plot at the pointer or at the arrow keys' position. */
   function plot(root) {
-    const { x: [low, high, log], series } = JSON.parse(root.dataset.plot);
+    const { x: [low, high], series } = JSON.parse(root.dataset.plot);
     const [cursor, tip] = [root.querySelector(".cursor"), root.querySelector(".tip")];
-    const scale = log ? Math.log10 : (value) => value;
-    const place = (value) => (scale(value) - scale(low)) / (scale(high) - scale(low));
+    const place = (value) => (value - low) / (high - low);
     const stops = [...new Set(series.flatMap(([, xs]) => xs))].sort((a, b) => a - b);
     const text = (value) => value === null ? "–" : value.toLocaleString("en", { maximumSignificantDigits: 5 });
     let stop = -1;
