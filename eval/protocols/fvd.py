@@ -22,7 +22,7 @@ from eval.metrics.frechet import (
 )
 from eval.metrics.kvd import jedi_distance, kernel_distance
 from eval.metrics.neighbors import coverage
-from eval.published.scores import comparison_lines, comparison_records
+from eval.published.scores import compare, comparison_lines
 
 USUAL_CLIPS = 2048
 NEIGHBORS = 5  # of precision, recall, density and coverage
@@ -97,7 +97,7 @@ def evaluate_fvd(
         "fake": fake.describe(),
         "notes": notes,
     }
-    return {**result, "published": comparison_records(result)}
+    return {**result, "published": compare(result)}
 
 
 def real_features(

@@ -16,7 +16,7 @@ from eval.clips.source import ClipSource
 from eval.features.extractors import Extractor
 from eval.features.feature_cache import Extraction, copies_note, extract_features
 from eval.metrics.inception_score import ceiling, inception_score
-from eval.published.scores import comparison_lines, comparison_records
+from eval.published.scores import compare, comparison_lines
 
 SHUFFLE_SEED = 42  # StyleGAN-V's
 CLIP_FIELDS = ("frames", "stride", "start", "skip", "seed", "height", "width")
@@ -141,7 +141,7 @@ def evaluate_is(
         "labels": labels,
         "notes": notes + doubts,
     }
-    return {**result, "published": comparison_records(result)}
+    return {**result, "published": compare(result)}
 
 
 def drawn_labels(fake: ClipSource) -> tuple[dict[str, Any] | None, list[str]]:

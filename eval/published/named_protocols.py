@@ -1,6 +1,6 @@
 """Protocols of published FVD scores by name: everything they fix, and what is not known of them.
 
-To add one, add an entry to `PROTOCOLS`; its rows go into `published_scores`.
+To add one, add an entry to `PROTOCOLS`; its rows go into `scores.FVD`.
 """
 
 from collections.abc import Mapping
@@ -54,6 +54,17 @@ STYLEGAN_V = {
     "preset": "i3d_torchscript",
 }
 LATTE = {**STYLEGAN_V, "stride_real": 3}
+VIDEOGPT = {
+    "frames": 16,
+    "stride_real": 1,
+    "stride_fake": 1,
+    "start_real": "random",
+    "num_clips": 2048,
+    "height": 128,
+    "width": 128,
+    "split": "train",
+    "preset": "i3d_videogpt",
+}
 LATTE_SOURCE = (
     "Ma et al. 2024 (Latte): StyleGAN-V's code; real clips at the stride of training, 3, which "
     "users found to give the published numbers"
@@ -90,18 +101,7 @@ PROTOCOLS: dict[str, NamedProtocol] = {
         ),
     ),
     "tats": NamedProtocol(
-        values={
-            "frames": 16,
-            "stride_real": 1,
-            "stride_fake": 1,
-            "start_real": "random",
-            "num_clips": 2048,
-            "height": 128,
-            "width": 128,
-            "data_set": "UCF-101",
-            "split": "train",
-            "preset": "i3d_videogpt",
-        },
+        values={**VIDEOGPT, "data_set": "UCF-101"},
         source="Ge et al. 2022 (TATS) and their code",
         unknown=(SEEDS, "how many runs the spread is over"),
     ),
@@ -119,18 +119,7 @@ PROTOCOLS: dict[str, NamedProtocol] = {
         unknown=(SEEDS, "number, stride and starts of the real clips", "the I3D port"),
     ),
     "cdfvd_16f_128": NamedProtocol(
-        values={
-            "frames": 16,
-            "stride_real": 1,
-            "stride_fake": 1,
-            "start_real": "random",
-            "num_clips": 2048,
-            "num_clips_real": 2048,
-            "height": 128,
-            "width": 128,
-            "split": "train",
-            "preset": "i3d_videogpt",
-        },
+        values={**VIDEOGPT, "num_clips_real": 2048},
         source="Ge et al. 2024 (content-debiased FVD): their code and its files of statistics",
         unknown=(
             SEEDS,

@@ -15,159 +15,118 @@ class PublishedScore:
     method: str
     data_set: str
     value: float
-    std: float | None = None
+    std: float | None
     """Over the authors' own runs."""
-    metric: Literal["fvd", "is"] = "fvd"
-    protocol: str | None = None
+    metric: Literal["fvd", "is"]
+    protocol: str | None
     """A name of `PROTOCOLS`; None where too little is stated to measure in the same way."""
-    setting: str = ""
+    setting: str
     """Such as `class-conditional, 256x256`."""
     source: str
-
-
-def _scores(
-    source: str,
-    protocol: str | None,
-    setting: str,
-    rows: Mapping[tuple[str, str], Any],
-    metric: Literal["fvd", "is"] = "fvd",
-) -> list[PublishedScore]:
-    """Rows of one table: (method, data set) to value, or to value and spread."""
-    found = []
-    for (method, data_set), given in rows.items():
-        value, std = given if isinstance(given, tuple) else (given, None)
-        row = {"method": method, "data_set": data_set, "value": value, "std": std}
-        more = {"protocol": protocol, "setting": setting, "source": source, "metric": metric}
-        found.append(PublishedScore(**row, **more))
-    return found
 
 
 UCF, SKY, FACES = "UCF-101", "SkyTimelapse", "FaceForensics"
 LATTE = "Ma et al. 2024 (Latte)"
 LEAN = "Cheng and Yuan 2025 (LeanVAE), README"
 AR_DIFFUSION = "Table 1 of Sun et al. 2025 (AR-Diffusion)"
+STYLEGAN_V = f"Skorokhodov et al. 2022 (StyleGAN-V), as {AR_DIFFUSION} has them"
 IVVAE = "IV-VAE, supplement, Table 2"
+FAR = "Gu et al. 2025 (FAR), README"
+LARP = "Wang et al. 2025 (LARP), README"
+TATS = "Ge et al. 2022 (TATS), as Yu et al. 2023 (MAGVIT) have it"
 
-SCORES: list[PublishedScore] = [
-    *_scores(
-        *(f"Skorokhodov et al. 2022 (StyleGAN-V), as {AR_DIFFUSION} has them", "stylegan_v"),
-        "256x256",
-        {
-            ("StyleGAN-V", FACES): 47.4,
-            ("StyleGAN-V", SKY): 79.5,
-            ("StyleGAN-V", UCF): 1431.0,
-        },
-    ),
-    *_scores(LATTE, "latte_ucf101", "class-conditional, 256x256", {("Latte", UCF): 478.0}),
-    *_scores(LATTE, "latte_sky", "256x256", {("Latte", SKY): 59.8}),
-    *_scores(LATTE, "latte_faceforensics", "256x256", {("Latte", FACES): 34.0}),
-    *_scores(
-        *(LEAN, None, "256x256"),
-        {
-            ("Latte + LeanVAE (z 4)", SKY): 49.59,
-            ("Latte + LeanVAE (z 16)", SKY): 95.15,
-            ("Latte + LeanVAE (z 4)", UCF): 164.45,
-            ("Latte + LeanVAE (z 16)", UCF): 175.33,
-        },
-    ),
-    *_scores(
-        *(IVVAE, "ivvae_table2", "Latte, 256x256"),
-        {
-            ("CV-VAE", UCF): 587.9,
-            ("OS-VAE", UCF): 674.1,
-            ("OD-VAE", UCF): 565.2,
-            ("IV-VAE", UCF): 557.5,
-            ("CV-VAE", FACES): 328.2,
-            ("OS-VAE", FACES): 316.3,
-            ("OD-VAE", FACES): 285.5,
-            ("IV-VAE", FACES): 259.8,
-        },
-    ),
-    *_scores(
-        *(IVVAE, None, "Latte, 256x256"),
-        {
-            ("CV-VAE", UCF): 84.7,
-            ("OS-VAE", UCF): 85.2,
-            ("OD-VAE", UCF): 82.5,
-            ("IV-VAE", UCF): 85.7,
-        },
-        metric="is",
-    ),
-    *_scores(
-        *(AR_DIFFUSION, None, "256x256"),
-        {
-            ("AR-Diffusion", UCF): 186.6,
-            ("AR-Diffusion", SKY): 40.8,
-            ("AR-Diffusion", FACES): 71.9,
-        },
-    ),
-    *_scores(
-        *("Gu et al. 2025 (FAR), README", "far_ucf101", "class-conditional, 256x256"),
-        {("FAR-L", UCF): (113, 3.6), ("FAR-XL", UCF): (108, 4.2)},
-    ),
-    *_scores(
-        *("Gu et al. 2025 (FAR), README", "far_ucf101", "unconditional, 256x256"),
-        {("FAR-L, unconditional", UCF): (303, 13.5), ("FAR-XL, unconditional", UCF): (279, 9.2)},
-    ),
-    *_scores(
-        *("Wang et al. 2025 (LARP), README", "larp_128", "class-conditional, 128x128"),
-        {("LARP-L-Long", UCF): 57},
-    ),
-    *_scores(
-        *("Ge et al. 2022 (TATS), as Yu et al. 2023 (MAGVIT) have it", "tats"),
-        "class-conditional, 128x128",
-        {("TATS-base", UCF): (332, 18)},
-    ),
-]
+Tables = Mapping[tuple[str, str | None, str], Mapping[str, Mapping[str, Any]]]
+"""Source, protocol and setting to data set to method to value, or to value and spread."""
+
+FVD: Tables = {
+    (STYLEGAN_V, "stylegan_v", "256x256"): {
+        FACES: {"StyleGAN-V": 47.4},
+        SKY: {"StyleGAN-V": 79.5},
+        UCF: {"StyleGAN-V": 1431.0},
+    },
+    (LATTE, "latte_ucf101", "class-conditional, 256x256"): {UCF: {"Latte": 478.0}},
+    (LATTE, "latte_sky", "256x256"): {SKY: {"Latte": 59.8}},
+    (LATTE, "latte_faceforensics", "256x256"): {FACES: {"Latte": 34.0}},
+    (LEAN, None, "256x256"): {
+        SKY: {"Latte + LeanVAE (z 4)": 49.59, "Latte + LeanVAE (z 16)": 95.15},
+        UCF: {"Latte + LeanVAE (z 4)": 164.45, "Latte + LeanVAE (z 16)": 175.33},
+    },
+    (IVVAE, "ivvae_table2", "Latte, 256x256"): {
+        UCF: {"CV-VAE": 587.9, "OS-VAE": 674.1, "OD-VAE": 565.2, "IV-VAE": 557.5},
+        FACES: {"CV-VAE": 328.2, "OS-VAE": 316.3, "OD-VAE": 285.5, "IV-VAE": 259.8},
+    },
+    (AR_DIFFUSION, None, "256x256"): {
+        UCF: {"AR-Diffusion": 186.6},
+        SKY: {"AR-Diffusion": 40.8},
+        FACES: {"AR-Diffusion": 71.9},
+    },
+    (FAR, "far_ucf101", "class-conditional, 256x256"): {
+        UCF: {"FAR-L": (113, 3.6), "FAR-XL": (108, 4.2)},
+    },
+    (FAR, "far_ucf101", "unconditional, 256x256"): {
+        UCF: {"FAR-L, unconditional": (303, 13.5), "FAR-XL, unconditional": (279, 9.2)},
+    },
+    (LARP, "larp_128", "class-conditional, 128x128"): {UCF: {"LARP-L-Long": 57}},
+    (TATS, "tats", "class-conditional, 128x128"): {UCF: {"TATS-base": (332, 18)}},
+}
+IS: Tables = {
+    (IVVAE, None, "Latte, 256x256"): {
+        UCF: {"CV-VAE": 84.7, "OS-VAE": 85.2, "OD-VAE": 82.5, "IV-VAE": 85.7},
+    },
+}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """Whether a score of ours may stand beside a published one."""
+def _scores(metric: Literal["fvd", "is"], tables: Tables) -> list[PublishedScore]:
+    return [
+        PublishedScore(
+            method=method,
+            data_set=data_set,
+            value=value,
+            std=std,
+            metric=metric,
+            protocol=protocol,
+            setting=setting,
+            source=source,
+        )
+        for (source, protocol, setting), data_sets in tables.items()
+        for data_set, methods in data_sets.items()
+        for method, given in methods.items()
+        for value, std in [given if isinstance(given, tuple) else (given, None)]
+    ]
 
-    score: PublishedScore
-    why_not: tuple[str, ...]
-    """What differs; empty where they compare."""
-    caveats: tuple[str, ...] = ()
-    """What is not known of the published one's protocol."""
+
+SCORES = [*_scores("fvd", FVD), *_scores("is", IS)]
 
 
-def compare(result: Mapping[str, Any]) -> list[Comparison]:
-    """Every published score of the same kind and data set, with what keeps ours from standing
-    beside it.
+def compare(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every published score of the same kind and data set, and whether ours compares with it.
 
     Args:
         result: of `evaluate_fvd` or `evaluate_is`; nothing compares where its `protocol` names no
             `data_set`.
+
+    Returns: for JSON, of each its `method`, `value`, `std`, `protocol`, `setting` and `source`,
+        whether it `compares`, else `why_not`, and what is `unknown` of its protocol.
     """
     wanted = (result["kind"], result["protocol"].get("data_set"))
-    scores = [score for score in SCORES if (score.metric, score.data_set) == wanted]
-    return [
-        Comparison(
-            score=score,
-            why_not=tuple(_differences(result, score)),
-            caveats=PROTOCOLS[score.protocol].unknown if score.protocol else (),
-        )
-        for score in scores
-    ]
-
-
-def comparison_records(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What `compare` finds, for the result's JSON."""
-    return [
-        {
-            "method": found.score.method,
-            "value": found.score.value,
-            "std": found.score.std,
-            "protocol": found.score.protocol,
-            "setting": found.score.setting,
-            "source": found.score.source,
-            "compares": not found.why_not,
-            "why_not": list(found.why_not),
-            "unknown": list(found.caveats),
-        }
-        for found in compare(result)
-    ]
+    records = []
+    for score in SCORES:
+        if (score.metric, score.data_set) == wanted:
+            why_not = _differences(result, score)
+            records.append(
+                {
+                    "method": score.method,
+                    "value": score.value,
+                    "std": score.std,
+                    "protocol": score.protocol,
+                    "setting": score.setting,
+                    "source": score.source,
+                    "compares": not why_not,
+                    "why_not": why_not,
+                    "unknown": list(PROTOCOLS[score.protocol].unknown) if score.protocol else [],
+                }
+            )
+    return records
 
 
 def comparison_lines(result: Mapping[str, Any]) -> list[str]:
@@ -190,16 +149,12 @@ def published_beside(result: Mapping[str, Any], columns: int) -> list[PublishedR
     compare, and no others."""
     return [
         PublishedRow(
-            cells=[
-                found.score.method,
-                *(found.score.value, found.score.std),
-                *(None for _ in range(columns - 3)),
-            ],
-            source=found.score.source,
-            setting=found.score.setting,
+            cells=[row["method"], row["value"], row["std"], *(None for _ in range(columns - 3))],
+            source=row["source"],
+            setting=row["setting"],
         )
-        for found in compare(result)
-        if not found.why_not
+        for row in compare(result)
+        if row["compares"]
     ]
 
 
