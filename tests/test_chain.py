@@ -189,7 +189,14 @@ def test_measures_rank_with_the_score_over_the_means_of_rows():
     for name in ("a", "b"):
         for each in measures[name]:
             del each["few"]
-    found = rank_correlations(measures, scores)
+    rows = {
+        name: [
+            {"measures": each, "score": score}
+            for each, score in zip(measures[name], scores[name], strict=True)
+        ]
+        for name in scores
+    }
+    found = rank_correlations(rows)
     assert found["same"]["rho"] == pytest.approx(1)
     assert found["turned"]["rho"] == pytest.approx(-1)
     assert found["same"]["rows"] == 4

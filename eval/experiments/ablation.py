@@ -116,7 +116,10 @@ def run_ablation(
                 source, video = {"init_from": exports[start]}, config.continued_video or video
             exports[name] = train(video, architecture, seed, folder, **source)
             rows[name]["parameters"] = parameters(exports[name])
-            rows[name]["scores"][seed] = _logged(folder)
+            last = read_log(folder)[-1]  # without these scores where the config names no such clips
+            rows[name]["scores"][seed] = {
+                score: last[f"eval/ema/{score}"] for score in LOGGED if f"eval/ema/{score}" in last
+            }
 
         # Measure
         for test, data in config.tests.items():
@@ -134,12 +137,6 @@ def run_ablation(
         write_json(config.folder / "ablation.json", result)
         write_text(config.folder / "ablation.md", text + "\n")
     return text
-
-
-def _logged(folder: Path) -> dict[str, float]:
-    """Scores of held-out clips at the last step; none where the config has no such clips."""
-    last = read_log(folder)[-1]
-    return {name: last[f"eval/ema/{name}"] for name in LOGGED if f"eval/ema/{name}" in last}
 
 
 def _measured(

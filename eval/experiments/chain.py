@@ -120,18 +120,8 @@ def run_chain(config: ChainConfig, commands: CommandStages) -> dict[str, Any]:
     for seed in config.seeds:
         for row in config.rows:
             cells[row.name][str(seed)] = _cell(config, row, seed, commands, classifier)
-            result = {
-                "kind": "chain",
-                "cells": cells,
-                "correlations": rank_correlations(
-                    {
-                        name: [c["measures"] for c in of.values()]
-                        for name, of in cells.items()
-                        if of
-                    },
-                    {name: [c["score"] for c in of.values()] for name, of in cells.items() if of},
-                ),
-            }
+            done = {name: list(of.values()) for name, of in cells.items() if of}
+            result = {"kind": "chain", "cells": cells, "correlations": rank_correlations(done)}
             write_json(config.folder / "chain.json", result)
             tables = "\n".join(map(to_markdown, chain_tables(result)))
             write_text(config.folder / "chain.md", tables)
@@ -195,25 +185,24 @@ def _cell(
 
 
 def rank_correlations(
-    measures: Mapping[str, Sequence[Mapping[str, float]]], scores: Mapping[str, Sequence[float]]
+    rows: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> dict[str, dict[str, float]]:
     """Spearman's rank correlation over rows of each measure with the score, both means over seeds.
 
     Args:
-        measures: row to the card's measures of each seed.
-        scores: row to the generator's score of each seed; lower is better, so a measure that helps
-            when it is high has a negative correlation.
+        rows: name to the `measures` of the card and the generator's `score` of each seed; a lower
+            score is better, so a measure that helps when it is high has a negative correlation.
 
     Returns: measure to `rho`, `p` (two-sided, by Student's t, rough for few rows) and `rows`. Left
         out: measures that fewer than three rows have, or that are equal in all of them.
     """
     found = {}
-    for name in dict.fromkeys(n for of in measures.values() for each in of for n in each):
-        rows = [row for row, of in measures.items() if all(name in each for each in of)]
-        values = [mean(each[name] for each in measures[row]) for row in rows]
-        targets = [mean(scores[row]) for row in rows]
-        if len(rows) < LEAST_ROWS or not np.ptp(values) or not np.ptp(targets):
+    for name in dict.fromkeys(n for row in rows.values() for seed in row for n in seed["measures"]):
+        having = [row for row in rows.values() if all(name in seed["measures"] for seed in row)]
+        values = [mean(seed["measures"][name] for seed in row) for row in having]
+        scores = [mean(seed["score"] for seed in row) for row in having]
+        if len(having) < LEAST_ROWS or not np.ptp(values) or not np.ptp(scores):
             continue
-        ranks: Any = spearmanr(values, targets)
-        found[name] = {"rho": float(ranks.statistic), "p": float(ranks.pvalue), "rows": len(rows)}
+        ranks: Any = spearmanr(values, scores)
+        found[name] = {"rho": float(ranks.statistic), "p": float(ranks.pvalue), "rows": len(having)}
     return found

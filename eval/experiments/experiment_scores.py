@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from common.files import read_json
 from common.stages import CommandStages
+from data.video.decode import read_frames
 
 FRAMES = 16  # from the middle of every clip
 KINDS = ("fvd", "is")
@@ -85,3 +86,10 @@ class ExperimentScores:
             self.commands.run(self.records / file, f"eval_{kind}.py", given)
             found.append(read_json(self.results / file))
         return ClipScores(*found)
+
+
+def count_samples(folder: Path) -> tuple[int, tuple[int, int]]:
+    """How many clips `sample.py` left in a folder, and their height and width in pixels."""
+    files = [clip["file"] for clip in read_json(folder / "samples.json")["clips"]]
+    height, width = read_frames(folder / files[0], [0]).shape[1:3]
+    return len(files), (height, width)

@@ -10,14 +10,17 @@ from typing import Annotated, Any
 from annotated_types import Ge
 
 from common.config import Config
-from common.files import read_json, read_options, write_json, write_text
+from common.files import read_options, write_json, write_text
 from common.stages import CommandStages
-from data.video.decode import read_frames
-from eval.experiments.experiment_scores import FRAMES, ExperimentScores
+from eval.experiments.experiment_scores import FRAMES, ExperimentScores, count_samples
+from eval.report.items import Column
+from eval.report.tables import to_markdown
 from eval.results.experiment_tables import seed_table
 
-SCORES = {"fvd_demo": 2, "is_demo": 2, "recognized": 3}
-"""Scores of the table, with their decimals."""
+SCORES = {
+    name: Column(name=name, decimals=decimals)
+    for name, decimals in {"fvd_demo": 2, "is_demo": 2, "recognized": 3}.items()
+}
 WEIGHTS = ("raw", "ema")
 
 
@@ -85,34 +88,32 @@ def run_learning_curve(
 
         # Sample
         parts = _parts(samplers, steps)
+        clips = {name: folder / name.replace(" ", "-") for name in parts}
         for name, (step, options) in parts.items():
             checkpoint = folder / "run" / "checkpoints" / f"step-{step:08d}"
-            out = folder / name.replace(" ", "-")
             commands.run(
-                out.with_name(f"{out.name}.json"),
+                folder / f"{clips[name].name}.json",
                 "sample.py",
-                {"latte": checkpoint, "out": out, "seed": seed, **options},
+                {"latte": checkpoint, "out": clips[name], "seed": seed, **options},
                 config=config.samples,
             )
 
         # Score
-        clips = [folder / name.replace(" ", "-") for name in parts]
-        files = [clip["file"] for clip in read_json(clips[0] / "samples.json")["clips"]]
-        height, width = read_frames(clips[0] / files[0], [0]).shape[1:3]
+        num_clips, size = count_samples(next(iter(clips.values())))
         scores = ExperimentScores(
             commands=scoring,
             records=folder / "scores" / "records",
             results=folder / "scores",
             classifier=Path(config.classifier),
             reference=Path(config.reference),
-            num_clips=len(files),
-            size=(height, width),
+            num_clips=num_clips,
+            size=size,
         )
-        for name, out in zip(parts, clips, strict=True):
+        for name, out in clips.items():
             scored = scores.score(out.name, out)
             results["scores"].setdefault(name, {})[seed] = scored.summary
             results["protocol"] = {
-                "clips": len(files),
+                "clips": num_clips,
                 "frames": FRAMES,
                 "reference_clips": scored.fvd["protocol"]["clips_real"],
                 "classes": scored.inception["classes"],
@@ -157,33 +158,29 @@ def _parts(
 
 def _report(samplers: Mapping[str, Mapping[str, Any]], results: dict[str, Any]) -> str:
     """The two tables and what they say, in markdown."""
-    protocol, scores = results["protocol"], results["scores"]
-    seeds = len(next(iter(scores.values())))
-    last, chance = (
-        [run["recognized"] for run in scores["100 ema"].values()],
-        1 / protocol["classes"],
+    protocol = results["protocol"]
+    scores = {name: list(seeds.values()) for name, seeds in results["scores"].items()}
+    last, chance = [run["recognized"] for run in scores["100 ema"]], 1 / protocol["classes"]
+    full, fast = (mean(run["fvd_demo"] for run in scores[name]) for name in ("full", "fast"))
+    training = seed_table(
+        "What is learned over the training",
+        "% of training, weights",
+        SCORES,
+        {name: runs for name, runs in scores.items() if name not in samplers},
+        f"{protocol['clips']} clips a row and seed, {len(last)} seeds (mean ± standard deviation), "
+        f"against {protocol['reference_clips']} training clips. Class recognized at the end, by "
+        f"averaged weights: {100 * mean(last):.0f} % on the mean, {100 * min(last):.0f} % with the "
+        f"worst seed, by chance {100 * chance:.0f} %: a margin of at least "
+        f"{100 * (min(last) - chance):.0f} points.",
     )
-    full, fast = (mean(run["fvd_demo"] for run in scores[n].values()) for n in ("full", "fast"))
-    parts = {n: ((), s.values()) for n, s in scores.items() if n not in ("full", "fast")}
-    by_sampler = {
-        f"{sampler['method']}, {sampler['steps']} steps": ((), scores[name].values())
-        for name, sampler in samplers.items()
-    }
-    return "\n".join(
-        [
-            f"{protocol['clips']} clips a row and seed, {seeds} seeds (mean ± standard deviation), "
-            f"against {protocol['reference_clips']} training clips.",
-            "",
-            *seed_table(["% of training, weights"], parts, SCORES),
-            "",
-            f"Class recognized: {100 * mean(last):.0f} % on the mean, {100 * min(last):.0f} % with "
-            f"the worst seed, by chance {100 * chance:.0f} %: a margin of at least "
-            f"{100 * (min(last) - chance):.0f} points.",
-            "",
-            *seed_table(["averaged weights, sampler"], by_sampler, SCORES),
-            "",
-            f"The sampler of few steps has {fast / full:.3f} times the fvd_demo of the one of "
-            "many.",
-            "",
-        ]
+    sampling = seed_table(
+        "Samplers, with the averaged weights at the end",
+        "sampler",
+        SCORES,
+        {
+            f"{sampler['method']}, {sampler['steps']} steps": scores[name]
+            for name, sampler in samplers.items()
+        },
+        f"The sampler of few steps has {fast / full:.3f} times the fvd_demo of the one of many.",
     )
+    return "\n".join(map(to_markdown, (training, sampling)))
