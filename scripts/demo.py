@@ -1,6 +1,5 @@
 """From raw videos to a measured generator: every stage of the pipeline on a few real clips."""
 
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ import torch
 
 from common.cli import main, parse
 from common.config import Config
-from common.files import atomic_path, read_json, write_json
+from common.files import write_json, write_text
 from common.machine import usable_cpus
 from common.measure import peak_memory_bytes
 from common.output_folder import lock_folder
@@ -18,16 +17,13 @@ from common.stages import CommandStages, run_stage
 from data.importers.wheels import demo_records, fetch_clips
 from data.shards.pack_video import ShardConfig
 from data.shards.write import write_shards
-from data.video.decode import read_frames
-from eval.experiments.experiment_scores import FRAMES, ExperimentScores
+from eval.experiments.demo import measure_demo
 
 SCRIPTS = Path(__file__).parent
-CONFIGS = Path(os.path.relpath(SCRIPTS.parent / "configs" / "demo"))
-PAGE = SCRIPTS.parent / "configs" / "demo" / "report.yaml"
+CONFIGS = SCRIPTS.parent / "configs" / "demo"
 RUN = Path("runs/demo")
 CLIPS = Path("datasets/demo/clips")
-NOISE = 0.6
-NEAREST_STRIDE = 8  # frames between the training clips that generated ones are compared with
+TWO_PROCESSES = f"{sys.executable} -m torch.distributed.run --standalone --nproc_per_node 2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,40 +43,36 @@ class Demo(Config):
     """What starts the stages that train, encode or sample; by default torchrun with two processes
     on a CPU of two cores or more, else python."""
 
-    @property
-    def end(self) -> str:
-        """Of the names of what depends on `diffusion`."""
-        return "" if self.diffusion == "flow" else f"_{self.diffusion}"
-
-
-TWO_PROCESSES = f"{sys.executable} -m torch.distributed.run --standalone --nproc_per_node 2"
-SHARED = {
-    "image_vae": "train_vae.py",
-    "video_vae": "train_vae.py",
-    "latents": "cache_latents.py",
-    "classifier": "train_classifier.py",
-    "reconstruct": "eval_reconstruction.py",
-}
-"""Stages that are commands of the user, each with the config of its name, whatever Latte learns."""
-
 
 def stages(end: str) -> dict[str, str]:
-    """All of them, in order."""
-    return SHARED | {f"latte{end}": "train_latte.py", f"samples{end}": "sample.py"}
+    """Those that are commands of the user, in order, each with the config of its name.
+
+    Args:
+        end: of the names of what depends on what Latte learns.
+    """
+    return {
+        "image_vae": "train_vae.py",
+        "video_vae": "train_vae.py",
+        "latents": "cache_latents.py",
+        "classifier": "train_classifier.py",
+        "reconstruct": "eval_reconstruction.py",
+        f"latte{end}": "train_latte.py",
+        f"samples{end}": "sample.py",
+    }
 
 
 def run(config: Demo) -> None:
     """All stages in order, then where to look."""
+    end = "" if config.diffusion == "flow" else f"_{config.diffusion}"
     default = CONFIGS / ("cuda" if torch.cuda.is_available() else "cpu")
     configs = Path(config.configs) if config.configs else default
-    names = ("data", *stages(config.end))
-    missing = [name for name in names if not (configs / f"{name}.yaml").is_file()]
-    if missing:
-        raise ValueError(f"{configs}: no {missing[0]}.yaml, which the demo needs")
+    for name in ("data", *stages(end)):
+        if not (configs / f"{name}.yaml").is_file():
+            raise ValueError(f"{configs}: no {name}.yaml, which the demo needs")
     alone = torch.cuda.is_available() or usable_cpus() < 2
     launcher = config.launcher or (sys.executable if alone else TWO_PROCESSES)
     with lock_folder(RUN):
-        _run(configs, config.end, launcher)
+        _run(configs, end, launcher)
 
 
 def _run(configs: Path, end: str, launcher: str) -> None:
@@ -89,7 +81,7 @@ def _run(configs: Path, end: str, launcher: str) -> None:
     launched = CommandStages(scripts=SCRIPTS, launcher=launcher, done=commands.done)
 
     # Pack, train, reconstruct, sample
-    packed = _pack(configs / "data.yaml", records / "data.json")
+    commands.done["data"] = _pack(configs / "data.yaml", records / "data.json")
     for name, script in stages(end).items():
         runner = commands if script == "eval_reconstruction.py" else launched  # in one process
         runner.run(records / f"{name}.json", script, config=configs / f"{name}.yaml")
@@ -97,74 +89,23 @@ def _run(configs: Path, end: str, launcher: str) -> None:
     sampling = configs / f"samples{end}.yaml"
     commands.run(records / f"untrained{end}.json", "sample.py", untrained, config=sampling)
 
-    # Score as many clips of every set as the smallest has
-    generated = read_json(RUN / f"samples{end}" / "samples.json")["clips"]
-    first = read_frames(RUN / f"samples{end}" / generated[0]["file"], [0])
-    saved = read_json(RUN / "reconstruction" / "metrics.json")
-    num_clips = min(len(generated), len(saved["clips"]))
-    scores = ExperimentScores(
-        commands=commands,
-        records=records,
-        results=RUN / "scores",
-        classifier=RUN / "classifier" / "export",
-        reference=RUN / "shards" / "train",
-        num_clips=num_clips,
-        size=(first.shape[1], first.shape[2]),
-    )
-    test, real = RUN / "shards" / "test", {"fake_is_real": True}
-    nearest = {"held_out": test, "nearest_stride": NEAREST_STRIDE}
-    found = {
-        "generated": scores.score(f"generated{end}", RUN / f"samples{end}", {}, nearest),
-        "held-out clips": scores.score("held-out", test, real),
-        "held-out clips through the VAE": scores.score("through-vae", RUN / "reconstruction/vae"),
-        "held-out clips with noise": scores.score("noise", test, {**real, "noise_fake": NOISE}),
-        "untrained generator": scores.score(f"untrained{end}", RUN / f"untrained{end}"),
-    }
-
-    # Figures and page
-    metrics = {
-        "scores": {name: scored.summary for name, scored in found.items()},
-        "recognized_by_class": found["generated"].inception["accuracy_by_class"],
-        "memorization": found["generated"].fvd["memorization"],
-        "classifier": read_json(RUN / "classifier" / "metrics.json")["test"],
-        "protocol": {"frames": FRAMES, "noise": NOISE, "reference": "training clips"},
-        "reconstruction": saved["metrics"],
-        "stages": {
-            name: {k: record[k] for k in ("seconds", "cpu_seconds", "memory_gb")}
-            for name, record in {"data": packed, **commands.done}.items()
-        },
-    }
+    # Score, and make the page
+    metrics = measure_demo(RUN, end, commands)
     write_json(RUN / f"metrics{end}.json", metrics)
-    page = RUN / f"report{end}.yaml"
-    with atomic_path(page) as temporary:
-        temporary.write_text(PAGE.read_text().format(end=end, **_page_values(metrics, end)))
-    commands.run(RUN / f"report{end}.json", "report.py", config=page)
-    print(f"\n{RUN}/report{end}.html shows the result, {RUN}/metrics{end}.json holds the figures")
-
-
-def _page_values(metrics: dict[str, Any], end: str) -> dict[str, Any]:
-    """What the page's texts name."""
-    scores, by_class = metrics["scores"], metrics["recognized_by_class"]
-    vae, trilinear = (metrics["reconstruction"][name] for name in ("vae", "trilinear"))
-    nearest = metrics["memorization"]["nearest"]
-    return {
+    by_class, times = metrics["recognized_by_class"], metrics["stages"].values()
+    values = {
         "process": "the paper's diffusion" if end else "rectified flow",
         "classes": len(by_class),
         "recognized": sum(share > 0.5 for share in by_class.values()),
-        "minutes": sum(stage["seconds"] for stage in metrics["stages"].values()) / 60,
-        "cpu_minutes": sum(stage["cpu_seconds"] for stage in metrics["stages"].values()) / 60,
-        "generated_gray": nearest["generated"]["median_gray_levels"],
-        "held_out_gray": nearest["held_out"]["median_gray_levels"],
-        "vae_gray": 255 / 10 ** (vae["psnr"] / 20),
+        "minutes": sum(stage["seconds"] for stage in times) / 60,
+        "cpu_minutes": sum(stage["cpu_seconds"] for stage in times) / 60,
+        "vae_gray": 255 / 10 ** (metrics["reconstruction"]["vae"]["psnr"] / 20),
         "held_out_accuracy": 100 * metrics["classifier"]["accuracy"],
-        "held_out_clips": metrics["classifier"]["clips"],
-        "psnr": vae["psnr"],
-        "ssim": vae["ssim"],
-        "trilinear_psnr": trilinear["psnr"],
-        "trilinear_ssim": trilinear["ssim"],
-        "fvd": scores["generated"]["fvd_demo"],
-        "untrained_fvd": scores["untrained generator"]["fvd_demo"],
     }
+    page = RUN / f"report{end}.yaml"
+    write_text(page, (CONFIGS / "report.yaml").read_text().format(end=end, **values, **metrics))
+    commands.run(RUN / f"report{end}.json", "report.py", config=page)
+    print(f"\n{RUN}/report{end}.html shows the result, {RUN}/metrics{end}.json holds the figures")
 
 
 def _pack(config: Path, record: Path) -> dict[str, Any]:
