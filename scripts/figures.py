@@ -63,7 +63,7 @@ class Latents(ClipOptions):
     def draw(self) -> plots.Figure:
         vae, x = _ours(self)
         maps = latent_maps(vae.encode(x).mode())
-        if not 0 <= self.frame < maps.shape[2]:
+        if self.frame >= maps.shape[2]:
             raise ValueError(f"frame={self.frame} must be in 0 to {maps.shape[2] - 1}")
         ratio = vae.config.temporal_ratio
         last = ratio * self.frame  # the image frame stands alone

@@ -1,14 +1,12 @@
 """One self-contained page from reconstruction runs, FVD and IS results, and training runs."""
 
 import datetime
-import importlib.metadata
 import json
-import platform
+import shlex
 import sys
 from dataclasses import dataclass, field
 
-import torch
-
+from common import machine
 from common.cli import main
 from common.config import Config
 from common.files import check_output_file, write_text
@@ -74,10 +72,8 @@ def run(config: MakeReport) -> None:
         provenance={
             "results": json.dumps(config.results),
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, "
-            + (torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"),
-            "Python, torch": f"{platform.python_version()}, {importlib.metadata.version('torch')}",
-            "command": " ".join(["python", *sys.argv]),
+            "machine": "; ".join([*machine.system(), *machine.devices()]),
+            "command": shlex.join(["python", *sys.argv]),
         },
     )
     write_text(config.out, page)

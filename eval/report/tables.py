@@ -57,26 +57,46 @@ def to_markdown(table: Table) -> str:
 
 
 def to_latex(table: Table) -> str:
-    """A `table` with `tabular` inside; needs the packages booktabs and xcolor."""
+    """The table in LaTeX, with published rows in gray."""
     head, measured, published = _texts(table)
 
     def line(cells: Sequence[str], color: str = "") -> str:
         return " & ".join(f"{color}{escape_latex(cell)}" for cell in cells) + r" \\"
 
     caption = " ".join(part for part in (f"{table.title}.", table.caption, *table.notes) if part)
+    return latex_table(
+        escape_latex(caption),
+        f"l{'r' * (len(head) - 2)}l",
+        [
+            line(head),
+            r"\midrule",
+            *(line(row) for row in measured),
+            *([r"\midrule"] if measured and published else []),
+            *(line(row, r"\color{gray}") for row in published),
+        ],
+    )
+
+
+def latex_table(caption: str, columns: str, rows: Sequence[str], notes: Sequence[str] = ()) -> str:
+    """A `table` with `tabular` inside; needs the packages booktabs and xcolor.
+
+    Args:
+        caption: LaTeX, as all of these are.
+        columns: how each is aligned, such as `lrr`.
+        rows: heading, rules and rows.
+        notes: in small print below.
+    """
     lines = [
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{escape_latex(caption)}}}",
-        rf"\begin{{tabular}}{{l{'r' * (len(head) - 2)}l}}",
+        rf"\caption{{{caption}}}",
+        rf"\begin{{tabular}}{{{columns}}}",
         r"\toprule",
-        line(head),
-        r"\midrule",
-        *(line(row) for row in measured),
-        *([r"\midrule"] if measured and published else []),
-        *(line(row, r"\color{gray}") for row in published),
+        *rows,
         r"\bottomrule",
         r"\end{tabular}",
+        *([r"\par\medskip"] if notes else []),
+        *(rf"\parbox{{\linewidth}}{{\footnotesize {note}}}\par" for note in notes),
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"

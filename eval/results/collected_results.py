@@ -38,39 +38,6 @@ class CollectedResults:
     costs: list[Section] = field(default_factory=list)
     """Time and memory of stages."""
 
-    def add(self, label: str, path: Path, result: dict[str, Any], real: str | None) -> None:
-        """Sort in what a path holds.
-
-        Args:
-            label: its name.
-            path: file, or folder of a result without one.
-            result: what a command measured; empty without.
-            real: folder of real clips, which stand beside samples of their class.
-
-        Raises:
-            ValueError: nothing that can be shown.
-        """
-        kind = result.get("kind")
-        if kind in EXPERIMENTS:
-            self.experiments.append(EXPERIMENTS[kind](label, result))
-        elif kind == "diffusability":
-            self.cards[label] = result
-        elif kind == "reconstruction":
-            self.reconstructions.append((label, path, result))
-        elif result:
-            self.scores.append((label, result))
-        elif (path / "log.jsonl").is_file():
-            self.trainings.append(sections.training_section(label, path))
-        elif sections.is_stages(path):
-            self.costs.append(sections.cost_section(label, path))
-        elif (path / "samples.json").is_file():
-            self.samples.append(sections.samples_gallery(label, path, real))
-        else:
-            raise ValueError(
-                f"{path}: no JSON file, no metrics.json of eval_reconstruction, no log.jsonl of a "
-                "training run, no samples.json and no records of stages"
-            )
-
     @property
     def opening(self) -> Gallery | None:
         """What the page opens with: the first samples."""
@@ -110,7 +77,7 @@ def collect_results(given: Sequence[str], real: str | None = None) -> CollectedR
         real: folder of real clips, which stand beside samples of their class.
 
     Raises:
-        ValueError: no result there, or two of one kind and name.
+        ValueError: nothing there that can be shown, or two results of one kind and name.
     """
     collected, taken = CollectedResults(), set()
     for label, path, result in _named_results(given):
@@ -118,7 +85,25 @@ def collect_results(given: Sequence[str], real: str | None = None) -> CollectedR
         if (label, kind) in taken:
             raise ValueError(f"two results are called {label}: give them names, as in label=path")
         taken.add((label, kind))
-        collected.add(label, path, result, real)
+        if kind in EXPERIMENTS:
+            collected.experiments.append(EXPERIMENTS[kind](label, result))
+        elif kind == "diffusability":
+            collected.cards[label] = result
+        elif kind == "reconstruction":
+            collected.reconstructions.append((label, path, result))
+        elif result:
+            collected.scores.append((label, result))
+        elif (path / "log.jsonl").is_file():
+            collected.trainings.append(sections.training_section(label, path))
+        elif sections.is_stages(path):
+            collected.costs.append(sections.cost_section(label, path))
+        elif (path / "samples.json").is_file():
+            collected.samples.append(sections.samples_gallery(label, path, real))
+        else:
+            raise ValueError(
+                f"{path}: no JSON file, no metrics.json of eval_reconstruction, no log.jsonl of a "
+                "training run, no samples.json and no records of stages"
+            )
     return collected
 
 

@@ -3,18 +3,18 @@ footnotes for what differs."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import count
+from itertools import chain, count
+from string import ascii_lowercase
 from typing import Any
 
 from eval.published.scores import published_beside
 from eval.report.drawing import column_decimals, format_number
-from eval.report.tables import escape_latex, to_latex
+from eval.report.tables import escape_latex, latex_table, to_latex
 from eval.results.reconstruction_tables import reconstruction_tables
 
 Labeled = tuple[str, dict[str, Any]]
 """What a row is called, and its result."""
 HEADINGS = {"fvd": r"FVD $\downarrow$", "jedi": r"JEDi $\downarrow$", "is": r"IS $\uparrow$"}
-MARKS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def protocol_groups(results: Sequence[Labeled]) -> list[dict[str, dict[str, Any]]]:
@@ -85,7 +85,7 @@ def _score_table(kind: str, groups: Sequence[Mapping[str, dict[str, Any]]]) -> s
     everything = [r for group in groups for r in group.values()]
     digits = max(2, column_decimals([r["value"] for r in everything]) or 0)
     lines, notes = [], []
-    marks = (MARKS[i] if i < len(MARKS) else str(i) for i in count())
+    marks = chain(ascii_lowercase, map(str, count(len(ascii_lowercase))))
     seeds = False
     for group in groups:
         # What differs from the first protocol
@@ -124,22 +124,8 @@ def _score_table(kind: str, groups: Sequence[Mapping[str, dict[str, Any]]]) -> s
     if any(r["std"] is not None and r.get("std_over") == "bootstrap" for r in everything):
         notes.append(r"Other $\pm$: standard deviation over bootstrap resamples.")
     caption = _join([f"{name} {value}" for name, value in setting.items()])
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{heading}: {caption}.}}",
-            r"\begin{tabular}{lrr}",
-            r"\toprule",
-            rf"method & {heading} & clips \\",
-            *lines,
-            r"\bottomrule",
-            r"\end{tabular}",
-            *([r"\par\medskip"] if notes else []),
-            *(rf"\parbox{{\linewidth}}{{\footnotesize {note}}}\par" for note in notes),
-            r"\end{table}",
-            "",
-        ]
+    return latex_table(
+        f"{heading}: {caption}.", "lrr", [rf"method & {heading} & clips \\", *lines], notes
     )
 
 

@@ -1,7 +1,7 @@
 """The tables of a reconstruction run, with the paper's rows beside the measured ones."""
 
 import csv
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ UNCOMPRESSED = ("keyframes",)
 """Baselines that keep frames at full size: no rivals of what compresses them."""
 MACS = "17x512x512"
 """Size at which MACs are counted, that of the supplement's Table 3."""
+SPANS = ("[-1,1]", "[0,1]")
+"""Ranges of the pixels in Eq. 2."""
 PSNR_NOTE = (
     "PSNR is the mean over frames, then videos; PSNR pooled is that of the pooled squared error. "
     "An exact frame counts as 100 dB. The paper does not say which it uses, nor LPIPS's network."
@@ -36,8 +38,7 @@ def reconstruction_tables(result: Mapping[str, Any]) -> dict[str, Table]:
         "quality": _table(
             "Reconstruction",
             caption,
-            _quality_columns(scores),
-            scores,
+            *_quality(scores),
             missing,
             [PSNR_NOTE, *result["notes"], *_windows(methods)],
         ),
@@ -46,8 +47,7 @@ def reconstruction_tables(result: Mapping[str, Any]) -> dict[str, Table]:
             f"{caption} The first frame is left out; frames p, p + {result['protocol']['group']}, "
             "... are averaged (supplement 1.2). Margin: largest minus smallest. Flicker: mean "
             "change of the error from frame to frame, images in [0, 1].",
-            _position_columns(scores),
-            scores,
+            *_positions(scores),
             missing,
         ),
     }
@@ -80,107 +80,89 @@ def write_clips(
                 writer.writerow([id, method, *scores[i].values()])
 
 
-Columns = Sequence[tuple[str, Column, Callable[[Any], Cell]]]
-"""Published metric's name, heading, and how the measured value is found."""
+Columns = list[tuple[str, Column]]
+"""Published metric's name, or none, and heading."""
+Rows = dict[str, list[Cell]]
+"""Method to a value for each column."""
 
 
 def _table(
     title: str,
     caption: str,
     columns: Columns,
-    rows: Mapping[str, Any],
+    rows: Rows,
     missing: Mapping[str, str],
     notes: Sequence[str] = (),
 ) -> Table:
-    cells = {name: [value(row) for _, _, value in columns] for name, row in rows.items()}
     keep = [
         i
-        for i, (key, _, _) in enumerate(columns)
-        if key == "lpips" or any(row[i] is not None for row in cells.values())
+        for i, (key, _) in enumerate(columns)
+        if key == "lpips" or any(row[i] is not None for row in rows.values())
     ]
-    kept = [columns[i] for i in keep]
     return Table(
         title=title,
         caption=caption,
-        columns=["method", *(column for _, column, _ in kept)],
-        rows=[[name, *(row[i] for i in keep)] for name, row in cells.items()],
+        columns=["method", *(columns[i][1] for i in keep)],
+        rows=[[name, *(row[i] for i in keep)] for name, row in rows.items()],
         reference_rows=[
             *(
                 PublishedRow(cells=[name, *(None for _ in keep)], source=remedy)
                 for name, remedy in missing.items()
             ),
-            *published_rows([key for key, _, _ in kept]),
+            *published_rows([columns[i][0] for i in keep]),
         ],
         notes=notes,
         unranked=UNCOMPRESSED,
     )
 
 
-def _quality_columns(scores: Mapping[str, Any]) -> Columns:
+def _quality(scores: Mapping[str, Any]) -> tuple[Columns, Rows]:
     first = next(iter(scores.values()))
-    columns: list[tuple[str, Column, Callable[[Any], Cell]]] = [
-        ("psnr", Column(name="PSNR", unit="dB", better="high", decimals=2), lambda s: s["psnr"]),
-        (
-            "",
-            Column(name="PSNR pooled", unit="dB", better="high", decimals=2),
-            lambda s: s["psnr_pooled"],
-        ),
-        ("ssim", Column(name="SSIM", better="high", decimals=4), lambda s: s["ssim"]),
+    networks = [key for key in first if key.startswith("lpips_")]
+    rfvd = first["rfvd"]["name"] if "rfvd" in first else ""
+    columns = [
+        ("psnr", Column(name="PSNR", unit="dB", better="high", decimals=2)),
+        ("", Column(name="PSNR pooled", unit="dB", better="high", decimals=2)),
+        ("ssim", Column(name="SSIM", better="high", decimals=4)),
+        *(("", Column(name=f"LPIPS {key[6:]}", better="low", decimals=5)) for key in networks),
+        ("lpips", Column(name="LPIPS of unstated network", decimals=5)),
+        # a longer name is of another network than the paper's
+        ("rfvd" if rfvd.count("_") == 1 else "", Column(name=rfvd, better="low", decimals=2)),
+        *(("", Column(name=f"information kept {s}", better="high", decimals=4)) for s in SPANS),
     ]
-    for key in (key for key in first if key.startswith("lpips_")):
-        heading = Column(name=f"LPIPS {key[6:]}", better="low", decimals=5)
-        columns.append(("", heading, lambda s, key=key: s[key]))
-    columns.append(("lpips", Column(name="LPIPS of unstated network", decimals=5), lambda s: None))
-    if "rfvd" in first:
-        name = first["rfvd"]["name"]
-        published = "rfvd" if name.count("_") == 1 else ""  # else of another network
-        heading = Column(name=name, better="low", decimals=2)
-        columns.append((published, heading, lambda s: s["rfvd"]["value"]))
-    for span in ("[-1,1]", "[0,1]"):
-        heading = Column(name=f"information kept {span}", better="high", decimals=4)
-        columns.append(("", heading, lambda s, span=span: s["information_preservation"][span]))
-    return columns
+    rows = {
+        name: [
+            *(found["psnr"], found["psnr_pooled"], found["ssim"]),
+            *(found[key] for key in networks),
+            None,
+            found["rfvd"]["value"] if rfvd else None,
+            *(found["information_preservation"][span] for span in SPANS),
+        ]
+        for name, found in scores.items()
+    }
+    return columns, rows
 
 
-def _position_columns(scores: Mapping[str, Any]) -> Columns:
+def _positions(scores: Mapping[str, Any]) -> tuple[Columns, Rows]:
     count = len(next(iter(scores.values()))["ssim_by_position"]["positions"])
-
-    def position(index: int) -> Callable[[Any], Cell]:
-        return lambda s: s["ssim_by_position"]["positions"][index]
-
-    return [
-        *(
-            (f"frame_{i + 1}", Column(name=f"frame {i + 1}", decimals=4), position(i))
-            for i in range(count)
-        ),
-        (
-            "margin",
-            Column(name="margin", better="low", decimals=4),
-            lambda s: s["ssim_by_position"]["margin"],
-        ),
-        *(
-            (
-                "",
-                Column(name=f"flicker {where}", better="low", decimals=5),
-                lambda s, where=where: s["flicker"][where],
-            )
-            for where in ("border", "inside")
-        ),
+    columns = [
+        *((f"frame_{i}", Column(name=f"frame {i}", decimals=4)) for i in range(1, count + 1)),
+        ("margin", Column(name="margin", better="low", decimals=4)),
+        ("", Column(name="flicker border", better="low", decimals=5)),
+        ("", Column(name="flicker inside", better="low", decimals=5)),
     ]
+    rows = {
+        name: [
+            *found["ssim_by_position"]["positions"],
+            found["ssim_by_position"]["margin"],
+            *(found["flicker"]["border"], found["flicker"]["inside"]),
+        ]
+        for name, found in scores.items()
+    }
+    return columns, rows
 
 
 def _cost_table(methods: Mapping[str, Any], missing: Mapping[str, str]) -> Table:
-    def scaled(key: str, scale: float) -> Callable[[Any], Cell]:
-        return lambda m: None if m.get(key) is None else m[key] / scale
-
-    def cost(keys: Sequence[str], precision: str, scale: float = 1) -> Callable[[Any], Cell]:
-        def value(method: Any) -> Cell:
-            found = method.get("cost") or {}
-            found = found if precision == "float32" else found.get(precision, {})
-            return sum(found[key] for key in keys) / scale if found else None
-
-        return value
-
     first = next((m["cost"] for m in methods.values() if m.get("cost")), None)
     caption = (
         "MACs are those of convolutions (what the paper calls FLOPS); FLOPs are two for each MAC, "
@@ -194,26 +176,37 @@ def _cost_table(methods: Mapping[str, Any], missing: Mapping[str, str]) -> Table
             f"for one {size} video on {first['device']}{threads}: in float32 without TF32, "
             "and in bf16 by autocast."
         )
-    columns: list[tuple[str, Column, Callable[[Any], Cell]]] = [
-        ("parameters", Column(name="parameters", unit="M", decimals=1), scaled("parameters", 1e6)),
-        ("macs", Column(name=f"MACs at {MACS}", unit="T", decimals=1), scaled("macs", 1e12)),
-        ("", Column(name=f"FLOPs at {MACS}", unit="T", decimals=1), scaled("flops", 1e12)),
+    columns = [
+        ("parameters", Column(name="parameters", unit="M", decimals=1)),
+        ("macs", Column(name=f"MACs at {MACS}", unit="T", decimals=1)),
+        ("", Column(name=f"FLOPs at {MACS}", unit="T", decimals=1)),
     ]
-    for precision, short in (("float32", "fp32"), ("bfloat16", "bf16")):
-        where = f"at {size}, {short}"
-        for key, name, parts in (
-            ("encode", "encode", ["encode"]),
-            ("decode", "decode", ["decode"]),
-            ("total", "both", ["encode", "decode"]),
-        ):
-            heading = Column(name=f"{name} {where}", unit="s", decimals=2)
-            published = key if precision == "float32" else ""
-            columns.append((published, heading, cost(parts, precision)))
-        for name in ("encode", "decode"):
-            heading = Column(name=f"{name}r memory {where}", unit="MB", decimals=0)
-            columns.append(("", heading, cost([f"{name}_memory"], precision, 1e6)))
-    vaes = {name: method for name, method in methods.items() if method.get("parameters")}
-    return _table("Cost", caption, columns, vaes, missing, _windows(methods))
+    for precision in ("fp32", "bf16"):
+        for key, name in (("encode", "encode"), ("decode", "decode"), ("total", "both")):
+            heading = Column(name=f"{name} at {size}, {precision}", unit="s", decimals=2)
+            columns.append((key if precision == "fp32" else "", heading))
+        for name in ("encoder", "decoder"):
+            heading = f"{name} memory at {size}, {precision}"
+            columns.append(("", Column(name=heading, unit="MB", decimals=0)))
+    rows: Rows = {}
+    for name, method in methods.items():
+        if not method.get("parameters"):
+            continue
+        rows[name] = [
+            None if method.get(key) is None else method[key] / scale
+            for key, scale in (("parameters", 1e6), ("macs", 1e12), ("flops", 1e12))
+        ]
+        fp32 = method.get("cost") or {}
+        for found in (fp32, fp32.get("bfloat16")):
+            rows[name] += (
+                [
+                    *(found["encode"], found["decode"], found["encode"] + found["decode"]),
+                    *(found["encode_memory"] / 1e6, found["decode_memory"] / 1e6),
+                ]
+                if found
+                else [None] * 5
+            )
+    return _table("Cost", caption, columns, rows, missing, _windows(methods))
 
 
 def _windows(methods: Mapping[str, Any]) -> list[str]:

@@ -58,7 +58,7 @@
     const psnrs = all(root, ".psnr").map((e) => [e.querySelector("b"), JSON.parse(e.dataset.psnr)]);
     const fps = Number(root.dataset.fps);
     const frames = Number(root.dataset.frames);
-    const wipe = makeWipe(root, clips, (context, clip, x, width) => cut(context, clip, x, width));
+    const wipe = makeWipe(root, clips, cut);
     let frame = 0;
 
     function cut(context, canvas, x, width) {
