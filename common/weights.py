@@ -209,22 +209,21 @@ def read_state_dict(path: str | Path) -> dict[str, Any]:
     return state
 
 
-def check_state(
-    state: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], title: str
-) -> None:
-    """Refuse what is not tensors of these names and shapes.
+def check_state(state: Mapping[str, Any], wanted: Mapping[str, Tensor], title: str) -> None:
+    """Refuse what is not tensors of the names and shapes of `wanted`.
 
     Raises:
         ValueError: `title`, then what is missing, unexpected or misshapen.
     """
-    problems = [f"missing {name}" for name in shapes if name not in state]
+    problems = [f"missing {name}" for name in wanted if name not in state]
     for name, value in state.items():
-        if name not in shapes:
+        if name not in wanted:
             problems.append(f"unexpected {name}")
         elif not isinstance(value, Tensor):
             problems.append(f"{name} is a {type(value).__name__}, not a tensor")
-        elif tuple(value.shape) != shapes[name]:
-            problems.append(f"{name} has shape {tuple(value.shape)}, not {shapes[name]}")
+        elif value.shape != wanted[name].shape:
+            shapes = tuple(value.shape), tuple(wanted[name].shape)
+            problems.append(f"{name} has shape {shapes[0]}, not {shapes[1]}")
     refuse_state(problems, title)
 
 

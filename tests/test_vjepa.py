@@ -1,6 +1,4 @@
-"""V-JEPA with its pooler: the output of torch's own layers, positions, checkpoints, JEDi's name."""
-
-import math
+"""V-JEPA with its pooler: the output of torch's own layers, checkpoints, JEDi's name."""
 
 import pytest
 import torch
@@ -8,9 +6,10 @@ from torch import nn
 from torch.testing import assert_close
 
 from eval.features.extractors import load_fvd_extractor
-from eval.features.vjepa import VJEPA, VJEPAConfig, load_vjepa, position_embedding
+from eval.features.video_transformer import TransformerShape
+from eval.features.vjepa import VJEPA, load_vjepa
 
-TINY = VJEPAConfig(dim=192, depth=2, heads=3, hidden=256, patch=56, tubelet=4)
+TINY = TransformerShape(dim=192, depth=2, heads=3, hidden=256, patch=56, tubelet=4)
 
 
 @pytest.fixture(scope="module")
@@ -20,8 +19,7 @@ def network():
         torch.manual_seed(0)
         network = VJEPA(TINY)
         for name, value in network.named_parameters():
-            if name != "pos_embed":
-                nn.init.normal_(value, mean=float("norm" in name), std=0.2)
+            nn.init.normal_(value, mean=float("norm" in name), std=0.2)
     return network.requires_grad_(False)
 
 
@@ -103,19 +101,10 @@ def test_the_output_is_that_of_torchs_own_layers(network, files):
         network(video[..., :208])
 
 
-def test_positions_are_a_third_of_the_channels_for_each_axis():
-    table = position_embedding((2, 3, 4), 20)  # 8 for each axis, of the last one 4
-    for (t, h, w), found in zip(
-        ((t, h, w) for t in range(2) for h in range(3) for w in range(4)), table, strict=True
-    ):
-        rates = [10_000 ** (-2 * i / 8) for i in range(4)]
-        waves = [f(p * r) for p in (t, h, w) for f in (math.sin, math.cos) for r in rates]
-        assert_close(found, torch.tensor(waves[:20]), rtol=1e-6, atol=1e-6)
-
-
-def test_the_defaults_are_the_huge_model():
+def test_the_huge_model():
+    shape = TransformerShape(dim=1280, depth=32, heads=16, hidden=5120, patch=16, tubelet=2)
     with torch.device("meta"):
-        model = VJEPA(VJEPAConfig())
+        model = VJEPA(shape)
     assert model.pos_embed.shape == (1, 1568, 1280)
     sizes = {name: p.numel() for name, p in model.named_parameters()}
     pooler = sum(n for name, n in sizes.items() if name.startswith("pooler"))

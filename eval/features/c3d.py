@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from common.conv3d import Conv3d
+from common.weights import check_state
 from eval.features.preprocess import check_video
 
 FRAMES, SIZE = 16, 112
@@ -48,7 +49,6 @@ class C3D(nn.Module):
         for name, (inputs, outputs) in LINEARS.items():
             self.add_module(name, nn.Linear(inputs, outputs))
         self.register_buffer("mean", torch.zeros(3, FRAMES, SIZE, SIZE))  # BGR, 0 to 255
-        self.dropout = nn.Dropout(0.5)
         self.eval()
 
     def forward(self, video: Float[Tensor, "b 3 16 h w"]) -> Float[Tensor, "b 101"]:
@@ -67,8 +67,8 @@ class C3D(nn.Module):
             if name in POOLED:
                 x = F.max_pool3d(x, POOLED[name], ceil_mode=True)
         x = rearrange(x, "b c t h w -> b (c t h w)")  # b 8192: t is 1, h and w are 4
-        x = self.dropout(F.relu(self.get_submodule("fc6")(x)))
-        x = self.dropout(F.relu(self.get_submodule("fc7")(x)))
+        x = F.relu(self.get_submodule("fc6")(x))
+        x = F.relu(self.get_submodule("fc7")(x))
         return self.get_submodule("fc8")(x)
 
     def probabilities(self, video: Float[Tensor, "b 3 16 h w"]) -> Float[Tensor, "b 101"]:
@@ -112,11 +112,8 @@ def load_chainer(weights: str | Path, mean: str | Path) -> C3D:
         raise ValueError(f"{mean}: needs an array 'mean' of 3 x 16 x 128 x 171. Fetch it again.")
     average = average.reshape(3, FRAMES, 128, 171)[:, :, CROP, CROP]
     state["mean"] = torch.from_numpy(np.ascontiguousarray(average)).float()
-    try:
-        model.load_state_dict(state, assign=True)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{weights}: not C3D's weights for UCF-101 ({reason})") from None
+    check_state(state, model.state_dict(), f"{weights}: not C3D's weights for UCF-101")
+    model.load_state_dict(state, assign=True)
     return model.eval()
 
 

@@ -87,8 +87,7 @@ def load(module: nn.Module, state: Mapping[str, Any], path: Path, title: str) ->
     Raises:
         ValueError: missing, unexpected or misshapen tensors, each named.
     """
-    shapes = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    check_state(state, shapes, f"{path}: not a {title}")
+    check_state(state, module.state_dict(), f"{path}: not a {title}")
     module.load_state_dict({name: value.float() for name, value in state.items()})
 
 
