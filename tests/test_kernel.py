@@ -75,11 +75,8 @@ def test_infinity_takes_the_bias_away():
     assert abs(limit.value) < plain / 4
     assert (limit.sizes[0], limit.sizes[-1]) == (150, 600)
     assert limit == frechet_infinity(a, b)
-    assert limit != frechet_infinity(a, b, seed=1)
 
 
 def test_infinity_needs_more_clips_than_dimensions():
     features = np.random.default_rng(0).normal(size=(120, 30))
     assert frechet_infinity(features, features) is None
-    with pytest.raises(ValueError, match="points=2"):
-        frechet_infinity(features, features, points=2)

@@ -8,6 +8,10 @@ import scipy.linalg
 from jaxtyping import Float, Float64
 from numpy import ndarray
 
+from eval.metrics.feature_sets import checked_features
+
+POINTS = 15  # of the regression to infinitely many clips
+
 
 def moments(
     features: Float[ndarray, "n d"],
@@ -26,8 +30,10 @@ def moments(
     Source:
         Division by N, not N - 1: the StyleGAN-V protocol (Skorokhodov et al. 2022).
     """
-    mean, centered = _centered(features)
-    return mean, centered.T @ centered / len(features)
+    (values,) = checked_features(features)
+    mean = values.mean(axis=0)
+    centered = values - mean
+    return mean, centered.T @ centered / len(values)
 
 
 def frechet_distance(
@@ -59,7 +65,10 @@ def frechet_distance(
     mean_a, cov_a = _checked("first", mean_a, cov_a)
     mean_b, cov_b = _checked("second", mean_b, cov_b)
     if mean_a.shape != mean_b.shape:
-        raise ValueError(_other_dimensions(len(mean_a), len(mean_b)))
+        raise ValueError(
+            f"moments of {len(mean_a)} and of {len(mean_b)} dimensions cannot be compared. Use the "
+            "same network for both sets."
+        )
     roots = []
     for cov in (cov_a, cov_b):
         eigenvalues, vectors = scipy.linalg.eigh(cov)
@@ -78,17 +87,15 @@ def frechet_from_features(
     never formed: the distance is exact to rounding with fewer clips than dimensions, too. There is
     no per-batch variant: averaging the distances of batches measures the batch size.
     """
-    if features_a.shape[1:] != features_b.shape[1:]:
-        raise ValueError(_other_dimensions(features_a.shape[-1], features_b.shape[-1]))
-    (mean_a, a), (mean_b, b) = _centered(features_a), _centered(features_b)
-    # The triangular factor of a QR decomposition is as good a root, with at most d rows.
-    roots = [
-        scipy.linalg.qr(x, mode="r")[0][: x.shape[1]] / np.sqrt(len(x))
-        if len(x) > x.shape[1]
-        else x / np.sqrt(len(x))
-        for x in (a, b)
-    ]
-    return _distance(mean_a, mean_b, *roots)
+    means, roots = [], []
+    for x in checked_features(features_a, features_b):
+        count, d = x.shape
+        means.append(x.mean(axis=0))
+        root = x - means[-1]
+        if count > d:  # the triangular factor of a QR decomposition is as good, with d rows
+            root = scipy.linalg.qr(root, mode="r")[0][:d]
+        roots.append(root / np.sqrt(count))
+    return _distance(*means, *roots)
 
 
 def bootstrap_error(
@@ -97,7 +104,6 @@ def bootstrap_error(
     *,
     distance: Callable[[ndarray, ndarray], float] = frechet_from_features,
     resamples: int = 20,
-    seed: int = 0,
 ) -> float:
     """Standard deviation of a distance over bootstrap resamples of both sets.
 
@@ -108,14 +114,13 @@ def bootstrap_error(
         features_a, features_b: one row per clip.
         distance: of two sets.
         resamples: number of redrawn pairs, at least 2.
-        seed: of the draws.
 
     Returns:
         Standard deviation in the unit of the distance.
     """
     if resamples < 2:
         raise ValueError(f"resamples={resamples} must be at least 2")
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     distances = []
     for _ in range(resamples):
         a = features_a[rng.integers(len(features_a), size=len(features_a))]
@@ -138,19 +143,11 @@ class Extrapolated(NamedTuple):
 def frechet_infinity(
     features_a: Float[ndarray, "n d"],
     features_b: Float[ndarray, "m d"],
-    *,
-    points: int = 15,
-    seed: int = 0,
 ) -> Extrapolated | None:
     """The distance without its bias: regressed on 1/N and read off at 1/N = 0.
 
-    Distances of `points` subsets of both sets, equally large, drawn without replacement, their
+    Distances of 15 subsets of both sets, equally large, drawn without replacement, their
     sizes evenly spaced in 1/N between a quarter of the clips and all of them (512 to 2048).
-
-    Args:
-        features_a, features_b: one row per clip.
-        points: of the regression, at least 3.
-        seed: of the draws.
 
     Returns:
         None where a quarter of the clips are no more than the dimensions: covariances are singular
@@ -159,13 +156,11 @@ def frechet_infinity(
     Source:
         Chong and Forsyth 2020.
     """
-    if points < 3:
-        raise ValueError(f"points={points} must be at least 3: a line needs them for its error")
     count = min(len(features_a), len(features_b))
     if count // 4 <= features_a.shape[1]:
         return None
-    rng = np.random.default_rng(seed)
-    sizes = [round(1 / inverse) for inverse in np.linspace(4 / count, 1 / count, points)]
+    rng = np.random.default_rng(0)
+    sizes = [round(1 / inverse) for inverse in np.linspace(4 / count, 1 / count, POINTS)]
     distances = []
     for size in sizes:
         a, b = (f[rng.permutation(len(f))[:size]] for f in (features_a, features_b))
@@ -174,34 +169,12 @@ def frechet_infinity(
     return Extrapolated(float(intercept), float(np.sqrt(covariance[1, 1])), sizes)
 
 
-def _centered(features: Float[ndarray, "n d"]) -> tuple[ndarray, ndarray]:
-    """Mean and what is left without it, float64, once the features are known to be sound."""
-    if features.ndim != 2:
-        raise ValueError(f"features have shape {features.shape}, but one row per clip is needed")
-    count = len(features)
-    if count < 2:
-        raise ValueError(f"{count} feature vectors, but a covariance needs at least 2. Add clips.")
-    values = features.astype(np.float64)
-    if not np.isfinite(values).all():
-        bad = int((~np.isfinite(values).all(axis=1)).sum())
-        raise ValueError(f"{bad} of {count} feature vectors are not finite. Check those clips.")
-    mean = values.mean(axis=0)
-    return mean, values - mean
-
-
 def _distance(mean_a: ndarray, mean_b: ndarray, root_a: ndarray, root_b: ndarray) -> float:
     """Distance of Gaussians with covariances `root^T root`."""
     squared = np.sum((mean_a - mean_b) ** 2)
     traces = np.sum(root_a**2) + np.sum(root_b**2)
     overlap = np.sum(scipy.linalg.svdvals(root_a @ root_b.T))
     return max(float(squared + traces - 2 * overlap), 0.0)
-
-
-def _other_dimensions(a: int, b: int) -> str:
-    return (
-        f"features of {a} and of {b} dimensions cannot be compared. Use the same network for both "
-        "sets."
-    )
 
 
 def _checked(name: str, mean: ndarray, cov: ndarray) -> tuple[ndarray, ndarray]:

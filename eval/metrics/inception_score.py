@@ -8,6 +8,8 @@ from jaxtyping import Float
 from numpy import ndarray
 from scipy.special import entr, xlogy
 
+TRIALS = 20  # simulated draws that `ceiling` averages
+
 
 class InceptionScore(NamedTuple):
     """Score over splits."""
@@ -52,9 +54,7 @@ def inception_score(
     return InceptionScore(float(np.mean(scores)), float(np.std(scores)))
 
 
-def ceiling(
-    count: int, *, splits: int, classes: int = 101, trials: int = 20, seed: int = 0
-) -> float:
+def ceiling(count: int, *, splits: int, classes: int = 101) -> float:
     """Expected score of a perfect classifier on `count` clips whose classes are drawn uniformly.
 
     With few clips per split some classes are rare by chance, so that not even perfect clips reach
@@ -64,14 +64,12 @@ def ceiling(
         count: clips in all.
         splits: parts scored on their own.
         classes: classes drawn from.
-        trials: simulated draws to average.
-        seed: of the draws.
     """
     if not 1 <= splits <= count:
         raise ValueError(f"splits={splits} must be between 1 and the {count} clips")
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     scores = []
-    for _ in range(trials):
+    for _ in range(TRIALS):
         for labels in np.array_split(rng.integers(classes, size=count), splits):
             shares = np.bincount(labels, minlength=classes) / len(labels)
             scores.append(np.exp(entr(shares).sum()))  # the KL of one-hot rows is the entropy

@@ -6,6 +6,8 @@ import numpy as np
 from jaxtyping import Float, Float64
 from numpy import ndarray
 
+from eval.metrics.feature_sets import checked_features
+
 BLOCK = 1024  # rows of a kernel matrix held at once
 Kernel = Callable[[ndarray], ndarray]
 """Of the products of feature vectors."""
@@ -29,7 +31,7 @@ def kernel_distance(features_a: Float[ndarray, "n d"], features_b: Float[ndarray
     Source:
         Binkowski et al. 2018, Eq. 4 (for videos: Unterthiner et al. 2018).
     """
-    a, b = _checked(features_a, features_b)
+    a, b = checked_features(features_a, features_b)
     n, m = len(a), len(b)
 
     def kernel(products: ndarray) -> ndarray:
@@ -55,7 +57,7 @@ def jedi_distance(features_a: Float[ndarray, "n d"], features_b: Float[ndarray, 
     Source:
         Luo et al. 2024, "Beyond FVD" (degree, no offset, the factor 100: their code).
     """
-    a, b = _checked(features_a, features_b)
+    a, b = checked_features(features_a, features_b)
     n, m = len(a), len(b)
 
     def kernel(products: ndarray) -> ndarray:
@@ -72,20 +74,3 @@ def _sum(kernel: Kernel, a: Float64[ndarray, "n d"], b: Float64[ndarray, "m d"])
 
 def _diagonal_sum(kernel: Kernel, a: Float64[ndarray, "n d"]) -> float:
     return float(kernel(np.square(a).sum(axis=1)).sum())
-
-
-def _checked(*sets: ndarray) -> list[Float64[ndarray, "n d"]]:
-    for features in sets:
-        if features.ndim != 2 or len(features) < 2:
-            raise ValueError(
-                f"features of shape {features.shape}: need at least 2 rows, one per clip"
-            )
-        if not np.isfinite(features).all():
-            raise ValueError("features are not finite. Check the clips and the network.")
-    a, b = sets
-    if a.shape[1] != b.shape[1]:
-        raise ValueError(
-            f"features of {a.shape[1]} and of {b.shape[1]} dimensions cannot be compared. "
-            "Use the same network for both sets."
-        )
-    return [features.astype(np.float64) for features in sets]

@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import Float, Float64, Int64
 from numpy import ndarray
 
+from eval.metrics.feature_sets import checked_features
+
 BLOCK = 1024  # rows of a distance matrix held at once
 
 
@@ -146,18 +148,9 @@ def coverage(
 
 def _distances(a: ndarray, b: ndarray) -> Iterator[Float64[ndarray, "rows m"]]:
     """Euclidean distances of `a` to `b`, by blocks of rows of `a`, float64."""
-    for features in (a, b):
-        if features.ndim != 2 or not len(features):
-            raise ValueError(f"features of shape {features.shape}: need one row per clip")
-        if not np.isfinite(features).all():
-            raise ValueError("features are not finite. Check the clips and the network.")
-    if a.shape[1] != b.shape[1]:
-        raise ValueError(
-            f"features of {a.shape[1]} and of {b.shape[1]} dimensions cannot be compared. "
-            "Use the same network for both sets."
-        )
-    center = b.mean(axis=0, dtype=np.float64)  # far from 0, the difference of squares rounds badly
-    x, y = a.astype(np.float64) - center, b.astype(np.float64) - center
+    x, y = checked_features(a, b, least=1)
+    center = y.mean(axis=0)  # far from 0, the difference of squares rounds badly
+    x, y = x - center, y - center
     norms = np.square(y).sum(axis=1)
     for row in range(0, len(x), BLOCK):
         rows = x[row : row + BLOCK]
