@@ -43,15 +43,6 @@ def psnr(video: Video, reconstruction: Video) -> PerFrame:
     return psnr_from_mse(_frame_mse(*_unit_range(video, reconstruction)))
 
 
-def psnr_pooled(video: Video, reconstruction: Video) -> float:
-    """PSNR of the squared error pooled over all pixels, frames and videos given, dB.
-
-    At most the mean of `psnr`, and often some dB below it. Same arguments and errors.
-    """
-    mse = _frame_mse(*_unit_range(video, reconstruction))
-    return psnr_from_mse(mse.mean()).item()
-
-
 def ssim(video: Video, reconstruction: Video) -> PerFrame:
     """Structural similarity of each frame, averaged over channels.
 
@@ -118,20 +109,6 @@ def ssim_by_position(frame_ssim: PerFrame, group: int = 4) -> PositionScores:
     return PositionScores(positions, max(positions) - min(positions))
 
 
-def flicker(video: Video, reconstruction: Video, group: int = 4) -> dict[str, float]:
-    """Mean |difference of successive frames' errors| at group borders and inside groups.
-
-    The error of a frame is `reconstruction - video` with images in [0, 1]; a constant error does
-    not flicker. The image frame is a group of its own, so the step from frame 0 to 1 is a border.
-    The two are equal for errors that know nothing of groups.
-
-    Raises:
-        ValueError: as `psnr` and `ssim_by_position`.
-    """
-    check_groups(video.shape[2], group)
-    return _flicker(_frame_flicker(*_unit_range(video, reconstruction)), group)
-
-
 class ReconstructionMeter:
     """Accumulates all of this module's metrics over the batches of a data set, in float64.
 
@@ -185,10 +162,10 @@ class ReconstructionMeter:
         """All metrics over everything added so far, ready for JSON.
 
         Returns:
-            `psnr` and `psnr_pooled` (dB), `psnr_by_frame` (of each frame of a video, dB), `ssim`,
-            `information_preservation` (for both ranges), `ssim_by_position` (`positions`,
-            `margin`), `flicker` (`border`, `inside`), and the counts `videos`, `frames` (per video)
-            and `perfect_frames`.
+            `psnr` (dB), `psnr_pooled` (of the squared error over all pixels, dB: at most `psnr`),
+            `psnr_by_frame` (of each frame of a video, dB), `ssim`, `information_preservation` (for
+            both ranges), `ssim_by_position` (`positions`, `margin`), `flicker` (see `_flicker`),
+            and the counts `videos`, `frames` (per video) and `perfect_frames`.
 
         Raises:
             ValueError: no batch yet.
@@ -285,11 +262,15 @@ def _preservation(sums: dict[str, Tensor]) -> dict[str, float]:
 
 
 def _frame_flicker(x: Tensor, y: Tensor) -> Tensor:
-    error = y - x
-    return reduce(error.diff(dim=2).abs(), "b c t h w -> t", "mean")  # t - 1 steps
+    """Mean |difference of successive frames' errors| of each of t - 1 steps."""
+    return reduce((y - x).diff(dim=2).abs(), "b c t h w -> t", "mean")
 
 
 def _flicker(steps: Tensor, group: int) -> dict[str, float]:
+    """Means of `_frame_flicker` at the borders of groups and inside them.
+
+    A constant error does not flicker. The image frame is a group of its own, so the step from frame
+    0 to 1 is a border. The two are equal for errors that know nothing of groups.
+    """
     border = torch.arange(len(steps), device=steps.device) % group == 0  # from frame k group on
-    inside = steps[~border].mean().item() if group > 1 else 0.0
-    return {"border": steps[border].mean().item(), "inside": inside}
+    return {"border": steps[border].mean().item(), "inside": steps[~border].mean().item()}
