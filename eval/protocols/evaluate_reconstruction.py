@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -17,14 +17,12 @@ from tqdm import tqdm
 from common.config import BatchSize, Frames, Pixels
 from common.machine import describe_device
 from common.measure import peak_memory_bytes, reset_peak_memory
-from common.perceptual import PerceptualLoss
 from data.video.encode import to_uint8, write_video
 from eval.clips.clip_protocol import ClipProtocol
 from eval.clips.labels import read_labels, write_labels
 from eval.clips.source import ClipSource
 from eval.features.extractors import full_precision
-from eval.features.feature_cache import finite_features
-from eval.features.metric_networks import NetworkConfig, Networks
+from eval.features.metric_networks import NetworkConfig, Networks, mean_lpips
 from eval.metrics.reconstruction import ReconstructionMeter
 from eval.protocols.fvd import USUAL_CLIPS, distances, score_name
 from eval.protocols.measurement import Measurement
@@ -125,25 +123,24 @@ def evaluate_reconstruction(
         ValueError: clips, reconstructions or features that cannot be measured.
     """
     meters = {name: ReconstructionMeter(config.group) for name in methods}
-    scored = {name: NetworkMeter(networks, device) for name in methods}
     by_clip: dict[str, list[dict[str, float]]] = {name: [] for name in methods}
-    inputs: list[np.ndarray] = []  # features of the clips themselves
+    lpips: dict[str, list[dict[str, list[float]]]] = {name: [] for name in methods}
+    features: dict[str, list[np.ndarray]] = {name: [] for name in ("source", *methods)}
     extractor, save, folder = networks.extractor, config.save_clips, Path(config.out)
+    networks.to(device)
     bar = tqdm(total=len(source), desc="reconstruct", unit="clip")
     with bar, torch.inference_mode(), full_precision(device):
         for first, ids, clips in source.batches(config.batch_size, config.workers):
             x = clips.to(device)
             results = {"source": x}
             for name, method in methods.items():
-                y = method(x).to(device).clamp(-1, 1)
+                results[name] = y = method(x).to(device).clamp(-1, 1)
                 batch = meters[name].update(x, y)
                 rows = zip(*batch.values(), strict=True)
                 by_clip[name] += [dict(zip(batch, row, strict=True)) for row in rows]
-                scored[name].update(x, y, ids, name)
-                results[name] = y
-            if extractor:
-                inputs.append(finite_features(extractor, x, ids, "source"))
+                lpips[name].append(networks.lpips_by_clip(x, y))
             for name, videos in results.items():
+                features[name].append(networks.features(videos, ids, name))
                 for i, video in enumerate(videos[: max(0, save - first)], first):
                     frames = to_uint8(video.cpu())
                     rate = source.rate or FRAME_RATE
@@ -158,10 +155,12 @@ def evaluate_reconstruction(
             write_labels(folder / name, labels, known.class_names)
 
     # Scores
-    scores = {name: meter.compute() | scored[name].lpips() for name, meter in meters.items()}
-    for name, score in scores.items() if extractor else ():
-        found = distances(np.concatenate(inputs), scored[name].features())
-        score["rfvd"] = {"name": scored[name].rfvd_name(config.frames), **found}
+    scores = {name: meter.compute() | mean_lpips(lpips[name]) for name, meter in meters.items()}
+    if extractor:
+        title = "r" + score_name(extractor, len(source), config.frames)
+        for name, score in scores.items():
+            found = distances(*(np.concatenate(features[each]) for each in ("source", name)))
+            score["rfvd"] = {"name": title, **found}
     notes = [f"{name} was not measured: {why}." for name, why in networks.missing.items()]
     notes += source.notes("source")
     if extractor and len(source) < USUAL_CLIPS:
@@ -187,81 +186,6 @@ def evaluate_reconstruction(
         "notes": notes,
     }
     return result, by_clip
-
-
-class NetworkScores(NamedTuple):
-    """What the networks say of a batch."""
-
-    clips: int
-    lpips: dict[str, float]
-    """Sums over the clips of means over their frames, by the networks' names."""
-    features: Float[np.ndarray, "b d"] | None
-    """Of the reconstructions, where there is an extractor."""
-
-
-class NetworkMeter:
-    """LPIPS of reconstructions and their features for rFVD, over the batches of a set of clips."""
-
-    def __init__(self, networks: Networks, device: torch.device):
-        """The networks are moved to `device`."""
-        self._lpips: list[PerceptualLoss] = [p.to(device) for p in networks.lpips]
-        self._extractor = networks.extractor
-        if self._extractor is not None:
-            self._extractor.to(device)
-        self._sums = dict.fromkeys((p.name for p in self._lpips), 0.0)
-        self._clips = 0
-        self._features: list[np.ndarray] = []
-
-    def update(
-        self,
-        video: Float[Tensor, "b 3 t h w"],
-        reconstruction: Float[Tensor, "b 3 t h w"],
-        ids: list[str],
-        where: str | Path,
-    ) -> None:
-        """Add a batch in [-1, 1], on the networks' device.
-
-        Raises:
-            ValueError: features that are not finite; names the clip by `ids` and `where`.
-        """
-        self.add(self.scores(video, reconstruction, ids, where))
-
-    def scores(
-        self,
-        video: Float[Tensor, "b 3 t h w"],
-        reconstruction: Float[Tensor, "b 3 t h w"],
-        ids: list[str],
-        where: str | Path,
-    ) -> NetworkScores:
-        """What `update` would add, for `add`, here or in another process."""
-        lpips = {
-            p.name: p(video, reconstruction).double().mean(1).sum().item() for p in self._lpips
-        }
-        features = None
-        if self._extractor is not None:
-            features = finite_features(self._extractor, reconstruction, ids, where)
-        return NetworkScores(len(video), lpips, features)
-
-    def add(self, scores: NetworkScores) -> None:
-        """Add what `scores` gave for a batch."""
-        self._clips += scores.clips
-        for name, value in scores.lpips.items():
-            self._sums[name] += value
-        if scores.features is not None:
-            self._features.append(scores.features)
-
-    def lpips(self) -> dict[str, float]:
-        """Mean over frames, then clips, by the networks' names."""
-        return {name: value / self._clips for name, value in self._sums.items()}
-
-    def features(self) -> Float[np.ndarray, "n d"]:
-        """Of all reconstructions, in order; needs an extractor."""
-        return np.concatenate(self._features)
-
-    def rfvd_name(self, frames: int) -> str:
-        """Such as `rfvd16_17f`, for clips of `frames`; needs an extractor."""
-        assert self._extractor is not None
-        return "r" + score_name(self._extractor, self._clips, frames)
 
 
 @torch.inference_mode()

@@ -25,10 +25,10 @@ from eval.clips.clip_protocol import ClipProtocol
 from eval.clips.source import ClipSource
 from eval.features.extractors import full_precision, load_classifier, load_i3d
 from eval.features.feature_cache import Extraction, extract_features, finite_features
-from eval.features.metric_networks import NetworkConfig
+from eval.features.metric_networks import NetworkConfig, mean_lpips
 from eval.metrics.frechet import frechet_from_features
 from eval.metrics.reconstruction import psnr, ssim, ssim_by_position
-from eval.protocols.evaluate_reconstruction import NetworkMeter, NetworkScores, Reconstruct
+from eval.protocols.evaluate_reconstruction import Reconstruct
 from eval.protocols.fvd import score_name
 
 log = logging.getLogger(__name__)
@@ -95,48 +95,40 @@ class HeldOut:
         Raises:
             ValueError: a reconstruction without finite values.
         """
-        meter = NetworkMeter(self.networks, device)
+        networks, known = self.networks, self._features
+        networks.to(device)
 
-        def measured(numbers: range) -> tuple[Tensor, Tensor, NetworkScores]:
+        def measured(
+            numbers: range,
+        ) -> tuple[Tensor, Tensor, dict[str, list[float]], np.ndarray, np.ndarray]:
             (i,) = numbers
+            ids, where = [self.clips.key(i)], self.clips.config.folder
             video = self.clip(i, device)
-            reconstruction = reconstruct(video)
-            scores = meter.scores(video, reconstruction.clamp(-1, 1), *self._named(i))
-            return psnr(video, reconstruction).cpu(), ssim(video, reconstruction).cpu(), scores
+            y = reconstruct(video)
+            clamped = y.clamp(-1, 1)
+            return (
+                psnr(video, y).cpu(),
+                ssim(video, y).cpu(),
+                networks.lpips_by_clip(video, clamped),
+                networks.features(clamped, ids, where),
+                networks.features(video, ids, where) if known is None else known[i : i + 1],
+            )
 
         with full_precision(device):
-            rows, similarities, scores = zip(*share_batches(self.count, 1, measured), strict=True)
-            for each in scores:
-                meter.add(each)
-            rfvd = self._rfvd(meter, device)
+            found = share_batches(self.count, 1, measured)
+        rows, similarities, lpips, features, sources = zip(*found, strict=True)
+        self._features = np.concatenate(sources)
         similarity = torch.cat(similarities)  # clips t
-        means = {"psnr": torch.cat(rows).mean().item(), "ssim": similarity.mean().item()}
-        return {**means, **meter.lpips(), **self._by_position(similarity), **rfvd}
-
-    def _by_position(self, similarity: Tensor) -> dict[str, float]:
-        if self.group == 1 or similarity.shape[1] == 1:
-            return {}
-        positions, margin = ssim_by_position(similarity, self.group)
-        values = {f"ssim_{i}": value for i, value in enumerate(positions, start=1)}
-        return {**values, "ssim_margin": margin}
-
-    def _rfvd(self, meter: NetworkMeter, device: torch.device) -> dict[str, float]:
-        extractor = self.networks.extractor
-        if extractor is None:
-            return {}
-        if self._features is None:
-
-            def features(numbers: range) -> np.ndarray:
-                (i,) = numbers
-                return finite_features(extractor, self.clip(i, device), *self._named(i))
-
-            self._features = np.concatenate(share_batches(self.count, 1, features))
-        name = meter.rfvd_name(self.clips.config.frames)
-        return {name: frechet_from_features(self._features, meter.features())}
-
-    def _named(self, index: int) -> tuple[list[str], str]:
-        """Id of a clip and where it is from, for errors."""
-        return [self.clips.key(index)], self.clips.config.folder
+        scores = {"psnr": torch.cat(rows).mean().item(), "ssim": similarity.mean().item()}
+        scores |= mean_lpips(lpips)
+        if self.group > 1 and similarity.shape[1] > 1:
+            positions, margin = ssim_by_position(similarity, self.group)
+            scores |= {f"ssim_{i}": value for i, value in enumerate(positions, start=1)}
+            scores["ssim_margin"] = margin
+        if networks.extractor is not None:
+            name = "r" + score_name(networks.extractor, self.count, self.clips.config.frames)
+            scores[name] = frechet_from_features(self._features, np.concatenate(features))
+        return scores
 
 
 def fixed_clips(config: ClipConfig) -> ClipDataset:
