@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ from common.published_weights import (
     VJEPA,
     VJEPA_PROBE,
 )
-from common.weights import WeightsFile, find_weights, read_state_dict
+from common.weights import find_weights, locate_weights, read_state_dict
 from eval.features.c3d import FRAMES, ScriptedC3D, load_chainer, load_script
 from eval.features.classifier import ClipClassifier
 from eval.features.i3d import MIN_FRAMES, SIZE, InceptionI3D
@@ -114,31 +115,26 @@ def load_fvd_extractor(
     """
     if preset not in ("videomae", "vjepa"):
         return load_i3d(preset, path, allow_unknown=allow_unknown, download=download)
-    shared = {"name": preset, "published": False, "resize": "stretch", "min_frames": FRAMES}
+    file = find_weights(VIDEOMAE if preset == "videomae" else VJEPA, path, download=download)
     if preset == "videomae":
-        file = find_weights(VIDEOMAE, path)
-        network = load_videomae(file.path)
-        return Extractor(
-            network=network,
-            run=network,
-            weights_sha256=file.sha256,
-            score="fvd_videomae",
-            dimensions=network.fc_norm.weight.shape[0],
-            **shared,
-        )
-    file = find_weights(VJEPA, path, download=download)
-    companion = None if path is None else Path(path).with_name(Path(VJEPA_PROBE.file).name)
-    given = companion if companion is not None and companion.is_file() else None
-    probe = find_weights(VJEPA_PROBE, given, download=download)
-    network = load_vjepa(file.path, probe.path)
+        network, sha256 = load_videomae(file.path), file.sha256
+    else:
+        companion = Path(path).with_name(Path(VJEPA_PROBE.file).name) if path else None
+        given = companion if companion and companion.is_file() else None
+        probe = find_weights(VJEPA_PROBE, given, download=download)
+        network = load_vjepa(file.path, probe.path)
+        sha256 = hashlib.sha256(f"{file.sha256} {probe.sha256}".encode()).hexdigest()
     return Extractor(
+        name=preset,
         network=network,
         run=network,
-        weights_sha256=hashlib.sha256(f"{file.sha256} {probe.sha256}".encode()).hexdigest(),
-        score="jedi",
-        dimensions=network.norm.weight.shape[0],
-        distance="jedi",
-        **shared,
+        weights_sha256=sha256,
+        published=False,
+        score="fvd_videomae" if preset == "videomae" else "jedi",
+        dimensions=network.shape.dim,
+        distance="frechet" if preset == "videomae" else "jedi",
+        resize="stretch",
+        min_frames=FRAMES,
     )
 
 
@@ -167,10 +163,15 @@ def load_i3d(
     resize = None
     if preset == "i3d_torchscript":
         network = load_script(file.path)
-        run = _run_script(network)
+        run = partial(network, rescale=False, resize=True, return_features=True)
     else:
         eps, resize = PORTS[preset]
-        network = run = _load_port(file.path, eps)
+        network = run = InceptionI3D(eps)
+        try:
+            network.load_state_dict(read_state_dict(file.path))
+        except (RuntimeError, AttributeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{file.path}: not the state dict of I3D ({reason})") from None
     return Extractor(
         name=preset,
         network=network,
@@ -235,7 +236,8 @@ def load_c3d(
     Raises:
         ValueError: weights not found, not loadable, or of another sha256.
     """
-    file = _find_c3d(path, download)
+    found = [weights for weights in (C3D, C3D_TORCHSCRIPT) if locate_weights(weights, path)]
+    file = find_weights(found[0] if found else C3D, path, download=download)
     if sha256 and file.sha256 != sha256.lower():
         raise ValueError(f"{file.path}: its sha256 is {file.sha256}, not {sha256}")
     if file.path.suffix == ".npz":
@@ -253,15 +255,6 @@ def load_c3d(
         output="probabilities",
         min_frames=FRAMES,
     )
-
-
-def _find_c3d(path: str | Path | None, download: bool) -> WeightsFile:
-    for weights in (C3D, C3D_TORCHSCRIPT):
-        try:
-            return find_weights(weights, path)
-        except ValueError:
-            continue
-    return find_weights(C3D, path, download=download)  # or the reason why not
 
 
 @contextmanager
@@ -283,20 +276,3 @@ def full_precision(device: torch.device) -> Iterator[None]:
             yield
     finally:
         torch.set_float32_matmul_precision(matmul)
-
-
-def _load_port(path: Path, eps: float) -> InceptionI3D:
-    model = InceptionI3D(eps)
-    try:
-        model.load_state_dict(read_state_dict(path))
-    except (RuntimeError, AttributeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: not the state dict of I3D ({reason})") from None
-    return model
-
-
-def _run_script(network: nn.Module) -> Callable[[Tensor], Tensor]:
-    def run(video: Tensor) -> Tensor:
-        return network(video, rescale=False, resize=True, return_features=True)
-
-    return run

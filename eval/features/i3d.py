@@ -51,7 +51,7 @@ class Pool(nn.Module):
 class Unit(nn.Module):
     """SAME convolution without bias, batch norm, ReLU."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, eps: float = 1e-3):
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, *, eps: float):
         super().__init__()
         self.conv3d = Conv3d(inputs, outputs, kernel, stride, bias=False)
         self.bn = nn.BatchNorm3d(outputs, eps=eps)
@@ -82,18 +82,6 @@ class Mixed(nn.Module):
         return torch.cat(branches, dim=1)
 
 
-class Logits(nn.Module):
-    """1x1x1 convolution with bias to the classes."""
-
-    def __init__(self, inputs: int, classes: int):
-        super().__init__()
-        self.conv3d = Conv3d(inputs, classes, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`b c t h w` -> `b k t h w`, a logit of each of k classes."""
-        return self.conv3d(x)
-
-
 class InceptionI3D(nn.Module):
     """Inception-v1 inflated to 3D, with the key names of the public PyTorch weights.
 
@@ -117,8 +105,7 @@ class InceptionI3D(nn.Module):
         self.pool_frame = Pool((1, 3, 3), (1, 2, 2))
         self.pool_3 = Pool((3, 3, 3), (2, 2, 2))
         self.pool_2 = Pool((2, 2, 2), (2, 2, 2))
-        self.dropout = nn.Dropout(0.5)
-        self.logits = Logits(1024, 400)
+        self.logits = nn.ModuleDict({"conv3d": Conv3d(1024, 400, 1)})
         self.eval()
 
     def forward(self, video: Float[Tensor, "b 3 t 224 224"]) -> Float[Tensor, "b 400"]:
@@ -145,4 +132,4 @@ class InceptionI3D(nn.Module):
                 x = self.pool_2(x)  # b 832 t/8 7 7
             x = self.get_submodule(name)(x)
         x = F.avg_pool3d(x, (2, 7, 7), stride=1)  # b 1024 t/8-1 1 1
-        return self.logits(self.dropout(x)).mean(dim=(2, 3, 4))
+        return self.logits["conv3d"](x).mean(dim=(2, 3, 4))

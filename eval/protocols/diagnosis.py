@@ -3,8 +3,7 @@
 import copy
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,17 +26,6 @@ from eval.protocols.fvd import DISTANCES
 
 QUALITY = 23  # x264's own default
 LATTES_STRIDE = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Slip:
-    """One thing done otherwise, and the score that it gives."""
-
-    name: str
-    value: float | None = None
-    """None where it cannot be done here."""
-    why_not: str | None = None
-    """Then the reason."""
 
 
 class Impossible(ValueError):
@@ -87,7 +75,7 @@ def diagnose(
     features: FeatureSet | None,
     fake: ClipSource,
     extractor: Extractor,
-    extraction: Extraction | None = None,
+    extraction: Extraction,
 ) -> list[dict[str, Any]]:
     """The score as it is and with each of the slips, one at a time.
 
@@ -111,16 +99,11 @@ def diagnose(
     fakes = extract_features(fake, extractor, extraction).values
     distance = DISTANCES[extractor.distance]
 
+    correct = distance(trues, fakes)
+    stride = LATTES_STRIDE if real.protocol.stride == 1 else 1
+
     def again(source: ClipSource, network: Extractor = extractor) -> ndarray:
         return extract_features(source, network, extraction).values
-
-    def other_stride(stride: int) -> float:
-        protocol = replace(videos().protocol, stride=stride)
-        try:
-            other = ClipSource(real.folder, protocol, on_error=videos().on_error, progress=False)
-        except ValueError as error:
-            raise Impossible(str(error)) from None
-        return distance(again(other), fakes)
 
     def videos() -> ClipSource:
         if isinstance(real, Statistics):
@@ -130,39 +113,35 @@ def diagnose(
     def changed(name: str, change: Callable[[str, Tensor], Tensor]) -> float:
         return distance(trues, again(AlteredClips(fake, name, change=change)))
 
+    def other_stride() -> float:
+        protocol = replace(videos().protocol, stride=stride)
+        try:
+            other = ClipSource(real.folder, protocol, on_error=videos().on_error, progress=False)
+        except ValueError as error:
+            raise Impossible(str(error)) from None
+        return distance(again(other), fakes)
+
     def stretched() -> float:
-        source = videos()
-        if not source.is_cropped:
+        if not videos().is_cropped:
             raise Impossible("the real videos have the shape of the clips")
-        return distance(again(AlteredClips(source, "stretched", stretch=True)), fakes)
+        return distance(again(AlteredClips(videos(), "stretched", stretch=True)), fakes)
 
-    def other_resize() -> float:
-        if extractor.resize is None:
-            raise Impossible(f"{extractor.name} resizes by itself")
-        if fake.size[0] == fake.size[1]:
-            raise Impossible("the clips are square")
-        mode = "crop" if extractor.resize == "stretch" else "stretch"
-        other = replace(extractor, resize=mode)
-        return distance(again(videos(), other), again(fake, other))
-
-    def other_port() -> float:
-        other = with_other_eps(extractor)
+    def by(other: Extractor) -> float:
         return distance(again(videos(), other), again(fake, other))
 
     half_trues, half_fakes = len(trues) // 2, len(fakes) // 2
-    stride = LATTES_STRIDE if real.protocol.stride == 1 else 1
     rows: Mapping[str, Callable[[], float]] = {
-        f"none ({fake.folder.name})": lambda: distance(trues, fakes),
-        f"real clips at stride {stride} instead of {real.protocol.stride}": partial(
-            other_stride, stride
-        ),
+        f"none ({fake.folder.name})": lambda: correct,
+        f"real clips at stride {stride} instead of {real.protocol.stride}": other_stride,
         f"generated clips through H.264 (crf {QUALITY})": lambda: changed("h264", through_h264),
         "generated pixels cut down to 8 bits instead of rounded": lambda: changed(
             "truncated", truncated
         ),
         "real frames stretched instead of cropped": stretched,
-        "frames cropped for the network instead of stretched, or the reverse": other_resize,
-        "the other port of I3D (eps of its batch norms)": other_port,
+        "frames cropped for the network instead of stretched, or the reverse": lambda: by(
+            with_other_resize(extractor, fake)
+        ),
+        "the other port of I3D (eps of its batch norms)": lambda: by(with_other_eps(extractor)),
         "half of the clips": lambda: distance(
             trues[: max(2, half_trues)], fakes[: max(2, half_fakes)]
         ),
@@ -171,17 +150,16 @@ def diagnose(
         ),
         "mean over batches of two clips": lambda: batch_mean(trues, fakes, distance),
     }
-    found = [_row(name, work) for name, work in rows.items()]
-    correct = found[0].value
-    return [
-        {
-            "slip": row.name,
-            "value": row.value,
-            "ratio": row.value / correct if row.value is not None and correct else None,
-            "why_not": row.why_not,
-        }
-        for row in found
-    ]
+    found = []
+    for slip, work in rows.items():
+        value = why_not = None
+        try:
+            value = work()
+        except Impossible as error:
+            why_not = str(error)
+        ratio = value / correct if value is not None and correct else None
+        found.append({"slip": slip, "value": value, "ratio": ratio, "why_not": why_not})
+    return found
 
 
 def diagnosis_lines(rows: list[dict[str, Any]]) -> list[str]:
@@ -240,22 +218,23 @@ def truncated(id: str, clip: Float[Tensor, "c t h w"]) -> Float[Tensor, "c t h w
     return levels.floor().clamp(0, 255) / 127.5 - 1
 
 
+def with_other_resize(extractor: Extractor, clips: ClipSource) -> Extractor:
+    """The network with cropped frames instead of stretched ones, or the reverse."""
+    if extractor.resize is None:
+        raise Impossible(f"{extractor.name} resizes by itself")
+    if clips.size[0] == clips.size[1]:
+        raise Impossible("the clips are square")
+    return replace(extractor, resize="crop" if extractor.resize == "stretch" else "stretch")
+
+
 def with_other_eps(extractor: Extractor) -> Extractor:
     """The network of `i3d_tf` with the eps of `i3d_videogpt`, or the reverse; the resize stays."""
-    other = {"i3d_tf": "i3d_videogpt", "i3d_videogpt": "i3d_tf"}.get(extractor.name)
-    if other is None:
+    if extractor.name not in PORTS:
         raise Impossible(f"{extractor.name} has no other port")
-    eps = next(eps for name, (eps, _) in PORTS.items() if name == other)
+    (eps,) = (eps for name, (eps, _) in PORTS.items() if name != extractor.name)
     network = copy.deepcopy(extractor.network)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm3d):
             module.eps = eps
     name = f"{extractor.name}, eps {eps:g}"
     return replace(extractor, network=network, run=network, name=name)
-
-
-def _row(name: str, work: Callable[[], float]) -> Slip:
-    try:
-        return Slip(name=name, value=work())
-    except Impossible as error:
-        return Slip(name=name, why_not=str(error))
