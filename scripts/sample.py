@@ -109,8 +109,12 @@ def _sample(
     assert config.num_clips is not None
     latte = config.sampled_model(trained).to(accelerator.device)
     labels = config.clip_labels(latte.config.num_classes, config.num_clips)
-    mp4, gif = (Path(folder) if folder else None for folder in (config.mp4, config.gif))
-    clips = ClipFolder(folder=Path(config.out), mp4=mp4, gif=gif, frame_rate=metadata.frame_rate)
+    given = {"mp4": config.mp4, "gif": config.gif}
+    clips = ClipFolder(
+        folder=Path(config.out),
+        copies={kind: Path(folder) for kind, folder in given.items() if folder},
+        frame_rate=metadata.frame_rate,
+    )
     inputs = {
         "latte": Input(config.latte, weights_hash(latte)),
         "vae": Input(config.vae, vae_hash(vae)),

@@ -78,18 +78,10 @@ class ClipFolder:
 
     folder: Path
     """For lossless clips (ffv1)."""
-    mp4: Path | None = None
-    """For copies in H.264, if any."""
-    gif: Path | None = None
-    """For copies of 256 colors, if any."""
+    copies: Mapping[str, Path]
+    """For copies, if any, in H.264 (`mp4`) and of 256 colors (`gif`)."""
     frame_rate: float
     """Hz."""
-
-    @property
-    def folders(self) -> list[Path]:
-        """Each folder once."""
-        given = (self.folder, self.mp4, self.gif)
-        return list({folder.resolve(): folder for folder in given if folder}.values())
 
     def clip(self, index: int) -> Path:
         """File of a lossless clip."""
@@ -104,10 +96,11 @@ class ClipFolder:
         Raises:
             ValueError: a file is in the way, another run holds one, or one holds other clips.
         """
-        for folder in self.folders:
+        folders = {folder.resolve(): folder for folder in (self.folder, *self.copies.values())}
+        for folder in folders.values():
             check_no_file(folder)  # before the first is made
         with ExitStack() as locks:
-            for folder in self.folders:
+            for folder in folders.values():
                 locks.enter_context(lock_folder(folder, accelerator))
                 write_identity(folder, config, inputs, accelerator, products=("clip-*",))
             yield
@@ -158,11 +151,10 @@ class ClipFolder:
 
     def copy(self, index: int, frames: UInt8[np.ndarray, "t h w c"] | None = None) -> None:
         """Write the copies that are missing, of the lossless file or its `frames`."""
-        wanted = {"mp4": self.mp4, "gif": self.gif}
         paths = {
             kind: path
-            for kind, folder in wanted.items()
-            if folder is not None and not (path := folder / f"clip-{index:06d}.{kind}").exists()
+            for kind, folder in self.copies.items()
+            if not (path := folder / f"clip-{index:06d}.{kind}").exists()
         }
         if not paths:
             return

@@ -82,7 +82,8 @@ class ClipSource(Dataset):
         known = {video.codec for video in self._videos if video.codec}
         self.codecs = sorted(known or {self._store.codec(self.ids[0])})
         self._content: str | None = None
-        self._check_sizes()
+        if protocol.height is None or generated:
+            self._check_equal("size", lambda video: (video.height, video.width))
         if generated:
             self._check_generated()
 
@@ -167,14 +168,11 @@ class ClipSource(Dataset):
     def content(self) -> str:
         """Hash of the protocol and of every clip's id, start and bytes; these are read once."""
         if self._content is None:
-            self._content = self._hash()
+            digest = hashlib.sha256(json.dumps(asdict(self.protocol), sort_keys=True).encode())
+            for id, start in zip(self.ids, self.starts, strict=True):
+                digest.update(f"\0{id}\0{start}\0{self._store.digest(id)}".encode())
+            self._content = digest.hexdigest()
         return self._content
-
-    def _hash(self) -> str:
-        digest = hashlib.sha256(json.dumps(asdict(self.protocol), sort_keys=True).encode())
-        for video, start in zip(self._videos, self.starts, strict=True):
-            digest.update(f"\0{video.id}\0{start}\0{self._store.digest(video.id)}".encode())
-        return digest.hexdigest()
 
     def notes(self, which: str) -> list[str]:
         """What a reader of a score has to know about these clips, `real` or `generated`."""
@@ -225,7 +223,10 @@ class ClipSource(Dataset):
                     chosen.append(video)
                     bar.update()
                 elif self.generated:
-                    self._refuse_short(video)
+                    raise ValueError(
+                        f"{self.folder}: generated video {id} has {video.frames} frames, but the "
+                        f"protocol needs {protocol.span}. Lower frames, stride or skip."
+                    )
                 else:
                     self.too_short += 1
                 if len(chosen) == wanted:
@@ -256,16 +257,6 @@ class ClipSource(Dataset):
             self.unreadable[id] = str(error)
             return None
         return video
-
-    def _refuse_short(self, video: Video) -> None:
-        raise ValueError(
-            f"{self.folder}: generated video {video.id} has {video.frames} frames, but the "
-            f"protocol needs {self.protocol.span}. Lower frames, stride or skip."
-        )
-
-    def _check_sizes(self) -> None:
-        if self.protocol.height is None or self.generated:
-            self._check_equal("size", lambda video: (video.height, video.width))
 
     def _check_generated(self) -> None:
         self._check_equal("length", lambda video: video.frames)

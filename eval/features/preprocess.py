@@ -39,7 +39,7 @@ def resize_frames(
     return rearrange(frames, "(b t) c h w -> b c t h w", b=b)
 
 
-def check_video(video: Float[Tensor, "b 3 t h w"], *, what: str = "video") -> None:
+def check_video(video: Float[Tensor, "b 3 t h w"]) -> None:
     """Refuse what is not a batch of float RGB videos in [-1, 1].
 
     Raises:
@@ -47,14 +47,14 @@ def check_video(video: Float[Tensor, "b 3 t h w"], *, what: str = "video") -> No
             [0, 255] is caught; one in [0, 1] cannot be told from a bright one.
     """
     if video.ndim != 5 or video.shape[1] != 3:
-        raise ValueError(f"{what} of shape {tuple(video.shape)} must be b 3 t h w")
-    check_range(video, what=what)
+        raise ValueError(f"video of shape {tuple(video.shape)} must be b 3 t h w")
+    check_range(video)
 
 
-def check_range(video: Tensor, *, what: str = "video") -> None:
+def check_range(video: Tensor) -> None:
     """Refuse (`ValueError`) anything but floats in [-1, 1]; NaN and infinity included."""
     if not video.is_floating_point():
-        raise ValueError(f"{what} is {video.dtype}, but floats in [-1, 1] are needed")
+        raise ValueError(f"video is {video.dtype}, but floats in [-1, 1] are needed")
     low, high = (value.item() for value in video.aminmax())
     if not (low >= -1 - RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):
-        raise ValueError(f"{what} spans [{low:.4g}, {high:.4g}], but must lie in [-1, 1]")
+        raise ValueError(f"video spans [{low:.4g}, {high:.4g}], but must lie in [-1, 1]")

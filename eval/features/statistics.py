@@ -172,8 +172,8 @@ def _read_own(path: Path) -> Statistics:
     try:
         with safe_open(path, framework="numpy") as file:
             record = json.loads((file.metadata() or {}).get("statistics", "null"))
-            if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-                schema = record.get("schema") if isinstance(record, dict) else None
+            schema = record.get("schema") if isinstance(record, dict) else None
+            if schema != SCHEMA:
                 raise ValueError(f"schema {schema}, but this version reads {SCHEMA}")
             arrays = {name: file.get_tensor(name) for name in ("features", "mean", "covariance")}
         source = record["source"]
@@ -267,9 +267,6 @@ class _ArraysOnly(pickle.Unpickler):
         if (module, name) not in ARRAYS:
             raise pickle.UnpicklingError(f"names {module}.{name}, which statistics do not need")
         return ARRAYS[module, name]
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise pickle.UnpicklingError("refers to something outside of it")
 
 
 def _unpickled(path: Path) -> dict[str, Any]:
