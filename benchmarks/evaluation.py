@@ -102,7 +102,7 @@ def _memory(config: EvaluationSpeed) -> None:
         for count in (min(64, config.num_clips), config.num_clips):
             source = ClipSource(folder, ClipProtocol(num_clips=count), progress=False)
             started = time.perf_counter()
-            extract_features(source, extractor, Extraction(progress=False))
+            extract_features(source, extractor, Extraction())
             peaks.append((count, peak_memory_bytes(), time.perf_counter() - started))
     for count, peak, seconds in peaks:
         print(

@@ -82,7 +82,7 @@ def run(config: EvalFVD) -> None:
     if config.save_real and not isinstance(real, ClipSource):
         raise ValueError(f"save_real={config.save_real}: real={config.real} is such a file")
     folders = [each for folder in config.fake for each in seed_folders(folder)]
-    fakes = [config.fake_source(folder, values, main_process) for folder in folders]
+    fakes = [config.source("fake", folder, values, main_process) for folder in folders]
     for fake in fakes:
         check_clips(real, fake, config.allow_rate_mismatch)
     with accelerator.local_main_process_first():  # one process downloads
@@ -99,11 +99,11 @@ def run(config: EvalFVD) -> None:
     evaluate = partial(
         evaluate_fvd,
         extractor=extractor,
+        extraction=extraction,
         features=features,
         protocol=config.protocol,
         data_set=values["data_set"],
         split=values["split"],
-        extraction=extraction,
         resamples=config.resamples,
         allow_rate_mismatch=config.allow_rate_mismatch,
     )
@@ -113,10 +113,13 @@ def run(config: EvalFVD) -> None:
     if config.diagnose:
         result["diagnosis"] = diagnose(real, features, fakes[0], extractor, extraction)
     if config.held_out:
-        others = config.real_source(config.held_out, values, main_process)
-        among = (real, config.nearest_stride) if isinstance(real, ClipSource) else None
-        shared = (others, extractor, extraction)
-        result["memorization"] = memorized_clips(fakes[0], features, *shared, among=among)
+        others = config.source("real", config.held_out, values, main_process)
+        among = None
+        if config.nearest_stride and isinstance(real, ClipSource):
+            among = real, config.nearest_stride
+        result["memorization"] = memorized_clips(
+            fakes[0], features, others, extractor, extraction, among=among
+        )
     if main_process:
         text = "\n".join([fvd_line(result), *diagnosis_lines(result.get("diagnosis", []))])
         give_out(config, result, text, config.fake[0])

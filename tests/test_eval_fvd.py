@@ -17,14 +17,14 @@ from eval.clips.source import ClipSource
 from eval.features.extractors import load_classifier
 from eval.features.feature_cache import Extraction, extract_features
 from eval.metrics.frechet import frechet_from_features
-from eval.protocols.fvd import evaluate_fvd
+from eval.protocols.fvd import evaluate_fvd, real_features
 from scripts import report
 from tests.builders.clip_folders import write_folder, write_folders
 from tests.builders.commands import run_script
 from tests.builders.packed import pack
 from tests.builders.videos import barcode_frame, write_frames
 
-QUIET = Extraction(progress=False)
+PLAIN = Extraction()
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,11 @@ def sources(folders: Path, fake: str, **changes) -> list[ClipSource]:
 def evaluate(pair: list[ClipSource], folders: Path, **options) -> dict:
     real, fake = pair
     extractor = load_classifier(folders / "tiny")
-    return evaluate_fvd(real, fake, extractor, **{"extraction": QUIET, "resamples": 0, **options})
+    extraction = options.pop("extraction", PLAIN)
+    features = real_features(real, extractor, extraction)
+    return evaluate_fvd(
+        real, fake, extractor, extraction, features=features, resamples=0, **options
+    )
 
 
 @pytest.mark.filterwarnings("ignore:.*clips. the distance is biased")
@@ -148,7 +152,7 @@ def test_identical_folders_are_at_zero_and_others_are_not(folders):
 @pytest.mark.filterwarnings("ignore:.*clips. the distance is biased")
 def test_value_does_not_depend_on_batches(folders):
     values = [
-        evaluate(sources(folders, "fake"), folders, extraction=replace(QUIET, batch_size=size))[
+        evaluate(sources(folders, "fake"), folders, extraction=replace(PLAIN, batch_size=size))[
             "value"
         ]
         for size in (1, 3, 8)
@@ -159,7 +163,7 @@ def test_value_does_not_depend_on_batches(folders):
 def test_value_is_that_of_the_pooled_features(folders):
     extractor = load_classifier(folders / "tiny")
     pair = sources(folders, "fake")
-    features = [extract_features(s, extractor, QUIET) for s in pair]
+    features = [extract_features(s, extractor, PLAIN) for s in pair]
     assert features[0].ids == pair[0].ids
     with pytest.warns(UserWarning, match="4 clips: the distance is biased upwards"):
         result = evaluate(pair, folders)
@@ -203,7 +207,7 @@ def test_scores_of_different_protocols_never_share_a_table(folders, tmp_path):
 
 def test_features_are_cached_under_their_content(folders, tmp_path, monkeypatch):
     extractor = load_classifier(folders / "tiny")
-    source, cached = sources(folders, "real")[0], replace(QUIET, cache=tmp_path)
+    source, cached = sources(folders, "real")[0], replace(PLAIN, cache=tmp_path)
     first = extract_features(source, extractor, cached)
     (file,) = tmp_path.iterdir()
     with monkeypatch.context() as patch:
@@ -226,7 +230,7 @@ def test_non_finite_features_name_the_clip(folders):
             parameter.fill_(torch.nan)
     source = sources(folders, "real")[0]
     with pytest.raises(ValueError, match=rf"{source.ids[0]} are not finite"):
-        extract_features(source, extractor, QUIET)
+        extract_features(source, extractor, PLAIN)
 
 
 def test_missing_classifier_is_explained(tmp_path):

@@ -28,7 +28,7 @@ from eval.protocols.inception_protocol import (
 from tests.builders.clip_folders import write_folder, write_folders
 from tests.builders.commands import run_script
 
-QUIET = Extraction(progress=False)
+PLAIN = Extraction()
 
 
 @pytest.fixture(scope="module")
@@ -84,15 +84,15 @@ def test_the_ceiling_is_that_of_the_labels_there_are(folders, tmp_path):
         ISProtocol(num_clips=2, runs=2),
     ):
         perfect.run.seen = 0
-        result = evaluate_is(source, perfect, protocol, extraction=QUIET)
+        result = evaluate_is(source, perfect, protocol, extraction=PLAIN)
         assert result["value"] == pytest.approx(result["ceiling"], rel=1e-5)
         assert (result["ceiling_labels"], result["accuracy"]) == ("known", 1)
         assert "on their labels" in is_line(result)
     shares = np.array([1, 2, 1]) / 4
-    result = evaluate_is(source, tiny, ISProtocol(num_clips=4), extraction=QUIET)
+    result = evaluate_is(source, tiny, ISProtocol(num_clips=4), extraction=PLAIN)
     assert result["ceiling"] == pytest.approx(np.exp(-np.sum(shares * np.log(shares))))
     (tmp_path / "fake" / "samples.json").unlink()
-    result = evaluate_is(source, tiny, ISProtocol(num_clips=4), extraction=QUIET)
+    result = evaluate_is(source, tiny, ISProtocol(num_clips=4), extraction=PLAIN)
     assert (result["ceiling_labels"], result["accuracy"]) == ("random", None)
     assert "on random labels" in is_line(result)
 
@@ -138,15 +138,15 @@ def test_runs_score_clips_of_their_own(folders):
     extractor = load_classifier(folders / "tiny", "probabilities")
     clips = ClipProtocol(frames=4, start="first", num_clips=None)
     source = ClipSource(folders / "fake", clips, progress=False)
-    rows = extract_features(source, extractor, QUIET).values
+    rows = extract_features(source, extractor, PLAIN).values
     np.testing.assert_allclose(rows.sum(axis=1), 1, rtol=1e-6)
-    result = evaluate_is(source, extractor, ISProtocol(num_clips=2, runs=2), extraction=QUIET)
+    result = evaluate_is(source, extractor, ISProtocol(num_clips=2, runs=2), extraction=PLAIN)
     runs = [inception_score(part, 1, None).mean for part in (rows[:2], rows[2:])]
     assert result["value"] == pytest.approx(np.mean(runs))
     assert result["std"] == pytest.approx(np.std(runs))
     with pytest.raises(ValueError, match="gives features"):
         evaluate_is(
-            source, load_classifier(folders / "tiny"), ISProtocol(num_clips=2), extraction=QUIET
+            source, load_classifier(folders / "tiny"), ISProtocol(num_clips=2), extraction=PLAIN
         )
 
 
@@ -155,7 +155,7 @@ def test_fewer_real_clips_than_a_run_are_said_to_be(folders, tmp_path):
     few = write_folder(tmp_path / "few", [0, 90])
     clips = ClipProtocol(frames=4, num_clips=None)
     fake, real = (ClipSource(f, clips, progress=False) for f in (folders / "fake", few))
-    result = evaluate_is(fake, extractor, ISProtocol(num_clips=4), real=real, extraction=QUIET)
+    result = evaluate_is(fake, extractor, ISProtocol(num_clips=4), real=real, extraction=PLAIN)
     assert result["real"]["num_clips"] == 2
     assert "only 2 real clips for 4 per run" in result["notes"][0]
     assert "no samples.json" in result["notes"][1]

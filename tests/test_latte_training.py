@@ -19,7 +19,7 @@ from eval.clips.clip_protocol import ClipProtocol
 from eval.clips.source import ClipSource
 from eval.features.classifier import ClassifierConfig, ClipClassifier
 from eval.features.extractors import load_classifier
-from eval.features.feature_cache import extract_features
+from eval.features.feature_cache import Extraction, extract_features
 from eval.metrics.frechet import frechet_from_features
 from eval.protocols.training_scores import SampleScoreConfig
 from latte import Latte
@@ -250,9 +250,8 @@ def test_what_is_measured_of_raw_and_averaged_weights(made, tmp_path):
             )
         )
         fake = ClipSource(tmp_path / kind, ClipProtocol(frames=9), generated=True)
-        sets = [
-            extract_features(x, load_classifier(made / "features")).values for x in (real, fake)
-        ]
+        network = load_classifier(made / "features")
+        sets = [extract_features(x, network, Extraction()).values for x in (real, fake)]
         values.append(lines[1][f"eval/{kind}/fvd3_9f_features"])
         assert_close(values[-1], frechet_from_features(*sets), rtol=1e-3, atol=0)
     assert abs(values[0] / values[1] - 1) > 0.01

@@ -18,7 +18,7 @@ from eval.clips.clip_protocol import ClipProtocol
 from eval.clips.source import ClipSource
 from eval.features.classifier import ClassifierConfig, ClipClassifier
 from eval.features.extractors import load_classifier
-from eval.features.feature_cache import FeatureSet, extract_features
+from eval.features.feature_cache import Extraction, FeatureSet, extract_features
 from eval.features.statistics import load_statistics
 from eval.metrics.frechet import frechet_distance, frechet_from_features, moments
 from eval.protocols import fvd_config, memorization
@@ -216,7 +216,7 @@ def test_the_floor_is_real_against_real_at_this_number(root, tmp_path, monkeypat
     assert found["floor"]["clips"] == 8
     twice = ClipSource(root / "real", ClipProtocol(frames=4, num_clips=16), progress=False)
     assert seen == twice.ids[8:]  # the reference clips' features are there
-    values = extract_features(twice, load_classifier(root / "tiny")).values
+    values = extract_features(twice, load_classifier(root / "tiny"), Extraction()).values
     assert found["floor"]["value"] == pytest.approx(frechet_from_features(values[:8], values[8:]))
     assert 0 < found["floor"]["value"] < found["value"]
     assert "between 8 real clips and as many others" in capsys.readouterr().out

@@ -1,15 +1,12 @@
-"""Which frames of which videos are evaluated, and whether two sets move alike."""
+"""Which frames of which videos are evaluated."""
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal
 
 from annotated_types import Ge
 
 from common.config import Config, Frames, Pixels
 from common.seeding import fold
-
-RATE_TOLERANCE = 0.1  # relative; containers round frame rates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,41 +59,3 @@ class ClipProtocol(Config):
     def indices(self, start: int) -> list[int]:
         """The video's frames that make the clip, from `start` on."""
         return [start + self.stride * i for i in range(self.frames)]
-
-
-class Rated(Protocol):
-    """What `check_rates` asks of a set of clips."""
-
-    @property
-    def folder(self) -> Path:
-        """Folder of the clips."""
-        ...
-
-    @property
-    def rate(self) -> float | None:
-        """Frames of a clip per second, Hz; None where the files do not say."""
-        ...
-
-    @property
-    def protocol(self) -> ClipProtocol:
-        """How clips are cut from the videos."""
-        ...
-
-
-def check_rates(real: Rated, fake: Rated) -> None:
-    """Refuse (`ValueError`) sets whose frames lie differently far apart in time, or may do so."""
-    if real.rate is None or fake.rate is None:
-        folder = real.folder if real.rate is None else fake.folder
-        what = "statistics of others" if folder.suffix == ".pkl" else "folders of frames"
-        raise ValueError(
-            f"{folder}: {what} have no frame rate, so the motion cannot be checked. "
-            "Make sure that the strides fit (real clips at the training stride), then allow a "
-            "rate mismatch."
-        )
-    if abs(real.rate / fake.rate - 1) > RATE_TOLERANCE:
-        raise ValueError(
-            f"real clips run at {real.rate:.4g} frames/s (stride {real.protocol.stride}), "
-            f"generated ones at {fake.rate:.4g} (stride {fake.protocol.stride}): their motion "
-            "cannot match. Set the strides (real clips at the training stride), or allow the "
-            "mismatch if the files' frame rates mean nothing."
-        )

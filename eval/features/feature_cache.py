@@ -49,13 +49,9 @@ class Extraction:
     cache: str | Path | None = None
     """Folder for features under a name that hashes the weights, the preset, the protocol and every
     clip's bytes; anything else than an exact repetition computes anew."""
-    progress: bool = True
-    """Show a bar."""
 
 
-def extract_features(
-    source: ClipSource, extractor: Extractor, options: Extraction | None = None
-) -> FeatureSet:
+def extract_features(source: ClipSource, extractor: Extractor, options: Extraction) -> FeatureSet:
     """Run the network over every clip, or read what an earlier, equal run has kept.
 
     Args:
@@ -66,7 +62,6 @@ def extract_features(
     Raises:
         ValueError: features that are not finite (naming the clip), or a damaged cache file.
     """
-    options = options or Extraction()
     cache, device = options.cache, options.device
     main = process_index() == 0
     path = Path(cache) / f"{feature_key(source, extractor)}.safetensors" if cache else None
@@ -91,8 +86,7 @@ def extract_features(
         bar.update(len(ids) * num_processes())
         return rows
 
-    hidden = not (options.progress and main)
-    with tqdm(total=len(source), desc=extractor.name, unit="clip", disable=hidden) as bar:
+    with tqdm(total=len(source), desc=extractor.name, unit="clip", disable=not main) as bar:
         values = np.concatenate(share_batches(len(source), options.batch_size, features))
     found = FeatureSet(values, source.ids)
     if path and main:

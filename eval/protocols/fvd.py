@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from eval.clips.clip_protocol import check_rates
 from eval.clips.source import ClipSource
 from eval.features.extractors import Distance, Extractor
 from eval.features.feature_cache import Extraction, FeatureSet, copies_note, extract_features
@@ -22,6 +21,7 @@ from eval.metrics.frechet import (
 )
 from eval.metrics.kvd import jedi_distance, kernel_distance
 from eval.metrics.neighbors import coverage
+from eval.protocols.measurement import check_rates
 from eval.published.scores import compare, comparison_lines
 
 USUAL_CLIPS = 2048
@@ -33,12 +33,12 @@ def evaluate_fvd(
     real: ClipSource | Statistics,
     fake: ClipSource,
     extractor: Extractor,
+    extraction: Extraction,
     *,
-    features: FeatureSet | None = None,
+    features: FeatureSet | None,
     protocol: str | None = None,
     data_set: str | None = None,
     split: str = "unstated",
-    extraction: Extraction | None = None,
     resamples: int = 20,
     allow_rate_mismatch: bool = False,
 ) -> dict[str, Any]:
@@ -50,26 +50,25 @@ def evaluate_fvd(
     Args:
         real, fake: the clips; `real` may be statistics of clips.
         extractor: gives the features.
-        features: of the real clips, where `real_features` has computed them already.
+        extraction: how those of the generated clips are computed.
+        features: those of the real clips, by `real_features`.
         protocol: name of the published protocol that the clips were chosen by; only recorded.
         data_set: what `real` is, as papers call it.
         split: which videos `real` holds, such as `train`; only recorded.
-        extraction: how features are computed.
         resamples: bootstrap resamples for `std`; 0 leaves it out.
         allow_rate_mismatch: accept clips whose frames lie differently far apart in time.
 
     Returns:
-        `name`, what `distances` gives, `protocol`, both sides, `notes`, and `published`: scores of
-        the same data set, and whether they compare. Ready for JSON.
+        `name`, what `distances` gives, `protocol` (what has to be equal for two scores to compare),
+        both sides, `notes`, and `published`: scores of the same data set, and whether they compare.
+        Ready for JSON.
 
     Raises:
         ValueError: fewer than 2 clips, clips of unequal length or frame rate, or broken clips;
-            statistics of another network.
+            moments alone where the network's distance needs features.
     """
     check_clips(real, fake, allow_rate_mismatch)
     notes = _notes(real, fake)
-    if features is None:
-        features = real_features(real, extractor, extraction)
     found = extract_features(fake, extractor, extraction).values
     notes += copies_note(features.values, "real") if features else []
     notes += copies_note(found, "generated")
@@ -81,17 +80,36 @@ def evaluate_fvd(
         measured = distances(
             features.values, found, resamples=resamples, distance=extractor.distance
         )
+    elif extractor.distance != "frechet":
+        raise ValueError(f"{real.folder}: moments alone; {extractor.name} needs features")
     else:
         assert isinstance(real, Statistics)
-        measured = _from_moments(real, found, extractor)
+        value = frechet_distance(real.mean, real.covariance, *moments(found))
+        measured = {"value": value, "std": None, "infinity": None, "kvd": None, "coverage": None}
     result = {
         "kind": "fvd",
         "name": score_name(extractor, min(len(real), len(fake)), real.protocol.frames),
         **measured,
         "named_protocol": protocol,
-        "protocol": _protocol(real, fake, extractor)
-        | {"dimensions": found.shape[1], "covariance": "divided by N"}
-        | {"data_set": data_set, "split": split},
+        "protocol": {
+            "frames": real.protocol.frames,
+            **{
+                f"{name}_{side}": getattr(source.protocol, name)
+                for name in ("stride", "start", "skip")
+                for side, source in (("real", real), ("fake", fake))
+            },
+            "clips_real": len(real),
+            "clips_fake": len(fake),
+            "seed": real.protocol.seed,
+            "height": real.protocol.height,
+            "width": real.protocol.width,
+            "network": extractor.describe(),
+            "real_content": real.content(),
+            "dimensions": found.shape[1],
+            "covariance": "divided by N",
+            "data_set": data_set,
+            "split": split,
+        },
         "extractor": extractor.describe(),
         "real": real.describe(),
         "fake": fake.describe(),
@@ -101,7 +119,7 @@ def evaluate_fvd(
 
 
 def real_features(
-    real: ClipSource | Statistics, extractor: Extractor, extraction: Extraction | None = None
+    real: ClipSource | Statistics, extractor: Extractor, extraction: Extraction
 ) -> FeatureSet | None:
     """Features of the real clips; None of statistics that are moments alone.
 
@@ -134,12 +152,12 @@ def over_seeds(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 f"{other['name']}, but {first['fake']['folder']} makes {first['name']} of "
                 f"{first['fake']['clips']}: give sets of as many clips"
             )
-    numbers = ("value", "std", "kvd")
-    means = {name: [r[name] for r in results] for name in ("value", "kvd")}
+    values, kvds = ([r[name] for r in results] for name in ("value", "kvd"))
     return {
         **first,
-        **{name: None if None in each else float(np.mean(each)) for name, each in means.items()},
-        "std": float(np.std(means["value"], ddof=1)),
+        "value": float(np.mean(values)),
+        "kvd": None if None in kvds else float(np.mean(kvds)),
+        "std": float(np.std(values, ddof=1)),
         "std_over": "sets",
         "infinity": None,
         "coverage": None,
@@ -147,7 +165,7 @@ def over_seeds(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
             {
                 "folder": r["fake"]["folder"],
                 "content": r["fake"]["content"],
-                **{name: r[name] for name in numbers},
+                **{name: r[name] for name in ("value", "std", "kvd")},
             }
             for r in results
         ],
@@ -227,35 +245,6 @@ def distances(
         "infinity": infinity._asdict() if infinity else None,
         "kvd": kernel_distance(real, fake),
         "coverage": lying,
-    }
-
-
-def _from_moments(real: Statistics, fake: ndarray, extractor: Extractor) -> dict[str, Any]:
-    """What `distances` gives, as far as the moments of the real clips tell."""
-    if extractor.distance != "frechet":
-        raise ValueError(f"{real.folder}: moments alone; {extractor.name} needs features")
-    value = frechet_distance(real.mean, real.covariance, *moments(fake))
-    return {"value": value, "std": None, "infinity": None, "kvd": None, "coverage": None}
-
-
-def _protocol(
-    real: ClipSource | Statistics, fake: ClipSource, extractor: Extractor
-) -> dict[str, Any]:
-    """What has to be equal for two scores to compare, each thing by its name."""
-    sides: dict[str, Any] = {}
-    for name in ("stride", "start", "skip"):
-        for side, source in (("real", real), ("fake", fake)):
-            sides[f"{name}_{side}"] = getattr(source.protocol, name)
-    return {
-        "frames": real.protocol.frames,
-        **sides,
-        "clips_real": len(real),
-        "clips_fake": len(fake),
-        "seed": real.protocol.seed,
-        "height": real.protocol.height,
-        "width": real.protocol.width,
-        "network": extractor.describe(),
-        "real_content": real.content(),
     }
 
 

@@ -96,7 +96,7 @@ class FVDConfig(GenerationScore):
         """
         if Path(path).suffix not in FILES or Path(path).is_dir():
             values = resolve(self.given(), self.protocol)
-            return self.real_source(path, values, progress), values
+            return self.source("real", path, values, progress), values
         found = load_statistics(path)
         if self.num_clips_real not in (None, "same", "all", len(found)):
             raise ValueError(
@@ -110,25 +110,35 @@ class FVDConfig(GenerationScore):
                 raise ValueError(f"{path}: made with the classifier {preset}; give --classifier")
         return found, resolve(self.given(), self.protocol, stored, path)
 
-    def real_source(self, folder: str, values: Mapping[str, Any], progress: bool) -> ClipSource:
-        """The real clips.
+    def source(
+        self, side: Literal["real", "fake"], folder: str, values: Mapping[str, Any], progress: bool
+    ) -> ClipSource:
+        """Real clips, or generated ones and what stands in for them.
 
         Args:
+            side: which.
             folder: of videos or shards.
             values: what `resolve` gives.
             progress: show a bar.
         """
-        number = values["num_clips_real"]
-        clips = self._clips("real", values, values["num_clips"] if number == "same" else number)
-        return ClipSource(folder, clips, on_error=self.on_error, progress=progress)
-
-    def fake_source(self, folder: str, values: Mapping[str, Any], progress: bool) -> ClipSource:
-        """Generated clips, or what stands in for them; see `real_source`."""
-        clips = self._clips("fake", values, values["num_clips"])
+        is_fake, number = side == "fake", values["num_clips"]
+        if not is_fake and values["num_clips_real"] != "same":
+            number = values["num_clips_real"]
+        protocol = ClipProtocol(
+            frames=values["frames"],
+            stride=values[f"stride_{side}"],
+            start=values[f"start_{side}"],
+            skip=values["skip_fake"] if is_fake else 0,
+            num_clips=None if number == "all" else number,
+            seed=self.seed,
+            height=values["height"],
+            width=values["width"],
+            noise=self.noise_fake if is_fake else 0.0,
+        )
         return ClipSource(
             folder,
-            replace(clips, skip=values["skip_fake"], noise=self.noise_fake),
-            generated=not self.fake_is_real,
+            protocol,
+            generated=is_fake and not self.fake_is_real,
             on_error=self.on_error,
             progress=progress,
         )
@@ -143,26 +153,12 @@ class FVDConfig(GenerationScore):
             download=self.download,
         )
 
-    def _clips(
-        self, side: Literal["real", "fake"], values: Mapping[str, Any], number: int | Literal["all"]
-    ) -> ClipProtocol:
-        """What the two sides have in common."""
-        return ClipProtocol(
-            frames=values["frames"],
-            stride=values[f"stride_{side}"],
-            start=values[f"start_{side}"],
-            num_clips=None if number == "all" else number,
-            seed=self.seed,
-            height=values["height"],
-            width=values["width"],
-        )
-
 
 def real_floor(
     real: ClipSource | Statistics,
     features: FeatureSet | None,
     extractor: Extractor,
-    extraction: Extraction | None = None,
+    extraction: Extraction,
 ) -> dict[str, Any]:
     """The distance of real clips from other real clips: what a perfect generator would get.
 

@@ -10,12 +10,12 @@ from jaxtyping import Float
 from scipy.special import chdtrc
 
 from common.config import Config
-from eval.clips.clip_protocol import check_rates
-from eval.clips.labels import Labels, read_labels
+from eval.clips.labels import read_labels
 from eval.clips.source import ClipSource
 from eval.features.extractors import Extractor
 from eval.features.feature_cache import Extraction, copies_note, extract_features
 from eval.metrics.inception_score import ceiling, inception_score
+from eval.protocols.measurement import check_rates
 from eval.published.scores import compare, comparison_lines
 
 SHUFFLE_SEED = 42  # StyleGAN-V's
@@ -68,9 +68,9 @@ def evaluate_is(
     extractor: Extractor,
     protocol: ISProtocol,
     *,
+    extraction: Extraction,
     real: ClipSource | None = None,
     data_set: str | None = None,
-    extraction: Extraction | None = None,
     allow_rate_mismatch: bool = False,
 ) -> dict[str, Any]:
     """Score generated clips, and real ones in the same way.
@@ -79,10 +79,10 @@ def evaluate_is(
         fake: at least `protocol.total` clips; only the first `protocol.total` count.
         extractor: of probabilities.
         protocol: how many clips make a score.
+        extraction: how probabilities are computed.
         real: clips to score beside, with as many runs as they suffice for; fewer clips than one run
             are scored all at once, which a note says.
         data_set: what was trained on, as papers call it.
-        extraction: how probabilities are computed.
         allow_rate_mismatch: accept real clips whose frames lie differently far apart in time.
 
     Returns:
@@ -198,35 +198,28 @@ def _score(
     source: ClipSource, rows: Float[np.ndarray, "n k"], protocol: ISProtocol
 ) -> dict[str, Any]:
     known, classes = read_labels(source.folder), rows.shape[1]
-    labels = None
+    labels = accuracy = by_class = None
     if known is not None and len(known.class_names) == classes:
         labels = known.all_of(source.ids)
     means, std = _run_scores(rows, protocol)
-    if labels is None:
+    if known is None or labels is None:
         perfect = ceiling(protocol.num_clips, splits=protocol.splits, classes=classes)
     else:  # one-hot rows, scored in the same way
         perfect = float(np.mean(_run_scores(np.eye(classes)[labels], protocol)[0]))
+        hits = rows.argmax(axis=1) == labels
+        accuracy = float(hits.mean())
+        by_class = {
+            known.class_names[label]: float(hits[np.array(labels) == label].mean())
+            for label in sorted(set(labels))
+        }
     return {
         "value": float(np.mean(means)),
         "std": std if max(protocol.runs, protocol.splits) > 1 else None,
         "ceiling": perfect,
         "ceiling_labels": "random" if labels is None else "known",
-        **_accuracy(rows, known, labels),
+        "accuracy": accuracy,
+        "accuracy_by_class": by_class,
     }
-
-
-def _accuracy(
-    rows: Float[np.ndarray, "n k"], known: Labels | None, labels: list[int] | None
-) -> dict[str, Any]:
-    """The share of clips taken for their class, of all and of each class that has clips."""
-    if known is None or labels is None:
-        return {"accuracy": None, "accuracy_by_class": None}
-    hits = rows.argmax(axis=1) == labels
-    by_class = {
-        known.class_names[label]: float(hits[np.array(labels) == label].mean())
-        for label in sorted(set(labels))
-    }
-    return {"accuracy": float(hits.mean()), "accuracy_by_class": by_class}
 
 
 def _run_scores(rows: Float[np.ndarray, "n k"], protocol: ISProtocol) -> tuple[list[float], float]:

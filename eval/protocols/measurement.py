@@ -23,13 +23,16 @@ from filelock import FileLock
 
 from common.config import BatchSize, Config, Device, Pixels, Workers
 from common.files import atomic_path, check_output_file, write_json
+from eval.clips.source import ClipSource
 from eval.features.feature_cache import Extraction
+from eval.features.statistics import Statistics
 
 SCHEMA = 1
 KINDS = ("fvd", "is", "reconstruction")
 LEFT_OUT = ("published", "clips")
 """What can be made anew, or is about single clips."""
 PACKAGES = ("torch", "numpy", "scipy", "av")
+RATE_TOLERANCE = 0.1  # relative; containers round frame rates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +102,31 @@ def check_out(config: Measurement, *outs: str | None) -> None:
     for out in outs:
         check_output_file("out", out)
     check_output_file("results", config.results, suffix=".jsonl")
-    check_results(config.results)
+    if config.results is None:
+        return
+    if Path(config.results).suffix != ".jsonl":
+        raise ValueError(f"results={config.results}: must end in .jsonl")
+    if Path(config.results).exists():
+        read_results(config.results)
+
+
+def check_rates(real: ClipSource | Statistics, fake: ClipSource) -> None:
+    """Refuse (`ValueError`) sets whose frames lie differently far apart in time, or may do so."""
+    if real.rate is None or fake.rate is None:
+        folder = real.folder if real.rate is None else fake.folder
+        what = "statistics of others" if folder.suffix == ".pkl" else "folders of frames"
+        raise ValueError(
+            f"{folder}: {what} have no frame rate, so the motion cannot be checked. "
+            "Make sure that the strides fit (real clips at the training stride), then allow a "
+            "rate mismatch."
+        )
+    if abs(real.rate / fake.rate - 1) > RATE_TOLERANCE:
+        raise ValueError(
+            f"real clips run at {real.rate:.4g} frames/s (stride {real.protocol.stride}), "
+            f"generated ones at {fake.rate:.4g} (stride {fake.protocol.stride}): their motion "
+            "cannot match. Set the strides (real clips at the training stride), or allow the "
+            "mismatch if the files' frame rates mean nothing."
+        )
 
 
 def give_out(config: GenerationScore, result: Mapping[str, Any], text: str, measured: str) -> None:
@@ -192,16 +219,6 @@ def read_results(path: str | Path) -> list[dict[str, Any]]:
             raise ValueError(f"{where}: has no {min(missing)}")
         records.append(record)
     return records
-
-
-def check_results(path: str | None) -> None:
-    """Refuse (`ValueError`), before anything is measured, a file that no result can be added to."""
-    if path is None:
-        return
-    if Path(path).suffix != ".jsonl":
-        raise ValueError(f"results={path}: must end in .jsonl")
-    if Path(path).exists():
-        read_results(path)
 
 
 def _identity(record: Mapping[str, Any]) -> str:

@@ -30,9 +30,9 @@ def memorized_clips(
     training: FeatureSet | None,
     held_out: ClipSource,
     extractor: Extractor,
-    extraction: Extraction | None = None,
+    extraction: Extraction,
     *,
-    among: tuple[ClipSource, int | None] | None = None,
+    among: tuple[ClipSource, int] | None = None,
 ) -> dict[str, Any]:
     """Share of generated clips nearer to a training clip than 5 % of held-out clips are.
 
@@ -40,7 +40,7 @@ def memorized_clips(
         fake: generated clips.
         training: features of the clips that were trained on.
         held_out: real clips of other videos, cut as the training clips are.
-        among: training clips and a stride, for `nearest_training_clips`; None or no stride: not.
+        among: training clips and a stride, for `nearest_training_clips`; None: not.
 
     Returns:
         `share`, `level`, `threshold`, `clips_held_out`, and `worst`: the nearest pairs with
@@ -69,22 +69,18 @@ def memorized_clips(
         "clips_held_out": len(usual.ids),
         "worst": worst,
     }
-    source, stride = among or (None, None)
-    if source is not None and stride is not None:
+    if among:
         clips = {"generated": (fake, generated), "held_out": (held_out, usual)}
-        result["nearest"] = nearest_training_clips(
-            clips, source, extractor, extraction, stride=stride
-        )
+        result["nearest"] = nearest_training_clips(clips, *among, extractor, extraction)
     return result
 
 
 def nearest_training_clips(
     clips: Mapping[str, tuple[ClipSource, FeatureSet]],
     training: ClipSource,
-    extractor: Extractor,
-    extraction: Extraction | None = None,
-    *,
     stride: int,
+    extractor: Extractor,
+    extraction: Extraction,
 ) -> dict[str, Any]:
     """The training clip nearest to each of several sets' clips.
 
@@ -106,7 +102,6 @@ def nearest_training_clips(
     Raises:
         ValueError: features that are not finite.
     """
-    extraction = extraction or Extraction()
     queries = torch.cat([_pixels(torch.stack([c for _, c in s])) for s, _ in clips.values()])
     gray_levels = torch.full((len(queries),), torch.inf)
     by_pixels = torch.zeros(len(queries), dtype=torch.long)
