@@ -15,7 +15,7 @@ import yaml
 from benchmarks import fault_chain
 from benchmarks.fault_chain import SCRIPTS, Command, last_line
 from common import cli
-from common.config import Field, base_type, walk_fields
+from common.config import Field, base_type, json_values, walk_fields
 
 VALUES: dict[str, Any] = {
     "null": None,
@@ -81,8 +81,8 @@ class Mutations:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         given = command.options | command.at(folder / command.file)
-        settings = _nested({**given, **changes})
-        (folder / "config.yaml").write_text(yaml.safe_dump(_plain(settings)))
+        settings = json_values(_nested({**given, **changes}))
+        (folder / "config.yaml").write_text(yaml.safe_dump(settings))
         arguments = [command.subcommand] if command.subcommand else []
         arguments.append(f"--config={folder / 'config.yaml'}")
         with contextlib.chdir(folder):  # for what a relative path names
@@ -146,9 +146,3 @@ def _nested(flat: dict[str, Any]) -> dict[str, Any]:
             node = node[parent]
         node[last] = value
     return tree
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    return str(value) if isinstance(value, Path) else value

@@ -22,7 +22,7 @@ from accelerate.state import AcceleratorState
 
 from benchmarks.data_stand_ins import moving_noise
 from common import stages
-from common.launch import call
+from common.stages import call
 from data.video.encode import write_video
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"

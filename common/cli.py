@@ -87,7 +87,6 @@ def parse(
         ValueError: an unknown key, a value of the wrong type, or one the dataclass refuses.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    chosen = None
     try:
         if isinstance(command, Mapping):
             parser = Parser(exit_on_error=False)
@@ -95,9 +94,8 @@ def parse(
             for name, choice in command.items():
                 summary = (choice.__doc__ or "").partition("\n")[0]
                 choices.add_subcommand(name, _parser(choice), help=summary)
-            chosen = arguments[0] if arguments else ""
-            if chosen in command:
-                arguments = [chosen, *_spelled_out(command[chosen], arguments[1:])]
+            if arguments and arguments[0] in command:
+                arguments[1:] = _spelled_out(command[arguments[0]], arguments[1:])
             values = parser.parse_args(arguments)
             return _build(command[values.name], values[values.name], "")
         return _build(command, _parser(command).parse_args(_spelled_out(command, arguments)), "")
@@ -111,9 +109,25 @@ def main(
     command: type[Command] | Mapping[str, type[Command]], run: Callable[[Command], Any]
 ) -> None:
     """Parse and run. Exit codes: 0 done; 2 the user's mistake; 128 + n stopped by signal n."""
+    is_main = _is_main()
+    logging.basicConfig(level=logging.WARNING if is_main else logging.ERROR, format="%(message)s")
+    for package in PACKAGES if is_main else ():
+        logging.getLogger(package).setLevel(logging.INFO)
     with warnings.catch_warnings():
         warnings.showwarning = _log_warning
-        code = _exit_code(command, run)
+        try:
+            run(parse(command))
+        except Stopped as stopped:
+            code = _complain(str(stopped), stopped.code)
+        except KeyboardInterrupt:
+            code = _complain("interrupted", 130)
+        except Exception as error:
+            mistake = _users_mistake(error)
+            if mistake is None or os.environ.get("IVVAE_TRACEBACK"):
+                raise
+            code = _complain(mistake, 2)
+        else:
+            code = 0
     sys.exit(code)
 
 
@@ -178,45 +192,23 @@ def _build(hint: Any, value: Any, name: str) -> Any:
         raise ValueError(f"{name}: {error}" if name else str(error)) from None
 
 
-def _exit_code(
-    command: type[Command] | Mapping[str, type[Command]], run: Callable[[Command], Any]
-) -> int:
-    logging.basicConfig(
-        level=logging.WARNING if _is_main() else logging.ERROR, format="%(message)s"
-    )
-    for package in PACKAGES if _is_main() else ():
-        logging.getLogger(package).setLevel(logging.INFO)
-    try:
-        run(parse(command))
-    except ValueError as error:
-        if os.environ.get("IVVAE_TRACEBACK"):
-            raise
-        return _complain(str(error), 2)
-    except OSError as error:
-        if error.errno not in REMEDIES or os.environ.get("IVVAE_TRACEBACK"):
-            raise
+def _users_mistake(error: Exception) -> str | None:
+    """What to tell the user of an error that a change of options or of the machine cures; None of
+    any other."""
+    if isinstance(error, ValueError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in REMEDIES:
         where = error.filename2 or error.filename or "output"
-        return _complain(f"{where}: {error.strerror}. {REMEDIES[error.errno]}.", 2)
-    except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error) or os.environ.get("IVVAE_TRACEBACK"):
-            raise
-        return _complain(
-            "more memory is needed than there is. Lower the clips at once (batch_size, "
-            f"micro_batch_size), their size or the model. ({type(error).__name__}: {error})",
-            2,
-        )
-    except Stopped as stopped:
-        return _complain(str(stopped), stopped.code)
-    except KeyboardInterrupt:
-        return _complain("interrupted", 130)
-    return 0
-
-
-def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
-    """Whether memory was refused; torch says so, on a CPU, in the words of an error alone."""
+        return f"{where}: {error.strerror}. {REMEDIES[error.errno]}."
+    # on a CPU, torch says in words alone that memory was refused
     words = ("can't allocate memory", "Storage size calculation overflowed")
-    kinds = (MemoryError, torch.OutOfMemoryError)
-    return isinstance(error, kinds) or any(each in str(error) for each in words)
+    refused = isinstance(error, RuntimeError) and any(each in str(error) for each in words)
+    if refused or isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return (
+            "more memory is needed than there is. Lower the clips at once (batch_size, "
+            f"micro_batch_size), their size or the model. ({type(error).__name__}: {error})"
+        )
+    return None
 
 
 _OTHER_FOLDER = "Free space or choose another folder, then rerun"

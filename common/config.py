@@ -124,48 +124,48 @@ def fixed_differences(old: Mapping[str, Any], new: Config) -> list[str]:
         new: the config of the rerun. Fields marked with MAY_CHANGE are left out, each at its own
             path alone, unless `fixed_fields` names them.
     """
-    values = json.loads(json.dumps(asdict(new), default=str))
-    return _changes(old, values, new, "", frozenset())
+    return differences(_without(_free_fields(new), old), fixed_values(new))
 
 
 def fixed_values(config: Config) -> dict[str, Any]:
     """What `fixed_differences` compares: all fields that a rerun must not change, for JSON."""
-    values = _without_free(config, "", frozenset())
-    return json.loads(json.dumps(values, default=str))
+    return _without(_free_fields(config), json_values(asdict(config)))
 
 
 def differences(old: Any, new: Any, name: str = "") -> list[str]:
     """One line per value that differs in nested dictionaries: `train.steps was 1, now 2`."""
-    return _changes(old, new, None, name, frozenset())
-
-
-def _changes(old: Any, new: Any, config: Any, name: str, fixed: frozenset[str]) -> list[str]:
     if not isinstance(old, Mapping) or not isinstance(new, Mapping):
         return [] if old == new else [f"{name} was {reprlib.repr(old)}, now {reprlib.repr(new)}"]
-    hints: Mapping[str, Any] = {}
-    if isinstance(config, Config):
-        hints = field_types(type(config))
-        fixed |= {f"{name}.{each}".strip(".") for each in config.fixed_fields()}
-    lines = []
-    for key in {**old, **new}:
-        path = f"{name}.{key}".strip(".")
-        if MAY_CHANGE not in _metadata(hints.get(key)) or path in fixed:
-            lines += _changes(old.get(key), new.get(key), getattr(config, key, None), path, fixed)
-    return lines
+    return [
+        line
+        for key in {**old, **new}
+        for line in differences(old.get(key), new.get(key), f"{name}.{key}".strip("."))
+    ]
 
 
-def _without_free(config: Any, name: str, fixed: frozenset[str]) -> Any:
-    if isinstance(config, list | tuple):  # compared as a whole
-        return [asdict(x) if is_dataclass(x) and not isinstance(x, type) else x for x in config]
-    if not is_dataclass(config) or isinstance(config, type):
-        return config
+def json_values(value: Any) -> Any:
+    """A value as a JSON file gives it back: tuples are lists, paths are text."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def _free_fields(config: Config, prefix: str = "") -> set[str]:
+    """Dotted paths of the fields that a rerun may change."""
     hints = field_types(type(config))
-    if isinstance(config, Config):
-        fixed |= {f"{name}.{each}".strip(".") for each in config.fixed_fields()}
+    free = {prefix + name for name, hint in hints.items() if MAY_CHANGE in _metadata(hint)}
+    for name in hints:
+        if isinstance(value := getattr(config, name), Config):
+            free |= _free_fields(value, f"{prefix}{name}.")
+    return free - {prefix + name for name in config.fixed_fields()}
+
+
+def _without(paths: set[str], values: Any, prefix: str = "") -> Any:
+    """Nested dictionaries without what is at these dotted paths."""
+    if not isinstance(values, Mapping):
+        return values
     return {
-        key: _without_free(getattr(config, key), path, fixed)
-        for key, hint in hints.items()
-        if (path := f"{name}.{key}".strip(".")) in fixed or MAY_CHANGE not in _metadata(hint)
+        name: _without(paths, value, f"{prefix}{name}.")
+        for name, value in values.items()
+        if prefix + name not in paths
     }
 
 
@@ -175,13 +175,9 @@ def check_value(value: Any, hint: Any, name: str) -> None:
     Raises:
         ValueError: by `name`, with the value and what is allowed.
     """
-    base, origin, arguments = (
-        base_type(hint),
-        get_origin(base_type(hint)),
-        get_args(base_type(hint)),
-    )
+    base, origin = base_type(hint), get_origin(base_type(hint))
     if origin in (Union, types.UnionType):
-        options = [option for option in arguments if _has_type(value, option)]
+        options = [option for option in get_args(base) if _has_type(value, option)]
         if options:
             check_value(value, options[0], name)
         else:

@@ -1,7 +1,7 @@
 """Folders that commands write: one run at a time, which goes on only with what it was begun with.
 
     with lock_folder(out, accelerator):
-        write_identity(out, config, {"latte": Input.of(export, weights)}, accelerator)
+        write_identity(out, config, {"latte": Input(export, sha256)}, accelerator)
         ...  # every file by common.files, under its final name only when it is complete
 
 `identity.json` in the folder holds what decides its content: the config's fields that are not
@@ -21,7 +21,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from common.config import Config, differences, fixed_differences, fixed_values
+from common.config import Config, differences, fixed_differences, fixed_values, json_values
 from common.files import check_no_file, read_json, sha256_file, write_json
 
 if TYPE_CHECKING:  # takes seconds to import; a caller with an Accelerator has imported it
@@ -166,8 +166,7 @@ def describe_identity(
         "config": fixed_values(config) if is_config else dict(config),
         "inputs": {name: asdict(each) for name, each in (inputs or {}).items()},
     }
-    # through JSON, so that tuples compare as the lists that a file gives back
-    return json.loads(json.dumps(identity, default=str))
+    return json_values(identity)
 
 
 def identity_changes(

@@ -139,54 +139,42 @@ IVVAE = {
 """Released checkpoints by name. Sizes are those of the parameters in float32."""
 
 
-def _comparator(name: str, title: str, file: str, home: str, size: float) -> PublishedWeights:
-    return PublishedWeights(
+DIFFUSERS = "diffusion_pytorch_model.safetensors"
+OTHER_FILES = {"od_vae": "checkpoint.ckpt", "opensora_v12": "model.safetensors"}
+COMPARATORS = {
+    name: PublishedWeights(
         name=title,
-        file=f"{name}/{file}",
+        file=f"{name}/{OTHER_FILES.get(name, DIFFUSERS)}",
         use=f"--vae {name}",
         variable=f"IVVAE_{name.upper()}",
         source=f"{home} on Hugging Face, with config.json beside",
         size=size,
         without="Other VAEs are measured without it",
     )
-
-
-DIFFUSERS = "diffusion_pytorch_model.safetensors"
-COMPARATORS = {
-    "cv_vae": _comparator("cv_vae", "CV-VAE", DIFFUSERS, "AILab-CVC/CV-VAE, folder vae3d", 730),
-    "od_vae": _comparator(
-        *("od_vae", "OD-VAE", "checkpoint.ckpt"),
-        *("LanguageBind/Open-Sora-Plan-v1.2.0, folder vae", 957),
-    ),
-    "opensora_v12": _comparator(
-        *("opensora_v12", "OS-VAE", "model.safetensors"),
-        *("hpcai-tech/OpenSora-VAE-v1.2", 1573),
-    ),
-    **{
-        name: _comparator(name, title, DIFFUSERS, home, size)
-        for name, title, home, size in (
-            ("cogvideox", "CogX-VAE", "THUDM/CogVideoX-2b, folder vae", 862),
-            ("wan", "Wan's VAE", "Wan-AI/Wan2.1-T2V-1.3B-Diffusers, folder vae", 508),
-            ("wan22", "Wan 2.2's VAE", "Wan-AI/Wan2.2-TI2V-5B-Diffusers, folder vae", 2819),
-            (
-                *("hunyuan_video", "HunyuanVideo's VAE"),
-                *("hunyuanvideo-community/HunyuanVideo, folder vae", 986),
-            ),
-            (
-                *("hunyuan_video15", "HunyuanVideo 1.5's VAE"),
-                *("hunyuanvideo-community/HunyuanVideo-1.5-480p_t2v, folder vae", 5043),
-            ),
-            ("ltx_video", "LTX-Video's VAE", "Lightricks/LTX-Video, folder vae", 1677),
-            ("ltx2", "LTX-2's VAE", "Lightricks/LTX-2, folder vae", 4890),
-            ("mochi", "Mochi's VAE", "genmo/mochi-1-preview, folder vae", 1839),
-            (
-                *("cosmos", "Cosmos's VAE"),
-                *("nvidia/Cosmos-1.0-Diffusion-7B-Text2World, folder vae", 423),
-            ),
-            ("allegro", "Allegro's VAE", "rhymes-ai/Allegro, folder vae", 700),
-            ("vidtok", "VidTok", "microsoft/VidTok, converted to diffusers' format", 630),
-        )
-    },
+    for name, (title, home, size) in {
+        "cv_vae": ("CV-VAE", "AILab-CVC/CV-VAE, folder vae3d", 730),
+        "od_vae": ("OD-VAE", "LanguageBind/Open-Sora-Plan-v1.2.0, folder vae", 957),
+        "opensora_v12": ("OS-VAE", "hpcai-tech/OpenSora-VAE-v1.2", 1573),
+        "cogvideox": ("CogX-VAE", "THUDM/CogVideoX-2b, folder vae", 862),
+        "wan": ("Wan's VAE", "Wan-AI/Wan2.1-T2V-1.3B-Diffusers, folder vae", 508),
+        "wan22": ("Wan 2.2's VAE", "Wan-AI/Wan2.2-TI2V-5B-Diffusers, folder vae", 2819),
+        "hunyuan_video": (
+            "HunyuanVideo's VAE",
+            "hunyuanvideo-community/HunyuanVideo, folder vae",
+            986,
+        ),
+        "hunyuan_video15": (
+            "HunyuanVideo 1.5's VAE",
+            "hunyuanvideo-community/HunyuanVideo-1.5-480p_t2v, folder vae",
+            5043,
+        ),
+        "ltx_video": ("LTX-Video's VAE", "Lightricks/LTX-Video, folder vae", 1677),
+        "ltx2": ("LTX-2's VAE", "Lightricks/LTX-2, folder vae", 4890),
+        "mochi": ("Mochi's VAE", "genmo/mochi-1-preview, folder vae", 1839),
+        "cosmos": ("Cosmos's VAE", "nvidia/Cosmos-1.0-Diffusion-7B-Text2World, folder vae", 423),
+        "allegro": ("Allegro's VAE", "rhymes-ai/Allegro, folder vae", 700),
+        "vidtok": ("VidTok", "microsoft/VidTok, converted to diffusers' format", 630),
+    }.items()
 }
 """VAEs of others by the name that --vae takes. Sizes are those of the parameters in float32; files
 may be half as large, or hold more than one copy."""

@@ -5,7 +5,7 @@ import hashlib
 import os
 import urllib.request
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -77,7 +77,7 @@ class WeightsFile:
 
     path: Path
     sha256: str
-    verified: bool | None = field(default=None)
+    verified: bool | None = None
     """Whether it is the published file; None where that cannot be told."""
 
 
@@ -87,17 +87,13 @@ def cache_folders() -> list[Path]:
     return [Path("weights"), Path.home() / ".cache" / "ivvae", hub]
 
 
-def locate_weights(
-    weights: PublishedWeights,
-    path: str | Path | None = None,
-    environment: Mapping[str, str] | None = None,
-) -> Path | None:
+def locate_weights(weights: PublishedWeights, path: str | Path | None = None) -> Path | None:
     """Where a weights file is: at `path`, else where its environment variable says, else in the
     first of `cache_folders` that has it; None where it is not.
 
     Training, evaluation and `scripts/doctor.py` all look by this function.
     """
-    given = _given(weights, path, environment)
+    given = _given(weights, path)
     candidates = [given] if given else [folder / weights.file for folder in cache_folders()]
     return next((candidate for candidate in candidates if candidate.is_file()), None)
 
@@ -108,7 +104,6 @@ def find_weights(
     *,
     allow_unknown: bool = False,
     download: bool = False,
-    environment: Mapping[str, str] | None = None,
 ) -> WeightsFile:
     """Find a weights file where `locate_weights` looks, and see whether it is the published one.
 
@@ -118,14 +113,12 @@ def find_weights(
         allow_unknown: take a file whose hash is not the published one; `verified` is then False and
             scores made with it must not carry the metric's published name.
         download: fetch it into `~/.cache/ivvae` where nothing names a file and no cache has it.
-        environment: instead of the process's own.
 
     Raises:
         WeightsNotFound: the message says where to get it and where to put it.
         ValueError: not the published file, or not to be downloaded.
     """
-    found = locate_weights(weights, path, environment)
-    given = _given(weights, path, environment)
+    found, given = locate_weights(weights, path), _given(weights, path)
     if found is None and download and weights.url and not given:
         found = download_weights(weights, cache_folders()[1])
     if found is None:
@@ -158,10 +151,8 @@ def how_to_get(weights: PublishedWeights) -> str:
     )
 
 
-def _given(
-    weights: PublishedWeights, path: str | Path | None, environment: Mapping[str, str] | None
-) -> Path | None:
-    given = path or (os.environ if environment is None else environment).get(weights.variable)
+def _given(weights: PublishedWeights, path: str | Path | None) -> Path | None:
+    given = path or os.environ.get(weights.variable)
     return Path(given) if given else None
 
 

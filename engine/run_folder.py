@@ -24,7 +24,7 @@ from accelerate import Accelerator
 from accelerate.tracking import WandBTracker
 from torch import nn
 
-from common.config import Config
+from common.config import Config, json_values
 from common.files import (
     full_disk_is_oserror,
     read_json,
@@ -71,8 +71,7 @@ class RunFolder:
             write_identity, self.path, config, inputs, self.accelerator, products=("checkpoints",)
         )
         check_identity(self.path, config, inputs, products=("checkpoints",))
-        # through JSON, so that tuples are lists in YAML
-        self.config = json.loads(json.dumps(asdict(config), default=str))
+        self.config = json_values(asdict(config))
 
     def write_identity(self) -> None:
         """Write the identity that `check` was given; remove what is damaged or half-written."""

@@ -16,7 +16,7 @@ from torch import nn
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.testing import assert_close
 
-from common.cli import _exit_code, parse
+from common.cli import parse
 from common.files import atomic_folder, atomic_path, read_json, sha256_file, write_json
 from common.seeding import fold, generator, noise
 from engine.accelerator import training_accelerator
@@ -28,6 +28,7 @@ from engine.optimization import TrainedModule
 from engine.run_folder import RunFolder, read_log
 from engine.schedule import learning_rate_at
 from engine.watch import Means, Stopwatch
+from tests.builders.commands import exit_code
 
 
 def config(**values):
@@ -151,7 +152,7 @@ def test_yaml_and_flags_build_the_config(tmp_path):
 )
 def test_a_users_mistake_is_one_line_and_exit_code_2(arguments, message, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["command", *arguments])
-    assert _exit_code(Command, lambda config: None) == 2
+    assert exit_code(Command, lambda config: None) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
@@ -161,7 +162,7 @@ def test_the_report_of_torchrun_ends_with_the_mistake(tmp_path, monkeypatch):
     file = tmp_path / "error.json"
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(file))
     monkeypatch.setattr(sys, "argv", ["command", "--out=x", "--inner.rate=-1"])
-    code = _exit_code(Command, lambda config: None)
+    code = exit_code(Command, lambda config: None)
     failure = ProcessFailure(local_rank=0, pid=1, exitcode=code, error_file=str(file))
     cause = str(ChildFailedError("command", {0: failure})).partition("Root Cause")[2]
     assert "traceback : error: inner: rate=-1.0 must not be negative" in cause
@@ -177,7 +178,7 @@ def test_the_report_of_torchrun_ends_with_the_mistake(tmp_path, monkeypatch):
 )
 def test_more_memory_than_there_is_is_one_line_and_exit_code_2(too_much, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["command", "--out=x"])
-    assert _exit_code(Command, lambda config: too_much()) == 2
+    assert exit_code(Command, lambda config: too_much()) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: more memory is needed than there is. Lower ")
     assert error.count("\n") == 1
@@ -186,7 +187,7 @@ def test_more_memory_than_there_is_is_one_line_and_exit_code_2(too_much, monkeyp
 def test_another_fault_of_torch_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["command", "--out=x"])
     with pytest.raises(RuntimeError, match="shape"):
-        _exit_code(Command, lambda config: torch.zeros(3).view(2))
+        exit_code(Command, lambda config: torch.zeros(3).view(2))
 
 
 def test_unknown_keys_in_yaml_are_refused(tmp_path):
@@ -201,21 +202,19 @@ def test_a_full_disk_is_one_line_and_other_system_errors_are_not_hidden(monkeypa
     def fill(config):
         raise OSError(errno.ENOSPC, "No space left on device", "runs/x/file")
 
-    assert _exit_code(Command, fill) == 2
+    assert exit_code(Command, fill) == 2
     assert "runs/x/file: No space left on device" in capsys.readouterr().err
 
     def other(config):
         raise OSError(errno.EIO, "broken")
 
     with pytest.raises(OSError, match="broken"):
-        _exit_code(Command, other)
+        exit_code(Command, other)
 
 
 def test_help_explains_every_field(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["command", "--help"])
-    with pytest.raises(SystemExit) as stop:
-        _exit_code(Command, lambda config: None)
-    assert stop.value.code == 0
+    assert exit_code(Command, lambda config: None) == 0
     text = capsys.readouterr().out
     for words in ("Output folder.", "Two sizes.", "A rate, per step.", "default: 0.5"):
         assert words in text

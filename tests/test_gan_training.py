@@ -10,13 +10,14 @@ from accelerate.state import AcceleratorState
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.testing import assert_close
 
-from common.cli import _exit_code, parse
+from common.cli import parse
 from common.files import read_json
 from engine.run_folder import read_log
 from eval.protocols.training_scores import HeldOut, fixed_clips
 from scripts import train_vae
 from scripts.train_vae import TrainVAE
 from tests.builders.command_cases import assert_same, training_run
+from tests.builders.commands import exit_code
 from tests.builders.packed import pack
 from tests.builders.training_runs import (
     DISCRIMINATOR,
@@ -137,7 +138,7 @@ def command(shards, tmp_path, monkeypatch, capsys):
 
     def run_command(*flags):
         monkeypatch.setattr("sys.argv", [*arguments, *flags])
-        code = _exit_code(TrainVAE, train_vae.run)
+        code = exit_code(TrainVAE, train_vae.run)
         return code, capsys.readouterr().err
 
     return run_command

@@ -120,9 +120,10 @@ def test_lpips_counts_once_per_value_of_the_image_and_reaches_the_reconstruction
 def test_missing_and_wrong_backbones_say_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv(LPIPS_VGG.variable, raising=False)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=r"vgg16-397923af\.pth.*loss.perceptual"):
-        find_weights(LPIPS_VGG, environment={})
+        find_weights(LPIPS_VGG)
     wrong = tmp_path / "wrong.pth"
     torch.save({"a": torch.zeros(1)}, wrong)
     with pytest.raises(ValueError, match=r"features\.0\.weight is missing"):

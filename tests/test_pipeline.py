@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from common import launch, stages
+from common import stages
 from common.files import read_json
 from common.output_folder import lock_folder
 from scripts import demo
@@ -89,11 +89,12 @@ def demo_run(tmp_path_factory):
 
 def run_demo(folder, **options):
     """Run the demo in `folder`, with the configs there."""
+    in_new_process = stages.call
 
     def call(command):
         script = next(i for i, part in enumerate(command) if part.endswith(".py"))
         if Path(command[script + 2]).stem in IN_NEW_PROCESSES:
-            return launch.call(command)
+            return in_new_process(command)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of few clips
             assert run_script(Path(command[script]).name, *command[script + 1 :]) == 0

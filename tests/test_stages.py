@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from common import launch, measure, stages
+from common import measure, stages
 from common.cli import Stopped
 from common.stages import CommandStages, run_stage
 
@@ -100,11 +100,11 @@ def test_a_launcher_that_was_stopped_is_no_mistake_whatever_code_it_ends_with(tm
         "time.sleep(60)\n"
     )
     with pytest.raises(Stopped, match=r"was stopped\. Run the same command to go on") as stopped:
-        launch.call([sys.executable, str(script)])
+        stages.call([sys.executable, str(script)])
     assert stopped.value.code == 128 + signal.SIGTERM
     script.write_text("raise SystemExit(1)\n")
     with pytest.raises(ValueError, match="ended with exit code 1"):
-        launch.call([sys.executable, str(script)])
+        stages.call([sys.executable, str(script)])
 
 
 @pytest.mark.skipif(not os.access(measure.CLEAR, os.W_OK), reason="no high-water mark to reset")
@@ -112,4 +112,4 @@ def test_a_commands_peak_memory_is_its_own():
     held = np.ones(50_000_000)  # 400 MB
     del held
     before = measure.peak_memory_bytes()
-    assert launch.call([sys.executable, "-c", "pass"]) < before - 300_000_000
+    assert stages.call([sys.executable, "-c", "pass"]) < before - 300_000_000

@@ -31,7 +31,7 @@ def nowhere(tmp_path, monkeypatch):
 
 def test_missing_weights_are_explained(nowhere):
     with pytest.raises(ValueError, match=r"no i3d_pretrained_400.pt found") as caught:
-        find_weights(I3D, environment={})
+        find_weights(I3D)
     message = str(caught.value)
     for part in ("fvd/videogpt", "IVVAE_I3D", str(nowhere[0]), "--download", "train_classifier.py"):
         assert part in message
@@ -40,14 +40,14 @@ def test_missing_weights_are_explained(nowhere):
         find_weights(I3D, "elsewhere.pt")
 
 
-def test_path_goes_before_variable_before_cache(nowhere, tmp_path):
+def test_path_goes_before_variable_before_cache(nowhere, tmp_path, monkeypatch):
     known = replace(I3D, blob=None)
     for path in (nowhere[0] / I3D.file, tmp_path / "variable.pt", tmp_path / "given.pt"):
         path.write_bytes(path.name.encode())
-    environment = {"IVVAE_I3D": str(tmp_path / "variable.pt")}
-    assert find_weights(known, environment={}).path == nowhere[0] / I3D.file
-    assert find_weights(known, environment=environment).path.name == "variable.pt"
-    given = find_weights(known, tmp_path / "given.pt", environment=environment)
+    assert find_weights(known).path == nowhere[0] / I3D.file
+    monkeypatch.setenv("IVVAE_I3D", str(tmp_path / "variable.pt"))
+    assert find_weights(known).path.name == "variable.pt"
+    given = find_weights(known, tmp_path / "given.pt")
     assert given.path.name == "given.pt"
     assert given.verified is None
 
@@ -108,7 +108,7 @@ def test_torchscript_resizes_by_itself_and_takes_our_range(tmp_path):
 @pytest.mark.parametrize("published", ALL, ids=lambda published: published.file)
 def test_every_file_says_what_it_is_and_what_can_be_done_without_it(published):
     with pytest.raises(ValueError, match=r"no .* found") as caught:
-        find_weights(published, environment={})
+        find_weights(published)
     message = str(caught.value)
     for part in (published.file, published.source, published.variable, published.without):
         assert part in message
@@ -121,24 +121,24 @@ def test_nothing_is_downloaded_unless_told_to(nowhere, tmp_path):
     there = (tmp_path / "there.pt").as_uri()
     known = replace(I3D, url=there, blob=git_blob_hash(tmp_path / "there.pt"))
     with pytest.raises(ValueError, match=r"no i3d_pretrained_400.pt found"):
-        find_weights(known, environment={})
+        find_weights(known)
     with pytest.raises(ValueError, match=r"other.pt: no such file"):  # a named file is never made
         find_weights(known, tmp_path / "other.pt", download=True)
-    found = find_weights(known, environment={}, download=True)
+    found = find_weights(known, download=True)
     assert found.path == nowhere[1] / I3D.file
     assert found.path.read_bytes() == b"the weights"
     assert found.verified
-    assert find_weights(known, environment={}).path == found.path
+    assert find_weights(known).path == found.path
 
 
 def test_a_download_that_is_not_the_published_file_is_not_kept(nowhere, tmp_path):
     (tmp_path / "page.html").write_text("<html>moved</html>")
     moved = replace(I3D, url=(tmp_path / "page.html").as_uri())
     with pytest.raises(ValueError, match=r"not .* i3d_pretrained_400.pt any more"):
-        find_weights(moved, environment={}, download=True)
+        find_weights(moved, download=True)
     gone = replace(I3D, url=(tmp_path / "nothing").as_uri())
     with pytest.raises(ValueError, match=r"could not be downloaded.*by hand from"):
-        find_weights(gone, environment={}, download=True)
+        find_weights(gone, download=True)
     assert list(nowhere[1].iterdir()) == []
 
 
@@ -148,12 +148,12 @@ def test_c3d_is_downloaded_with_its_mean_and_stays_unverified(nowhere, tmp_path,
     with pytest.raises(ValueError, match="not a readable"):
         load_c3d(download=True)
     assert [url.rpartition("/")[2] for url in urls] == ["conv3d_deepnetA_ucf.npz", "mean2.npz"]
-    assert all(find_weights(w, environment={}).verified is None for w in (C3D, C3D_MEAN))
+    assert all(find_weights(w).verified is None for w in (C3D, C3D_MEAN))
 
 
 def test_lpips_backbones_are_known_by_the_first_digits_of_their_hash(nowhere):
     file = nowhere[2] / LPIPS_ALEX.file
     file.write_bytes(b"other weights")
-    assert find_weights(LPIPS_ALEX, environment={}, allow_unknown=True).verified is False
+    assert find_weights(LPIPS_ALEX, allow_unknown=True).verified is False
     ours = replace(LPIPS_ALEX, sha256=sha256_file(file)[:8])
-    assert find_weights(ours, environment={}).verified
+    assert find_weights(ours).verified

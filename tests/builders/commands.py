@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from common import stages
-from common.cli import parse
+from common.cli import main, parse
 from common.config import Config
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +26,14 @@ def run_script(name: str, *arguments: object, cwd: Path | None = None) -> int:
             patch.chdir(cwd)
         with pytest.raises(SystemExit) as ended:
             runpy.run_path(str(SCRIPTS / name), run_name="__main__")
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def exit_code(command: type, run: Callable[[Any], Any]) -> int:
+    """Exit code of `main`."""
+    with pytest.raises(SystemExit) as ended:
+        main(command, run)
     assert isinstance(ended.value.code, int)
     return ended.value.code
 
