@@ -9,7 +9,7 @@ from torch import nn
 
 from common.measure import GIGABYTE, free_memory
 from engine.losses import Batch, LossFunction
-from engine.memory import estimate_memory
+from engine.memory import estimate_memory, measured_memory
 from engine.optimization import trainable
 from engine.run_folder import kept
 from engine.train import Trainer
@@ -36,18 +36,16 @@ def dry_run(
         clips_per_step: over all processes, on average.
         sources: where the clips come from, by name: clips that there are, and clips per step.
     """
-    if (micro := trainer.config.micro_batch_size) is not None:
+    config, world = trainer.config, trainer.accelerator.num_processes
+    if (micro := config.micro_batch_size) is not None:
         batch = {name: rows[: 2 * micro] for name, rows in batch.items()}
     say = partial(trainer.accelerator.print, flush=True)
-    config, world = trainer.config, trainer.accelerator.num_processes
     steps = range(trainer.step + 1, config.steps + 1)
     clips = round(len(steps) * clips_per_step)
     epochs = (
         f"{clips / clips_in_data:.1f} epochs of {clips_in_data}" if clips_in_data else "a stream"
     )
-    at_once = (
-        "all at once" if config.micro_batch_size is None else f"{config.micro_batch_size} at once"
-    )
+    at_once = "all at once" if micro is None else f"{micro} at once"
     for each in trainer.trained:
         since = f", trained from step {each.start} on" if each.start else ""
         count = f"{_count(each.module.parameters()) / 1e6:.2f} M parameters"
@@ -81,17 +79,7 @@ def dry_run(
     if trainer.accelerator.device.type == "cpu" and needed > free:
         say("memory, measured: not, because a step would not fit")
     else:
-        say(measured(trainer, trainer.measure_step_memory(batch, loss_function)))
-
-
-def measured(trainer: Trainer, memory: int) -> str:
-    """The line that says what `Trainer.measure_step_memory` has found."""
-    device = trainer.accelerator.device
-    whole = " (whole process)" if device.type == "cpu" else ""
-    return (
-        f"memory, measured: {memory / GIGABYTE:.3g} GB at most in one step with all modules "
-        f"trained, on {device}{whole}"
-    )
+        say(measured_memory(trainer, batch, loss_function))
 
 
 def _checkpoints(trainer: Trainer, steps: range) -> list[str]:

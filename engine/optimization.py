@@ -41,12 +41,15 @@ class TrainedModule:
         *,
         name: str = "",
         start: int = 0,
+        loss: LossFunction | None = None,
     ):
-        """`name`: prefix of its logged values. `start`: finished steps at which it begins."""
+        """`name`: prefix of its logged values. `start`: finished steps at which it begins.
+        `loss`: None for the one that the run is given."""
         self.options = options
         self.accelerator = accelerator
         self.name = name
         self.start = start
+        self.loss = loss
         self.fsdp = fsdp.is_active(accelerator)
         if self.fsdp:
             # a discriminator is small, and whole its loss may freeze it or differentiate it twice

@@ -27,7 +27,7 @@ from engine.ema import EMA
 from engine.guard import Guard
 from engine.losses import Batch, LossFunction
 from engine.optimization import DiscriminatorTraining, TrainedModule, count_clips, micro_batches
-from engine.prefetch import BatchSource, prefetch, to_device
+from engine.prefetch import BatchSource, prefetch
 from engine.run_folder import RunFolder, read_log
 from engine.stop import StopSignal
 from engine.watch import Means, ReducedValues, Stopwatch
@@ -89,7 +89,7 @@ class Trainer:
         self.config = config
         self.accelerator = accelerator
         self.metadata = metadata
-        self.local_batch_size = config.local_batch_size(accelerator.num_processes)
+        config.local_batch_size(accelerator.num_processes)  # refuses what cannot be shared out
         self.folder = RunFolder(config.folder, accelerator)
         self.folder.check(command, inputs)
         self.ema = EMA(model.to(accelerator.device), config.ema_decay)
@@ -98,16 +98,14 @@ class Trainer:
             self.meta_copy = fsdp.MetaCopy(model)
             fsdp.shard(self.ema.model, accelerator)
         self.trained = [TrainedModule(model, config, accelerator)]
-        self.discriminator = discriminator
-        if discriminator is not None:
+        if (gan := discriminator) is not None:
             assert config.precision != "fp16", "one loss scale cannot serve two optimizers"
             self.trained.append(
                 TrainedModule(
-                    discriminator.module,
-                    discriminator.optimizer,
-                    accelerator,
+                    *(gan.module, gan.optimizer, accelerator),
                     name="discriminator",
-                    start=discriminator.start,
+                    start=gan.start,
+                    loss=gan.loss,
                 )
             )
         if fsdp.is_active(accelerator):
@@ -159,28 +157,41 @@ class Trainer:
             log.info("%s: all %d steps are done", config.folder, self.step)
             return self._finish(next_command)
         self.folder.start_log(self.step, config.wandb)
-        with self.stop, self._progress() as bar:
+        bar = tqdm(
+            total=config.steps,
+            initial=self.step,
+            desc=Path(config.folder).name,
+            unit="step",
+            disable=not self.accelerator.is_main_process,
+        )
+        with self.stop, bar:
             self.watch.restart()
             for batch in prefetch(batches(self.step), self.accelerator.device):
                 self.watch.mark("data")
                 self._step(batch, loss_function)
                 bar.update()
-                # What is saved or logged must include this step; else it is read a step later
                 last = self.step == config.steps
-                every = [config.save_every, config.log_every, config.evaluate_every or config.steps]
-                if last or any(self.step % steps == 0 for steps in every):
+                save, log_values, score = (
+                    every is not None and (last or self.step % every == 0)
+                    for every in (config.save_every, config.log_every, config.evaluate_every)
+                )
+                # What is saved or logged must include this step; else it is read a step later
+                if save or log_values or score:
                     self._read_values()
                 stopped = self.stopped_by != 0
-                save = last or stopped or self.step % config.save_every == 0
-                scores = self._evaluate(evaluate, last)
-                if save or scores or self.step % config.log_every == 0:
+                scores = self._evaluate(evaluate) if score and evaluate is not None else {}
+                if save or log_values or stopped or scores:
                     self._read_values()
                     self._log(scores, bar)
-                if save:
+                if save or stopped:
                     self._save()
                     self._preview(preview)
                 if stopped:
-                    raise Stopped(self._stop_message(), self.stopped_by)
+                    raise Stopped(
+                        f"stopped by signal {self.stopped_by} at step {self.step} of "
+                        f"{config.steps}, saved in {config.folder}. Run the same command to go on.",
+                        self.stopped_by,
+                    )
                 if last:
                     break
                 self.watch.restart()
@@ -189,7 +200,7 @@ class Trainer:
     def _step(self, batch: Batch, loss_function: LossFunction) -> None:
         """One optimizer step of all modules on this process's part of a global batch."""
         # Forward and backward passes
-        losses = self._add_gradients(batch, loss_function, self.step)
+        losses = self.add_gradients(batch, loss_function, self.step)
 
         # Clip
         active = self._active(self.step)
@@ -227,7 +238,7 @@ class Trainer:
         self.watch.mark("optimizer")
         self.watch.finish()
 
-    def _add_gradients(
+    def add_gradients(
         self, batch: Batch, loss_function: LossFunction, step: int
     ) -> dict[str, Tensor]:
         """Add up the gradients of a step over its micro-batches; returns mean losses by name."""
@@ -237,10 +248,7 @@ class Trainer:
         for part, info in micro_batches(batch, size=size, seed=seed, step=step, rank=rank):
             for each in self._active(step):
                 with each.sync_gradients(info.last):
-                    if self.discriminator is None or each is self.trained[0]:
-                        values, part = loss_function(each.module, part, info)
-                    else:
-                        values, _ = self.discriminator.loss(each.module, part, info)
+                    values, part = (each.loss or loss_function)(each.module, part, info)
                     self.watch.mark(each.name or "forward")
                     self.accelerator.backward(values["loss"] * info.share)
                     self.watch.mark(each.name or "backward")
@@ -274,47 +282,8 @@ class Trainer:
             self.means.add(values)
         return accepted
 
-    def measure_step_memory(self, batch: Batch, loss_function: LossFunction) -> int:
-        """Run a step's forward and backward passes, of all modules, and change nothing.
-
-        Shows before the run what memory a step takes, the discriminator and AdamW's state included.
-
-        Args:
-            batch: like the largest of this process's batches; its values do not matter.
-        Returns:
-            Highest memory so far, bytes: of the accelerator, on a CPU of the whole process.
-        Raises:
-            ValueError: the memory does not suffice.
-        """
-        kept = {name: stateful.state_dict() for name, stateful in self.states.items()}
-        try:
-            reserved = [each.allocate_optimizer_state() for each in self.trained]
-            batch = to_device(batch, self.accelerator.device)
-            self._add_gradients(batch, loss_function, max(self.step, self.all_trained_from))
-            memory = peak_memory_bytes(self.accelerator.device)
-        except torch.OutOfMemoryError as error:
-            raise ValueError(
-                "one step takes more memory than there is: lower micro_batch_size or the clips' "
-                f"size. ({error})"
-            ) from None
-        del reserved
-        for each in self.trained:
-            each.discard_gradients()
-        for name, stateful in self.states.items():
-            stateful.load_state_dict(kept[name])
-        self.watch.restart()
-        return memory
-
-    @property
-    def all_trained_from(self) -> int:
-        """First step at which all modules are trained; later than 0 for a delayed discriminator."""
-        return max(each.start for each in self.trained)
-
-    def _evaluate(self, evaluate: Evaluate | None, last: bool) -> dict[str, float]:
-        """Scores of the raw and of the averaged weights, where they are due."""
-        every = self.config.evaluate_every
-        if evaluate is None or every is None or (self.step % every and not last):
-            return {}
+    def _evaluate(self, evaluate: Evaluate) -> dict[str, float]:
+        """Scores of the raw and of the averaged weights."""
         raw, scores = self.model, {}
         was_training = raw.training
         for kind, module in (("raw", raw.eval()), ("ema", self.ema.model)):
@@ -405,18 +374,3 @@ class Trainer:
             if next_command is not None:
                 log.info("next: %s", next_command)
         return target
-
-    def _progress(self) -> tqdm:
-        return tqdm(
-            total=self.config.steps,
-            initial=self.step,
-            desc=Path(self.config.folder).name,
-            unit="step",
-            disable=not self.accelerator.is_main_process,
-        )
-
-    def _stop_message(self) -> str:
-        return (
-            f"stopped by signal {self.stopped_by} at step {self.step} of {self.config.steps}, "
-            f"saved in {self.config.folder}. Run the same command to go on."
-        )

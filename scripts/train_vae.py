@@ -14,7 +14,8 @@ from common.output_folder import Input, lock_folder
 from data.clips.batch_order import logging_sources, source_names
 from data.clips.training import ClipTraining
 from engine.accelerator import training_accelerator
-from engine.dry_run import dry_run, measured
+from engine.dry_run import dry_run
+from engine.memory import measured_memory
 from engine.prefetch import with_draws
 from engine.train import Trainer
 from eval.protocols.training_scores import (
@@ -118,7 +119,7 @@ def _train(config: TrainVAE, accelerator: Accelerator) -> Path | None:
         )
         return None
     if loss.gan is not None:
-        log.info(measured(trainer, trainer.measure_step_memory(blank, loss_function)))
+        log.info(measured_memory(trainer, blank, loss_function))
 
     # Train
     shown, preview = held_out or next(iter(clips), None), None

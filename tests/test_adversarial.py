@@ -7,6 +7,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from engine.losses import StepInfo
+from engine.memory import measure_step_memory
 from engine.run_folder import read_log
 from tests.builders.toy_trainer import toy_trainer
 from vae import DiagonalGaussian
@@ -227,7 +228,7 @@ def toy_run(folder, *, batches=None, measure=False, steps=4, **values):
 
     if measure:
         zeros = {"video": torch.zeros(4, 3, 5, 16, 8, dtype=torch.float64)}
-        assert trainer.measure_step_memory(zeros, step_loss) > 0
+        assert measure_step_memory(trainer, zeros, step_loss) > 0
     trainer.run(batches or source, step_loss)
     return trainer, {k: v for p in trainer.trained for k, v in p.module.state_dict().items()}
 
@@ -274,7 +275,7 @@ def test_memory_that_does_not_suffice_is_said_before_the_run(tmp_path, monkeypat
     def fail(*_):
         raise torch.OutOfMemoryError("tried to allocate 1 TiB")
 
-    monkeypatch.setattr("engine.train.Trainer._add_gradients", fail)
+    monkeypatch.setattr("engine.train.Trainer.add_gradients", fail)
     with pytest.raises(ValueError, match="lower micro_batch_size"):
         toy_run(tmp_path, measure=True)
     assert not list(tmp_path.iterdir())

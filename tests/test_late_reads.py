@@ -39,7 +39,7 @@ def toy_run(folder, *, bad=(), steps=6, **values):
 
 def test_values_are_read_one_step_late_but_for_steps_that_are_logged(tmp_path, monkeypatch):
     events = []
-    add, read = Trainer._add_gradients, ReducedValues.read
+    add, read = Trainer.add_gradients, ReducedValues.read
 
     def noted_add(self, batch, loss, step):
         events.append(f"run {step + 1}")
@@ -49,7 +49,7 @@ def test_values_are_read_one_step_late_but_for_steps_that_are_logged(tmp_path, m
         events.append(f"read {self.step}")
         return read(self)
 
-    monkeypatch.setattr(Trainer, "_add_gradients", noted_add)
+    monkeypatch.setattr(Trainer, "add_gradients", noted_add)
     monkeypatch.setattr(ReducedValues, "read", noted_read)
     toy_run(tmp_path, steps=5, log_every=3, save_every=100)
     # steps 3 (logged) and 5 (the last) at once, 1, 2 and 4 while the next one runs

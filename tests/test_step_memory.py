@@ -7,8 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from common.measure import LiveMemory, max_rss_bytes
-from engine.dry_run import measured
-from engine.memory import estimate_memory
+from engine.memory import estimate_memory, measure_step_memory, measured_memory
 from engine.run_folder import read_log
 from tests.builders.toy_trainer import toy_trainer
 
@@ -30,9 +29,10 @@ def test_live_memory_in_closed_form():
 
 
 def test_memory_is_told_in_billions_of_bytes(tmp_path, monkeypatch):
-    monkeypatch.setattr("engine.train.peak_memory_bytes", lambda device: 2_500_000_000)
+    for module in ("engine.train", "engine.memory"):
+        monkeypatch.setattr(f"{module}.peak_memory_bytes", lambda device: 2_500_000_000)
     trainer, loss = toy_trainer(tmp_path, steps=1)
-    assert " 2.5 GB at most" in measured(trainer, 2_500_000_000)
+    assert " 2.5 GB at most" in measured_memory(trainer, video(), loss)
     trainer.run(lambda start: iter([video()]), loss)
     assert read_log(tmp_path)[-1]["memory_gb"] == 2.5
 
@@ -59,7 +59,7 @@ def test_the_estimate_is_what_a_step_takes_and_changes_nothing(tmp_path):
         assert all(p.grad is None for p in each.module.parameters())
     assert trainer.states["adversarial"].state_dict() == {"norms": None}
     with LiveMemory() as memory:
-        trainer.measure_step_memory(video(), loss)
+        measure_step_memory(trainer, video(), loss)
     # gradients, AdamW's two moments and activations
     expected = 3 * bytes_of(trainer) + activations
     assert_close(float(memory.peak), float(expected), rtol=0.05, atol=0)
