@@ -1,16 +1,16 @@
 """What the VAEs of the paper's comparison cost, without any weights: parameters, operations, and
 times of encoding and decoding relative to IV-VAE's in the same run."""
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from torch import Tensor
+from annotated_types import Ge
 
+from benchmarks.shared import clock, seconds_in_turns
 from common.cli import main
+from common.config import Config
 from common.machine import describe_device
 from vae import VAEConfig, VideoVAE
 from vae.base import VideoAutoencoder
@@ -22,7 +22,7 @@ COUNTED = (17, 256, 256)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class Comparison(Config):
     """Parameters, multiply-accumulates, and times relative to IV-VAE's.
 
     Every model runs in turns with IV-VAE, so that other work on the machine slows both; a ratio is
@@ -40,7 +40,7 @@ class Comparison:
     """Of the video that is timed, pixels; the paper has 720."""
     width: int = 32
     """Likewise; the paper has 1280."""
-    repeats: int = 3
+    repeats: Annotated[int, Ge(1)] = 3
     """Turns that count, after one that does not."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of weights and video."""
@@ -48,10 +48,9 @@ class Comparison:
     """cpu or cuda."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if unknown := set(self.names) - set(COMPARATORS):
             raise ValueError(f"names {sorted(unknown)}: use some of {', '.join(COMPARATORS)}")
-        if self.repeats < 1:
-            raise ValueError(f"repeats={self.repeats} must be at least 1")
 
 
 def run(config: Comparison) -> None:
@@ -100,26 +99,11 @@ def _ratios(config: Comparison, model: VideoAutoencoder) -> tuple[float, float]:
         encoders.append(lambda vae=vae: vae.encode(video))
         decoders.append(lambda vae=vae, z=z: vae.decode(z, size=video.shape[2:]))
         decoders[-1]()
-    encode, decode = (
-        median(_ratio(video, *pair) for _ in range(config.repeats)) for pair in (encoders, decoders)
-    )
-    return encode, decode
-
-
-def _ratio(video: Tensor, ours: Callable[[], object], other: Callable[[], object]) -> float:
-    seconds = []
-    for call in (ours, other):
-        started = _now(video)
-        call()
-        seconds.append(_now(video) - started)
-    return seconds[1] / seconds[0]
-
-
-def _now(video: Tensor) -> float:
-    if video.device.type == "cuda":
-        torch.cuda.synchronize(video.device)
-        return time.perf_counter()
-    return time.process_time()
+    ratios = []
+    for pair in (encoders, decoders):
+        seconds = seconds_in_turns(pair, config.repeats, lambda: clock(config.device))
+        ratios.append(median(theirs / ours for ours, theirs in zip(*seconds, strict=True)))
+    return ratios[0], ratios[1]
 
 
 if __name__ == "__main__":

@@ -9,17 +9,21 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Annotated, Any, Literal, cast, get_args
 
 import av
 import numpy as np
 import torch
+from annotated_types import Ge
 from torch import Tensor
 from torch.testing import assert_close
 from webdataset.compat import WebDataset
 
 from benchmarks.data_stand_ins import BlankVideos, link_many, moving_noise, packed
+from benchmarks.shared import seconds_in_turns
 from common.cli import main
+from common.config import Config
+from common.measure import Timing
 from common.pixels import to_float
 from data.clips.batch_order import BatchOrder
 from data.clips.dataset import ClipConfig, ClipDataset
@@ -39,28 +43,23 @@ SPAN = range(40, 40 + 17 * 3, 3)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataSpeed:
+class DataSpeed(Config):
     """Measure data loading in one run, one thread per process; prints ratios."""
 
     parts: tuple[Part, ...] = get_args(Part)
     """What to measure."""
     sizes: tuple[tuple[int, int], ...] = ((720, 1280), (240, 320))
     """Height and width of the videos that are decoded, pixels."""
-    latents: int = 1024
+    latents: Annotated[int, Ge(1)] = 1024
     """Latents, of 32 x 5 x 32 x 32 float16 moments each (328 kB)."""
-    num_clips: int = 10_000
+    num_clips: Annotated[int, Ge(1)] = 10_000
     """Clips decoded while memory is watched."""
-    samples: int = 1_000_000
+    samples: Annotated[int, Ge(1)] = 1_000_000
     """Samples of the index that a run resumes on."""
-    consumer_batches: int = 200
+    consumer_batches: Annotated[int, Ge(1)] = 200
     """Batches of 8 latents that a consumer of 50 ms takes."""
-    rounds: int = 3
+    rounds: Annotated[int, Ge(1)] = 3
     """Repetitions of each reader, in turn; the fastest counts."""
-
-    def __post_init__(self) -> None:
-        for name in ("latents", "num_clips", "samples", "consumer_batches", "rounds"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
 
 
 def run(config: DataSpeed) -> None:
@@ -119,13 +118,8 @@ def _latents(folder: Path, config: DataSpeed) -> LatentDataset:
     if (folder / "latents").exists():
         return LatentDataset(folder / "latents")
     blank = cast(ClipDataset, BlankVideos(config.latents))
-    cache = LatentCache(
-        folder / "latents",
-        blank,
-        VAE_HASHES,
-        SHAPE,
-        CacheConfig(items_per_shard=256),
-    )
+    options = CacheConfig(items_per_shard=256)
+    cache = LatentCache(folder / "latents", blank, VAE_HASHES, SHAPE, options)
     cache.begin(cache.shards)
     noise = torch.Generator().manual_seed(0)
     cache.write(lambda x: torch.randn(len(x), 32, *SHAPE[1:], generator=noise), cache.pending())
@@ -166,15 +160,13 @@ def _waiting(folder: Path, config: DataSpeed) -> None:
     start = time.perf_counter()
     next(stream)  # starts the workers
     print(f"\nloader of latents, 2 workers: first batch after {time.perf_counter() - start:.2f} s")
-    waited = 0.0
-    begin = time.perf_counter()
+    timing = Timing("step", "wait")
     for _ in range(config.consumer_batches):
-        time.sleep(0.05)  # the training step
-        since = time.perf_counter()
-        next(stream)
-        waited += time.perf_counter() - since
-    total = time.perf_counter() - begin
-    print(f"a consumer of 50 ms per batch of 8 waits {waited / total:.2%} of the time")
+        with timing.measure("step"):
+            time.sleep(0.05)
+        with timing.measure("wait"):
+            next(stream)
+    print(f"a consumer of 50 ms per batch of 8 waits {timing.shares['wait']:.2%} of the time")
     stream.close()  # type: ignore[attr-defined]
 
 
@@ -218,13 +210,8 @@ def _caching(folder: Path, _: DataSpeed) -> None:
     config = ClipConfig(folder=str(packed(folder / "small")), frames=17, height=96, width=96)
     clips = ClipDataset(config, seed=0)
     shape = model.config.latent_shape(17, 96, 96)
-    cache = LatentCache(
-        folder / "encoded",
-        clips,
-        VAE_HASHES,
-        shape,
-        CacheConfig(clips_per_video=4),
-    )
+    options = CacheConfig(clips_per_video=4)
+    cache = LatentCache(folder / "encoded", clips, VAE_HASHES, shape, options)
     cache.begin(cache.shards)
     with torch.inference_mode():
         timing = cache.write(
@@ -235,17 +222,11 @@ def _caching(folder: Path, _: DataSpeed) -> None:
 
 
 def _table(title: str, readers: dict[str, Callable[[], Any]], rounds: int, items: int) -> None:
-    times: dict[str, list[float]] = {name: [] for name in readers}
-    for _ in range(rounds):
-        for name, reader in readers.items():
-            start = time.perf_counter()
-            reader()
-            times[name].append(time.perf_counter() - start)
-    rates = {name: items / min(values) for name, values in times.items()}
-    base = next(iter(rates.values()))
+    seconds = seconds_in_turns([*readers.values()], rounds, time.perf_counter)
+    rates = [items / min(runs) for runs in seconds]
     print(f"\n{title}")
-    for name, rate in rates.items():
-        print(f"  {name:34} {rate:10.1f}  {rate / base:5.2f}x")
+    for name, rate in zip(readers, rates, strict=True):
+        print(f"  {name:34} {rate:10.1f}  {rate / rates[0]:5.2f}x")
 
 
 VAE_HASHES = {"sha256": "", "encoder_sha256": ""}

@@ -21,6 +21,7 @@ import torch
 from einops import rearrange
 from skimage.metrics import structural_similarity
 
+from benchmarks.shared import seconds_in_turns
 from common.cli import main
 from common.measure import peak_memory_bytes
 from data.video.encode import write_video
@@ -112,15 +113,10 @@ def _memory(config: EvaluationSpeed) -> None:
 
 
 def _compare(name: str, ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int) -> None:
-    seconds: tuple[list[float], list[float]] = ([], [])
-    values: list[Any] = []
-    for _ in range(repeats):  # in turns, so that both meet the same load
-        for function, row in zip((ours, theirs), seconds, strict=True):
-            started = time.perf_counter()
-            values.append(np.asarray(function()))
-            row.append(time.perf_counter() - started)
+    values: list[np.ndarray] = []
+    calls = [lambda f=f: values.append(np.asarray(f())) for f in (ours, theirs)]
+    fast, slow = map(min, seconds_in_turns(calls, repeats, time.perf_counter))
     difference = np.abs(values[0] - values[1]).max() / np.abs(values[1]).max()
-    fast, slow = (min(row) for row in seconds)
     print(
         f"{name}: {fast * 1e3:.1f} ms against {slow * 1e3:.1f} ms, {slow / fast:.1f} times as "
         f"fast; largest relative difference {difference:.1e}"

@@ -8,7 +8,6 @@ Exit code 1 if a check failed or missed a limit.
 """
 
 import json
-import platform
 import signal
 import sys
 import time
@@ -27,6 +26,7 @@ from benchmarks.gpu_models import Machine
 from common.cli import main
 from common.config import Config
 from common.files import write_json
+from common.machine import devices, system
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,8 @@ def run(config: GPUAcceptance) -> None:
     found = "cuda" if torch.cuda.is_available() else "cpu"
     kind = found if config.device == "auto" else config.device
     machine = Machine(torch.device(kind), config.out.absolute().parent / "gpu_acceptance")
-    result: dict[str, Any] = {"machine": _describe(machine), "checks": {}}
+    about = {"tiny": machine.is_tiny, "device": kind, "found": [*system(), *devices()]}
+    result: dict[str, Any] = {"machine": about, "checks": {}}
     for name, check in CHECKS.items():
         if config.only is not None and name not in config.only:
             continue
@@ -104,19 +105,6 @@ def _time_limit(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-
-
-def _describe(machine: Machine) -> dict[str, Any]:
-    found = {"python": platform.python_version(), "torch": torch.__version__}
-    found |= {"device": str(machine.device), "tiny": machine.is_tiny}
-    if not machine.is_tiny:
-        found |= {
-            "name": torch.cuda.get_device_name(),
-            "cuda": torch.version.cuda,
-            "cudnn": torch.backends.cudnn.version(),
-            "memory_gb": torch.cuda.get_device_properties(0).total_memory / 1e9,
-        }
-    return found
 
 
 def _short(record: dict[str, Any]) -> str:

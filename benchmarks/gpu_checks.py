@@ -19,17 +19,17 @@ from benchmarks.gpu_models import (
     make_latte,
     make_vae,
     relative,
-    scrambled,
     seconds,
     video,
 )
+from benchmarks.shared import scrambled
 from benchmarks.vae_plain import Plain
-from benchmarks.vae_speed import full_precision
 from common.measure import peak_memory_bytes, reset_peak_memory
 from engine.compilation import compile_layers, compiled_graphs
+from eval.features.extractors import full_precision
 from eval.features.i3d import InceptionI3D
 from eval.metrics.reconstruction import ssim
-from latte.diffusion import DiffusionConfig, GaussianDiffusion
+from latte.diffusion import GaussianDiffusion
 from latte.flow import integrate
 from latte.samplers import FLOW_METHODS, SamplerConfig, denoise, sample
 from vae.tiling import Tiling
@@ -60,7 +60,7 @@ def rates(machine: Machine) -> dict[str, Any]:
 
 def parity_float32(machine: Machine) -> dict[str, Any]:
     """Relative distance of the device's float32 results from the CPU's."""
-    with full_precision():
+    with full_precision(machine.device):
         vae, clip = make_vae(machine, dim=16), video(machine, 5, 32, 32)
         latte = make_latte(machine, "S")
         z = torch.randn(2, 4, 3, 8, 8)
@@ -105,7 +105,7 @@ def parity_bfloat16(machine: Machine) -> dict[str, Any]:
 
 def parts_equal_the_whole(machine: Machine) -> dict[str, Any]:
     """Chunks and streams against the whole in float32; tiles, where attention reaches past them."""
-    with full_precision(), torch.no_grad():
+    with full_precision(machine.device), torch.no_grad():
         vae, clip = make_vae(machine, dim=16), video(machine, 17, 64, 64).to(machine.device)
         mean = vae.encode(clip).mean
         chunked = vae.encode(clip, chunk_groups=1).mean
@@ -145,7 +145,7 @@ def compilation(machine: Machine) -> dict[str, Any]:
             found += [vae.reconstruct(clip) for clip in clips]
             return found + [latte(z, t) for z, t in zip(latents, times, strict=True)]
 
-    with full_precision():
+    with full_precision(machine.device):
         eager = results()
         torch._dynamo.reset()
         before = compiled_graphs()
@@ -215,8 +215,8 @@ def vae_throughput(machine: Machine) -> dict[str, Any]:
 
 def latte_training(machine: Machine) -> dict[str, Any]:
     """Seconds, memory and share of the peak rate of a training step of Latte-XL/2, bf16."""
-    latte = make_latte(machine, "S" if machine.is_tiny else "XL", 5, 32).train()
-    process, c = GaussianDiffusion(DiffusionConfig()), latte.config
+    latte = make_latte(machine, "XL", 5, 32).train()
+    process, c = GaussianDiffusion(), latte.config
 
     def make_step(batch: int) -> Callable[[], None]:
         shape = batch, c.in_channels, c.num_frames, c.height, c.width
@@ -249,9 +249,9 @@ def latte_training(machine: Machine) -> dict[str, Any]:
 
 def sampling(machine: Machine) -> dict[str, Any]:
     """Seconds for 2,048 clips of Latte-XL at 250 steps, from ten steps of one batch, bf16."""
-    latte = make_latte(machine, "S" if machine.is_tiny else "XL", 5, 8 if machine.is_tiny else 32)
+    latte = make_latte(machine, "XL", 5, 32)
     config, clips = SamplerConfig(method="ddim", steps=2 if machine.is_tiny else 10), 8
-    process = GaussianDiffusion(DiffusionConfig())
+    process = GaussianDiffusion()
 
     def call() -> Tensor:
         with torch.autocast(machine.device.type, torch.bfloat16):
@@ -295,16 +295,13 @@ def hot_calls(machine: Machine) -> dict[str, Callable[[], Tensor]]:
     spaced = GaussianDiffusion().respaced([0, 500])
     flow = make_latte(machine, "S", learn_sigma=False)
 
-    @torch.no_grad()
-    def call(function: Callable[[], Tensor]) -> Tensor:
-        return function()
-
-    return {
-        "encode_step": lambda: call(lambda: vae.encode_step(clip, None)[0]),
-        "decode_step": lambda: call(lambda: vae.decode_step(latent, None)[0]),
-        "latte": lambda: call(lambda: latte(z, t)),
-        "ddpm": lambda: call(lambda: denoise(latte, spaced, z, lambda _: z, method="ddpm")),
-        "ddim": lambda: call(lambda: denoise(latte, spaced, z, lambda _: z, method="ddim")),
-        "euler": lambda: call(lambda: integrate(flow, z, 2, method="euler")),
-        "heun": lambda: call(lambda: integrate(flow, z, 2, method="heun")),
+    calls: dict[str, Callable[[], Tensor]] = {
+        "encode_step": lambda: vae.encode_step(clip, None)[0],
+        "decode_step": lambda: vae.decode_step(latent, None)[0],
+        "latte": lambda: latte(z, t),
+        "ddpm": lambda: denoise(latte, spaced, z, lambda _: z, method="ddpm"),
+        "ddim": lambda: denoise(latte, spaced, z, lambda _: z, method="ddim"),
+        "euler": lambda: integrate(flow, z, 2, method="euler"),
+        "heun": lambda: integrate(flow, z, 2, method="heun"),
     }
+    return {name: torch.no_grad()(call) for name, call in calls.items()}

@@ -1,14 +1,14 @@
 """Where the checks of `benchmarks.gpu_acceptance` run, and on what: models, clips, distances."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.shared import clock, scrambled, seconds_in_turns
 from latte import Latte, LatteConfig
 from latte.config import PRESETS
 from latte.diffusion import GaussianDiffusion
@@ -16,7 +16,6 @@ from latte.flow import RectifiedFlow
 from latte.samplers import FLOW_METHODS, SamplerConfig, sample
 from vae import VAEConfig, VideoVAE
 
-Module = TypeVar("Module", bound=nn.Module)
 Method = Literal["ddpm", "ddim", "dpm_solver", "euler", "heun"]
 
 
@@ -62,14 +61,6 @@ def make_latte(
     return scrambled(Latte(config)).eval().to(machine.device)
 
 
-def scrambled(model: Module) -> Module:
-    """Matrices of zeros get random values."""
-    for parameter in model.parameters():
-        if not parameter.any() and parameter.ndim > 1:
-            nn.init.normal_(parameter, std=0.5 * parameter[0].numel() ** -0.5)
-    return model
-
-
 def video(machine: Machine, frames: int, height: int, width: int) -> Tensor:
     """Uniform noise in [-1, 1], on the CPU; smaller where everything is tiny."""
     if machine.is_tiny and height != 224:
@@ -110,14 +101,8 @@ def relative(value: Tensor, expected: Tensor) -> float:
 
 
 def seconds(call: Callable[[], Any], machine: Machine, repeats: int = 3) -> float:
-    """The shortest of several calls, after two that warm up."""
-    if machine.is_tiny:
-        repeats = 1
-    times = []
-    for number in range(repeats + (1 if machine.is_tiny else 2)):
-        since = time.perf_counter()
-        call()
-        if not machine.is_tiny:
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - since) if number else None
-    return min(times)
+    """The shortest of several calls, after one that warms up."""
+    call()
+    repeats = 1 if machine.is_tiny else repeats + 1
+    (runs,) = seconds_in_turns([call], repeats, lambda: clock(machine.device))
+    return min(runs)

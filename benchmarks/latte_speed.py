@@ -13,20 +13,27 @@ time that counts, so that other work on the machine disturbs less: run it with o
 """
 
 import copy
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from statistics import median
 from typing import Any, Literal
 
 import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from benchmarks import vae_speed
-from benchmarks.vae_speed import count_flop, full_precision, matmul_rate, peak_bytes
+from benchmarks.shared import (
+    clock,
+    count_flop,
+    matmul_rate,
+    peak_bytes,
+    scrambled,
+    seconds_in_turns,
+)
 from common.cli import main
 from engine.ema import EMA
+from eval.features.extractors import full_precision
 from latte import Latte, LatteConfig
 from latte.blocks import Attention, Block
 from latte.diffusion import GaussianDiffusion, ModelFn
@@ -175,48 +182,23 @@ def run(config: LatteSpeed) -> None:
     x = torch.randn(config.batch_size, c.in_channels, c.num_frames, c.height, c.width)
     x, y = x.to(config.device), torch.arange(config.batch_size, device=config.device)
     steps = config.sampling_steps
-    with full_precision():
-        check("gradients", [(form, form.gradients(x, y)) for form in todo])
-        check("guided sampling", [(form, form.sample(x, y, steps)) for form in todo])
+    with full_precision(torch.device(config.device)):
+        check("gradients", todo, lambda form: form.gradients(x, y))
+        check("guided sampling", todo, lambda form: form.sample(x, y, steps))
     print(f"{config.device}, {torch.get_num_threads()} threads, Latte-{config.size}/2")
-    work = {
-        "training step": [
-            Task(f, lambda f=f: f.train(x, y), lambda f=f: f.gradients(x, y)) for f in todo
-        ],
-        f"guided sampling, {steps} steps": [
-            Task(f, lambda f=f: f.sample(x, y, steps)) for f in todo
-        ],
-    }
-    for name, tasks in work.items():
-        report(config, name, tasks)
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is timed of a form."""
-
-    form: Form
-    run: Callable[[], Any]
-    loss: Callable[[], Any] | None = None
-    """The forward pass, of a training step."""
-
-    def operations(self) -> int:
-        """Of one run."""
-        return count_flop(self.loss or self.run, learns=self.loss is not None)
+    report(
+        *(config, "training step", todo, lambda form: form.train(x, y)),
+        loss=lambda form: form.gradients(x, y),
+    )
+    name = f"guided sampling, {steps} steps"
+    report(config, name, todo, lambda form: form.sample(x, y, steps))
 
 
 def forms(config: LatteSpeed) -> list[Form]:
     """The plain form first, and ours; all with the same weights, every path of which counts."""
-    side = {"height": config.side, "width": config.side}
-    model = Latte(
-        LatteConfig.preset(
-            config.size, in_channels=4, num_frames=config.frames, num_classes=101, **side
-        )
-    )
-    for parameter in model.parameters():
-        if not parameter.any():
-            nn.init.normal_(parameter, std=0.02)
-    model.to(config.device)
+    shape = {"num_frames": config.frames, "height": config.side, "width": config.side}
+    options = LatteConfig.preset(config.size, in_channels=4, num_classes=101, **shape)
+    model = scrambled(Latte(options)).to(config.device)
     plain, half, compiled = (copy.deepcopy(model) for _ in range(3))
     plain.blocks = nn.ModuleList(PlainBlock(block) for block in plain.blocks)  # type: ignore[arg-type]
     todo = [Form(plain, plain=True), Form(model), Form(half, "bfloat16")]
@@ -227,40 +209,47 @@ def forms(config: LatteSpeed) -> list[Form]:
     return todo
 
 
-def check(name: str, results: list[tuple[Form, Tensor]]) -> None:
+def check(name: str, todo: list[Form], call: Callable[[Form], Tensor]) -> None:
     """Print the relative differences to the plain form; stop if one disagrees."""
-    (_, wanted), *others = results
-    for form, result in others:
+    wanted = call(todo[0])
+    for form in todo[1:]:
+        result = call(form)
         difference = float((result - wanted).norm() / wanted.norm())
         print(f"{name}: {form.name}: relative difference {difference:.1e}")
         if not difference < (1e-3 if form.precision == "float32" else 0.1):
             raise RuntimeError(f"{name}: {form.name} differs from the plain form")
 
 
-def report(config: LatteSpeed, name: str, tasks: list[Task]) -> None:
-    """Time all in turns; print a line of a table for each."""
-    cuda = torch.device(config.device).type == "cuda"
-    clock = time.perf_counter if cuda else time.process_time
-    flop = tasks[0].operations(), tasks[1].operations()  # ours differ in precision alone
-    memory = [peak_bytes(task.run, cuda) for task in tasks]  # also warms up
-    seconds: list[list[float]] = [[] for _ in tasks]
-    for _ in range(config.repeats):
-        for task, times in zip(tasks, seconds, strict=True):
-            start = clock()
-            task.run()
-            if cuda:
-                torch.cuda.synchronize()
-            times.append(clock() - start)
-    median = [statistics.median(times) for times in seconds]
+def report(
+    config: LatteSpeed,
+    name: str,
+    todo: list[Form],
+    run: Callable[[Form], Any],
+    *,
+    loss: Callable[[Form], Any] | None = None,
+) -> None:
+    """Time all in turns; print a line of a table for each.
+
+    Args:
+        run: what is timed.
+        loss: the forward pass, of a training step.
+    """
+    device = torch.device(config.device)
+    calls = [partial(run, form) for form in todo]
+    # ours differ in precision alone
+    flop = [count_flop(partial(loss or run, form), learns=loss is not None) for form in todo[:2]]
+    memory = [peak_bytes(call, device) for call in calls]  # also warms up
+    seconds = seconds_in_turns(calls, config.repeats, lambda: clock(device))
+    times = [median(runs) for runs in seconds]
     print(f"\n| {name} | times as fast | s | share of matrix products' rate | memory, MB |")
     print("|---" * 5 + "|")
-    for task, taken, used in zip(tasks, median, memory, strict=True):
-        rate = flop[not task.form.plain] / taken
-        options = {"device": config.device, "precision": task.form.precision}
-        peak = matmul_rate(vae_speed.VAESpeed(**options))  # type: ignore[arg-type]
-        seen = cuda or not task.form.compiled  # memory that compiled code takes on a CPU is not
+    for form, taken, used in zip(todo, times, memory, strict=True):
+        rate = flop[not form.plain] / taken
+        peak = matmul_rate(device, getattr(torch, form.precision))
+        # memory that compiled code takes on a CPU is not seen
+        seen = device.type == "cuda" or not form.compiled
         print(
-            f"| {task.form.name} | {median[0] / taken:.2f} | {taken:.3f} | {100 * rate / peak:.0f} "
+            f"| {form.name} | {times[0] / taken:.2f} | {taken:.3f} | {100 * rate / peak:.0f} "
             f"% of {peak / 1e9:.0f} GFLOP/s | {f'{used / 1e6:.0f}' if seen else '-'} |"
         )
 

@@ -175,7 +175,9 @@ def decode(config: Traffic, device: torch.device) -> Prepared:
 def vae_step(config: Traffic, device: torch.device) -> Prepared:
     """As `vae.adversarial.AdversarialLoss` runs it once the GAN has started."""
     model = build_vae(config, device, torch.float32)
-    lpips = build_lpips(device)
+    lpips = PerceptualLoss("vgg", None)  # whose values do not matter
+    place(lpips, device, torch.float32)
+    place(lpips.lpips.net, device, torch.bfloat16)  # as `keep_bf16_weights`
     discriminator = Discriminator(DiscriminatorConfig())
     place(discriminator, device, torch.float32)
     video = torch.empty(
@@ -259,28 +261,12 @@ def build_vae(config: Traffic, device: torch.device, dtype: torch.dtype) -> Vide
 
 def build_latte(config: Traffic, device: torch.device) -> tuple[Latte, Tensor, Tensor]:
     """The model, latents and labels."""
-    side = config.latent_side
-    model = Latte(
-        LatteConfig.preset(
-            config.size,
-            in_channels=4,
-            num_frames=config.latent_frames,
-            height=side,
-            width=side,
-            num_classes=101,
-        )
-    )
+    frames, side = config.latent_frames, config.latent_side
+    shape = {"in_channels": 4, "num_frames": frames, "height": side, "width": side}
+    model = Latte(LatteConfig.preset(config.size, **shape, num_classes=101))
     place(model, device, torch.float32)
-    x = torch.empty(config.batch_size, 4, config.latent_frames, side, side, device=device)
+    x = torch.empty(config.batch_size, 4, frames, side, side, device=device)
     return model, x, torch.empty(config.batch_size, device=device, dtype=torch.int64)
-
-
-def build_lpips(device: torch.device) -> PerceptualLoss:
-    """LPIPS with VGG; its values do not matter."""
-    lpips = PerceptualLoss("vgg", None)
-    place(lpips, device, torch.float32)
-    place(lpips.lpips.net, device, torch.bfloat16)  # as `keep_bf16_weights`
-    return lpips
 
 
 if __name__ == "__main__":

@@ -118,8 +118,8 @@ def _counted(
     kernels = inductor_kernels(graph, inputs, fake, inference=inference)
 
     def run(arguments: list[Any]) -> Any:
-        for name, read, written, flop in kernels:
-            count.add(name, read, written, flop)
+        for read, written, flop in kernels:
+            count.add(read, written, flop)
         with _disable_current_modes(), fake:
             results = Interpreter(graph).run(*arguments)
         arguments.clear()
@@ -131,8 +131,8 @@ def _counted(
 
 def inductor_kernels(
     graph: GraphModule, inputs: list[Any], fake: FakeTensorMode, *, inference: bool
-) -> list[tuple[str, int, int, int]]:
-    """(name, bytes read, bytes written, FLOP) of the kernels that inductor makes for an H100."""
+) -> list[tuple[int, int, int]]:
+    """(bytes read, bytes written, FLOP) of the kernels that inductor makes for an H100."""
     graph = _on_cuda(graph)
     inputs = [_cuda_like(x) if isinstance(x, Tensor) else x for x in inputs]
     with ExitStack() as stack:
@@ -150,7 +150,6 @@ def inductor_kernels(
             lowering._update_scheduler()
             return [
                 (
-                    type(node.node).__name__ if node.is_extern() else "fused",
                     node.get_read_buffer_sizes(),
                     node.get_write_buffer_sizes(),
                     _flop(node.node) if node.is_extern() else 0,

@@ -7,7 +7,7 @@ such as a change of memory format, is not seen. Compiled modules: `benchmarks.tr
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -50,22 +50,19 @@ class Count:
     """Copies between host and device, reads of a value by the host among them."""
     seconds: float = 0.0
     """Sum over kernels of what takes longer, arithmetic or memory."""
-    by_name: dict[str, int] = field(default_factory=dict)
-    """Bytes read and written, by operation."""
 
     @property
     def bytes(self) -> int:
         """Read and written."""
         return self.read + self.written
 
-    def add(self, name: str, read: int, written: int, flop: int = 0) -> None:
+    def add(self, read: int, written: int, flop: int = 0) -> None:
         """One kernel."""
         self.kernels += 1
         self.read += read
         self.written += written
         self.flop += flop
         self.seconds += max(flop / self.flops_per_second, (read + written) / self.bytes_per_second)
-        self.by_name[name] = self.by_name.get(name, 0) + read + written
 
 
 class EagerCounter(TorchDispatchMode):
@@ -97,7 +94,6 @@ class EagerCounter(TorchDispatchMode):
         return result
 
     def _kernel(self, packet: Any, args: Any, kwargs: Any, result: Any) -> None:
-        name = packet.__name__
         if packet is aten.convolution_backward:
             self._convolution_backward(args, result)
             return
@@ -107,7 +103,7 @@ class EagerCounter(TorchDispatchMode):
         inputs = tree_leaves((args, kwargs))
         if packet in _OVERWRITES:
             inputs = inputs[1:]
-        self.count.add(name, size_of(inputs), size_of(tree_leaves(result)), flop)
+        self.count.add(size_of(inputs), size_of(tree_leaves(result)), flop)
 
     def _convolution_backward(self, args: Any, result: Any) -> None:
         grad, x, weight = args[:3]
@@ -116,7 +112,7 @@ class EagerCounter(TorchDispatchMode):
         for output, inputs in zip(result, ((grad, weight), (grad, x), (grad,)), strict=True):
             if output is not None:
                 share = 0 if output.ndim == 1 else flop // wanted
-                self.count.add("convolution_backward", size_of(inputs), size_of([output]), share)
+                self.count.add(size_of(inputs), size_of([output]), share)
 
 
 def _devices(tree: Any) -> set[str]:

@@ -5,6 +5,9 @@ code is described: a Conv2d beside a padded Conv3d, branches one after the other
 repeated before they are convolved, results appended group by group. Nothing is left out.
 """
 
+from collections.abc import Callable, Iterator
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -81,16 +84,15 @@ class Plain:
     def attention(self, layer: Attention, x: Tensor, past: dict[nn.Module, Tensor]) -> Tensor:
         """Attention of each half of the channels on its own, `b c t h w`, with the residual."""
         y = rearrange(self.layer(layer.norm, x, past), "b c t h w -> (b t) c h w")
-        weights = [layer.to_qkv.weight, layer.to_qkv.bias, layer.to_out.weight, layer.to_out.bias]
         outputs = []
-        for half, (w, b, out_w, out_b) in zip(
-            y.chunk(2, dim=1), zip(*(p.chunk(2) for p in weights), strict=True), strict=True
+        for half, to_qkv, to_out in zip(
+            y.chunk(2, dim=1), halves_of(layer.to_qkv), halves_of(layer.to_out), strict=True
         ):
-            qkv = rearrange(F.conv2d(half, w, b), "n (q c) h w -> q n 1 (h w) c", q=3)
+            qkv = rearrange(F.conv2d(half, *to_qkv), "n (q c) h w -> q n 1 (h w) c", q=3)
             q, k, v = qkv.contiguous()
             out = F.scaled_dot_product_attention(q, k, v)
             out = rearrange(out, "n 1 (h w) c -> n c h w", h=y.shape[2])
-            outputs.append(F.conv2d(out, out_w, out_b))
+            outputs.append(F.conv2d(out, *to_out))
         return x + rearrange(torch.cat(outputs, dim=1), "(b t) c h w -> b c t h w", b=len(x))
 
     def downsample(
@@ -99,15 +101,9 @@ class Plain:
         """`b c t h w` -> `b c t' h/2 w/2`; frames are halved in groups (`later`) alone."""
         past[layer] = torch.ones(1)
         halves = []
-        for half, w, b in zip(
-            x.chunk(2, dim=1),
-            halves_of(layer.spatial.weight),
-            halves_of(layer.spatial.bias),
-            strict=True,
-        ):
-            flat = F.pad(rearrange(half, "b c t h w -> (b t) c h w"), (0, 1, 0, 1))
-            y = F.conv2d(flat, w, b, stride=2)
-            halves.append(rearrange(y, "(b t) c h w -> b c t h w", b=len(x)))
+        for half, (w, b) in zip(x.chunk(2, dim=1), halves_of(layer.spatial), strict=True):
+            padded = frames(partial(F.pad, pad=(0, 1, 0, 1)), half)
+            halves.append(frames(partial(F.conv2d, weight=w, bias=b, stride=2), padded))
         if layer.temporal is not None and later:
             conv = layer.temporal
             halves = [
@@ -127,17 +123,9 @@ class Plain:
             both = F.conv3d(motion, layer.temporal.weight, layer.temporal.bias)
             motion = rearrange(both, "b (k c) t h w -> b c (t k) h w", k=2)
         outputs = []
-        for half, w, b in zip(
-            (keyframe, motion),
-            halves_of(layer.spatial.weight),
-            halves_of(layer.spatial.bias),
-            strict=True,
-        ):
-            flat = rearrange(half, "b c t h w -> (b t) c h w")
-            y = F.conv2d(
-                F.interpolate(flat, scale_factor=2.0, mode="nearest-exact"), w, b, padding=1
-            )
-            outputs.append(rearrange(y, "(b t) c h w -> b c t h w", b=len(x)))
+        for half, (w, b) in zip((keyframe, motion), halves_of(layer.spatial), strict=True):
+            large = frames(partial(F.interpolate, scale_factor=2.0, mode="nearest-exact"), half)
+            outputs.append(frames(partial(F.conv2d, weight=w, bias=b, padding=1), large))
         return torch.cat(outputs, dim=1)
 
 
@@ -146,13 +134,13 @@ def joined(before: Tensor, part: Tensor) -> Tensor:
     return torch.cat([before, part], dim=2) if before.numel() else part
 
 
-def halves_of(parameter: Tensor | None) -> tuple[Tensor, ...]:
-    """The parts of a weight or bias that belong to each branch."""
-    assert parameter is not None
-    return parameter.chunk(2)
+def halves_of(conv: nn.Conv2d) -> Iterator[tuple[Tensor, Tensor]]:
+    """Weight and bias of each branch."""
+    assert conv.bias is not None
+    return zip(conv.weight.chunk(2), conv.bias.chunk(2), strict=True)
 
 
-def frames(layer: nn.Module, x: Tensor) -> Tensor:
+def frames(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """A 2D layer on every frame."""
     y = layer(rearrange(x, "b c t h w -> (b t) c h w"))
     return rearrange(y, "(b t) c h w -> b c t h w", b=len(x))

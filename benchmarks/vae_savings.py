@@ -5,10 +5,9 @@
 Sizes are those inside a video of 17x64x64. It is processor time that counts.
 """
 
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 from unittest.mock import patch
 
 import torch
@@ -17,6 +16,7 @@ from einops import repeat
 from torch import Tensor
 from torch.testing import assert_close
 
+from benchmarks.shared import seconds_in_turns
 from common.cli import main
 from vae import convs
 from vae.convs import Chunk, KTCConv
@@ -61,13 +61,8 @@ def run(config: VAESavings) -> None:
         expected, *others = (saving.compared(call()) for call in saving.calls)
         for result in others:
             assert_close(result, expected, rtol=1e-3, atol=1e-4)
-        times: list[list[float]] = [[] for _ in saving.calls]
-        for _ in range(config.repeats):
-            for call, taken in zip(saving.calls, times, strict=True):
-                start = time.process_time()
-                call()
-                taken.append(time.process_time() - start)
-        print(f"{saving.name}:", *(f"{1000 * statistics.median(taken):.1f}" for taken in times))
+        seconds = seconds_in_turns(saving.calls, config.repeats)
+        print(f"{saving.name}:", *(f"{1000 * median(runs):.1f}" for runs in seconds))
 
 
 def video(frames: int, c: int, side: int) -> tuple[Tensor, Chunk]:

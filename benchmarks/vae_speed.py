@@ -11,20 +11,25 @@ times the forward ones), and stands beside the rate of square matrix products. O
 processor time that counts, so that other work on the machine disturbs less: run it with one thread.
 """
 
-import statistics
-import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch import Tensor
 
+from benchmarks.shared import (
+    clock,
+    count_flop,
+    matmul_rate,
+    peak_bytes,
+    scrambled,
+    seconds_in_turns,
+)
 from benchmarks.vae_plain import Plain
 from common.cli import main
-from common.measure import LiveMemory, peak_memory_bytes, reset_peak_memory
+from eval.features.extractors import full_precision
 from vae import DiagonalGaussian, VAEConfig, VideoVAE
 
 
@@ -75,15 +80,15 @@ class Task:
 def run(config: VAESpeed) -> None:
     """Compare, time and print ratios (above 1: ours is faster)."""
     torch.manual_seed(0)
-    model = build(config)
+    model = scrambled(VideoVAE(VAEConfig(z_dim=config.z_dim, dim=config.dim))).to(config.device)
     if config.compile:
         model.encoder.compile(dynamic=False)
         model.decoder.compile(dynamic=False)
     small = video(config, config.train_height, config.train_width)
-    with full_precision():
+    with full_precision(torch.device(config.device)):
         for task in tasks(model, small, small):
             check(task)
-    peak = matmul_rate(config)
+    peak = matmul_rate(config.device, getattr(torch, config.precision))
     print(f"{config.device}, {torch.get_num_threads()} threads, {config.precision}: ", end="")
     print(f"matrix products at {peak / 1e9:.0f} GFLOP/s")
     for task in tasks(model, video(config, config.height, config.width), small):
@@ -108,15 +113,6 @@ def tasks(model: VideoVAE, x: Tensor, small: Tensor) -> list[Task]:
             learns=True,
         ),
     ]
-
-
-def build(config: VAESpeed) -> VideoVAE:
-    """A model whose residual branches do not start at zero, so that every path counts."""
-    model = VideoVAE(VAEConfig(z_dim=config.z_dim, dim=config.dim))
-    for parameter in model.parameters():
-        if not parameter.any() and parameter.ndim > 1:
-            nn.init.normal_(parameter, std=0.5 * parameter[0].numel() ** -0.5)
-    return model.to(config.device)
 
 
 def video(config: VAESpeed, height: int, width: int) -> Tensor:
@@ -153,85 +149,20 @@ def check(task: Task) -> None:
 
 def report(config: VAESpeed, task: Task, peak: float) -> None:
     """Time both in turns; print a line for each."""
-    forms = {"ours": task.ours, "plain": task.plain}
-    cuda = torch.device(config.device).type == "cuda"
-    clock = time.perf_counter if cuda else time.process_time
-    seconds: dict[str, list[float]] = {name: [] for name in forms}
-    with autocast(config), torch.set_grad_enabled(task.learns):
-        memory = {name: peak_bytes(call, cuda) for name, call in forms.items()}  # also warms up
-        for _ in range(config.repeats):
-            for name, call in forms.items():
-                start = clock()
-                call()
-                if cuda:
-                    torch.cuda.synchronize()
-                seconds[name].append(clock() - start)
-        flop = {name: count_flop(call, task.learns) for name, call in forms.items()}
-    median = {name: statistics.median(times) for name, times in seconds.items()}
-    print(f"{task.name}: {median['plain'] / median['ours']:.2f} times as fast")
-    for name, taken in median.items():
-        rate = flop[name] / taken
+    names, calls, device = ("ours", "plain"), (task.ours, task.plain), torch.device(config.device)
+    half = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
+    with half, torch.set_grad_enabled(task.learns):
+        memory = [peak_bytes(call, device) for call in calls]  # also warms up
+        seconds = seconds_in_turns(calls, config.repeats, lambda: clock(device))
+        flop = [count_flop(call, task.learns) for call in calls]
+    times = [median(runs) for runs in seconds]
+    print(f"{task.name}: {times[1] / times[0]:.2f} times as fast")
+    for name, taken, done, used in zip(names, times, flop, memory, strict=True):
+        rate = done / taken
         print(
-            f"  {name:5} {taken:.3f} s, {flop[name] / 1e9:.1f} GFLOP, {rate / 1e9:.0f} GFLOP/s "
-            f"({100 * rate / peak:.0f} %), peak memory {memory[name] / 1e6:.0f} MB"
+            f"  {name:5} {taken:.3f} s, {done / 1e9:.1f} GFLOP, {rate / 1e9:.0f} GFLOP/s "
+            f"({100 * rate / peak:.0f} %), peak memory {used / 1e6:.0f} MB"
         )
-
-
-def count_flop(call: Call, learns: bool) -> int:
-    """Operations of convolutions and matrix products, as they run: two per multiply-accumulate.
-
-    A training step's are three times those of its forward pass, which is all that is counted.
-    """
-    sdpa = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # torch does not count it
-    mapping = {sdpa: lambda q, k, v, *args, **kwargs: sdpa_flop_count(q, k, v)}
-    counter = FlopCounterMode(display=False, custom_mapping=mapping)
-    with torch.no_grad(), torch.compiler.set_stance("force_eager"), counter:
-        call()
-    return (3 if learns else 1) * counter.get_total_flops()
-
-
-def peak_bytes(call: Call, cuda: bool) -> int:
-    """Bytes of all tensors at most while it runs; on a GPU with the weights."""
-    if cuda:
-        reset_peak_memory("cuda")
-        call()
-        torch.cuda.synchronize()
-        return peak_memory_bytes("cuda")
-    with LiveMemory() as memory:
-        call()
-    return memory.peak
-
-
-def matmul_rate(config: VAESpeed) -> float:
-    """FLOP/s of square matrix products in the timed precision."""
-    cuda = torch.device(config.device).type == "cuda"
-    clock = time.perf_counter if cuda else time.process_time
-    size = 8192 if cuda else 1024
-    dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
-    a = torch.randn(size, size, device=config.device, dtype=dtype)
-    times = []
-    for _ in range(8):
-        start = clock()
-        (a @ a)[0, 0].item()
-        times.append(clock() - start)
-    return 2 * size**3 / min(times)
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """Without TF32."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
-
-
-def autocast(config: VAESpeed) -> AbstractContextManager[object]:
-    """Mixed precision for the timed runs, if asked for."""
-    kind = torch.device(config.device).type
-    return torch.autocast(kind, torch.bfloat16, enabled=config.precision == "bfloat16")
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from benchmarks.shared import count_flop
 from benchmarks.vae_plain import Plain
-from benchmarks.vae_speed import count_flop, tasks
+from benchmarks.vae_speed import tasks
 from tests.builders.tiny_vae import make, video
 from vae import VAEConfig, VideoVAE
 from vae.complexity import count_macs
