@@ -55,14 +55,6 @@ class TrainLatte(LatteTraining, LatentTraining):
         folder = self.train.folder.replace("{size}", self.name)
         return replace(self, train=replace(self.train, folder=folder))
 
-    @property
-    def next_command(self) -> str:
-        """Samples of the trained model."""
-        return (
-            f"python scripts/sample.py --latte {self.train.folder}/export "
-            f"--vae {self.vae or 'VAE'} --out SAMPLES --num_clips 16"
-        )
-
 
 def run(config: TrainLatte) -> Path | None:
     """Train to the end, resuming what the run folder holds; returns the folder of the weights."""
@@ -74,30 +66,28 @@ def run(config: TrainLatte) -> Path | None:
 
 def _train(config: TrainLatte, accelerator: Accelerator) -> Path | None:
     # Latents to train on, perhaps with images behind them, and held-out ones
-    train, labeled, images = config.train, config.model.class_conditional, None
+    train, labeled = config.train, config.model.class_conditional
     parts = config.load(labeled=labeled)
-    latents, inputs, names = parts[0], config.inputs(parts), source_names(config.folders)
-    per_step = 0 if config.images is None else config.images.per_step
-    joint = JointBatch(train.global_batch_size, per_step, latents.latent_shape[1])
+    latents, inputs, images, per_step = parts[0], config.inputs(parts), None, 0
     if config.images is not None:
         images = config.load_images(config.images.latents, labeled=labeled)
         inputs["images"] = Input(str(images.folder), images.hash)
+        per_step = config.images.per_step
+    joint = JointBatch(train.global_batch_size, per_step, latents.latent_shape[1])
     clips = config.mix(parts, images, joint.per_clip)
     held_out = config.load_held_out(latents, labeled=labeled)
     batches = training_batches(clips, train, accelerator)
 
-    # What samples will need of the latents
-    model_config = config.model.build(
-        latents.latent_shape, len(latents.class_names), flow=config.flow is not None
-    )
+    # What samples will need of the latents, what decodes them and what scores them
     metadata = TrainingMetadata(
         **latents.describe(),
         cache_hash=hash_of(parts),
         diffusion=config.diffusion,
         flow=config.flow,
     )
-
-    # What decodes samples and what scores them
+    model_config = config.model.build(
+        latents.latent_shape, len(latents.class_names), flow=config.flow is not None
+    )
     vae = fvd = preview = draw = None
     if config.vae is not None:
         vae = load_vae(config.vae)
@@ -135,8 +125,12 @@ def _train(config: TrainLatte, accelerator: Accelerator) -> Path | None:
         return scores | (fvd.score(partial(draw, model)) if fvd and draw else {})
 
     # Train
-    log_loss = logging_sources(loss, names)
-    return trainer.run(batches, log_loss, preview, evaluate, next_command=config.next_command)
+    log_loss = logging_sources(loss, source_names(config.folders))
+    following = (
+        f"python scripts/sample.py --latte {train.folder}/export --vae {config.vae or 'VAE'} "
+        "--out SAMPLES --num_clips 16"
+    )
+    return trainer.run(batches, log_loss, preview, evaluate, next_command=following)
 
 
 if __name__ == "__main__":
