@@ -163,6 +163,19 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def printable(name: Path | str) -> str:
+    r"""A file name as text: bytes that are not UTF-8 become `\xe9`, and then `\` becomes `\\`.
+
+    So the name can be printed and stored, and be found again.
+    """
+    text = str(name)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(text.replace("\\", "\\\\")).decode("utf-8", "backslashreplace")
+    return text
+
+
 def check_output_file(name: str, path: str | Path | None, *, suffix: str = ".json") -> None:
     """Refuse a file to be written where none can be, before the work that would be lost.
 

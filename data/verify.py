@@ -21,7 +21,8 @@ from data.latents.dataset import MANIFEST, read_manifest
 from data.latents.shards import merge_sums, shard_sums
 from data.shards.index import INDEX, ShardIndex
 from data.shards.tars import tar_members
-from data.video.decode import DecodeError, read_frames
+from data.video.container import DecodeError
+from data.video.decode import read_frames
 from data.video.probe import check_frames, probe
 
 Depth = Literal["none", "ends", "all"]

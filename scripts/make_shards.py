@@ -18,7 +18,7 @@ from data.shards.pack_video import ShardConfig
 from data.shards.packing_run import dry_run
 from data.shards.report import scan_lines
 from data.shards.write import write_shards
-from data.video.decode import TIME_LIMIT
+from data.video.container import TIME_LIMIT
 
 PATIENCE = timedelta(weeks=4)
 """How long processes that are done wait for the others."""

@@ -12,12 +12,10 @@ import numpy as np
 import pytest
 
 from data.clips.options import ClipOptions
-from data.video import decode
-from data.video import decode_errors as reading
-from data.video import torchcodec_frames as torchcodec_module
-from data.video.decode import DecodeError, iterate_frames, read_frames
+from data.video import container, decode
+from data.video.container import DecodeError
+from data.video.decode import check_decoder, iterate_frames, read_frames, torchcodec_frames
 from data.video.probe import probe, probe_header, read_timing
-from data.video.torchcodec_frames import check_decoder, torchcodec_frames
 from tests.builders.videos import (
     read_barcode,
     turn_clockwise,
@@ -76,8 +74,8 @@ def test_frames_are_the_ones_asked_for(name, tmp_path):
             how.get("height", 64),
             how.get("width", 96),
         )
-        assert [read_barcode(frame) for frame in iterate_frames(source)] == list(range(40))
-        assert [read_barcode(frame) for frame in iterate_frames(source, 17, 30)] == list(
+        assert [read_barcode(frame.image) for frame in iterate_frames(source)] == list(range(40))
+        assert [read_barcode(frame.image) for frame in iterate_frames(source, 17, 30)] == list(
             range(17, 30)
         )
         assert_random_clips(source)
@@ -135,7 +133,7 @@ def test_torchcodec_gives_the_frames_asked_for(name, tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("torchcodec")
 def test_torchcodec_on_odd_and_bad_files(tmp_path):
-    options = {"decoder": "torchcodec", "strict_decoding": False}
+    options = {"decoder": "torchcodec", "strict": False}
     packed = write_packed_avi(tmp_path / "packed.avi")
     clip = [3, 6, 20, 40]
     assert [read_barcode(frame) for frame in read_frames(packed, clip, **options)] == clip
@@ -154,7 +152,7 @@ def test_torchcodec_on_odd_and_bad_files(tmp_path):
 @pytest.mark.parametrize("fault", ["late", "fails"])
 def test_frames_that_torchcodec_gets_wrong_are_read_by_pyav(fault, tmp_path, monkeypatch):
     path = write_barcode_video(tmp_path / "a.mp4", options=B_FRAMES)
-    real = torchcodec_module._decoders().VideoDecoder
+    real = decode._torchcodec_decoders().VideoDecoder
 
     class Wrong(real):
         def get_frames_at(self, indices):
@@ -162,7 +160,7 @@ def test_frames_that_torchcodec_gets_wrong_are_read_by_pyav(fault, tmp_path, mon
                 raise RuntimeError("no more frames")
             return super().get_frames_at([index - 1 for index in indices])
 
-    monkeypatch.setattr(torchcodec_module, "_decoders", lambda: SimpleNamespace(VideoDecoder=Wrong))
+    monkeypatch.setattr(decode, "_torchcodec_decoders", lambda: SimpleNamespace(VideoDecoder=Wrong))
     frames = read_frames(path, [5, 9], decoder="torchcodec", strict=False)
     assert [read_barcode(frame) for frame in frames] == [5, 9]
 
@@ -173,7 +171,7 @@ def test_torchcodec_is_refused_where_it_cannot_serve(tmp_path, monkeypatch):
         read_frames(path, [0], decoder="torchcodec")
     with pytest.raises(ValueError, match=r"damaged data: .*strict_decoding=false"):
         ClipOptions(decoder="torchcodec")
-    torchcodec_module._decoders.cache_clear()
+    decode._torchcodec_decoders.cache_clear()
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
     with pytest.raises(ValueError, match=r"^decoder=torchcodec.*: pip install"):
         ClipOptions(decoder="torchcodec", strict_decoding=False)
@@ -181,7 +179,7 @@ def test_torchcodec_is_refused_where_it_cannot_serve(tmp_path, monkeypatch):
     def broken(_):
         raise RuntimeError("Could not load libtorchcodec.\nA long story")
 
-    monkeypatch.setattr(torchcodec_module.importlib, "import_module", broken)
+    monkeypatch.setattr(decode.importlib, "import_module", broken)
     with pytest.raises(ValueError, match=r"FFmpeg .*\(Could not load libtorchcodec"):
         ClipOptions(decoder="torchcodec", strict_decoding=False)
 
@@ -196,7 +194,7 @@ def test_every_start_and_stride_of_a_seekable_video(tmp_path):
 def test_packed_b_frames_in_avi(tmp_path):
     path = write_packed_avi(tmp_path / "a.avi")
     assert probe(path).frames == 41
-    assert [read_barcode(frame) for frame in iterate_frames(path)] == list(range(41))
+    assert [read_barcode(frame.image) for frame in iterate_frames(path)] == list(range(41))
     for start in range(0, 33, 4):
         clip = [start, start + 3, start + 8]
         assert [read_barcode(frame) for frame in read_frames(path, clip)] == clip
@@ -218,7 +216,7 @@ def test_frames_are_counted_where_a_seek_goes_astray(tmp_path, monkeypatch):
 def test_probe_reports_rate_and_codec(tmp_path):
     info = probe(write_barcode_video(tmp_path / "a.avi", fps=30, encoder="mpeg4"))
     assert (info.fps, info.codec) == (30, "mpeg4")
-    assert read_timing(write_barcode_video(tmp_path / "b.mp4", fps=24)).fps == 24
+    assert read_timing(write_barcode_video(tmp_path / "b.mp4", fps=24))[1] == 24
 
 
 def test_frames_come_in_the_order_of_the_indices_with_repeats(tmp_path):
@@ -247,7 +245,7 @@ def test_a_pipe_is_refused_at_once(tmp_path):
 def test_reading_ends_at_the_time_limit(tmp_path, monkeypatch):
     path = write_barcode_video(tmp_path / "a.avi", encoder="mpeg4")
     now = iter(range(10_000))
-    monkeypatch.setattr(reading.time, "monotonic", lambda: next(now))  # a second for each look
+    monkeypatch.setattr(container.time, "monotonic", lambda: next(now))  # a second for each look
     for read in (
         lambda limit: probe(path, time_limit=limit),
         lambda limit: read_frames(path, [39], time_limit=limit),
@@ -261,7 +259,7 @@ def test_reading_ends_at_the_time_limit(tmp_path, monkeypatch):
 def test_the_callers_own_time_does_not_count(tmp_path, monkeypatch):
     path = write_barcode_video(tmp_path / "a.mp4", 4)
     now = 0.0
-    monkeypatch.setattr(reading.time, "monotonic", lambda: now)
+    monkeypatch.setattr(container.time, "monotonic", lambda: now)
     for _ in iterate_frames(path, time_limit=1):
         now += 1000
 
@@ -329,7 +327,7 @@ def test_cut_mp4_is_refused_and_cut_avi_reads_up_to_the_cut(tmp_path):
         list(iterate_frames(cut))
     count = probe(cut, strict=False).frames
     assert 5 < count < 35
-    numbers = [read_barcode(frame) for frame in iterate_frames(cut, strict=False)]
+    numbers = [read_barcode(frame.image) for frame in iterate_frames(cut, strict=False)]
     assert numbers[:-1] == list(range(count - 1))  # the last frame is the one that was cut
 
 

@@ -13,7 +13,8 @@ from data.importers.folders import FaceForensics, Folder, FrameFolders, SkyTimel
 from data.shards.index import ShardIndex
 from data.shards.pack_video import ShardConfig
 from data.shards.write import write_shards
-from data.video.decode import DecodeError, read_frames
+from data.video.container import DecodeError
+from data.video.decode import read_frames
 from data.video.video_record import VideoRecord, open_record
 from tests.builders.commands import run_script
 from tests.builders.videos import read_barcode, write_barcode_video, write_frames

@@ -117,11 +117,11 @@ def test_a_variable_rate_is_reported_with_its_times_or_resampled(tmp_path, capsy
     assert pack(root, tmp_path / "ten", "--fps", 10) == 0
     index = ShardIndex.load(tmp_path / "ten")
     assert {index.entries[n].fps for n in (0, 1)} == {10}
-    shown = [read_barcode(frame) for frame in iterate_frames(index.read(0))]
+    shown = [read_barcode(frame.image) for frame in iterate_frames(index.read(0))]
     shown_then = [sum(time <= 100 * k for time in uneven) - 1 for k in range(len(shown))]
     assert shown == shown_then
     assert len(shown) == 43
-    shown = [read_barcode(frame) for frame in iterate_frames(index.read(1))]
+    shown = [read_barcode(frame.image) for frame in iterate_frames(index.read(1))]
     assert shown == [0, 3, 6, 9, 12, 15, 18]
 
 
@@ -206,7 +206,7 @@ def test_all_agree_on_a_damaged_video_that_is_allowed(reencode, tmp_path, capsys
     )
     clip = ClipDataset(whole, seed=0).clip(0, 0)
     shown = [read_barcode(frame.permute(1, 2, 0).numpy()) for frame in clip.unbind(1)]
-    assert shown == [read_barcode(frame) for frame in iterate_frames(path, strict=False)]
+    assert shown == [read_barcode(frame.image) for frame in iterate_frames(path, strict=False)]
 
 
 def write_one_of_each(root):
@@ -257,7 +257,7 @@ def test_packing_verification_loader_and_webdataset_agree_on_one_of_each(
     for number, (sample, theirs) in enumerate(zip(index.entries, plain, strict=True)):
         (extension,) = sample.members.keys() - {"json"}
         assert theirs[extension] == index.read(number)
-        frames = list(iterate_frames(theirs[extension]))
+        frames = [frame.image for frame in iterate_frames(theirs[extension])]
         assert len(frames) == sample.frames == len(facts(index, number).get("times", frames))
         config = ClipConfig(
             folder=str(out),

@@ -19,7 +19,7 @@ from data.verify import verify
 from data.video.decode import iterate_frames, read_frames
 from data.video.probe import probe
 from data.video.transforms import resize
-from data.video.video_record import VideoRecord, split_by_id
+from data.video.video_record import VideoRecord
 from tests.builders.videos import barcode_frame, read_barcode, write_barcode_video
 
 CONFIG = ShardConfig(short_side=48, videos_per_shard=2)
@@ -49,16 +49,21 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_split_is_disjoint_complete_and_stable():
-    records = [VideoRecord(f"v{number}", Path("v.mp4"), None) for number in range(1000)]
-    train = split_by_id(records, 0.2, "train")
-    test = split_by_id(records, 0.2, "test")
-    assert {r.id for r in train} | {r.id for r in test} == {r.id for r in records}
+def test_split_is_disjoint_complete_and_stable(tmp_path):
+    def records(split: str) -> list[VideoRecord]:
+        return Folder(root=tmp_path, labels="none", split=split, holdout=0.2).scan().records
+
+    for number in range(1000):
+        (tmp_path / f"v{number}.mp4").touch()
+    both, train, test = map(records, ("all", "train", "test"))
+    assert {r.id for r in train} | {r.id for r in test} == {r.id for r in both}
     assert not {r.id for r in train} & {r.id for r in test}
     assert 150 < len(test) < 250
-    assert split_by_id(records[::2], 0.2, "test") == [r for r in test if r in records[::2]]
-    with pytest.raises(ValueError, match="holdout=1 must be a fraction"):
-        split_by_id(records, 1, "train")
+    for record in both[1::2]:
+        record.path.unlink()
+    assert records("test") == [r for r in test if r in both[::2]]
+    with pytest.raises(ValueError, match="holdout=1 must be below 1"):
+        Folder(root=tmp_path, holdout=1)
 
 
 def test_samples_hold_the_videos_with_their_facts(videos, tmp_path):
@@ -154,7 +159,7 @@ def test_psnr_is_the_one_of_the_packed_frames(videos, tmp_path):
     record = VideoRecord("v", videos / "walk" / "deep" / "run" / "f.mp4", None)
     packed = pack_record(record, config=CONFIG)
     assert isinstance(packed, Packed)
-    whole = np.stack([resize(frame, 48) for frame in iterate_frames(record.path)])
+    whole = np.stack([resize(frame.image, 48) for frame in iterate_frames(record.path)])
     chosen = list(range(0, 30, 2))  # 16 at most: every second of 30
     error = whole[chosen].astype(float) - read_frames(packed.video, chosen)
     assert packed.psnr == pytest.approx(10 * np.log10(255**2 / np.mean(error**2)), abs=1e-9)

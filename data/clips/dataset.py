@@ -16,7 +16,7 @@ from data.clips.options import AugmentedClipOptions, ClipOptions, UnreadableVide
 from data.shards.index import ShardIndex
 from data.shards.remote_cache import ShardCache
 from data.shards.tars import Entry
-from data.video.decode import DecodeError
+from data.video.container import DecodeError
 
 log = logging.getLogger(__name__)
 

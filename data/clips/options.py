@@ -11,8 +11,8 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from common.config import Config, Frames, Pixels
-from data.video.decode import Decoder, Source, read_frames
-from data.video.torchcodec_frames import check_decoder
+from data.video.container import Source
+from data.video.decode import Decoder, check_decoder, read_frames
 from data.video.transforms import Filter, fit
 
 log = logging.getLogger(__name__)

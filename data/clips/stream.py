@@ -30,7 +30,7 @@ from common.seeding import fold, generator
 from data.clips.loader import collate, one_thread, start
 from data.clips.options import AugmentedClipOptions, UnreadableVideos
 from data.shards.tars import find_label, video_extension
-from data.video.decode import DecodeError
+from data.video.container import DecodeError
 from data.video.probe import probe
 from engine.config import TrainConfig
 

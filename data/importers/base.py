@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from annotated_types import Gt, Le
 
 from common.config import Config
-from data.video.decode_errors import printable
+from common.files import printable
 from data.video.video_record import VideoRecord
 
 DEPTH = 2

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Lt
 
+from common.files import printable
+from common.seeding import fold
 from data.importers.base import (
     FrameRate,
     Importer,
@@ -28,8 +30,7 @@ from data.importers.files import (
     video_records,
     videos_below,
 )
-from data.video.decode_errors import printable
-from data.video.video_record import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, VideoRecord, split_by_id
+from data.video.video_record import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, VideoRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,11 @@ class _Generic(Importer):
     """Fraction of the videos that are the split `test`; the others are `train`."""
 
     def _split(self, records: list[VideoRecord]) -> list[VideoRecord]:
-        return records if self.split == "all" else split_by_id(records, self.holdout, self.split)
+        """A hash of each id decides, so a record stays in its part when others come or go."""
+        if self.split == "all":
+            return records
+        bound, wanted = self.holdout * 2**63, self.split == "test"
+        return [record for record in records if (fold("holdout", record.id) < bound) == wanted]
 
     def _classes(
         self, parents: Sequence[str], loose: Path | None

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from common.files import printable
 from data.importers.base import (
     Importer,
     ImportResult,
@@ -19,7 +20,6 @@ from data.importers.base import (
     subfolders,
 )
 from data.importers.files import read_lines, videos_below
-from data.video.decode_errors import printable
 from data.video.video_record import VideoRecord
 
 NAME = re.compile(r"v_.+_g\d+_c\d+\.\w+", re.IGNORECASE)

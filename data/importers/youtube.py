@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from common.files import read_json
+from common.files import printable, read_json
 from data.importers.base import (
     SPLITS,
     Importer,
@@ -21,7 +21,6 @@ from data.importers.base import (
     split_folders,
 )
 from data.importers.files import extension, read_lines, read_table, videos_below
-from data.video.decode_errors import printable
 from data.video.video_record import VideoRecord
 
 KINETICS_ID = re.compile(r"[\w-]{11}")

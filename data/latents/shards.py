@@ -29,7 +29,7 @@ from common.files import atomic_path, read_json, sha256_file, write_json
 from common.posterior import LOGVAR_RANGE
 from common.seeding import fold
 from data.clips.dataset import ClipDataset, check_labels
-from data.video.decode import DecodeError
+from data.video.container import DecodeError
 
 REPAIR = "Run scripts/cache_latents.py again with the same options; it makes such shards anew."
 

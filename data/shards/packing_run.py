@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
-from common.files import write_json
+from common.files import printable, write_json
 from common.output_folder import (
     IDENTITY,
     Input,
@@ -25,7 +25,6 @@ from data.importers import ImportResult
 from data.shards.index import INDEX
 from data.shards.pack_video import Failed, ShardConfig, probe_one
 from data.shards.report import Failure, PackedShard, list_counts, list_names
-from data.video.decode_errors import printable
 from data.video.video_record import VideoRecord, source_sizes
 
 log = logging.getLogger(__name__)

@@ -7,11 +7,10 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, Literal, Self
 
-from common.files import read_json, sha256_file
+from common.files import printable, read_json, sha256_file
 from data.importers import ImportResult
 from data.shards.index import Shard
 from data.shards.tars import Entry
-from data.video.decode_errors import printable
 
 REPORT = "report.json"
 SHOWN = 5

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tqdm import tqdm
 
-from common.files import atomic_path, write_json
+from common.files import atomic_path, printable, write_json
 from common.output_folder import check_identity, in_main_process, lock_folder
 from common.pool import STUCK, map_ordered
 from data.importers import ImportResult
@@ -41,8 +41,7 @@ from data.shards.report import (
     make_report,
 )
 from data.shards.tars import Entry, TarWriter
-from data.video.decode import TIME_LIMIT
-from data.video.decode_errors import printable
+from data.video.container import TIME_LIMIT
 from data.video.video_record import VideoRecord
 
 if TYPE_CHECKING:  # takes seconds to import; a caller with an Accelerator has imported it

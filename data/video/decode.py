@@ -7,44 +7,44 @@ Reading seeks to the sync frame at or before the first wanted frame, checks that
 an intact intra-coded key frame there, and takes frames whose pts equals the expected one. Where
 timestamps are missing, repeated or known to be made up by the demuxer, or where a check fails,
 frames are counted from the start of the file. Reading a file takes no longer than a limit.
+
+torchcodec, an optional package, is faster. It takes the place of frames from our own index of the
+packets, so it scans nothing and guesses nothing, and what it returns must have the expected
+timestamps. Where it does not, or where packets do not number the frames (AVI, MPEG), PyAV reads.
 """
 
+import importlib
+import json
 from bisect import bisect_right
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
+from typing import Any, Literal
 
 import av
 import numpy as np
-from av.container import InputContainer
 from av.video.frame import PictureType, VideoFrame
-from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
-from data.video.decode_errors import TIME_LIMIT, Clock, DecodeError, Source, name_of, reporting
-from data.video.timeline import (
+from data.video.container import (
+    TIME_LIMIT,
+    DecodeError,
+    OpenVideo,
+    Source,
     Timeline,
-    is_counted_container,
+    VideoFile,
+    name_of,
     no_frame,
     opened,
-    packets_of,
     read_numbering,
     read_timeline,
+    reading,
 )
-from data.video.torchcodec_frames import Decoder, check_decoder, torchcodec_frames
 from data.video.transforms import orientation, shown_aspect, to_rgb
 
-__all__ = [
-    "TIME_LIMIT",
-    "DecodeError",
-    "Decoder",
-    "Source",
-    "TimedFrame",
-    "iterate_frames",
-    "iterate_timed_frames",
-    "read_frames",
-]
+Decoder = Literal["pyav", "torchcodec"]
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ class TimedFrame:
 
     image: UInt8[np.ndarray, "h w 3"]
     """RGB in 0..255, the right way up."""
-    seconds: float | None
+    seconds: float | None = None
     """When it is shown, by the file's own clock; None where the file does not tell."""
-    pixel_aspect: Fraction
+    pixel_aspect: Fraction = Fraction(1)
     """Width of a pixel by its height."""
 
 
@@ -94,30 +94,28 @@ def read_frames(
         raise ValueError(
             f"{name_of(source)}: frame numbers {list(indices)} must be 0 or more, at least one"
         )
-    clock = Clock(source, time_limit)
     check_decoder(decoder, strict)
-    if decoder == "torchcodec":
-        with reporting(source):
-            timeline = read_numbering(source, strict, clock)
+    with reading(source, strict=strict, time_limit=time_limit) as file:
+        if decoder == "torchcodec":
+            timeline = read_numbering(file)
             if timeline is not None and frames not in (None, len(timeline.pts)):
                 timeline = None  # without some frames, the packets do not number the others
-            if timeline is not None and _can_seek(source, timeline, indices, clock):
+            if timeline is not None and _can_seek(file, timeline, indices):
                 images = torchcodec_frames(source, indices, timeline)
-                clock.check()
+                file.check_time()
                 if images is not None:
                     return images
-    wanted = set(indices)
-    first, last = min(wanted), max(wanted)
-    found: dict[int, np.ndarray] = {}
-    number = first - 1
-    numbered = _numbered(source, first, strict, clock, [], frames)
-    with reporting(source), closing(numbered) as decoded:
-        for number, frame, _ in decoded:
-            if number in wanted:
-                found[number] = to_rgb(frame)
-            if number == last:
-                return np.stack([found[index] for index in indices])
-        raise DecodeError(f"{name_of(source)}: no frame {last}; it ends before frame {number + 1}")
+        wanted = set(indices)
+        first, last = min(wanted), max(wanted)
+        found: dict[int, np.ndarray] = {}
+        number = first - 1
+        with closing(_numbered(file, first, [], frames)) as decoded:
+            for number, frame, _ in decoded:
+                if number in wanted:
+                    found[number] = to_rgb(frame)
+                if number == last:
+                    return np.stack([found[index] for index in indices])
+        raise DecodeError(f"{file.name}: no frame {last}; it ends before frame {number + 1}")
 
 
 def iterate_frames(
@@ -127,90 +125,61 @@ def iterate_frames(
     *,
     strict: bool = True,
     time_limit: float = TIME_LIMIT,
-) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-    """Yield frames `start`, `start + 1`, ..., holding one at a time.
-
-    Stops before `end`, or where the video ends if that comes first. Other
-    arguments and errors as in `read_frames`; what the caller does with a frame does not count as
-    reading.
-    """
-    timed = iterate_timed_frames(source, start, end, strict=strict, time_limit=time_limit)
-    with closing(timed):
-        for frame in timed:
-            yield frame.image
-
-
-def iterate_timed_frames(
-    source: Source,
-    start: int = 0,
-    end: int | None = None,
-    *,
-    strict: bool = True,
-    time_limit: float = TIME_LIMIT,
     gaps: list[int] | None = None,
 ) -> Generator[TimedFrame, None, None]:
-    """Like `iterate_frames`, with each frame's time and the shape of its pixels.
+    """Yield frames `start`, `start + 1`, ..., holding one at a time.
+
+    Stops before `end`, or where the video ends if that comes first. What the caller does with a
+    frame does not count as reading.
 
     Args:
         gaps: gets, without `strict`, for each packet that gave no frame because it is damaged, the
             number of frames before it.
+
+    Other arguments and errors as in `read_frames`.
     """
-    clock = Clock(source, time_limit)
-    numbered = _numbered(source, start, strict, clock, [] if gaps is None else gaps)
-    with reporting(source), closing(numbered) as frames:
+    with reading(source, strict=strict, time_limit=time_limit) as file:
         if end is not None and start >= end:
             return
         number = None
-        for number, frame, aspect in frames:
-            timed = TimedFrame(to_rgb(frame), frame.time, aspect)
-            with clock.paused():
-                yield timed
-            if number + 1 == end:
-                return
+        with closing(_numbered(file, start, [] if gaps is None else gaps)) as frames:
+            for number, frame, aspect in frames:
+                timed = TimedFrame(to_rgb(frame), frame.time, aspect)
+                with file.paused():
+                    yield timed
+                if number + 1 == end:
+                    return
         if number is None:
-            count = read_timeline(source, False, clock).packets
+            count = read_timeline(file).packets
             what = f"no frame {start}; it has {count} packets" if start else no_frame(count)
-            raise DecodeError(f"{name_of(source)}: {what}")
+            raise DecodeError(f"{file.name}: {what}")
 
 
 def _numbered(
-    source: Source,
-    first: int,
-    strict: bool,
-    clock: Clock,
-    gaps: list[int],
-    frames: int | None = None,
+    file: VideoFile, first: int, gaps: list[int], frames: int | None = None
 ) -> Generator[tuple[int, VideoFrame, Fraction], None, None]:
     """Yield (number, frame, pixel aspect) from `first` on: by pts after a seek, else counted."""
     position = first
-    timeline = read_numbering(source, strict, clock) if first and (strict or frames) else None
-    if timeline and first < len(timeline.pts) and (strict or frames == len(timeline.pts)):
-        with opened(source, strict) as (container, stream):
+    timeline = read_numbering(file) if first and (file.strict or frames) else None
+    if timeline and first < len(timeline.pts) and (file.strict or frames == len(timeline.pts)):
+        with opened(file) as video:
             try:
-                for frame in _from_keyframe(source, container, stream, timeline, first, clock):
+                for frame in _from_keyframe(video, timeline, first):
                     if frame.pts != timeline.pts[position]:
                         break
-                    yield position, frame, shown_aspect(stream, frame)
+                    yield position, frame, shown_aspect(video.stream, frame)
                     position += 1
                     if position == len(timeline.pts):
                         return
             except (av.FFmpegError, DecodeError):
                 pass  # a damaged stream fails again, and is reported, when counted from the start
-    with opened(source, strict) as (container, stream):
-        decoded = decoded_frames(source, container, stream, strict, clock, gaps)
-        for number, frame in enumerate(decoded):
+    with opened(file) as video:
+        for number, frame in enumerate(decoded_frames(video, None if file.strict else gaps)):
             if number >= position:
-                yield number, frame, shown_aspect(stream, frame)
+                yield number, frame, shown_aspect(video.stream, frame)
 
 
-def _from_keyframe(
-    source: Source,
-    container: InputContainer,
-    stream: VideoStream,
-    timeline: Timeline,
-    first: int,
-    clock: Clock,
-) -> Iterator[VideoFrame]:
+def _from_keyframe(video: OpenVideo, timeline: Timeline, first: int) -> Iterator[VideoFrame]:
     """Seek to the last sync frame not after frame `first`; yield the frames from that pts on.
 
     Yields nothing where the decoder finds no key frame there: then what follows it refers to frames
@@ -220,8 +189,8 @@ def _from_keyframe(
     place = bisect_right(timeline.keys, target) - 1
     key = timeline.keys[place] if place > 0 else None
     if key is not None:
-        container.seek(key, stream=stream, backward=True)
-    for frame in decoded_frames(source, container, stream, True, clock, []):
+        video.container.seek(key, stream=video.stream, backward=True)
+    for frame in decoded_frames(video, None):
         if frame.pts is not None and key is not None:
             if frame.pts < key:
                 continue  # of an open group of pictures, shown before its key frame
@@ -235,15 +204,62 @@ def _from_keyframe(
             yield frame
 
 
-def _can_seek(source: Source, timeline: Timeline, indices: Sequence[int], clock: Clock) -> bool:
+def decoded_frames(video: OpenVideo, gaps: list[int] | None) -> Iterator[VideoFrame]:
+    """Frames from where the container stands; `gaps` as in `iterate_frames`, None for `strict`."""
+    number = 0
+    counted = video.has_counted_container
+    for packet in video.packets(strict=gaps is None):
+        try:
+            frames = video.stream.decode(packet)
+        except av.FFmpegError:
+            if gaps is None:
+                raise
+            gaps.append(number)
+            continue
+        for frame in frames:
+            if gaps is None and frame.is_corrupt and not counted:
+                raise DecodeError(f"{video.file.name}: frame {number} is damaged")
+            yield frame
+            number += 1
+
+
+def check_decoder(decoder: Decoder, strict: bool) -> None:
+    """Refuse (`ValueError`) torchcodec where it is not installed, or asked to be `strict`."""
+    if decoder == "pyav":
+        return
+    if strict:
+        raise ValueError(
+            "decoder=torchcodec does not notice damaged data: use it with strict_decoding=false, "
+            "on files that were packed or verified, or use decoder=pyav"
+        )
+    _torchcodec_decoders()
+
+
+@cache
+def _torchcodec_decoders() -> Any:
+    """The module torchcodec.decoders."""
+    try:
+        return importlib.import_module("torchcodec.decoders")
+    except ImportError:
+        raise ValueError(
+            "decoder=torchcodec, but the package is not installed: pip install 'ivvae[torchcodec]'"
+            ", or use decoder=pyav"
+        ) from None
+    except (RuntimeError, OSError) as error:
+        raise ValueError(
+            "decoder=torchcodec, but its libraries cannot be loaded: install FFmpeg with shared "
+            f"libraries, or use decoder=pyav ({str(error).strip().partition(chr(10))[0]})"
+        ) from None
+
+
+def _can_seek(file: VideoFile, timeline: Timeline, indices: Sequence[int]) -> bool:
     """Whether torchcodec can serve: the sync frames are true ones, and no picture is mirrored."""
     keys = [bisect_right(timeline.keys, timeline.pts[n]) for n in indices if n < len(timeline.pts)]
     for key in {max(0, key - 1) for key in keys}:
         first = timeline.pts.index(timeline.keys[key]) if timeline.keys else 0
-        with opened(source, strict=False) as (container, stream):
+        with opened(file) as video:
             try:
-                decoded = _from_keyframe(source, container, stream, timeline, first, clock)
-                frame = next(decoded, None)
+                frame = next(_from_keyframe(video, timeline, first), None)
             except (av.FFmpegError, DecodeError):
                 return False
             if frame is None or frame.pts != timeline.pts[first]:
@@ -254,28 +270,32 @@ def _can_seek(source: Source, timeline: Timeline, indices: Sequence[int], clock:
     return True
 
 
-def decoded_frames(
-    source: Source,
-    container: InputContainer,
-    stream: VideoStream,
-    strict: bool,
-    clock: Clock,
-    gaps: list[int],
-) -> Iterator[VideoFrame]:
-    """Frames from where the container stands; the time is checked at every packet."""
-    number = 0
-    counted = is_counted_container(container)
-    for packet in packets_of(container, stream, strict):
-        clock.check()
-        try:
-            frames = stream.decode(packet)
-        except av.FFmpegError:
-            if strict:
-                raise
-            gaps.append(number)
-            continue
-        for frame in frames:
-            if strict and frame.is_corrupt and not counted:
-                raise DecodeError(f"{name_of(source)}: frame {number} is damaged")
-            yield frame
-            number += 1
+def torchcodec_frames(
+    source: Source, indices: Sequence[int], timeline: Timeline
+) -> UInt8[np.ndarray, "t h w 3"] | None:
+    """The frames numbered `indices`, RGB in 0..255; None where torchcodec gives no or other frames.
+
+    Args:
+        source: a file or its bytes.
+        timeline: of the same source.
+    """
+    pts, keys = timeline.pts, set(timeline.keys)
+    if max(indices) >= len(pts):
+        return None
+    places = [{"pts": time, "duration": 1, "key_frame": int(time in keys)} for time in pts]
+    try:
+        video = _torchcodec_decoders().VideoDecoder(
+            source,
+            stream_index=timeline.stream,
+            dimension_order="NHWC",
+            num_ffmpeg_threads=1,  # parallelism is over videos, in loader workers
+            device="cpu",
+            custom_frame_mappings=json.dumps({"frames": places}),
+        )
+        frames = video.get_frames_at(list(indices))
+    except (RuntimeError, ValueError, IndexError):  # PyAV reads the file, or says what is wrong
+        return None
+    times = np.array([pts[index] for index in indices]) * float(timeline.time_base)
+    if np.abs(frames.pts_seconds.numpy() - times).max() >= timeline.time_base / 2:
+        return None
+    return frames.data.numpy()

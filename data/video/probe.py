@@ -7,14 +7,13 @@ from itertools import pairwise
 
 import av
 import numpy as np
-from av.container import InputContainer
-from av.video.stream import VideoStream
 
-from data.video.decode import decoded_frames, iterate_frames, read_frames
-from data.video.decode_errors import TIME_LIMIT, Clock, DecodeError, Source, name_of, reporting
-from data.video.timeline import (
+from data.video.container import (
+    TIME_LIMIT,
+    DecodeError,
+    OpenVideo,
+    Source,
     Timeline,
-    codec_name,
     is_variable,
     mean_rate,
     no_frame,
@@ -22,8 +21,10 @@ from data.video.timeline import (
     pixel_aspect,
     read_numbering,
     read_timeline,
+    reading,
     video_streams,
 )
+from data.video.decode import decoded_frames, iterate_frames, read_frames
 from data.video.transforms import to_rgb
 
 COMPARED = 3
@@ -48,18 +49,6 @@ class VideoInfo:
     """What is unusual, and how it is read."""
 
 
-@dataclass(frozen=True)
-class Timing:
-    """What `read_timing` finds out."""
-
-    timeline: Timeline
-    """The time of every packet."""
-    fps: Fraction
-    """Mean frame rate in Hz, by the timestamps and the header."""
-    notes: tuple[str, ...]
-    """What is unusual, and how it is read."""
-
-
 def probe(source: Source, *, strict: bool = True, time_limit: float = TIME_LIMIT) -> VideoInfo:
     """Count a video's frames and measure them.
 
@@ -73,21 +62,20 @@ def probe(source: Source, *, strict: bool = True, time_limit: float = TIME_LIMIT
     Raises:
         DecodeError: the source is missing, empty, damaged or holds no video.
     """
-    clock = Clock(source, time_limit)
-    with reporting(source):
-        timeline = read_timeline(source, strict, clock)
-        with opened(source, strict) as (container, stream):
+    with reading(source, strict=strict, time_limit=time_limit) as file:
+        timeline = read_timeline(file)
+        with opened(file) as video:
             gaps: list[int] = []
-            frames = decoded_frames(source, container, stream, strict, clock, gaps)
+            frames = decoded_frames(video, None if strict else gaps)
             first = next(frames, None)
             if first is None:
-                raise DecodeError(f"{name_of(source)}: {no_frame(timeline.packets)}")
+                raise DecodeError(f"{file.name}: {no_frame(timeline.packets)}")
             height, width = to_rgb(first).shape[:2]
             exact = strict and timeline.numbers_frames
             count = len(timeline.pts) if exact else 1 + sum(1 for _ in frames)
-            rate = mean_rate(source, stream, timeline)
-            notes = (*stream_notes(container, stream, rate, timeline), *gap_notes(gaps))
-            return VideoInfo(count, height, width, float(rate), codec_name(stream), notes)
+            rate = mean_rate(video, timeline)
+            notes = (*stream_notes(video, rate, timeline), *gap_notes(gaps))
+            return VideoInfo(count, height, width, float(rate), video.codec, notes)
 
 
 def probe_header(source: Source) -> VideoInfo:
@@ -98,31 +86,39 @@ def probe_header(source: Source) -> VideoInfo:
     Raises:
         DecodeError: the source cannot be opened, holds no video or tells no frame rate.
     """
-    with reporting(source), opened(source, strict=False) as (container, stream):
-        timeline = None
+    with (
+        reading(source, strict=False, time_limit=TIME_LIMIT) as file,
+        opened(file) as video,
+    ):
+        timeline, stream, context = None, video.stream, video.stream.codec_context
         stated = {rate for rate in (stream.average_rate, stream.guessed_rate) if rate}
         if stream.duration and stream.time_base:
             seconds = stream.duration * stream.time_base
         else:
-            seconds = Fraction(container.duration or 0, av.time_base)
+            seconds = Fraction(video.container.duration or 0, av.time_base)
         doubtful = len(stated) > 1 and max(stated) > 1.01 * min(stated)
         if not stream.frames and (doubtful or not seconds):
-            timeline = read_timeline(source, False, Clock(source, TIME_LIMIT))
-        rate, context = mean_rate(source, stream, timeline), stream.codec_context
+            timeline = read_timeline(file)
+        rate = mean_rate(video, timeline)
         frames = timeline.packets if timeline else stream.frames or round(seconds * rate)
-        notes = stream_notes(container, stream, rate, timeline)
-        return VideoInfo(
-            frames, context.height, context.width, float(rate), codec_name(stream), notes
-        )
+        notes = stream_notes(video, rate, timeline)
+        return VideoInfo(frames, context.height, context.width, float(rate), video.codec, notes)
 
 
-def read_timing(source: Source, *, strict: bool = True, time_limit: float = TIME_LIMIT) -> Timing:
-    """When the frames of a video are shown, by its packets; errors as in `probe`."""
-    with reporting(source):
-        timeline = read_timeline(source, strict, Clock(source, time_limit))
-        with opened(source, strict) as (container, stream):
-            rate = mean_rate(source, stream, timeline)
-            return Timing(timeline, rate, stream_notes(container, stream, rate, timeline))
+def read_timing(
+    source: Source, *, strict: bool = True, time_limit: float = TIME_LIMIT
+) -> tuple[Timeline, Fraction, tuple[str, ...]]:
+    """When the frames of a video are shown, by its packets; errors as in `probe`.
+
+    Returns:
+        The time of every packet; the mean frame rate in Hz, by them and the header; and notes as
+        in `VideoInfo`.
+    """
+    with reading(source, strict=strict, time_limit=time_limit) as file:
+        timeline = read_timeline(file)
+        with opened(file) as video:
+            rate = mean_rate(video, timeline)
+            return timeline, rate, stream_notes(video, rate, timeline)
 
 
 def check_frames(
@@ -136,42 +132,37 @@ def check_frames(
     Raises:
         DecodeError: as `read_frames`; or seeking gives other pixels, or frames differ in size.
     """
-    clock = Clock(source, time_limit)
-    with reporting(source):
-        timeline = read_numbering(source, strict, clock)
-        compared: dict[int, np.ndarray | None] = {}
+    with reading(source, strict=strict, time_limit=time_limit) as file:
+        timeline, wanted = read_numbering(file), set()
         if timeline is not None and len(timeline.keys) > 1:
             keys = np.searchsorted(timeline.pts, timeline.keys)
             ends = [*(keys[2:] - 1).tolist(), len(timeline.pts) - 1]  # of each group but the first
             places = np.linspace(0, len(ends) - 1, COMPARED).round().astype(int)
-            compared = {ends[place]: None for place in places}
+            wanted = {ends[place] for place in places}
         count, size = 0, None
-        images = iterate_frames(source, strict=strict, time_limit=time_limit)
-        for count, image in enumerate(images, 1):
+        compared: dict[int, np.ndarray] = {}
+        frames = iterate_frames(source, strict=strict, time_limit=time_limit)
+        for count, image in enumerate((frame.image for frame in frames), 1):
             size = size or image.shape[:2]
             if image.shape[:2] != size:
-                raise DecodeError(f"{name_of(source)}: frames of {size} and {image.shape[:2]}")
-            if count - 1 in compared:
+                raise DecodeError(f"{file.name}: frames of {size} and {image.shape[:2]}")
+            if count - 1 in wanted:
                 compared[count - 1] = image
         for number, image in compared.items():
-            if image is None:
-                continue
             sought = read_frames(source, [number], strict=strict, frames=count)[0]
             if not np.array_equal(sought, image):
                 raise DecodeError(
-                    f"{name_of(source)}: seeking to frame {number} gives other pixels than "
-                    "decoding in sequence"
+                    f"{file.name}: seeking to frame {number} gives other pixels than decoding in "
+                    "sequence"
                 )
         assert size is not None  # no frame is an error
         return count, *size
 
 
-def stream_notes(
-    container: InputContainer, stream: VideoStream, rate: Fraction, timeline: Timeline | None
-) -> tuple[str, ...]:
+def stream_notes(video: OpenVideo, rate: Fraction, timeline: Timeline | None) -> tuple[str, ...]:
     """What is unusual about a file, and how it is read."""
-    notes = []
-    if (count := len(video_streams(container))) > 1:
+    notes, stream = [], video.stream
+    if (count := len(video_streams(video.container))) > 1:
         which = "the default one" if stream.disposition & 1 else "the first one"
         notes.append(f"{count} video streams; stream {stream.index} is read, {which}")
     stated = stream.average_rate

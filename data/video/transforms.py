@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.video.timeline import pixel_aspect
+from data.video.container import pixel_aspect
 
 Filter = Literal["bilinear", "bicubic"]
 EXACT = (

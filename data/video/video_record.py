@@ -13,17 +13,15 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from common.seeding import fold
-from data.video.decode import TIME_LIMIT, DecodeError, TimedFrame, iterate_timed_frames
-from data.video.decode_errors import printable
+from common.files import printable
+from data.video.container import TIME_LIMIT, DecodeError, Timeline, is_variable
+from data.video.decode import TimedFrame, iterate_frames
 from data.video.probe import gap_notes, probe_header, read_timing
-from data.video.timeline import Timeline, is_variable
 
 VIDEO_EXTENSIONS = (
     *("mp4", "mkv", "avi", "mov", "webm", "mpg", "mpeg", "m4v", "wmv", "flv", "ts", "3gp", "3g2"),
@@ -120,8 +118,15 @@ class RecordFrames:
     """Mean frames per second, Hz; with a rate asked for, this one."""
     frames: Iterator[TimedFrame]
     """One at a time; images of a folder or zip have no times."""
-    notes: list[str]
-    """What is unusual about the file and how it is read; complete when the frames end."""
+    file_notes: Sequence[str] = ()
+    """What is unusual about the file and how it is read."""
+    gaps: Sequence[int] = ()
+    """Frames before each damaged packet that has been passed over."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is unusual; complete when the frames end."""
+        return (*self.file_notes, *gap_notes(self.gaps))
 
 
 def open_record(
@@ -141,28 +146,30 @@ def open_record(
     Raises:
         DecodeError: the source cannot be read; also while iterating.
     """
+    notes, gaps = (), []
     if record.synthetic is not None:
-        rate, notes = Fraction(record.synthetic.fps).limit_denominator(1001), []
+        rate = Fraction(record.synthetic.fps).limit_denominator(1001)
         images = islice(record.synthetic.frames(record.path), record.start, record.end)
-        frames = (TimedFrame(image, None, Fraction(1)) for image in images)
+        frames = map(TimedFrame, images)
     elif record.images:
         names = record.images[record.start : record.end]
         if not names:
             raise DecodeError(
                 f"{printable(record.path)}: no frame {record.start}; it has fewer images"
             )
-        rate, notes = Fraction(record.fps or 0).limit_denominator(1001), []
-        frames = _images(record.path, names)
+        rate = Fraction(record.fps or 0).limit_denominator(1001)
+        frames = map(TimedFrame, _images(record.path, names))
     else:
-        timing = read_timing(record.path, strict=strict, time_limit=time_limit)
-        rate, notes = timing.fps, list(timing.notes)
-        start, end = _stretch(record, rate, timing.timeline)
-        frames = _video(record, start, end, strict, time_limit, notes)
+        timeline, rate, notes = read_timing(record.path, strict=strict, time_limit=time_limit)
+        start, end = _stretch(record, rate, timeline)
+        frames = iterate_frames(
+            record.path, start, end, strict=strict, time_limit=time_limit, gaps=gaps
+        )
     if record.box is not None:
         frames = _boxed(record, frames, record.box)
-    if fps is None:
-        return RecordFrames(rate, frames, notes)
-    return RecordFrames(Fraction(fps), _at_rate(record, frames, rate, fps), notes)
+    if fps is not None:
+        rate, frames = Fraction(fps), _at_rate(record, frames, rate, fps)
+    return RecordFrames(rate, frames, notes, gaps)
 
 
 def probe_record(record: VideoRecord) -> tuple[int, float]:
@@ -173,12 +180,11 @@ def probe_record(record: VideoRecord) -> tuple[int, float]:
     Raises:
         DecodeError: the file cannot be opened as a video.
     """
+    part = slice(record.start, record.end)
     if record.synthetic is not None:
-        return len(range(record.synthetic.num_frames)[record.start : record.end]), (
-            record.synthetic.fps
-        )
+        return len(range(record.synthetic.num_frames)[part]), record.synthetic.fps
     if record.images:
-        return len(record.images[record.start : record.end]), record.fps or 0.0
+        return len(record.images[part]), record.fps or 0.0
     info = probe_header(record.path)
     start, end = _stretch(record, Fraction(info.fps), None)
     return max(0, min(info.frames, info.frames if end is None else end) - start), info.fps
@@ -191,35 +197,14 @@ def source_sizes(record: VideoRecord) -> dict[str, int | None]:
     return {str(file): file.stat().st_size if file.exists() else None for file in files}
 
 
-def split_by_id(
-    records: Sequence[VideoRecord], holdout: float, part: Literal["train", "test"]
-) -> list[VideoRecord]:
-    """Part of the records: about a fraction `holdout` is `test`, the others are `train`.
-
-    A hash of each id decides, so a record stays in its part when others come or go. Recordings
-    that belong together (UCF-101's groups) may be separated: prefer the split a set comes with.
-
-    Raises:
-        ValueError: `holdout` is not between 0 and 1.
-    """
-    if not 0 < holdout < 1:
-        raise ValueError(f"holdout={holdout} must be a fraction between 0 and 1")
-    return [
-        record
-        for record in records
-        if (fold("holdout", record.id) < holdout * 2**63) == (part == "test")
-    ]
-
-
 def _stretch(
     record: VideoRecord, rate: Fraction, timeline: Timeline | None
 ) -> tuple[int, int | None]:
     """The frames `[start, end)` of a record: those whose times are nearest to its seconds."""
     if record.seconds is None:
         return record.start, record.end
-    times = timeline.seconds if timeline is not None and timeline.pts else []
-    length = times[-1] + 1 / float(rate) if times else None
-    if length is not None and record.seconds[0] >= length:
+    times = timeline.seconds if timeline is not None else []
+    if times and record.seconds[0] >= (length := times[-1] + 1 / float(rate)):
         raise DecodeError(
             f"{printable(record.path)}: {record.id}, the stretch from {record.seconds[0]:g} to "
             f"{record.seconds[1]:g} s, begins past the video's end at {length:.1f} s"
@@ -233,23 +218,6 @@ def _stretch(
     else:
         start, end = (round(time * rate) for time in record.seconds)
     return start, max(end, start + 1)
-
-
-def _video(
-    record: VideoRecord,
-    start: int,
-    end: int | None,
-    strict: bool,
-    time_limit: float,
-    notes: list[str],
-) -> Iterator[TimedFrame]:
-    gaps: list[int] = []
-    try:
-        yield from iterate_timed_frames(
-            record.path, start, end, strict=strict, time_limit=time_limit, gaps=gaps
-        )
-    finally:
-        notes.extend(gap_notes(gaps))
 
 
 def _boxed(
@@ -292,7 +260,7 @@ def _at_rate(
         count += 1
 
 
-def _images(path: Path, names: tuple[str, ...]) -> Iterator[TimedFrame]:
+def _images(path: Path, names: tuple[str, ...]) -> Iterator[np.ndarray]:
     """Decode images in a folder or a zip one at a time; all must be of one size."""
     size = None
     with ExitStack() as stack:
@@ -308,7 +276,7 @@ def _images(path: Path, names: tuple[str, ...]) -> Iterator[TimedFrame]:
                     f"but earlier frames have {size}"
                 )
             size = image.shape[:2]
-            yield TimedFrame(image, None, Fraction(1))
+            yield image
 
 
 def _decode(path: Path, name: str, archive: zipfile.ZipFile | None) -> np.ndarray:
