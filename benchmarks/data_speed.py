@@ -26,8 +26,9 @@ from common.config import Config
 from common.measure import Timing
 from common.pixels import to_float
 from data.clips.batch_order import BatchOrder
+from data.clips.batches import batches
 from data.clips.dataset import ClipConfig, ClipDataset
-from data.clips.loader import batches
+from data.clips.options import Cut
 from data.latents.dataset import LatentDataset
 from data.latents.inspection import export_latents
 from data.latents.shards import CacheConfig
@@ -72,18 +73,19 @@ def run(config: DataSpeed) -> None:
 
 
 def _decoding(_: Path, config: DataSpeed) -> None:
+    first = Cut(SPAN[0])
     for height, width in config.sizes:
         video = encode_video(moving_noise(120, height, width), 25, quality=23)
         options = ClipConfig(folder="none", frames=17, stride=3, height=height, width=width)
         readers: dict[str, Callable[[], Tensor]] = {
             "plain PyAV loop": lambda v=video, h=height, w=width: fit(_plain(v), h, w),
-            "ours": lambda v=video, o=options: o.cut(v, 120, 3, SPAN[0]),
+            "ours": lambda v=video, o=options: o.clip(v, 120, 3, first),
         }
         if importlib.util.find_spec("torchcodec"):
             other = replace(options, decoder="torchcodec", strict_decoding=False)
             readers |= {
                 "torchcodec": lambda v=video, h=height, w=width: fit(_torchcodec(v), h, w),
-                "ours, decoder=torchcodec": lambda v=video, o=other: o.cut(v, 120, 3, SPAN[0]),
+                "ours, decoder=torchcodec": lambda v=video, o=other: o.clip(v, 120, 3, first),
             }
         exact = to_float(readers["plain PyAV loop"]())
         for name, reader in readers.items():
@@ -130,7 +132,7 @@ def _latents(folder: Path, config: DataSpeed) -> LatentDataset:
 def _reading(folder: Path, config: DataSpeed) -> None:
     latents = _latents(folder, config)
     mean = LatentDataset(folder / "latents", posterior="mean")
-    tars = [str(tar) for tar in export_latents(latents, folder / "tars", progress=False)]
+    tars = [str(tar) for tar in export_latents(latents, folder / "tars")]
     order = BatchOrder(latents.shard_sizes, 1, seed=0).epoch_order(0).tolist()
     for item, sample in zip(range(8), _tars(tars), strict=False):
         assert_close(latents.raw(item)["moments"], sample, rtol=0, atol=0)

@@ -12,6 +12,8 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from data.clips.dataset import ClipConfig
+from data.clips.options import Cut
+from data.importers import ImportResult
 from data.shards.index import ShardIndex, write_index
 from data.shards.pack_video import ShardConfig
 from data.shards.write import write_shards
@@ -38,7 +40,7 @@ def packed(folder: Path, videos: int = 8) -> Path:
             path = folder / f"{number}.mp4"
             write_video(path, moving_noise(40, 96, 96)[:, ::-1] // (number + 1), 25)
             records.append(VideoRecord(f"video{number}", path, number % 2))
-        write_shards(records, out, ShardConfig(reencode=False), ["a", "b"], progress=False)
+        write_shards(ImportResult(records, ["a", "b"]), out, ShardConfig(reencode=False))
     return out
 
 
@@ -78,6 +80,6 @@ class BlankVideos:
         """Frames by which a clip's start may vary: none."""
         return 0
 
-    def clip(self, index: int, start: int, flip: bool) -> Tensor:
+    def clip(self, index: int, cut: Cut) -> Tensor:
         """One black pixel, `3 1 1 1`."""
         return torch.zeros(3, 1, 1, 1)

@@ -30,6 +30,12 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if pinned else os.cpu_count() or 1
 
 
+def one_thread(_: int = 0) -> None:
+    """Let a worker compute with one thread: workers scale by their number, not by threads that
+    compete for CPUs. Also a `DataLoader`'s `worker_init_fn`."""
+    torch.set_num_threads(1)
+
+
 def system() -> list[str]:
     """Versions, processors, memory."""
     memory, cpus = psutil.virtual_memory(), usable_cpus()

@@ -9,8 +9,9 @@ from collections.abc import Callable, Generator, Sequence
 from multiprocessing import get_context, parent_process
 from typing import TypeVar
 
-import torch
 from pebble import ProcessExpired, ProcessPool
+
+from common.machine import one_thread
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -97,7 +98,7 @@ def _watched(function: Callable[[Task], Result], task: Task) -> Result:
 def _begin(patience: float | None) -> None:
     global _patience  # noqa: PLW0603  (of this worker process)
     _patience = patience
-    torch.set_num_threads(1)
+    one_thread()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the pool
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -1,4 +1,5 @@
 """Videos and latents on disk, and how training reads them.
 
-`verify` checks what is stored. May import `common` and `engine`.
+`training` is what a training run takes, `verify` checks what is stored. May import `common` and
+`engine`.
 """

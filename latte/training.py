@@ -115,14 +115,6 @@ class Samples:
         return torch.cat(clips).clamp(-1, 1)
 
 
-class LabeledLatents(Protocol):
-    """Normalized latents by their numbers, with labels."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> tuple[Float[Tensor, "c t h w"], int]: ...
-
-
 class JointBatch:
     """A global batch of clips among which a number of images is spread evenly.
 
@@ -229,8 +221,13 @@ class LatteLoss:
         weight = self.joint.frame_weight(positions)
         return drawn if weight is None else {**drawn, "frame_weight": weight}
 
-    def scores(self, model: nn.Module, clips: LabeledLatents, seed: int) -> dict[str, float]:
+    def scores(
+        self, model: nn.Module, clips: Sequence[tuple[Float[Tensor, "c t h w"], int]], seed: int
+    ) -> dict[str, float]:
         """The mean over clips of `quarters`. All processes share the clips, and get the same.
+
+        Args:
+            clips: normalized latents with their labels.
 
         Returns: "mse", and of the quarters "mse_quarter_1" to "mse_quarter_4".
         """

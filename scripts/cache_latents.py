@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
@@ -13,11 +12,11 @@ from common.accelerator import inference_precision, make_accelerator
 from common.cli import main
 from common.config import BatchSize, Workers
 from common.files import read_json
-from common.output_folder import lock_folder
+from common.output_folder import in_main_process, lock_folder
 from common.pixels import to_float
 from data.clips.dataset import ClipDataset, PackedClips
 from data.latents.shards import CacheConfig
-from data.latents.writer import Encode, LatentCache
+from data.latents.writer import LatentCache
 from vae.base import VideoAutoencoder
 from vae.parts import encoder_hash
 from vae.registry import load_vae, split_source
@@ -71,36 +70,22 @@ def run(config: CacheLatents) -> None:
         if cache.complete and not pending:
             accelerator.print(f"{config.out} is complete: nothing to do")
         else:
-            _fill(cache, todo, pending, encode, config, accelerator)
+            in_main_process(lambda: cache.begin(pending), accelerator)
+            timing = cache.write(
+                *(encode, todo),
+                device=accelerator.device,
+                batch_size=config.batch_size,
+                workers=config.workers,
+                progress=accelerator.is_main_process,
+            )
+            accelerator.wait_for_everyone()
+            totals = in_main_process(cache.finish, accelerator)["totals"]
+            accelerator.print(
+                f"{config.out}: " + ", ".join(f"{count} {name}" for name, count in totals.items())
+            )
+            shares = ", ".join(f"{name} {share:.0%}" for name, share in timing.shares.items())
+            accelerator.print(f"time of process 0: {shares} (decode and write: waiting for them)")
     accelerator.end_training()
-
-
-def _fill(
-    cache: LatentCache,
-    todo: list[int],
-    pending: int,
-    encode: Encode,
-    config: CacheLatents,
-    accelerator: Accelerator,
-) -> None:
-    """Make the shards `todo` of this process, of `pending` in all, and the manifest."""
-    is_main = accelerator.is_main_process
-    if is_main:
-        cache.begin(pending)
-    accelerator.wait_for_everyone()
-    timing = cache.write(
-        *(encode, todo),
-        device=accelerator.device,
-        batch_size=config.batch_size,
-        workers=config.workers,
-        progress=is_main,
-    )
-    accelerator.wait_for_everyone()
-    if is_main:
-        totals = cache.finish()["totals"]
-        print(f"{config.out}: " + ", ".join(f"{count} {name}" for name, count in totals.items()))
-        shares = ", ".join(f"{name} {share:.0%}" for name, share in timing.shares.items())
-        print(f"time of process 0: {shares} (decode and write: waiting for them)")
 
 
 def _describe(model: VideoAutoencoder, source: str) -> dict[str, Any]:

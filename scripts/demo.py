@@ -14,6 +14,7 @@ from common.machine import usable_cpus
 from common.measure import peak_memory_bytes
 from common.output_folder import lock_folder
 from common.stages import CommandStages, run_stage
+from data.importers import ImportResult
 from data.importers.wheels import demo_records, fetch_clips
 from data.shards.pack_video import ShardConfig
 from data.shards.write import write_shards
@@ -114,8 +115,8 @@ def _pack(config: Path, record: Path) -> dict[str, Any]:
 
     def pack() -> int:
         for part in ("train", "test"):
-            records, names = demo_records(CLIPS, part)
-            write_shards(records, RUN / "shards" / part, options, names)
+            found = ImportResult(*demo_records(CLIPS, part))
+            write_shards(found, RUN / "shards" / part, options)
         return peak_memory_bytes()
 
     return run_stage(record, pack, settings={config.name: config.read_text()})

@@ -66,14 +66,12 @@ def run(config: Any) -> None:
             print("\n".join(dry_run(found, _shard_config(config, found), _workers(config))))
         return
     report = write_shards(
-        found.records,
+        found,
         config.out,
         _shard_config(config, found),
-        found.class_names,
         on_error=config.on_error,
         workers=_workers(config),
         time_limit=config.time_limit,
-        scan=found,
         accelerator=accelerator,
     )
     if is_main:

@@ -16,8 +16,8 @@ from common.files import write_json
 from common.output_folder import Input, lock_folder
 from common.pixels import to_float
 from common.seeding import fold
+from data.clips.batches import training_batches
 from data.clips.dataset import ClipConfig, ClipDataset
-from data.clips.loader import training_batches
 from engine.accelerator import training_accelerator
 from engine.config import TrainConfig
 from engine.losses import Batch, Losses, StepInfo

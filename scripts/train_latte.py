@@ -13,8 +13,8 @@ from common.cli import main
 from common.config import MAY_CHANGE
 from common.output_folder import Input, lock_folder
 from data.clips.batch_order import logging_sources, source_names
-from data.clips.loader import training_batches
-from data.latents.training import LatentTraining, hash_of
+from data.clips.batches import training_batches
+from data.training import LatentTraining, hash_of
 from engine.accelerator import training_accelerator
 from engine.dry_run import dry_run
 from engine.prefetch import with_draws
@@ -109,7 +109,7 @@ def _train(config: TrainLatte, accelerator: Accelerator) -> Path | None:
             *(trainer, next(batches(0)), loss),
             clips_in_data=sum(map(len, parts)),
             clips_per_step=train.global_batch_size,
-            sources=config.clips_per_source(parts, clips),
+            sources=config.clips_per_source(parts),
         )
         return None
 

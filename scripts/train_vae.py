@@ -12,7 +12,7 @@ from common.cli import main
 from common.config import MAY_CHANGE
 from common.output_folder import Input, lock_folder
 from data.clips.batch_order import logging_sources, source_names
-from data.clips.training import ClipTraining
+from data.training import ClipTraining
 from engine.accelerator import training_accelerator
 from engine.dry_run import dry_run
 from engine.memory import measured_memory

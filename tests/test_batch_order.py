@@ -11,10 +11,10 @@ sizes = st.lists(st.integers(0, 12), min_size=1, max_size=40).filter(lambda x: s
 seeds = st.integers(0, 2**31)
 
 
-@given(shard_sizes=sizes, seed=seeds, shuffle=st.booleans(), data=st.data())
-def test_an_epoch_visits_each_sample_at_most_once(shard_sizes, seed, shuffle, data):
+@given(shard_sizes=sizes, seed=seeds, data=st.data())
+def test_an_epoch_visits_each_sample_at_most_once(shard_sizes, seed, data):
     total = sum(shard_sizes)
-    order = BatchOrder(shard_sizes, data.draw(st.integers(1, total)), seed, shuffle)
+    order = BatchOrder(shard_sizes, data.draw(st.integers(1, total)), seed)
     for epoch in (0, 3):
         first = epoch * order.steps_per_epoch
         seen = [s for step in range(order.steps_per_epoch) for s in order.batch(first + step)]
@@ -70,15 +70,6 @@ def test_samples_are_mixed_inside_groups_of_shards_only():
     parts = [set(part.tolist()) for part in np.split(order, groups)]
     assert sorted(s for part in parts for s in part) == list(range(shards))  # no shard in two
     assert len(set(order[: 2 * SHARDS_PER_GROUP].tolist())) > 4  # and mixed from the first sample
-
-
-def test_without_shuffle_the_order_is_the_stored_one():
-    order = BatchOrder([3, 4], 2, seed=7, shuffle=False)
-    assert [order.batch(step) for step in (0, 2, 3)] == [
-        [(0, 0), (0, 1)],
-        [(0, 4), (0, 5)],
-        [(1, 0), (1, 1)],
-    ]
 
 
 def test_the_order_of_an_epoch_is_made_once():

@@ -9,9 +9,15 @@ import torch
 from torch.testing import assert_close
 
 from data.clips.batch_order import BatchOrder
-from data.clips.buckets import Bucket, BucketClips, BucketConfig, BucketOrder
+from data.clips.batches import (
+    Bucket,
+    BucketClips,
+    BucketConfig,
+    BucketOrder,
+    batches,
+    training_batches,
+)
 from data.clips.dataset import ClipConfig
-from data.clips.loader import batches, training_batches
 from tests.builders.packed import pack
 from tests.builders.videos import read_barcode
 

@@ -13,6 +13,7 @@ from common.accelerator import inference_precision
 from common.cli import main
 from common.pixels import to_float
 from data.clips.dataset import ClipConfig, ClipDataset
+from data.clips.options import Cut
 from data.latents.dataset import LatentDataset
 from data.verify import verify
 from scripts.cache_latents import CacheLatents, run
@@ -60,7 +61,7 @@ def test_the_cache_holds_the_moments_of_the_clips(inputs, out):
     clips = ClipDataset(config, seed=0)
     for index in (0, 5, 11):
         item = latents.raw(index)
-        video = clips.clip(index // 4, item["start"], flip=item["flip"])
+        video = clips.clip(index // 4, Cut(item["start"], flip=item["flip"]))
         with torch.inference_mode():
             expected = vae.encode(to_float(video[None])).moments[0]
         assert_close(item["moments"].float(), expected, rtol=1e-3, atol=1e-3)

@@ -7,6 +7,7 @@ from torch.testing import assert_close
 
 from common.files import read_json
 from data.clips.dataset import ClipConfig
+from data.importers import ImportResult
 from data.shards.pack_video import ShardConfig
 from data.shards.write import write_shards
 from data.video.video_record import VideoRecord
@@ -68,7 +69,7 @@ def test_learns_to_tell_classes_apart(tmp_path):
             records.append(VideoRecord(f"{name}{i}", path, label=i // 3))
         folders[name] = tmp_path / name
         config = ShardConfig(short_side=32, min_frames=4)
-        write_shards(records, folders[name], config, ["dark", "light"], progress=False)
+        write_shards(ImportResult(records, ["dark", "light"]), folders[name], config)
     metrics = train_classifier.run(
         training(
             folders["train"],

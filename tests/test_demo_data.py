@@ -2,6 +2,7 @@
 
 import pytest
 
+from data.importers import ImportResult
 from data.importers.wheels import SHOTS, demo_records, segments
 from data.shards.index import ShardIndex
 from data.shards.pack_video import ShardConfig
@@ -53,7 +54,7 @@ def test_classes_are_balanced_and_shots_do_not_overlap():
 
 def test_segments_pack_to_their_own_frames(clips, tmp_path):
     records, class_names = demo_records(clips, "test")
-    write_shards(records, tmp_path, ShardConfig(short_side=32), class_names, progress=False)
+    write_shards(ImportResult(records, class_names), tmp_path, ShardConfig(short_side=32))
     index = ShardIndex.load(tmp_path)
     assert len(index) == len(records)
     for number, record in enumerate(records):

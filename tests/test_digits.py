@@ -183,16 +183,16 @@ def test_speeds_are_drawn_evenly_up_to_the_largest(root):
 def test_shards_hold_every_pixel_and_tell_other_clips_apart(root, tmp_path):
     found = Digits(root=root, num_clips=3, size=32, frames=9).scan()
     config = ShardConfig(codec="ffv1", min_frames=9)
-    write_shards(found.records, tmp_path, config, found.class_names, progress=False)
+    write_shards(found, tmp_path, config)
     index = ShardIndex.load(tmp_path)
     for number in range(3):
         drawn = video(root, number, size=32, frames=9)
         np.testing.assert_array_equal(read_frames(index.read(number), range(9)), drawn)
     faster = Digits(root=root, num_clips=3, size=32, frames=9, speed=3).scan()
     with pytest.raises(ValueError, match=r"videos was 3 videos .*, now 3 videos"):
-        write_shards(faster.records, tmp_path, config, found.class_names, progress=False)
+        write_shards(faster, tmp_path, config)
     with pytest.raises(ValueError, match="images or computed must be encoded"):
-        write_shards(found.records, tmp_path / "b", ShardConfig(reencode=False), list("0123456789"))
+        write_shards(found, tmp_path / "b", ShardConfig(reencode=False))
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def cached(tmp_path_factory):
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset leaves shards to the collector
 def test_webdataset_reads_an_export(cached, tmp_path):
     latents = LatentDataset(cached)
-    tars = export_latents(latents, tmp_path / "out", progress=False)
+    tars = export_latents(latents, tmp_path / "out")
     assert len(tars) == len(latents.shard_sizes)
     samples = list(webdataset.WebDataset(list(map(str, tars)), shardshuffle=False).decode())
     assert len(samples) == len(latents)

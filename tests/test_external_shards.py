@@ -12,7 +12,7 @@ from common.cli import parse
 from data.clips.dataset import ClipConfig, ClipDataset
 from data.shards.external import index_external
 from data.shards.index import ShardIndex
-from data.shards.tars import find_label, split_name, video_extension
+from data.shards.tars import find_label, video_extension
 from data.verify import verify
 from data.video.decode import read_frames
 from scripts.index_shards import IndexShards, run
@@ -58,7 +58,7 @@ def content(folder):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_tars_of_webdatasets_writer_load_like_our_own(theirs, videos, workers):
     before = content(theirs)
-    report = index_external(theirs, workers=workers, progress=False)
+    report = index_external(theirs, workers=workers)
     assert (report.shards, report.found, report.written, report.unlabeled) == (2, 3, 3, 0)
     assert content(theirs) == before
     index = ShardIndex.load(theirs)
@@ -83,7 +83,7 @@ def test_our_own_shards_without_their_index_can_be_indexed_like_others(tmp_path)
     ours = ShardIndex.load(folder)
     for file in folder.glob("*.json"):
         file.unlink()
-    index_external(folder, progress=False)
+    index_external(folder)
     again = ShardIndex.load(folder)
     assert list(again.entries) == list(ours.entries)
     assert again.class_names == ours.class_names
@@ -91,7 +91,7 @@ def test_our_own_shards_without_their_index_can_be_indexed_like_others(tmp_path)
 
 def test_the_index_may_lie_elsewhere(theirs, tmp_path, videos):
     out = tmp_path / "index"
-    index_external(theirs, out, progress=False)
+    index_external(theirs, out)
     assert not (theirs / "index.json").exists()
     index = ShardIndex.load(out)
     assert index.read(2) == videos[2]
@@ -111,25 +111,25 @@ def test_a_stopped_run_goes_on_and_a_later_one_looks_at_changes_only(theirs, vid
 
     monkeypatch.setattr(data.shards.external, "_scan", watched)
     with pytest.raises(KeyboardInterrupt):
-        index_external(theirs, progress=False)
+        index_external(theirs)
     assert not (theirs / "index.json").exists()
-    first = index_external(theirs, progress=False)
+    first = index_external(theirs)
     assert scanned == ["a.tar", "b.tar", "b.tar"]
     os.utime(theirs / "a.tar", ns=(1, 1))  # copied: another time, the same content
     with pytest.raises(ValueError, match=r"a.tar: was changed or copied"):
         ShardIndex.load(theirs)
-    assert index_external(theirs, progress=False).hash == first.hash
+    assert index_external(theirs).hash == first.hash
     assert scanned == ["a.tar", "b.tar", "b.tar"]
     write(theirs / "a.tar", [{"__key__": "000", "mp4": videos[1], "cls": 0}])
     with pytest.raises(ValueError, match=r"a.tar: the shard has \d+ bytes, not \d+"):
         ShardIndex.load(theirs)
-    assert index_external(theirs, progress=False).hash != first.hash
+    assert index_external(theirs).hash != first.hash
     assert scanned == ["a.tar", "b.tar", "b.tar", "a.tar"]
     assert ShardIndex.load(theirs).read(0) == videos[1]
 
 
 def test_a_change_that_keeps_size_and_time_is_found_by_verify(theirs):
-    index_external(theirs, progress=False)
+    index_external(theirs)
     stat = (theirs / "a.tar").stat()
     with open(theirs / "a.tar", "r+b") as file:
         file.seek(2000)
@@ -149,8 +149,8 @@ def test_bad_videos_and_samples_without_one(tmp_path, videos):
     ]
     write(tmp_path / "x.tar", samples)
     with pytest.raises(ValueError, match=r"x.tar: page: .*HTML page.*on_error=skip"):
-        index_external(tmp_path, progress=False)
-    report = index_external(tmp_path, on_error="skip", progress=False)
+        index_external(tmp_path)
+    report = index_external(tmp_path, on_error="skip")
     assert (report.found, report.written, report.unlabeled) == (4, 1, 1)
     assert report.without_video == ("text",)
     assert [failure.id for failure in report.failures] == ["page", "odd"]
@@ -164,7 +164,7 @@ def test_labels_that_are_names_are_numbered(tmp_path, videos):
         {"__key__": "b", "mp4": videos[1], "json": {"label": "jump"}},
     ]
     write(tmp_path / "x.tar", samples)
-    index_external(tmp_path, progress=False)
+    index_external(tmp_path)
     index = ShardIndex.load(tmp_path)
     assert index.class_names == ["jump", "run"]
     assert [sample.label for sample in index.entries] == [1, 0]
@@ -174,26 +174,12 @@ def test_labels_that_contradict_each_other_are_refused(tmp_path, videos):
     def two(a, b):
         samples = [{"__key__": k, "mp4": videos[1], "json": j} for k, j in (("a", a), ("b", b))]
         write(tmp_path / "x.tar", samples)
-        index_external(tmp_path, progress=False)
+        index_external(tmp_path)
 
     with pytest.raises(ValueError, match="some labels are numbers, others names"):
         two({"label": 1}, {"label": "run"})
     with pytest.raises(ValueError, match=r"label 1 is 'run' .* 'jump' in b"):
         two({"label": 1, "class_name": "run"}, {"label": 1, "class_name": "jump"})
-
-
-@pytest.mark.parametrize(
-    ("name", "parts"),
-    [
-        ("a/b.c/000.mp4", ("a/b.c/000", "mp4")),
-        ("v.left.mp4", ("v", "left.mp4")),
-        ("README", None),
-        (".hidden", None),
-    ],
-)
-def test_members_are_split_as_webdataset_does(name, parts):
-    assert split_name(name) == parts
-    assert wds.tariterators.base_plus_ext(name) == (parts or (None, None))
 
 
 def test_video_members_and_labels():
@@ -211,20 +197,20 @@ def test_video_members_and_labels():
 def test_what_is_no_tar_is_refused(tmp_path, theirs, videos):
     (tmp_path / "nothing").mkdir()
     with pytest.raises(ValueError, match=r"no .tar files"):
-        index_external(tmp_path / "nothing", progress=False)
+        index_external(tmp_path / "nothing")
     with pytest.raises(ValueError, match="no such folder"):
         index_external(tmp_path / "nowhere")
     with open(theirs / "a.tar", "r+b") as file:
         file.truncate(3000)
     with pytest.raises(ValueError, match=r"a.tar: is no readable tar \("):
-        index_external(theirs, progress=False)
+        index_external(theirs)
     (theirs / "a.tar").write_bytes(b"<html>" * 200)
     with pytest.raises(ValueError, match=r"a.tar: is no readable tar"):
-        index_external(theirs, progress=False)
+        index_external(theirs)
     with tarfile.open(theirs / "c.tar.gz", "w:gz"):
         pass
     with pytest.raises(ValueError, match=r"c.tar.gz: is compressed.*streaming"):
-        index_external(theirs, progress=False)
+        index_external(theirs)
 
 
 def test_the_command_reports(theirs, capsys):
@@ -269,7 +255,7 @@ def test_odd_names_are_read_as_webdataset_reads_them(tmp_path, videos):
             ("./__deep/y.mp4", videos[1]),
         ],
     )
-    index_external(tmp_path, progress=False)
+    index_external(tmp_path)
     index, theirs = ShardIndex.load(tmp_path), read_by_webdataset(tar)
     assert [sample.key for sample in index.entries] == [sample["key"] for sample in theirs]
     assert len(index) == 4
@@ -285,8 +271,8 @@ def test_a_member_that_occurs_twice_is_a_failure_as_it_is_for_webdataset(tmp_pat
     with pytest.raises(ValueError, match="duplicate file name"):
         read_by_webdataset(tar)
     with pytest.raises(ValueError, match=r"x.tar: a: member mp4 occurs twice"):
-        index_external(tmp_path, progress=False)
-    report = index_external(tmp_path, on_error="skip", progress=False)
+        index_external(tmp_path)
+    report = index_external(tmp_path, on_error="skip")
     assert (report.found, report.written, len(report.failures)) == (2, 1, 1)
 
 
@@ -298,14 +284,14 @@ def test_a_tar_cut_between_members_is_noticed(tmp_path, videos, capsys):
     for size in (third, third + 100):  # exactly between members, and in a header
         tar.write_bytes(whole[:size])
         with pytest.raises(ValueError, match=r"x.tar: (has no end|is no readable tar)"):
-            index_external(tmp_path, progress=False)
+            index_external(tmp_path)
     tar.write_bytes(whole[:third])
-    report = index_external(tmp_path, on_error="skip", progress=False)
+    report = index_external(tmp_path, on_error="skip")
     assert (report.cut, report.written) == (("x.tar",), 2)
     run(parse(IndexShards, ["--shards", str(tmp_path), "--on_error", "skip", "--workers", "0"]))
     assert "no end: x.tar" in capsys.readouterr().out
     tar.write_bytes(whole)
-    assert index_external(tmp_path, progress=False).cut == ()
+    assert index_external(tmp_path).cut == ()
 
 
 def test_what_indexing_takes_loading_reads(tmp_path, videos, capsys):
@@ -315,12 +301,12 @@ def test_what_indexing_takes_loading_reads(tmp_path, videos, capsys):
     write(tmp_path / "set" / "x.tar", [{"__key__": "damaged", "webm": damaged}])
     write(tmp_path / "set" / "y.tar", [{"__key__": "whole", "mp4": videos[0]}])
     with pytest.raises(ValueError, match=r"x.tar: damaged: .*cannot be decoded"):
-        index_external(tmp_path / "set", progress=False)
-    report = index_external(tmp_path / "set", on_error="skip", progress=False)
+        index_external(tmp_path / "set")
+    report = index_external(tmp_path / "set", on_error="skip")
     assert ([f.id for f in report.failures], report.written) == (["damaged"], 1)
-    quick = index_external(tmp_path / "set", decode="first", progress=False)
+    quick = index_external(tmp_path / "set", decode="first")
     assert (quick.written, quick.unchecked) == (2, 2)
-    index_external(tmp_path / "set", strict=False, progress=False)
+    index_external(tmp_path / "set", strict=False)
     index = ShardIndex.load(tmp_path / "set")
     for i, sample in enumerate(index.entries):
         numbers = range(sample.frames)

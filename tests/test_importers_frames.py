@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.importers import ImportResult
 from data.importers.files import frame_number
 from data.importers.folders import FaceForensics, Folder, FrameFolders, SkyTimelapse
 from data.shards.index import ShardIndex
@@ -23,7 +24,7 @@ CONFIG = ShardConfig(short_side=32, min_frames=5)
 
 
 def check_packed(records: list[VideoRecord], out: Path, names=(), fps: float = 25.0) -> None:
-    write_shards(records, out, CONFIG, names, progress=False)
+    write_shards(ImportResult(records, list(names)), out, CONFIG)
     index = ShardIndex.load(out)
     assert len(index) == len(records)
     for number, (sample, record) in enumerate(zip(index.entries, records, strict=True)):
@@ -199,6 +200,6 @@ def test_images_are_read_exactly_and_faults_are_named(tmp_path):
 
 def test_images_cannot_be_stored_as_they_are(tmp_path):
     write_frames(tmp_path / "set" / "clip", range(5))
-    records = FrameFolders(root=tmp_path / "set", labels="none").scan().records
+    found = FrameFolders(root=tmp_path / "set", labels="none").scan()
     with pytest.raises(ValueError, match="images or computed"):
-        write_shards(records, tmp_path / "out", ShardConfig(reencode=False))
+        write_shards(found, tmp_path / "out", ShardConfig(reencode=False))

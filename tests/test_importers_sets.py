@@ -57,7 +57,7 @@ def place(clip: Path, *paths: Path) -> None:
 def check_packed(found: ImportResult, out: Path, clips: dict[str, Path]) -> ShardIndex:
     """Pack what was found; every frame of every video must be there, and every label right."""
     config = ShardConfig(short_side=32)
-    write_shards(found.records, out, config, found.class_names, progress=False)
+    write_shards(found, out, config)
     index = ShardIndex.load(out)
     assert [(s.key, s.label) for s in index.entries] == [(r.id, r.label) for r in found.records]
     for number, record in enumerate(found.records):
@@ -330,7 +330,7 @@ def test_activitynet(activitynet, tmp_path):
     assert found.notes[1] == "empty stretches left out: v_bbbbbb_-b [0.3, 0.3]"
     out = tmp_path / "out"
     config = ShardConfig(short_side=32, min_frames=5)
-    write_shards(found.records, out, config, found.class_names, progress=False)
+    write_shards(found, out, config)
     index = ShardIndex.load(out)
     stretches = [range(10), range(10, 20), range(5, 18)]  # at 25 frames per second
     for number, stretch in enumerate(stretches):

@@ -11,8 +11,9 @@ from torch.testing import assert_close
 from torch.utils.data import Dataset
 
 from data.clips.batch_order import BatchOrder
+from data.clips.batches import batches
 from data.clips.dataset import ClipConfig, ClipDataset
-from data.clips.loader import RECEIVED, batches, received
+from engine.prefetch import RECEIVED, received
 from tests.builders.packed import pack
 
 

@@ -11,6 +11,7 @@ import pytest
 import webdataset
 
 from data.clips.dataset import ClipConfig, ClipDataset
+from data.clips.options import Cut
 from data.importers.folders import Folder
 from data.shards.index import ShardIndex
 from data.verify import verify_shards
@@ -204,7 +205,7 @@ def test_all_agree_on_a_damaged_video_that_is_allowed(reencode, tmp_path, capsys
     whole = ClipConfig(
         folder=str(tmp_path / "out"), frames=count, height=64, width=96, strict_decoding=False
     )
-    clip = ClipDataset(whole, seed=0).clip(0, 0)
+    clip = ClipDataset(whole, seed=0).clip(0, Cut(0))
     shown = [read_barcode(frame.permute(1, 2, 0).numpy()) for frame in clip.unbind(1)]
     assert shown == [read_barcode(frame.image) for frame in iterate_frames(path, strict=False)]
 
@@ -268,5 +269,5 @@ def test_packing_verification_loader_and_webdataset_agree_on_one_of_each(
             flip=False,
         )
         dataset = ClipDataset(config, seed=0)
-        clip = dataset.clip(dataset.positions.tolist().index(number), 0)
+        clip = dataset.clip(dataset.positions.tolist().index(number), Cut(0))
         np.testing.assert_array_equal(clip.permute(1, 2, 3, 0).numpy(), np.stack(frames))

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -14,6 +15,7 @@ import pytest
 
 import data.shards.pack_video
 import data.shards.write
+from data.importers import ImportResult
 from data.importers.folders import Folder
 from data.shards.index import ShardIndex
 from data.shards.pack_video import ShardConfig
@@ -47,8 +49,8 @@ def straight(videos, tmp_path_factory) -> dict[str, bytes]:
 
 def pack(videos: Path, out: Path, **options):
     found = Folder(root=videos).scan()
-    options = {"on_error": "skip", "progress": False, **options}
-    return write_shards(found.records, out, CONFIG, found.class_names, **options)
+    options = {"on_error": "skip", **options}
+    return write_shards(found, out, CONFIG, **options)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -66,7 +68,9 @@ def test_processes_that_see_other_videos_are_refused(videos, tmp_path):
             pass
 
     with pytest.raises(ValueError, match=r"videos was 12 videos .*, now 11 videos"):
-        write_shards(found.records[1:], tmp_path, CONFIG, found.class_names, accelerator=Second())
+        write_shards(
+            replace(found, records=found.records[1:]), tmp_path, CONFIG, accelerator=Second()
+        )
 
 
 def test_a_full_disk_names_the_file_and_the_next_run_goes_on(
@@ -116,8 +120,8 @@ def test_a_video_that_hangs_or_kills_its_process_fails_alone(tmp_path, monkeypat
     monkeypatch.setattr(data.shards.write, "pack_record", misbehave)
     names = ("a", "stuck", "b", "crash", "c")
     records = [VideoRecord(name, tmp_path / f"{name}.mp4", None) for name in names]
-    options = {"on_error": "skip", "progress": False, "time_limit": 2.0, "workers": 2}
-    report = write_shards(records, tmp_path / "out", CONFIG, **options)
+    options = {"on_error": "skip", "time_limit": 2.0, "workers": 2}
+    report = write_shards(ImportResult(records), tmp_path / "out", CONFIG, **options)
     assert report.written == 3
     stuck, crash = report.failures
     assert (stuck.id, stuck.cause) == ("stuck", "time limit")
@@ -125,9 +129,9 @@ def test_a_video_that_hangs_or_kills_its_process_fails_alone(tmp_path, monkeypat
     assert (crash.id, crash.cause) == ("crash", "crash")
     assert "crash.mp4: a worker process died of it (exit status -11)" in crash.reason
     # An error that only fewer workers, or a longer limit, may mend is kept until there are such
-    assert write_shards(records, tmp_path / "out", CONFIG, **options) == report
+    assert write_shards(ImportResult(records), tmp_path / "out", CONFIG, **options) == report
     with pytest.raises(ValueError, match=r"crash.mp4: a worker process died"):
-        write_shards(records[3:], tmp_path / "stop", CONFIG, progress=False, workers=1)
+        write_shards(ImportResult(records[3:]), tmp_path / "stop", CONFIG, workers=1)
 
 
 def test_workers_do_not_outlive_the_process_that_they_work_for(videos, tmp_path):

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from common.cli import parse
 from common.local_correlation import local_correlation
-from data.clips.buckets import Bucket, BucketConfig
+from data.clips.batches import Bucket, BucketConfig
 from data.clips.dataset import ClipConfig
 from engine.losses import StepInfo
 from engine.run_folder import read_log

@@ -20,8 +20,8 @@ import pytest
 
 import data.shards.remote_cache
 from data.clips.batch_order import BatchOrder
+from data.clips.batches import batches
 from data.clips.dataset import ClipConfig, ClipDataset
-from data.clips.loader import batches
 from data.shards.index import ShardIndex
 from data.shards.remote_cache import CACHE_VARIABLE, ShardCache
 from data.verify import verify
@@ -105,8 +105,10 @@ def hurry(monkeypatch, failure):
         monkeypatch.setattr(data.shards.remote_cache, "GRACE", 0.2)
 
 
-def cache(folder, **options):
-    return ShardCache(folder, wait=0.001, **options)
+@pytest.fixture(autouse=True)
+def soon(monkeypatch):
+    """Failed downloads are tried again at once."""
+    monkeypatch.setattr(data.shards.remote_cache, "WAIT", 0.001)
 
 
 def tars(folder):
@@ -114,12 +116,12 @@ def tars(folder):
 
 
 def test_a_remote_set_gives_what_a_local_one_gives(server, packed, tmp_path):
-    local, remote = ShardIndex.load(packed), ShardIndex.load(server.url + "/", cache(tmp_path))
+    local, remote = ShardIndex.load(packed), ShardIndex.load(server.url + "/", ShardCache(tmp_path))
     assert server.requests == ["/index.json"]
     assert list(remote.entries) == list(local.entries)
     assert [remote.read(i) for i in range(6)] == [local.read(i) for i in range(6)]
     assert sorted(server.requests[1:]) == [f"/shard-00000{i}.tar" for i in range(3)]
-    again = ShardIndex.load(server.url, cache(tmp_path))
+    again = ShardIndex.load(server.url, ShardCache(tmp_path))
     again.read(0)
     assert server.requests[4:] == ["/index.json"]  # a small file that may have changed
     assert pickle.loads(pickle.dumps(again)).read(5) == local.read(5)
@@ -171,7 +173,7 @@ def test_the_least_recently_used_shard_makes_room(server, packed, tmp_path):
     index = ShardIndex.load(packed)
     names = [f"{shard.sha256}.tar" for shard in index.shards]
     sizes = [shard.bytes for shard in index.shards]
-    shards = cache(tmp_path, limit_gb=(sum(sizes) - 1) / 1e9)
+    shards = ShardCache(tmp_path, limit_gb=(sum(sizes) - 1) / 1e9)
 
     def use(number):
         shard = index.shards[number]
@@ -193,7 +195,7 @@ def test_what_a_killed_download_left_makes_room_but_a_running_one_does_not(
     server, packed, tmp_path
 ):
     shard = ShardIndex.load(packed).shards[0]
-    shards = cache(tmp_path, limit_gb=shard.bytes * 2.5 / 1e9)
+    shards = ShardCache(tmp_path, limit_gb=shard.bytes * 2.5 / 1e9)
     for name in ("dead", "alive"):
         with open(tmp_path / f"{name}.part", "wb") as file:
             file.truncate(shard.bytes)
@@ -211,11 +213,11 @@ def test_a_broken_download_is_tried_again_and_never_kept(
     server, packed, tmp_path, failure, caplog, monkeypatch
 ):
     hurry(monkeypatch, failure)
-    index = ShardIndex.load(server.url, cache(tmp_path))
+    index = ShardIndex.load(server.url, ShardCache(tmp_path))
     server.failures = [failure, failure]
     assert index.read(0) == ShardIndex.load(packed).read(0)
     assert "attempt 2 of 4" in caplog.text
-    other = ShardIndex.load(server.url, cache(tmp_path / "other"))
+    other = ShardIndex.load(server.url, ShardCache(tmp_path / "other"))
     server.failures = [failure] * 4
     with pytest.raises(ValueError, match=r"shard-000000.tar: .*4 times"):
         other.read(0)
@@ -243,13 +245,13 @@ def test_an_index_that_comes_damaged_is_fetched_again(
 ):
     hurry(monkeypatch, failure)
     server.failures = [failure] * 3
-    index = ShardIndex.load(server.url, cache(tmp_path))
+    index = ShardIndex.load(server.url, ShardCache(tmp_path))
     assert list(index.entries) == list(ShardIndex.load(packed).entries)
     assert "attempt 3 of 4" in caplog.text
     server.failures = [failure] * 4
     message = rf"^{server.url}/index.json: .*{INDEX_FAILURES[failure]}.*4 times\. Check the address"
     with pytest.raises(ValueError, match=message) as error:
-        ShardIndex.load(server.url, cache(tmp_path / "other"))
+        ShardIndex.load(server.url, ShardCache(tmp_path / "other"))
     assert "elete" not in str(error.value)
     assert not list((tmp_path / "other").rglob("*index*"))
     assert len(server.requests) == 8
@@ -260,59 +262,59 @@ def test_a_full_cache_goes_on_without_the_index_server(
     server, packed, tmp_path, failure, caplog, monkeypatch
 ):
     hurry(monkeypatch, failure)
-    first = ShardIndex.load(server.url, cache(tmp_path))
+    first = ShardIndex.load(server.url, ShardCache(tmp_path))
     for i in range(6):
         first.read(i)
     server.failures = [failure] * 4
     if failure == "down":
         server.shutdown()
         server.server_close()
-    again = ShardIndex.load(server.url, cache(tmp_path))
+    again = ShardIndex.load(server.url, ShardCache(tmp_path))
     assert f"{server.url}/index.json: " in caplog.text
     assert "Going on with the copy of an earlier run" in caplog.text
     assert again.read(4) == ShardIndex.load(packed).read(4)
 
 
 def test_an_index_that_is_gone_or_forbidden_is_not_replaced_by_a_copy(server, tmp_path):
-    ShardIndex.load(server.url, cache(tmp_path))
+    ShardIndex.load(server.url, ShardCache(tmp_path))
     server.failures = [404]
     with pytest.raises(ValueError, match=r"index.json: 404"):
-        ShardIndex.load(server.url, cache(tmp_path))
+        ShardIndex.load(server.url, ShardCache(tmp_path))
 
 
 def test_mistakes_are_refused_at_once(server, packed, tmp_path):
     with pytest.raises(ValueError, match=r"nowhere/index.json: 404"):
-        ShardIndex.load(server.url + "/nowhere", cache(tmp_path))
+        ShardIndex.load(server.url + "/nowhere", ShardCache(tmp_path))
     assert len(server.requests) == 1
     with pytest.raises(ValueError, match=r"abc://x/index.json: Protocol not known"):
-        ShardIndex.load("abc://x", cache(tmp_path))
+        ShardIndex.load("abc://x", ShardCache(tmp_path))
     with pytest.raises(ValueError, match=r"s3://bucket/index.json: .*\(Install s3fs"):
-        ShardIndex.load("s3://bucket", cache(tmp_path))
+        ShardIndex.load("s3://bucket", ShardCache(tmp_path))
     with pytest.raises(ValueError, match="cannot be read"):
-        ShardIndex.load("file:///nowhere", cache(tmp_path))
+        ShardIndex.load("file:///nowhere", ShardCache(tmp_path))
     with pytest.raises(ValueError, match="more than the whole shard cache"):
-        ShardIndex.load(server.url, cache(tmp_path, limit_gb=1e-6)).read(0)
+        ShardIndex.load(server.url, ShardCache(tmp_path, limit_gb=1e-6)).read(0)
     with pytest.raises(ValueError, match="cache_gb=0 must be above 0"):
         ClipConfig(folder="x", cache_gb=0)
 
 
 def test_a_server_that_is_down_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"http://127.0.0.1:9/index.json: .*failed"):
-        ShardIndex.load("http://127.0.0.1:9", cache(tmp_path))
+        ShardIndex.load("http://127.0.0.1:9", ShardCache(tmp_path))
 
 
 def test_other_storage_is_read_through_fsspec(packed, tmp_path):
     memory = fsspec.filesystem("memory")
     memory.put(str(packed), "/set", recursive=True)
     for url in (f"file://{packed}", "memory://set"):
-        index = ShardIndex.load(url, cache(tmp_path / url[:4]))
+        index = ShardIndex.load(url, ShardCache(tmp_path / url[:4]))
         assert index.read(3) == ShardIndex.load(packed).read(3)
 
 
 def test_a_local_index_may_point_to_remote_shards(server, packed, tmp_path, monkeypatch):
     entries = json.loads((packed / "index.json").read_text())
     (tmp_path / "index.json").write_text(json.dumps({**entries, "location": server.url}))
-    index = ShardIndex.load(tmp_path, cache(tmp_path / "cache"))
+    index = ShardIndex.load(tmp_path, ShardCache(tmp_path / "cache"))
     local = ShardIndex.load(packed)
     assert all(index.read(i) == local.read(i) for i in range(len(local)))
     assert len(tars(tmp_path / "cache")) == 3
@@ -343,7 +345,7 @@ def test_few_files_are_open_at_once(packed, monkeypatch):
     for i in (0, 2, 4, 0, 5):
         index.read(i)
     assert len(os.listdir("/proc/self/fd")) == before + 2
-    index.close()
+    del index
     assert len(os.listdir("/proc/self/fd")) == before
 
 

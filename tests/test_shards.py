@@ -2,7 +2,7 @@
 
 import json
 import pickle
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +10,11 @@ import pytest
 import webdataset
 
 import data.shards.write
+from data.importers import ImportResult
 from data.importers.folders import Folder
 from data.shards.index import ShardIndex
-from data.shards.pack_video import Failed, Packed, ShardConfig, pack_record
-from data.shards.report import ShortVideo
+from data.shards.pack_video import Packed, ShardConfig, pack_record
+from data.shards.report import Failure, ShortVideo
 from data.shards.write import write_shards
 from data.verify import verify
 from data.video.decode import iterate_frames, read_frames
@@ -42,7 +43,7 @@ def videos(tmp_path_factory) -> Path:
 
 def pack(videos: Path, out: Path, config: ShardConfig = CONFIG, **options):
     found = Folder(root=videos).scan()
-    return write_shards(found.records, out, config, found.class_names, progress=False, **options)
+    return write_shards(found, out, config, **options)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -91,12 +92,11 @@ def test_samples_hold_the_videos_with_their_facts(videos, tmp_path):
         assert [read_barcode(frame) for frame in frames] == list(range(info.frames))
 
 
-def test_an_index_can_be_pickled_and_read_after_closing(videos, tmp_path):
+def test_an_index_can_be_pickled(videos, tmp_path):
     pack(videos, tmp_path)
     index = ShardIndex.load(tmp_path)
     first = index.read(0)
     copy = pickle.loads(pickle.dumps(index))
-    index.close()
     assert copy.read(0) == index.read(0) == first
 
 
@@ -124,12 +124,12 @@ def test_originals_are_stored_as_they_are(videos, tmp_path):
     assert set(index.entries[avi].members) == {"avi", "json"}
     part = VideoRecord("part", videos / "run" / "c.avi", None, 0, 20)
     with pytest.raises(ValueError, match="part is a part of the file"):
-        write_shards([part], tmp_path / "x", ShardConfig(reencode=False))
+        write_shards(ImportResult([part]), tmp_path / "x", ShardConfig(reencode=False))
 
 
 def test_a_record_of_some_frames_holds_only_these(videos, tmp_path):
     part = VideoRecord("part", videos / "run" / "c.avi", None, 5, 23)
-    write_shards([part], tmp_path, CONFIG, progress=False)
+    write_shards(ImportResult([part]), tmp_path, CONFIG)
     index = ShardIndex.load(tmp_path)
     assert index.entries[0].label is None
     frames = read_frames(index.read(0), range(18))
@@ -172,7 +172,7 @@ def test_a_picture_that_changes_its_size_is_bad(tmp_path):
     ]
     (tmp_path / "both.ts").write_bytes(b"".join(parts))
     failed = pack_record(VideoRecord("v", tmp_path / "both.ts", None), config=CONFIG)
-    assert isinstance(failed, Failed)
+    assert isinstance(failed, Failure)
     assert "both.ts: frame 20 has 48x96 pixels, those before it 48x72" in failed.reason
 
 
@@ -181,7 +181,7 @@ def test_shards_stay_below_their_size(videos, tmp_path, monkeypatch):
     videos_of_sizes = iter([Packed(bytes(size), "mp4", 25, 64, 96, 25.0) for size in sizes])
     monkeypatch.setattr(data.shards.write, "pack_record", lambda *_, **__: next(videos_of_sizes))
     records = [VideoRecord(f"v{n}", videos / "run" / "c.avi", None) for n in range(5)]
-    write_shards(records, tmp_path, ShardConfig(shard_mb=1), progress=False)
+    write_shards(ImportResult(records), tmp_path, ShardConfig(shard_mb=1))
     index = ShardIndex.load(tmp_path)
     assert index.shard_sizes == [2, 1, 1, 1]
     assert [shard.name for shard in index.shards] == [
@@ -269,7 +269,7 @@ def test_a_folder_of_other_shards_is_refused_with_the_difference(videos, tmp_pat
         pack(videos, tmp_path / "out", ShardConfig(short_side=48, videos_per_shard=2, crf=20))
     found = Folder(root=videos).scan()
     with pytest.raises(ValueError, match=r"videos was 5 videos \(.* now 4 videos"):
-        write_shards(found.records[1:], tmp_path / "out", CONFIG, found.class_names)
+        write_shards(replace(found, records=found.records[1:]), tmp_path / "out", CONFIG)
     assert contents(tmp_path / "out") == before
     (tmp_path / "out" / "identity.json").unlink()
     with pytest.raises(ValueError, match="made by something else"):
@@ -280,11 +280,11 @@ def test_records_that_contradict_each_other(videos, tmp_path):
     path = videos / "run" / "c.avi"
     one = VideoRecord("one", path, None)
     with pytest.raises(ValueError, match=r"1 ids .* 'one': .*c\.avi and .*c\.avi"):
-        write_shards([one, one], tmp_path, CONFIG)
+        write_shards(ImportResult([one, one]), tmp_path, CONFIG)
     with pytest.raises(ValueError, match="label 3, but there are 1 class names"):
-        write_shards([VideoRecord("two", path, 3)], tmp_path, CONFIG, ["a"])
+        write_shards(ImportResult([VideoRecord("two", path, 3)], ["a"]), tmp_path, CONFIG)
     with pytest.raises(ValueError, match="no videos"):
-        write_shards([], tmp_path, CONFIG)
+        write_shards(ImportResult([]), tmp_path, CONFIG)
     with pytest.raises(ValueError, match="without dots or slashes"):
         VideoRecord("a.b", path, None)
     with pytest.raises(ValueError, match=r"frames \[5, 5\) are empty"):

@@ -15,14 +15,14 @@ from torch.testing import assert_close
 from common.cli import parse
 from common.seeding import fold
 from data.clips.batch_order import MixedOrder, Source, Turns, source_names
-from data.clips.buckets import Bucket, BucketConfig
+from data.clips.batches import Bucket, BucketConfig
 from data.importers.folders import Images
 from data.latents.dataset import LatentDataset
-from data.latents.training import mix_latents
 from data.shards.external import index_external
 from data.shards.index import ShardIndex
 from data.shards.pack_video import ShardConfig
 from data.shards.write import write_shards
+from data.training import mix_latents
 from data.video.decode import read_frames
 from engine.run_folder import read_log
 from latte.training_config import ImageOptions
@@ -89,7 +89,7 @@ def folders(tmp_path_factory):
         Image.fromarray(pixels).resize((96, 64)).save(root / "photos" / name, quality=95)
     found = Images(root=root / "photos").scan()
     config = ShardConfig(short_side=64, min_frames=1, crf=0)
-    write_shards(found.records, root / "images", config, found.class_names, progress=False)
+    write_shards(found, root / "images", config)
     return root
 
 

@@ -10,7 +10,7 @@ import torch
 import webdataset
 from torch.testing import assert_close
 
-from data.clips.buckets import Bucket, BucketConfig
+from data.clips.batches import Bucket, BucketConfig
 from data.clips.dataset import ClipConfig, ClipDataset
 from data.clips.stream import StreamConfig, stream_batches, training_stream
 from engine.config import TrainConfig

@@ -22,9 +22,10 @@ SAMPLES_PER_CYCLE = 1000
 
 
 class GlobalBatches(ABC):
-    """Global batches of `batch_size` samples by step, of which each process takes its part."""
+    """Global batches by step, of which each process takes its part."""
 
-    batch_size: int
+    batch_sizes: set[int]
+    """Samples that a global batch may have."""
 
     @abstractmethod
     def batch(self, step: int) -> list[tuple[int, ...]]:
@@ -34,21 +35,23 @@ class GlobalBatches(ABC):
         """Rank `rank`'s contiguous part of `batch(step)`.
 
         Raises:
-            ValueError: `world_size` does not divide the global batch.
+            ValueError: `world_size` does not divide the global batches.
         """
         self.check_world_size(world_size)
-        size = self.batch_size // world_size
-        return self.batch(step)[rank * size : (rank + 1) * size]
+        items = self.batch(step)
+        size = len(items) // world_size
+        return items[rank * size : (rank + 1) * size]
 
     def check_world_size(self, world_size: int) -> None:
-        """Refuse (`ValueError`) a number of processes that does not divide the global batch."""
-        if self.batch_size % world_size:
-            fitting = [n for n in range(1, world_size + 1) if self.batch_size % n == 0]
-            raise ValueError(
-                f"{world_size} processes do not divide the global batch of {self.batch_size}. "
-                f"Start {fitting[-1]} processes or use a global batch of "
-                f"{-(-self.batch_size // world_size) * world_size}."
-            )
+        """Refuse (`ValueError`) a number of processes that does not divide every global batch."""
+        for size in self.batch_sizes:
+            if size % world_size:
+                fitting = [n for n in range(1, world_size + 1) if size % n == 0]
+                raise ValueError(
+                    f"{world_size} processes do not divide the global batch of {size}. Start "
+                    f"{fitting[-1]} processes or use a global batch of "
+                    f"{-(-size // world_size) * world_size}."
+                )
 
 
 class BatchOrder(GlobalBatches):
@@ -59,21 +62,18 @@ class BatchOrder(GlobalBatches):
     train on, local enough for the page cache. Global batch `step` is a slice of its epoch's order,
     so nothing but the step has to be saved to resume, and neither the number of processes nor the
     number of loader workers changes what is trained on. The tail of an epoch that does not fill a
-    global batch is dropped; with `shuffle` another tail each epoch.
+    global batch is dropped, another one each epoch.
 
     Args:
         shard_sizes: samples in each shard; sample indices count through the shards in this order.
         batch_size: samples per step over all processes.
         seed: changes the order of every epoch.
-        shuffle: False keeps the stored order in every epoch, for evaluation.
 
     Raises:
         ValueError: no positive batch, or fewer samples than one global batch.
     """
 
-    def __init__(
-        self, shard_sizes: Sequence[int], batch_size: int, seed: int, shuffle: bool = True
-    ):
+    def __init__(self, shard_sizes: Sequence[int], batch_size: int, seed: int):
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} must be at least 1 sample")
         self.shard_sizes = np.asarray(shard_sizes, dtype=np.int64)
@@ -84,15 +84,13 @@ class BatchOrder(GlobalBatches):
                 f"{batch_size}. Lower the batch size or the number of processes, or add data."
             )
         self.batch_size = batch_size
+        self.batch_sizes = {batch_size}
         self.seed = seed
-        self.shuffle = shuffle
         self.steps_per_epoch = self.samples // batch_size
         self._cached: tuple[int, np.ndarray] | None = None
 
     def epoch_order(self, epoch: int) -> np.ndarray:
         """All sample indices in the order of `epoch`, int64, each exactly once."""
-        if not self.shuffle:
-            return np.arange(self.samples)
         rng = np.random.default_rng(fold(self.seed, "order", epoch))
         shards = rng.permutation(len(self.shard_sizes))
         members = np.split(np.arange(self.samples), np.cumsum(self.shard_sizes)[:-1])
@@ -136,6 +134,7 @@ class MixedOrder(GlobalBatches):
         seed: int,
     ):
         self.batch_size = batch_size
+        self.batch_sizes = {batch_size}
         self.numbers = sorted(shard_sizes)
         self.orders = {
             number: BatchOrder(shard_sizes[number], 1, fold(seed, "source", number))
@@ -221,12 +220,6 @@ class Mixture(Dataset):
         """The item of a source, and its number as `source`."""
         source, *inner = item
         return {**self.parts[source][tuple(inner)], "source": source}
-
-    @property
-    def shares(self) -> dict[int, float]:
-        """Each source's share of the samples."""
-        total = sum(self.weights.values())
-        return {number: weight / total for number, weight in self.weights.items()}
 
 
 def batch_order(dataset: Any, batch_size: int, seed: int) -> GlobalBatches:

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from common.seeding import fold, generator
 from data.clips.batch_order import SHARDS_PER_GROUP
-from data.clips.options import AugmentedClipOptions, ClipOptions, UnreadableVideos
+from data.clips.options import AugmentedClipOptions, ClipOptions, Cut, UnreadableVideos
 from data.shards.index import ShardIndex
 from data.shards.remote_cache import ShardCache
 from data.shards.tars import Entry
@@ -163,24 +163,15 @@ class ClipDataset(Dataset):
         """The last possible first frame of a clip of video `index`; 0 for a looped one."""
         return self.config.slack(self.entry(index).frames, int(self.strides[index]))
 
-    def clip(
-        self,
-        index: int,
-        start: int,
-        crop: tuple[float, float] = (0.5, 0.5),
-        flip: bool = False,
-        zoom: float = 1.0,
-    ) -> UInt8[Tensor, "c t h w"]:
-        """The clip of video `index` from source frame `start`; see `fit` for the rest.
-
-        Only the clip's frames are kept and resized.
+    def clip(self, index: int, cut: Cut) -> UInt8[Tensor, "c t h w"]:
+        """A clip of video `index`.
 
         Raises:
             DecodeError: the stored video cannot be read.
         """
         stored = self.index.read(int(self.positions[index]))
         frames, stride = self.entry(index).frames, int(self.strides[index])
-        return self.config.cut(stored, frames, stride, start, crop, flip, zoom)
+        return self.config.clip(stored, frames, stride, cut)
 
     def check_labeled(self) -> None:
         """Refuse (`ValueError`) videos that have not one of at least two classes each."""
@@ -189,23 +180,23 @@ class ClipDataset(Dataset):
             raise ValueError(
                 f"{folder}: {len(self.class_names)} classes, but at least 2 are needed"
             )
-        entries = (self.entry(i) for i in range(len(self)))
-        if unlabeled := [entry.key for entry in entries if entry.label in (None, -1)]:
+        unlabeled = np.flatnonzero(self.index.entries.label[self.positions] < 0)
+        if len(unlabeled):
             raise ValueError(
                 f"{folder}: {len(unlabeled)} of {len(self)} videos have no class, "
-                f"{unlabeled[0]} for one. Pack videos in class folders."
+                f"{self.key(unlabeled[0])} for one. Pack videos in class folders."
             )
 
     def _random_clip(self, epoch: int, index: int) -> dict[str, Any]:
         entry = self.entry(index)
         random = generator(self.seed, "clip", epoch, entry.key)
-        start, crop, flip, zoom = self.config.choose(self.slack(index), random)
+        cut = self.config.choose(self.slack(index), random)
         return {
-            "video": self.clip(index, start, crop, flip, zoom),
+            "video": self.clip(index, cut),
             "label": -1 if entry.label is None else entry.label,
             "key": entry.key,
-            "start": start,
-            "flip": flip,
+            "start": cut.start,
+            "flip": cut.flip,
         }
 
 

@@ -1,14 +1,17 @@
 """What a clip is: which frames of a video, which part of the picture; and how many may be bad."""
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from itertools import chain
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from annotated_types import Ge, Le, Lt
 from jaxtyping import Int, UInt8
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from common.config import Config, Frames, Pixels
 from data.video.container import Source
@@ -19,6 +22,19 @@ log = logging.getLogger(__name__)
 
 Size = tuple[int, int, int]
 """Frames, height and width."""
+
+
+class Cut(NamedTuple):
+    """What a clip shows of its video; all but the start as in `fit`."""
+
+    start: int
+    """First source frame."""
+    crop: tuple[float, float] = (0.5, 0.5)
+    """Position of the crop in y and x, from 0 to 1."""
+    flip: bool = False
+    """Whether it is mirrored."""
+    zoom: float = 1.0
+    """Scale before the crop, in multiples of the one that just covers a clip."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,24 +90,15 @@ class ClipOptions(Config):
         """The last possible first frame of a clip; 0 for a looped one."""
         return max(0, frames - 1 - (self.frames - 1) * stride)
 
-    def cut(
-        self,
-        source: Source,
-        frames: int,
-        stride: int,
-        start: int,
-        crop: tuple[float, float] = (0.5, 0.5),
-        flip: bool = False,
-        zoom: float = 1.0,
-    ) -> UInt8[Tensor, "c t h w"]:
-        """The clip of a video of `frames` frames from frame `start` on; the rest as in `fit`.
+    def clip(self, source: Source, frames: int, stride: int, cut: Cut) -> UInt8[Tensor, "c t h w"]:
+        """The clip of a video of `frames` frames.
 
         Only the clip's frames are kept and resized. Past its end a video starts again.
 
         Raises:
             DecodeError: the video cannot be read.
         """
-        wanted = (start + np.arange(self.frames) * stride) % frames
+        wanted = (cut.start + np.arange(self.frames) * stride) % frames
         pixels = read_frames(
             source,
             wanted.tolist(),
@@ -99,15 +106,14 @@ class ClipOptions(Config):
             decoder=self.decoder,
             frames=frames,
         )
-        pixels = torch.from_numpy(pixels)
+        _, crop, flip, zoom = cut
         size, filter = (self.height, self.width), self.filter
+        pixels = torch.from_numpy(pixels)
         return fit(pixels, *size, crop=crop, flip=flip, zoom=zoom, filter=filter)
 
-    def choose(
-        self, slack: int, random: torch.Generator
-    ) -> tuple[int, tuple[float, float], bool, float]:
-        """Start, crop position, flip and zoom of one clip that may start at frames 0 to `slack`."""
-        return slack // 2, (0.5, 0.5), False, 1.0
+    def choose(self, slack: int, random: torch.Generator) -> Cut:
+        """One clip that may start at frames 0 to `slack`."""
+        return Cut(slack // 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,17 +130,15 @@ class AugmentedClipOptions(ClipOptions):
     flip: bool = False
     """Mirror half of the clips, chosen anew each epoch. Not for time-lapse skies."""
 
-    def choose(
-        self, slack: int, random: torch.Generator
-    ) -> tuple[int, tuple[float, float], bool, float]:
-        """Start, crop position, flip and zoom of one clip, as the options and `random` decide."""
+    def choose(self, slack: int, random: torch.Generator) -> Cut:
+        """One clip that may start at frames 0 to `slack`, as the options and `random` decide."""
         at, y, x, side = torch.rand(4, generator=random, dtype=torch.float64).tolist()
         start = int(at * (slack + 1)) if self.start == "random" else slack // 2
         crop = (y, x) if self.crop == "random" else (0.5, 0.5)
         zoom = 1.0
         if self.max_zoom > 1:
             zoom = self.max_zoom ** torch.rand((), generator=random, dtype=torch.float64).item()
-        return start, crop, self.flip and side < 0.5, zoom
+        return Cut(start, crop, self.flip and side < 0.5, zoom)
 
 
 class UnreadableVideos:
@@ -160,3 +164,26 @@ class UnreadableVideos:
                 f"but max_error_fraction={self.limit}. Pack the data again or raise the limit."
             )
         log.warning("sample %s left out: %s", key, reason)
+
+
+def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """Stack items; of what each says in `bad`, count and list the entries."""
+    bad = [item.pop("bad", ()) for item in items]
+    counts = torch.tensor([len(entries) for entries in bad])
+    return {**default_collate(items), "bad_samples": counts, "bad": list(chain(*bad))}
+
+
+def report_bad(
+    batches: Iterator[dict[str, Any]], unreadable: UnreadableVideos | None
+) -> Iterator[dict[str, Any]]:
+    """Take the workers' `bad` samples out of batches, and count them in this process.
+
+    Args:
+        unreadable: None for data of which none can be bad.
+    """
+    for batch in batches:
+        for key, reason in batch.pop("bad"):
+            assert unreadable is not None
+            unreadable.add(key, reason)
+        yield batch
+        del batch  # `engine.prefetch.received` frees it

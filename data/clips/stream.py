@@ -1,10 +1,9 @@
 """Clips from shards that are read from start to end: endless, without an index, not resumable.
 
 For data behind pipes or too large to index. `stream_batches` gives what
-`data.clips.loader.batches` gives of a `ClipDataset`, except that a resumed run sees other samples
+`data.clips.batches.batches` gives of a `ClipDataset`, except that a resumed run sees other samples
 than a straight one would have, and that nothing guarantees that each sample is seen once an epoch.
-Where the shards can be indexed
-(`scripts/index_shards.py`), do that instead.
+Where the shards can be indexed (`scripts/index_shards.py`), do that instead.
 """
 
 import logging
@@ -12,6 +11,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from annotated_types import Ge, Le
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 from webdataset.filters import shuffle
 from webdataset.pipeline import DataPipeline
 from webdataset.tariterators import tarfile_to_samples
@@ -27,12 +27,12 @@ from webdataset.tariterators import tarfile_to_samples
 from common.config import MAY_CHANGE
 from common.files import expand_names, sampled_sha256
 from common.seeding import fold, generator
-from data.clips.loader import collate, one_thread, start
-from data.clips.options import AugmentedClipOptions, UnreadableVideos
+from data.clips.options import AugmentedClipOptions, UnreadableVideos, collate, report_bad
 from data.shards.tars import find_label, video_extension
 from data.video.container import DecodeError
 from data.video.probe import probe
 from engine.config import TrainConfig
+from engine.prefetch import load_batches
 
 log = logging.getLogger(__name__)
 
@@ -105,16 +105,9 @@ def stream_batches(
             f"batch_size={batch_size} must be at least 1, workers={workers} not negative, "
             f"rank={rank} in [0, {world_size})"
         )
-    loader = DataLoader(
-        _Stream(config, rank, world_size, seed),
-        batch_size=batch_size,
-        num_workers=workers,
-        collate_fn=_collate,
-        pin_memory=torch.cuda.is_available(),
-        worker_init_fn=one_thread,
-        generator=torch.Generator(),
-    )
-    return _report_bad(loader, UnreadableVideos(config.max_error_fraction, SEEN_AT_LEAST))
+    stream = _Stream(config, rank, world_size, seed)
+    loaded = load_batches(stream, workers=workers, batch_size=batch_size, collate_fn=_collate)
+    return _counted(loaded, UnreadableVideos(config.max_error_fraction, SEEN_AT_LEAST))
 
 
 def training_stream(
@@ -172,8 +165,8 @@ class _Stream(IterableDataset):
             shuffle(self.config.shuffle, initial=self.config.shuffle // 2, rng=order),
         )
         skipped = 0
-        for count, sample in enumerate(samples):
-            chosen = generator(self.seed, "stream clip", number, count)
+        for position, sample in enumerate(samples):
+            chosen = generator(self.seed, "stream clip", number, position)
             item = self._item(sample, chosen, bad)
             skipped = 0 if item else skipped + 1
             if item:
@@ -186,12 +179,10 @@ class _Stream(IterableDataset):
 
     def _shards(self, number: int, streams: int) -> Iterator[str]:
         """Every `streams`-th shard of an endless row of permutations, from the `number`-th on."""
-        position = 0
-        while True:
-            turn, place = divmod(position * streams + number, len(self.urls))
+        for position in count(number, streams):
+            turn, place = divmod(position, len(self.urls))
             order = np.random.default_rng(fold(self.seed, "stream shards", turn))
             yield self.urls[order.permutation(len(self.urls))[place]]
-            position += 1
 
     def _item(
         self, sample: dict[str, Any], chosen: torch.Generator, bad: list[tuple[str, str]]
@@ -212,7 +203,7 @@ class _Stream(IterableDataset):
             if not stride:
                 return None
             slack = config.slack(frames, stride)
-            clip = config.cut(video, frames, stride, *config.choose(slack, chosen))
+            clip = config.clip(video, frames, stride, config.choose(slack, chosen))
         except (DecodeError, ValueError) as error:
             bad.append((key, str(error)))
             return None
@@ -232,11 +223,12 @@ def _collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     return collate(items)
 
 
-def _report_bad(loader: DataLoader, unreadable: UnreadableVideos) -> Iterator[dict[str, Any]]:
+def _counted(
+    batches: Iterator[dict[str, Any]], unreadable: UnreadableVideos
+) -> Iterator[dict[str, Any]]:
+    """The same batches up to the end, which is an error; the bad ones' share is of those seen."""
     seen = 0
-    for batch in start(loader):
-        for key, reason in batch.pop("bad"):
-            unreadable.add(key, reason)
+    for batch in report_bad(batches, unreadable):
         if "end" in batch:
             raise ValueError(batch["end"])
         seen += len(batch["key"])

@@ -36,7 +36,7 @@ class LatentDataset(Dataset):
     Attributes:
         manifest: everything known about the cache.
         shard_sizes: items per shard, for `BatchOrder`.
-        mean, std: that `normalize` uses, per channel, float32 of shape (c,): of raw sampled
+        mean, std: that `normalize_` uses, per channel, float32 of shape (c,): of raw sampled
             latents, or documented.
         latent_shape: (c, t, h, w).
         class_names, encoder_hash: as cached; hash: sha256 of the manifest, which checkpoints keep.
@@ -59,7 +59,11 @@ class LatentDataset(Dataset):
         self.posterior = posterior
         self.seed = seed
         self.manifest = read_manifest(self.folder)
-        self._check_files()
+        for shard in self.manifest["shards"]:
+            path = self.folder / shard["file"]
+            size = path.stat().st_size if path.exists() else 0
+            if size != shard["bytes"]:
+                raise ValueError(f"{path}: {size} bytes instead of {shard['bytes']}. {REPAIR}")
         self.hash = sha256_file(self.folder / MANIFEST)
         self.encoder_hash: str = self.manifest["vae"]["encoder_sha256"]
         self.class_names: list[str] = self.manifest["class_names"]
@@ -126,17 +130,10 @@ class LatentDataset(Dataset):
             "frames": self.manifest["source"]["frames"],
         }
 
-    def normalize(self, z: Float[Tensor, "*b c t h w"]) -> Float[Tensor, "*b c t h w"]:
-        """Raw latents to (z - mean) / std per channel."""
-        return (z - self._per_channel(self.mean, z)) / self._per_channel(self.std, z)
-
-    def normalize_(self, z: Float[Tensor, "*b c t h w"]) -> Float[Tensor, "*b c t h w"]:
-        """`normalize` in place."""
-        return z.sub_(self._per_channel(self.mean, z)).div_(self._per_channel(self.std, z))
-
-    def denormalize(self, z: Float[Tensor, "*b c t h w"]) -> Float[Tensor, "*b c t h w"]:
-        """The inverse of `normalize`: what the VAE's decoder takes."""
-        return z * self._per_channel(self.std, z) + self._per_channel(self.mean, z)
+    def normalize_(self, z: Float[Tensor, "c t h w"]) -> Float[Tensor, "c t h w"]:
+        """A raw latent to (z - mean) / std per channel, in place."""
+        mean, std = (values[:, None, None, None] for values in (self.mean, self.std))
+        return z.sub_(mean).div_(std)
 
     def check_encoder(self, encoder_hash: str) -> None:
         """Refuse (`ValueError`) a VAE whose encoder is not the one that made these latents."""
@@ -165,13 +162,6 @@ class LatentDataset(Dataset):
         mean, std = (torch.tensor(values[name]).expand(channels) for name in ("mean", "std"))
         return mean, std
 
-    def _check_files(self) -> None:
-        for shard in self.manifest["shards"]:
-            path = self.folder / shard["file"]
-            size = path.stat().st_size if path.exists() else 0
-            if size != shard["bytes"]:
-                raise ValueError(f"{path}: {size} bytes instead of {shard['bytes']}. {REPAIR}")
-
     def _row(self, index: int) -> dict[str, Any]:
         """Like `raw`, but `moments` is the mapped file itself: not to be changed."""
         if not 0 <= index < len(self):
@@ -186,10 +176,6 @@ class LatentDataset(Dataset):
             path = self.folder / self.manifest["shards"][number]["file"]
             self._open[number] = ShardReader(path, len(self.class_names))
         return self._open[number]
-
-    @staticmethod
-    def _per_channel(values: Tensor, z: Tensor) -> Tensor:
-        return values.to(z)[:, None, None, None]
 
 
 class JointLatents(Dataset):

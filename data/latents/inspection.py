@@ -19,6 +19,7 @@ from common.output_folder import Input, lock_folder, write_identity
 from common.pixels import to_float
 from common.psnr import psnr_from_mse
 from data.clips.dataset import ClipDataset, PackedClips
+from data.clips.options import Cut
 from data.latents.dataset import MANIFEST, LatentDataset
 from data.shards.tars import TarWriter
 from data.video.encode import to_uint8, write_video
@@ -69,7 +70,7 @@ def clips_behind(latents: LatentDataset, folder: str) -> Source:
     def clip(index: int) -> UInt8[Tensor, "3 t h w"]:
         item = latents.raw(index)
         name = item["key"].removesuffix(":flip").rsplit(":", 1)[0]
-        return clips.clip(numbers[name], item["start"], flip=item["flip"])
+        return clips.clip(numbers[name], Cut(item["start"], flip=item["flip"]))
 
     return clip
 
@@ -109,7 +110,7 @@ def draw_grid(
     return [*lines, f"{out}/grid.png and grid.mp4: {shown}, one latent per column"]
 
 
-def export_latents(latents: LatentDataset, out: str | Path, *, progress: bool = True) -> list[Path]:
+def export_latents(latents: LatentDataset, out: str | Path) -> list[Path]:
     """Write one tar per shard of a cache; run it again to go on. The same cache gives equal bytes.
 
     A sample holds `npy`, the moments as stored (float16 `2c t h w`: mean, then log-variance, raw);
@@ -127,7 +128,7 @@ def export_latents(latents: LatentDataset, out: str | Path, *, progress: bool = 
         with atomic_path(out / MANIFEST) as temporary:
             shutil.copyfile(latents.folder / MANIFEST, temporary)
         tars, first = [], 0
-        bar = tqdm(latents.shard_sizes, unit="shard", desc="export", disable=not progress)
+        bar = tqdm(latents.shard_sizes, unit="shard", desc="export")
         for number, size in enumerate(bar):
             tars.append(out / f"latents-{number:06d}.tar")
             if not tars[-1].exists():

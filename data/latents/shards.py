@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -29,8 +29,11 @@ from common.files import atomic_path, read_json, sha256_file, write_json
 from common.posterior import LOGVAR_RANGE
 from common.seeding import fold
 from data.clips.dataset import ClipDataset, check_labels
-from data.video.container import DecodeError
+from data.clips.options import Cut
+from data.video.decode import DecodeError
 
+Failures = list[dict[str, str]]
+"""Key, video and reason of each clip that cannot be read."""
 REPAIR = "Run scripts/cache_latents.py again with the same options; it makes such shards anew."
 
 
@@ -60,6 +63,8 @@ class Item:
     """First source frame."""
     flip: bool
     """Whether the pixels are mirrored."""
+    label: int | None
+    """Of the video."""
 
 
 class CacheItems(Dataset):
@@ -82,39 +87,29 @@ class CacheItems(Dataset):
         return len(self.clips) * self.per_video
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        """`item`; `video` uint8 `c t h w`, or None; `reason`, why it is unreadable."""
+        """`item` and `video`, uint8 `c t h w`; or `failure`: key, video and reason."""
         item = self.item(number)
         try:
-            video = self.clips.clip(item.index, item.start, flip=item.flip)
+            video = self.clips.clip(item.index, Cut(item.start, flip=item.flip))
+            return {"item": item, "video": video}
         except DecodeError as error:
-            return {"item": item, "video": None, "reason": str(error)}
-        return {"item": item, "video": video, "reason": ""}
+            name = self.clips.entry(item.index).key
+            return {"failure": {"key": item.key, "video": name, "reason": str(error)}}
 
     def item(self, number: int) -> Item:
         """Which clip item `number` is."""
         index, variant = divmod(number, self.per_video)
         clip, flip = divmod(variant, 1 + self.config.flip)
-        key = self.clips.entry(index).key
-        at = fold(self.config.seed, "clip start", key, clip) / 2**63
+        video = self.clips.entry(index)
+        at = fold(self.config.seed, "clip start", video.key, clip) / 2**63
         start = int((self.clips.slack(index) + 1) * (clip + at) / self.config.clips_per_video)
-        return Item(index, f"{key}:{clip}" + (":flip" if flip else ""), start, bool(flip))
+        key = f"{video.key}:{clip}" + (":flip" if flip else "")
+        return Item(index, key, start, bool(flip), video.label)
 
     def in_shard(self, shard: int) -> range:
         """The item numbers of a shard."""
         size = self.config.items_per_shard
         return range(shard * size, min((shard + 1) * size, len(self)))
-
-
-@dataclass
-class ShardContent:
-    """What has been encoded of one shard."""
-
-    moments: list[Tensor] = field(default_factory=list)
-    """float16, of as many items as were encoded at once each."""
-    items: list[Item] = field(default_factory=list)
-    """What the moments are of."""
-    failures: list[dict[str, str]] = field(default_factory=list)
-    """Key, video and reason of each clip left out."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +124,8 @@ class ShardRecord:
     """Its size."""
     sha256: str
     """Of the whole file."""
-    failures: list[dict[str, str]]
-    """Key, video and reason of each clip left out."""
+    failures: Failures
+    """Clips left out."""
     sums: dict[str, Any]
     """`shard_sums` of its moments."""
 
@@ -163,35 +158,37 @@ def is_done(shard: Path) -> bool:
 
 
 def write_shard(
-    path: Path, content: ShardContent, labels: Sequence[int | None], shape: tuple[int, ...]
+    path: Path,
+    moments: Sequence[Float16[Tensor, "_ c2 t h w"]],
+    items: Sequence[Item],
+    failures: Failures,
 ) -> None:
     """Write a shard and its record; each file appears whole or not at all.
 
     Args:
-        labels: of each item.
-        shape: (2c, t, h, w) of one item's moments.
+        moments: of `items`, some in each tensor.
+        failures: the clips left out.
     """
-    moments = torch.cat([torch.empty(0, *shape, dtype=torch.float16), *content.moments])
-    starts = [item.start for item in content.items]
-    flips = [item.flip for item in content.items]
+    together = torch.cat(list(moments))
+    labels = [-1 if item.label is None else item.label for item in items]
     data = safetensors.torch.save(
         {
-            "moments": moments,
-            "label": torch.tensor([-1 if x is None else x for x in labels], dtype=torch.int64),
-            "clip_start": torch.tensor(starts, dtype=torch.int64),
-            "flip": torch.tensor(flips, dtype=torch.bool),
+            "moments": together,
+            "label": torch.tensor(labels, dtype=torch.int64),
+            "clip_start": torch.tensor([item.start for item in items], dtype=torch.int64),
+            "flip": torch.tensor([item.flip for item in items], dtype=torch.bool),
         },
-        metadata={"keys": json.dumps([item.key for item in content.items])},
+        metadata={"keys": json.dumps([item.key for item in items])},
     )
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
     record = ShardRecord(
         file=path.name,
-        count=len(content.items),
+        count=len(items),
         bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
-        failures=content.failures,
-        sums=shard_sums(moments.numpy()),
+        failures=failures,
+        sums=shard_sums(together.numpy()),
     )
     write_json(path.with_suffix(".json"), asdict(record))
 

@@ -12,34 +12,33 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, fields
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Float16, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from common.files import write_json
 from common.measure import Timing
 from common.output_folder import check_identity, write_identity
 from data.clips.dataset import ClipDataset
-from data.clips.loader import one_thread, start
 from data.clips.options import ClipOptions
 from data.latents.dataset import MANIFEST, SCHEMA
 from data.latents.shards import (
     CacheConfig,
     CacheItems,
+    Failures,
     Item,
-    ShardContent,
     ShardRecord,
     is_done,
     merge_sums,
     shard_path,
     write_shard,
 )
-from engine.prefetch import HostCopy, prefetch
+from engine.prefetch import HostCopy, load_batches, prefetch
 
 PRODUCTS = (MANIFEST, "latents-*")
 LARGEST = 6e4  # float16 ends at 65504
@@ -140,42 +139,43 @@ class LatentCache:
                 unreadable videos than the clips' `max_error_fraction`.
             OSError: a shard could not be written.
         """
-        batches = [list(_chunks(self.items.in_shard(shard), batch_size)) for shard in shards]
-        loader = DataLoader(
+        numbers = [self.items.in_shard(shard) for shard in shards]
+        batches = [
+            [of_shard[first : first + batch_size] for first in range(0, len(of_shard), batch_size)]
+            for of_shard in numbers
+        ]
+        loaded = load_batches(
             self.items,
+            workers=workers,
             batch_sampler=[batch for of_shard in batches for batch in of_shard],
-            num_workers=workers,
             collate_fn=_collate,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=one_thread,
-            generator=torch.Generator(),
         )
         timing = Timing("decode", "encode", "write")
         written: Future[None] | None = None  # the last shard, when the thread has written it
-        before: EncodedBatch | None = None
-        total = sum(len(self.items.in_shard(shard)) for shard in shards)
-        bar = tqdm(total=total, unit="clip", disable=not progress, smoothing=0.05)
-        stream = prefetch(start(loader), torch.device(device))
+        bar = tqdm(total=sum(map(len, numbers)), unit="clip", disable=not progress, smoothing=0.05)
+        stream = prefetch(loaded, torch.device(device))
         with bar, closing(stream), ThreadPoolExecutor(1) as writer:
+            # Batches, each when the device has the next one to do
+            encoded = chain(self._encoded(encode, stream, timing), [None])
+            results = (batch for batch, _ in pairwise(encoded) if batch)
             for shard, of_shard in zip(shards, batches, strict=True):
-                encoded: list[EncodedBatch] = []
-                failures: list[dict[str, str]] = []
+                moments: list[Float16[Tensor, "b c2 t h w"]] = []
+                items: list[Item] = []
+                failures: Failures = []
                 for batch in of_shard:
-                    with timing.measure("decode"):
-                        rows = next(stream)
-                    failures += self._failures(rows["failed"])
+                    result = next(results)
                     with timing.measure("encode"):
-                        now = self._encode(encode, rows["video"], rows["items"])
-                        if before is not None:  # by now the device has the next batch to do
-                            before.moments()
-                    encoded, before = [*encoded, now], now
+                        moments.append(result.moments())
+                    items += result.items
+                    failures += result.failures
                     bar.update(len(batch))
                     if written is not None and written.done():
                         written.result()  # a full disk ends the work now
                 with timing.measure("write"):
                     if written is not None:
                         written.result()
-                written = writer.submit(self._write_shard, shard, encoded, failures)
+                path = shard_path(self.folder, shard)
+                written = writer.submit(write_shard, path, moments, items, failures)
             with timing.measure("write"):
                 if written is not None:
                     written.result()
@@ -223,11 +223,6 @@ class LatentCache:
         """Whether the manifest is there, which is written last."""
         return (self.folder / MANIFEST).exists()
 
-    @property
-    def _moments_shape(self) -> tuple[int, ...]:
-        c, *rest = self.latent_shape
-        return (2 * c, *rest)
-
     def _identity(self) -> dict[str, Any]:
         """Everything that decides the shards' contents."""
         clips, cache = self.clips.config, self.items.config
@@ -244,39 +239,30 @@ class LatentCache:
         }
         return json.loads(json.dumps(identity))
 
-    def _failures(self, rows: list[dict[str, Any]]) -> list[dict[str, str]]:
-        """Key, video and reason of clips that cannot be read, which are counted."""
-        found = []
-        for row in rows:
-            video = self.clips.entry(row["item"].index).key
-            self.clips.unreadable.add(video, row["reason"])
-            found.append({"key": row["item"].key, "video": video, "reason": row["reason"]})
-        return found
-
-    def _encode(self, encode: Encode, video: Tensor | None, items: list[Item]) -> "EncodedBatch":
-        """The moments of a batch, of which the device may have yet to do the most."""
-        if video is None:
-            return EncodedBatch(items, None, None)
-        moments = encode(video).detach().float()
-        if tuple(moments.shape) != (shape := (len(items), *self._moments_shape)):
-            raise ValueError(
-                f"the encoder gave {tuple(moments.shape)} for {len(items)} clips, "
-                f"but the cache needs {shape}"
-            )
-        fits = (moments.abs() < LARGEST).flatten(1).all(dim=1)  # NaN compares false
-        return EncodedBatch(items, HostCopy(moments.half()), HostCopy(fits))
-
-    def _write_shard(
-        self, shard: int, encoded: list["EncodedBatch"], failures: list[dict[str, str]]
-    ) -> None:
-        """Put a shard together and write it."""
-        content = ShardContent(
-            moments=[moments for batch in encoded for moments in batch.moments()],
-            items=[item for batch in encoded for item in batch.items],
-            failures=failures,
-        )
-        labels = [self.clips.entry(item.index).label for item in content.items]
-        write_shard(shard_path(self.folder, shard), content, labels, self._moments_shape)
+    def _encoded(
+        self, encode: Encode, stream: Iterator[dict[str, Any]], timing: Timing
+    ) -> Iterator["EncodedBatch"]:
+        """Every batch, of which the device may have yet to do the most."""
+        c, *rest = self.latent_shape
+        while True:
+            with timing.measure("decode"):
+                rows = next(stream, None)
+            if rows is None:
+                return
+            for failure in rows["failures"]:
+                self.clips.unreadable.add(failure["video"], failure["reason"])
+            shape = (len(rows["items"]), 2 * c, *rest)
+            with timing.measure("encode"):
+                video = rows["video"]
+                moments = torch.empty(shape) if video is None else encode(video).detach().float()
+                if tuple(moments.shape) != shape:
+                    raise ValueError(
+                        f"the encoder gave {tuple(moments.shape)} for {len(rows['items'])} clips, "
+                        f"but the cache needs {shape}"
+                    )
+                fits = (moments.abs() < LARGEST).flatten(1).all(dim=1)  # NaN compares false
+                copies = HostCopy(moments.half()), HostCopy(fits)
+            yield EncodedBatch(rows["items"], rows["failures"], *copies)
 
 
 @dataclass(frozen=True)
@@ -285,35 +271,32 @@ class EncodedBatch:
 
     items: list[Item]
     """What they are of."""
-    copy: HostCopy | None
-    """float16; None of no items."""
-    fits: HostCopy | None
+    failures: Failures
+    """Clips of the batch that could not be read."""
+    copy: HostCopy
+    """float16."""
+    fits: HostCopy
     """Which of them are finite in float16."""
 
-    def moments(self) -> list[Float16[Tensor, "b c2 t h w"]]:
-        """The moments of all items in one tensor, or of no items none.
+    def moments(self) -> Float16[Tensor, "b c2 t h w"]:
+        """The moments of all items.
 
         Raises:
             ValueError: an item's are not finite or too large for float16.
         """
-        if self.copy is None or self.fits is None:
-            return []
         if not all(fits := self.fits.read().tolist()):
             raise ValueError(
                 f"the latent of {self.items[fits.index(False)].key} is not finite or beyond "
                 f"{LARGEST:.0f}, too large for float16. Check the VAE and its precision."
             )
-        return [self.copy.read()]
+        return self.copy.read()
 
 
 def _collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The clips that could be read in one tensor, what they are, and the rows of the others."""
-    good = [row for row in rows if row["video"] is not None]
-    video = torch.stack([row["video"] for row in good]) if good else None
-    failed = [row for row in rows if row["video"] is None]
-    return {"video": video, "items": [row["item"] for row in good], "failed": failed}
-
-
-def _chunks(numbers: range, size: int) -> Iterator[list[int]]:
-    for first in range(0, len(numbers), size):
-        yield list(numbers[first : first + size])
+    """The clips that could be read in one tensor, what they are, and the failures."""
+    good = [row for row in rows if "video" in row]
+    return {
+        "video": torch.stack([row["video"] for row in good]) if good else None,
+        "items": [row["item"] for row in good],
+        "failures": [row["failure"] for row in rows if "failure" in row],
+    }

@@ -10,7 +10,7 @@ tars that changed.
 
 import os
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -37,7 +37,7 @@ PARTS = "index.parts"
 VERSION = 3  # of what is kept of a tar
 
 
-@dataclass(frozen=True)
+@dataclass
 class ScannedTar:
     """What is in one tar; kept as JSON in `index.parts`."""
 
@@ -45,19 +45,19 @@ class ScannedTar:
     """What the scan depends on."""
     shard: Shard
     """The tar."""
-    found: int
+    found: int = 0
     """Samples in it."""
-    entries: tuple[Entry, ...]
+    entries: list[Entry] = field(default_factory=list)
     """Its videos, not labeled yet."""
-    labels: tuple[int | str | None, ...]
+    labels: list[int | str | None] = field(default_factory=list)
     """Of each entry, as stored."""
-    class_names: tuple[str | None, ...]
+    class_names: list[str | None] = field(default_factory=list)
     """Of each entry, where the tar gives one."""
-    failures: tuple[Failure, ...]
+    failures: list[Failure] = field(default_factory=list)
     """Videos that cannot be decoded."""
-    without_video: tuple[str, ...]
+    without_video: list[str] = field(default_factory=list)
     """Keys of samples that hold no video."""
-    cut: bool
+    cut: bool = False
     """Whether it lacks its end."""
 
     @classmethod
@@ -66,11 +66,9 @@ class ScannedTar:
         values = read_json(path) if path.exists() else {}
         if values.get("read_as", {}).get("version") != VERSION:
             return None
-        for name in ("labels", "class_names", "without_video"):
-            values[name] = tuple(values[name])
         values["shard"] = Shard(**values["shard"])
-        values["entries"] = tuple(map(Entry.from_json, values["entries"]))
-        values["failures"] = tuple(Failure(**failure) for failure in values["failures"])
+        values["entries"] = [Entry.from_json(entry) for entry in values["entries"]]
+        values["failures"] = [Failure(**failure) for failure in values["failures"]]
         return cls(**values)
 
     def check(self, tar: Path) -> None:
@@ -95,7 +93,6 @@ def index_external(
     on_error: Literal["stop", "skip"] = "stop",
     decode: Literal["all", "first"] = "all",
     workers: int = 0,
-    progress: bool = True,
 ) -> ExternalReport:
     """Index every tar in `folder` and below; run it again to go on, or after a change.
 
@@ -112,7 +109,6 @@ def index_external(
         decode: every frame of a video, so that loading refuses no video that is taken; or, in a
             small part of the time, its first frame, where packets and header tell the others.
         workers: processes, each with a tar of its own; 0 does it in this one.
-        progress: show a bar.
 
     Raises:
         ValueError: no tars, a broken or compressed one, labels that contradict each other, a
@@ -138,7 +134,7 @@ def index_external(
     with lock_folder(target):
         remove_temporary(target / PARTS)
         results = map_ordered(scan, tars, workers)
-        bar = tqdm(results, total=len(tars), unit="tar", desc="indexing", disable=not progress)
+        bar = tqdm(results, total=len(tars), unit="tar", desc="indexing")
         return _conclude(list(bar), folder, target, strict, decode)
 
 
@@ -165,14 +161,14 @@ def _scan_or_load(
 
 def _scan(tar: Path, name: str, read_as: dict[str, Any]) -> ScannedTar:
     strict, stat = read_as["strict"], tar.stat()
-    entries, labels, class_names, failures, without = [], [], [], [], []
-    found = 0
+    shard = Shard(name, sha256_file(tar), stat.st_size, 0, stat.st_mtime_ns)
+    scanned = ScannedTar(read_as, shard)
     with open(tar, "rb") as file:
         for key, members, repeated in tar_samples(tar):
-            found += 1
+            scanned.found += 1
             extension = video_extension(members)
             if extension is None:
-                without.append(key)
+                scanned.without_video.append(key)
                 continue
             content = {
                 member: os.pread(file.fileno(), size, offset)
@@ -192,27 +188,18 @@ def _scan(tar: Path, name: str, read_as: dict[str, Any]) -> ScannedTar:
                             f"but decoding gives {size[0]} of {size[1]}x{size[2]}"
                         )
             except Exception as error:  # noqa: BLE001 - whatever a sample raises is its failure
-                failures.append(Failure(key, str(error) or type(error).__name__))
+                scanned.failures.append(Failure(key, str(error) or type(error).__name__))
                 continue
             places = {
                 plain_extension(member) if member == extension else member: members[member]
                 for member in content
             }
             size = (info.frames, info.height, info.width)
-            entries.append(Entry(key, None, *size, info.fps, places))
-            labels.append(label)
-            class_names.append(class_name)
-    return ScannedTar(
-        read_as=read_as,
-        shard=Shard(name, sha256_file(tar), stat.st_size, len(entries), stat.st_mtime_ns),
-        found=found,
-        entries=tuple(entries),
-        labels=tuple(labels),
-        class_names=tuple(class_names),
-        failures=tuple(failures),
-        without_video=tuple(without),
-        cut=not has_end(tar),
-    )
+            scanned.entries.append(Entry(key, None, *size, info.fps, places))
+            scanned.labels.append(label)
+            scanned.class_names.append(class_name)
+    scanned.shard, scanned.cut = replace(shard, count=len(scanned.entries)), not has_end(tar)
+    return scanned
 
 
 def _conclude(

@@ -57,7 +57,6 @@ class ShardIndex:
     threads, and forked workers, at once. Pickling leaves open files behind.
 
     Attributes:
-        source: folder or address of the index.
         location: folder or address of the tars.
         entries: all videos, by number.
         shard_sizes: entries per shard.
@@ -67,7 +66,6 @@ class ShardIndex:
     def __init__(self, source: str, index: Mapping[str, Any], cache: ShardCache) -> None:
         self._files: dict[int, _File] = {}
         self._cache = cache
-        self.source = source
         self.location = str(index.get("location") or source)
         self.class_names: list[str] = index["class_names"]
         self.entries: Entries = index["entries"]
@@ -107,8 +105,21 @@ class ShardIndex:
                     "Shards of other tools get one by scripts/index_shards.py."
                 )
             loaded = cls(str(source), _read(path, str(path)), cache)
-        if check:
-            loaded._check_files()
+        for number, shard in enumerate(loaded.shards if check and not loaded.is_remote else ()):
+            tar = Path(loaded.path(number))
+            stat = tar.stat() if tar.exists() else None
+            if stat is None or stat.st_size != shard.bytes:
+                found = (
+                    "is missing" if stat is None else f"has {stat.st_size} bytes, not {shard.bytes}"
+                )
+                raise ValueError(
+                    f"{tar}: the shard {found}. Copy it again, or delete it and pack again."
+                )
+            if shard.mtime_ns not in (None, stat.st_mtime_ns):
+                raise ValueError(
+                    f"{tar}: was changed or copied since it was indexed. "
+                    "Run scripts/index_shards.py again; it looks only at what changed."
+                )
         return loaded
 
     @property
@@ -154,11 +165,6 @@ class ShardIndex:
         """Path or address of the shard of entry `index`."""
         return self.path(int(self.shard_numbers[index]))
 
-    def close(self) -> None:
-        """Close the shards; reading opens them again."""
-        while self._files:
-            self._files.popitem()
-
     def __len__(self) -> int:
         return len(self.entries)
 
@@ -177,25 +183,6 @@ class ShardIndex:
             for other in list(self._files)[:-OPEN_SHARDS]:
                 self._files.pop(other, None)  # closed when the last thread has read from it
         return file
-
-    def _check_files(self) -> None:
-        if self.is_remote:
-            return
-        for number, shard in enumerate(self.shards):
-            path = Path(self.path(number))
-            stat = path.stat() if path.exists() else None
-            if stat is None or stat.st_size != shard.bytes:
-                found = (
-                    "is missing" if stat is None else f"has {stat.st_size} bytes, not {shard.bytes}"
-                )
-                raise ValueError(
-                    f"{path}: the shard {found}. Copy it again, or delete it and pack again."
-                )
-            if shard.mtime_ns not in (None, stat.st_mtime_ns):
-                raise ValueError(
-                    f"{path}: was changed or copied since it was indexed. "
-                    "Run scripts/index_shards.py again; it looks only at what changed."
-                )
 
 
 class _File:

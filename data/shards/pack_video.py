@@ -16,8 +16,9 @@ from common.config import Config, Pixels
 from common.files import printable
 from common.pool import report_progress
 from common.psnr import psnr_from_mse
-from data.video.container import TIME_LIMIT, DecodeError, TimeLimitError, is_variable
-from data.video.decode import TimedFrame, read_frames
+from data.shards.report import Failure
+from data.video.decode import TIME_LIMIT, DecodeError, TimedFrame, read_frames
+from data.video.decode_errors import TimeLimitError, printable
 from data.video.encode import encode_video
 from data.video.transforms import resize
 from data.video.video_record import VideoRecord, open_record, probe_record
@@ -87,17 +88,9 @@ class Packed:
     """What is unusual about the file, and how it was read."""
 
 
-@dataclass(frozen=True)
-class Failed:
-    """A record that cannot be packed; `cause` as in `data.shards.report.Failure`."""
-
-    reason: str
-    cause: Literal["file", "time limit", "crash"] = "file"
-
-
 def pack_record(
     record: VideoRecord, *, config: ShardConfig, time_limit: float = TIME_LIMIT
-) -> Packed | Failed:
+) -> Packed | Failure:
     """Decode a record once, from its first frame to its last, and encode it as `config` says.
 
     Frames of a variable rate are packed at their mean rate, with their times beside them, unless
@@ -138,26 +131,27 @@ def pack_record(
     )
 
 
-def probe_one(record: VideoRecord, *, config: ShardConfig) -> Packed | Failed:
-    """What `pack_record` would probably give, without decoding: `video` is never there."""
+def probe_one(record: VideoRecord, *, config: ShardConfig) -> tuple[int, float] | Failure:
+    """Frames and frames per second that `pack_record` would probably give, without decoding."""
     try:
         frames, fps = probe_record(record)
     except Exception as error:  # noqa: BLE001 - whatever a file raises is its failure
         return _failed(record, error)
     if config.fps is not None:
         frames, fps = round(frames * config.fps / fps), config.fps
-    return Packed(b"", "", min(frames, config.max_frames or frames), 0, 0, fps)
+    return min(frames, config.max_frames or frames), fps
 
 
-def _failed(record: VideoRecord, error: Exception) -> Failed:
-    path = printable(record.path)
+def _failed(record: VideoRecord, error: Exception) -> Failure:
     if isinstance(error, DecodeError):
-        return Failed(str(error), "time limit" if isinstance(error, TimeLimitError) else "file")
+        cause = "time limit" if isinstance(error, TimeLimitError) else "file"
+        return Failure(record.id, str(error), cause)
+    path = printable(record.path)
     if isinstance(error, MemoryError):
-        return Failed(f"{path}: not enough memory", "crash")
+        return Failure(record.id, f"{path}: not enough memory", "crash")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         raise error  # no fault of the record
-    return Failed(f"{path}: cannot be packed ({str(error) or type(error).__name__})")
+    return Failure(record.id, f"{path}: cannot be packed ({str(error) or type(error).__name__})")
 
 
 def member_json(record: VideoRecord, packed: Packed, class_name: str | None) -> bytes:
@@ -210,21 +204,16 @@ class _Counted:
                     f"before it {self.height}x{self.width}; all must be of one size"
                 )
             self.height, self.width = height, width
-            self._sample(image)
+            if self.frames % self._every == 0:
+                self.samples[self.frames] = image
+            if len(self.samples) > COMPARED:
+                self._every *= 2
+                self.samples = {n: kept for n, kept in self.samples.items() if not n % self._every}
             self.frames += 1
             if frame.seconds is not None:
                 self.times.append(frame.seconds)
             report_progress()
             yield image
-
-    def _sample(self, image: np.ndarray) -> None:
-        if self.frames % self._every:
-            return
-        if len(self.samples) == COMPARED:
-            self._every *= 2
-            self.samples = {n: kept for n, kept in self.samples.items() if not n % self._every}
-        if self.frames % self._every == 0:
-            self.samples[self.frames] = image
 
 
 def _psnr(images: Mapping[int, np.ndarray], video: bytes) -> float:

@@ -3,8 +3,8 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -23,7 +23,7 @@ from common.output_folder import (
 from common.pool import map_ordered
 from data.importers import ImportResult
 from data.shards.index import INDEX
-from data.shards.pack_video import Failed, ShardConfig, probe_one
+from data.shards.pack_video import ShardConfig, probe_one
 from data.shards.report import Failure, PackedShard, list_counts, list_names
 from data.video.video_record import VideoRecord, source_sizes
 
@@ -32,10 +32,9 @@ log = logging.getLogger(__name__)
 PRODUCTS = ("*.tar", INDEX)
 
 
-def check_records(
-    records: Sequence[VideoRecord], config: ShardConfig, class_names: Sequence[str]
-) -> None:
+def check_records(found: ImportResult, config: ShardConfig) -> None:
     """Refuse (`ValueError`) records that contradict each other, the config or the class names."""
+    records, class_names = found.records, found.class_names
     if not records:
         raise ValueError("no videos to pack")
     repeated = [key for key, count in Counter(r.id for r in records).items() if count > 1]
@@ -137,30 +136,25 @@ class Part:
             shards, position = shards + 1, packed.stop
 
 
-def begin_folder(
-    folder: Path, config: ShardConfig, class_names: Sequence[str], hashed: HashedRecords
-) -> None:
+def begin_folder(folder: Path, settings: Mapping[str, Any], hashed: HashedRecords) -> None:
     """Record what the folder's shards are made from, if what is there was made in the same way.
 
     Where a run ended before all was packed, videos that were mended, removed or added since then
     are no reason to refuse it: the shards that they are not in stay. Of a complete folder only
     videos that could not be packed may have changed.
 
+    Args:
+        settings: what, besides the videos, decides the content of the shards.
+
     Raises:
         ValueError: the shards are others, or made by something else.
     """
-    settings, inputs = describe(config, class_names), hashed.inputs
-    before = recorded_inputs(folder)
+    inputs, before = hashed.inputs, recorded_inputs(folder)
     may_go_on = before and before != inputs and _may_go_on(folder, hashed)
     check_identity(folder, settings, before if may_go_on else inputs, products=PRODUCTS)
     if may_go_on:
         log.warning("%s: the videos are not those that the run before found; going on", folder)
     write_json(folder / IDENTITY, describe_identity(settings, inputs))
-
-
-def describe(config: ShardConfig, class_names: Sequence[str]) -> dict[str, Any]:
-    """What, besides the videos, decides the content of the shards."""
-    return {**asdict(config), "class_names": list(class_names)}
 
 
 def _may_go_on(folder: Path, hashed: HashedRecords) -> bool:
@@ -178,12 +172,14 @@ def dry_run(scan: ImportResult, config: ShardConfig, workers: int) -> list[str]:
     results = map_ordered(partial(probe_one, config=config), scan.records, workers)
     bar = tqdm(results, total=len(scan.records), unit="video")
     for seen, record in zip(bar, scan.records, strict=True):
-        if isinstance(seen, Failed):
+        if isinstance(seen, Failure):
             failed.append(seen.reason)
-        elif seen.frames < config.min_frames:
-            short.append(f"{printable(record.path)}: {seen.frames} frames")
+            continue
+        frames, fps = seen
+        if frames < config.min_frames:
+            short.append(f"{printable(record.path)}: {frames} frames")
         else:
-            hours += seen.frames / seen.fps / 3600
+            hours += frames / fps / 3600
     counts = Counter(record.label for record in scan.records)
     return [
         f"by the headers: {hours:.2f} hours, {len(short)} too short, {len(failed)} failed",

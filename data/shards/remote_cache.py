@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 CACHE_VARIABLE = "IVVAE_SHARD_CACHE"
 ATTEMPTS = 4
+WAIT = 1.0  # seconds before the second attempt; doubled at each
 TIMEOUT = 60.0  # seconds without a byte
 SLOWEST = 10_000  # bytes per second, on average from the start of a download
 GRACE = 120.0  # seconds that a download may take beside these
@@ -51,21 +52,17 @@ class ShardCache:
     Args:
         folder: made if missing; default: `IVVAE_SHARD_CACHE`, else `~/.cache/ivvae/shards`.
         limit_gb: size that the folder is kept below, in GB (10^9 bytes).
-        wait: seconds before the second attempt of a download that failed; doubled at each.
 
     Raises:
         ValueError: a limit that is not above 0.
     """
 
-    def __init__(
-        self, folder: str | Path | None = None, limit_gb: float = 100.0, *, wait: float = 1.0
-    ):
+    def __init__(self, folder: str | Path | None = None, limit_gb: float = 100.0):
         if not limit_gb > 0:
             raise ValueError(f"cache_gb={limit_gb} must be above 0")
         default = os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "ivvae" / "shards"
         self.folder = Path(folder or default)
         self.limit = int(limit_gb * 1e9)
-        self.wait = wait
 
     def open(self, url: str, size: int, digest: str) -> int:
         """A descriptor of the shard at `url`, for reading; downloaded first if it is not here.
@@ -97,9 +94,6 @@ class ShardCache:
         path = self.folder / "indices" / sha256(url.encode()).hexdigest() / url.rsplit("/", 1)[-1]
 
         def keep(part: Path) -> Content:
-            if path.exists() and sha256_file(path) == sha256_file(part):
-                part.unlink()
-                return read(path)
             content = read(part)
             os.replace(part, path)
             return content
@@ -135,7 +129,7 @@ class ShardCache:
         reason = ""
         for attempt in range(ATTEMPTS):
             if attempt:
-                time.sleep(self.wait * 2 ** (attempt - 1))
+                time.sleep(WAIT * 2 ** (attempt - 1))
             try:
                 looks = _download(url, part, limit)
                 try:

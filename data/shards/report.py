@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from common.files import printable, read_json, sha256_file
 from data.importers import ImportResult
@@ -47,25 +47,25 @@ class UnusualVideo:
 
     id: str
     path: str
-    notes: tuple[str, ...]
+    notes: Sequence[str]
 
 
-@dataclass(frozen=True)
+@dataclass(kw_only=True)
 class PackedShard:
     """Records `[start, stop)` and what became of them; kept as json beside each tar."""
 
-    shard: Shard | None
+    shard: Shard | None = None
     """The tar; None where none of the records could be packed."""
     start: int
     stop: int
-    records: str
+    records: str = ""
     """Hash of the records without those that failed, and of their files' sizes."""
-    entries: tuple[Entry, ...]
-    psnr: tuple[float | None, ...]
+    entries: list[Entry] = field(default_factory=list)
+    psnr: list[float | None] = field(default_factory=list)
     """Of each entry, dB."""
-    too_short: tuple[ShortVideo, ...]
-    failures: tuple[Failure, ...]
-    unusual: tuple[UnusualVideo, ...]
+    too_short: list[ShortVideo] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    unusual: list[UnusualVideo] = field(default_factory=list)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -76,10 +76,13 @@ class PackedShard:
         """
         try:
             values = read_json(path)
-            values |= _videos(values)
-            values["shard"] = None if values["shard"] is None else Shard(**values["shard"])
-            values["entries"] = tuple(map(Entry.from_json, values["entries"]))
-            values["psnr"] = tuple(values["psnr"])
+            values |= {
+                "shard": values["shard"] and Shard(**values["shard"]),
+                "entries": [Entry.from_json(entry) for entry in values["entries"]],
+                "too_short": [ShortVideo(**video) for video in values["too_short"]],
+                "failures": [Failure(**failure) for failure in values["failures"]],
+                "unusual": [UnusualVideo(**video) for video in values["unusual"]],
+            }
             return cls(**values)
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"{path}: damaged ({error}). Delete it and pack again.") from None
@@ -130,13 +133,13 @@ class ShardReport:
     """Videos left out because they have too few frames."""
     failures: tuple[Failure, ...]
     """Videos left out because they cannot be packed."""
-    missing: Sequence[str] = ()
+    missing: Sequence[str]
     """Videos that the annotations name and no file is there for."""
-    unlabeled: Sequence[str] = ()
+    unlabeled: Sequence[str]
     """Files that the annotations do not name."""
-    notes: Sequence[str] = ()
+    notes: Sequence[str]
     """What the importer found unusual and how it read it, and several frame rates in one set."""
-    unusual: tuple[UnusualVideo, ...] = ()
+    unusual: tuple[UnusualVideo, ...]
     """Packed videos that are unusual."""
 
     def lines(self, folder: Path, scan: ImportResult) -> list[str]:
@@ -157,12 +160,6 @@ class ShardReport:
             *list_counts(self.classes),
             f"Report: {folder / REPORT}",
         ]
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """From `report.json`."""
-        values = read_json(path)
-        return cls(**{**values, **_videos(values)})
 
 
 @dataclass(frozen=True)
@@ -189,26 +186,10 @@ class ExternalReport:
     """Content hash, as in the index."""
 
 
-def _videos(values: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
-    """The lists of videos in a json as records."""
-    return {
-        "too_short": tuple(ShortVideo(**video) for video in values["too_short"]),
-        "failures": tuple(Failure(**failure) for failure in values["failures"]),
-        "unusual": tuple(
-            UnusualVideo(**{**video, "notes": tuple(video["notes"])}) for video in values["unusual"]
-        ),
-    }
-
-
 def make_report(
-    packed: Sequence[PackedShard],
-    class_names: Sequence[str],
-    content_hash: str,
-    source_bytes: int,
-    scan: ImportResult | None,
+    scan: ImportResult, packed: Sequence[PackedShard], content_hash: str, source_bytes: int
 ) -> ShardReport:
-    """Sum up all shards; together they cover all records, in order."""
-    scan = scan or ImportResult([])
+    """Sum up all shards; together they cover all records of the scan, in order."""
     entries = [entry for each in packed for entry in each.entries]
     psnr = [value for each in packed for value in each.psnr if value is not None]
     shards = [each.shard for each in packed if each.shard is not None]
@@ -219,7 +200,7 @@ def make_report(
         more = f" and {len(rates) - 5} more" if len(rates) > 5 else ""
         notes.append(f"{len(rates)} frame rates in one set: {usual}{more}; fps packs all at one")
     return ShardReport(
-        found=packed[-1].stop,
+        found=len(scan.records),
         written=len(entries),
         hours=sum(entry.frames / entry.fps for entry in entries) / 3600,
         bytes=sum(shard.bytes for shard in shards),
@@ -228,7 +209,7 @@ def make_report(
         psnr_lowest=min(psnr, default=None),
         shards=len(shards),
         hash=content_hash,
-        classes={name: counts[label] for label, name in enumerate(class_names)},
+        classes={name: counts[label] for label, name in enumerate(scan.class_names)},
         too_short=tuple(video for each in packed for video in each.too_short),
         failures=tuple(failure for each in packed for failure in each.failures),
         missing=scan.missing,

@@ -11,8 +11,10 @@ import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import IO, Any, Self, overload
+from typing import IO, Any, Self
 
 import numpy as np
 
@@ -72,35 +74,28 @@ class TarWriter:
         self.size += len(data)
 
 
-def split_name(name: str) -> tuple[str, str] | None:
-    """webdataset's (key, extension) of a member, at the first dot of the file name, or None."""
-    match = re.match(r"^((?:.*/|)[^.]+)[.]([^/]*)$", name)
-    return (match.group(1), match.group(2)) if match else None
-
-
 def tar_samples(tar: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]], list[str]]]:
     """Samples of a tar in order: the key, extension -> (offset, size), and repeated extensions.
 
     Of a member that occurs twice in a sample the first counts.
     """
-    current: str | None = None
-    members: dict[str, tuple[int, int]] = {}
-    repeated: list[str] = []
-    for name, place in tar_members(tar):
-        parts = split_name(name)
-        if parts is None or META.match(name):
-            continue
-        key, extension = parts[0], parts[1].lower()
-        if key != current:
-            if current is not None:
-                yield current, members, repeated
-            current, members, repeated = key, {}, []
-        if extension in members:
-            repeated.append(extension)
-        else:
-            members[extension] = place
-    if current is not None:
-        yield current, members, repeated
+    from webdataset.tariterators import base_plus_ext  # takes a while to import
+
+    def named() -> Iterator[tuple[str, str, tuple[int, int]]]:
+        for name, place in tar_members(tar):
+            key, extension = base_plus_ext(name)
+            if key and extension is not None and not META.match(name):
+                yield key, extension.lower(), place
+
+    for key, sample in groupby(named(), key=itemgetter(0)):
+        members: dict[str, tuple[int, int]] = {}
+        repeated: list[str] = []
+        for _, extension, place in sample:
+            if extension in members:
+                repeated.append(extension)
+            else:
+                members[extension] = place
+        yield key, members, repeated
 
 
 def has_end(tar: Path) -> bool:
@@ -185,7 +180,7 @@ class Entry:
         return cls(**{**values, "members": members})
 
 
-class Entries(Sequence[Entry]):
+class Entries:
     """Entries by number; `entries[i]` makes an `Entry` of the columns, which are shared.
 
     Args:
@@ -233,13 +228,10 @@ class Entries(Sequence[Entry]):
     def __len__(self) -> int:
         return len(self._ends)
 
-    @overload
-    def __getitem__(self, index: int) -> Entry: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Entry]: ...
-    def __getitem__(self, index: int | slice) -> Entry | list[Entry]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def __iter__(self) -> Iterator[Entry]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> Entry:
         index = range(len(self))[index]  # counts from the end where negative, IndexError outside
         places = ((extension, self.place(index, extension)) for extension in self.extensions)
         label = int(self.label[index])
@@ -259,16 +251,9 @@ def entries_to_columns(entries: Sequence[Entry]) -> dict[str, Any]:
     columns: dict[str, Any] = {
         name: [getattr(entry, name) for entry in entries] for name in ("key", "label", *NUMBERS)
     }
-    extensions = sorted({extension for entry in entries for extension in entry.members})
-    places = {
-        extension: [entry.members.get(extension, (-1, -1)) for entry in entries]
-        for extension in extensions
-    }
-    columns["members"] = {
-        extension: {
-            "offset": [offset for offset, _ in found],
-            "size": [size for _, size in found],
-        }
-        for extension, found in places.items()
-    }
+    columns["members"] = {}
+    for extension in sorted({extension for entry in entries for extension in entry.members}):
+        places = (entry.members.get(extension, (-1, -1)) for entry in entries)
+        offsets, sizes = zip(*places, strict=True)
+        columns["members"][extension] = {"offset": offsets, "size": sizes}
     return columns

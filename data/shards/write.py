@@ -1,6 +1,6 @@
 """Write shards of videos: parallel, distributed, resumable, the same bytes every time.
 
-    write_shards(records, "shards/", ShardConfig(short_side=256), class_names, workers=8)
+    write_shards(found, "shards/", ShardConfig(short_side=256), workers=8)
     index = ShardIndex.load("shards/")
 
 The records are divided into parts of equal length, in order. A part becomes a shard, or several
@@ -11,7 +11,7 @@ it has does not matter. The first process writes the index last.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -23,13 +23,12 @@ from common.output_folder import check_identity, in_main_process, lock_folder
 from common.pool import STUCK, map_ordered
 from data.importers import ImportResult
 from data.shards.index import Shard, write_index
-from data.shards.pack_video import Failed, Packed, ShardConfig, member_json, pack_record
+from data.shards.pack_video import Packed, ShardConfig, member_json, pack_record
 from data.shards.packing_run import (
     HashedRecords,
     Part,
     begin_folder,
     check_records,
-    describe,
 )
 from data.shards.report import (
     REPORT,
@@ -54,35 +53,29 @@ OnError = Literal["stop", "skip"]
 
 
 def write_shards(
-    records: Sequence[VideoRecord],
+    found: ImportResult,
     folder: str | Path,
     config: ShardConfig,
-    class_names: Sequence[str] = (),
     *,
     on_error: OnError = "stop",
     workers: int = 0,
     time_limit: float = TIME_LIMIT,
-    progress: bool = True,
-    scan: ImportResult | None = None,
     accelerator: "Accelerator | None" = None,
 ) -> ShardReport:
-    """Pack `records` into webdataset tars under `folder`, with an index and a report.
+    """Pack videos into webdataset tars under `folder`, with an index and a report.
 
     Running it again with the same arguments continues, or does nothing but check. Videos that
     could not be packed are tried again if their file has changed, if the time limit that they broke
     is larger now, or if a process died of them and there are fewer workers now.
 
     Args:
-        records: what to pack; the order is that of the entries.
+        found: the records, in the order of the entries, and the names of their labels.
         config: what the packed videos look like.
-        class_names: names of the labels.
         on_error: what to do with a video that cannot be packed: end here, or leave it out and
             count it.
         workers: processes that decode and encode; 0 does it in this one, where nothing can be done
             about a file of which the decoder crashes or never returns.
         time_limit: seconds that reading one video may take; a slower one cannot be packed.
-        progress: show a bar.
-        scan: where the records come from, for the report.
         accelerator: where several processes call this with the same arguments and share `folder`:
             what connects them. The shards do not depend on their number.
 
@@ -95,28 +88,22 @@ def write_shards(
     rank, processes = 0, 1
     if accelerator is not None:
         rank, processes = accelerator.process_index, accelerator.num_processes
-
-    def wait() -> None:
+    check_records(found, config)
+    hashed = HashedRecords.read(found.records)
+    settings = {**asdict(config), "class_names": list(found.class_names)}
+    with lock_folder(folder, accelerator):
+        in_main_process(lambda: begin_folder(folder, settings, hashed), accelerator)
+        check_identity(folder, settings, hashed.inputs)  # of each process
+        count = len(found.records)
+        parts = [
+            Part(i, start, min(start + config.videos_per_shard, count))
+            for i, start in enumerate(range(0, count, config.videos_per_shard))
+        ]
+        writer = _Writer(folder, found.class_names, hashed, config, on_error, workers, time_limit)
+        writer.run(parts[rank::processes], hidden=rank > 0)
         if accelerator is not None:
             accelerator.wait_for_everyone()
-
-    check_records(records, config, class_names)
-    hashed = HashedRecords.read(records)
-    with lock_folder(folder, accelerator):
-        in_main_process(lambda: begin_folder(folder, config, class_names, hashed), accelerator)
-        check_identity(folder, describe(config, class_names), hashed.inputs)  # of each process
-        starts = range(0, len(records), config.videos_per_shard)
-        parts = [
-            Part(i, start, min(start + config.videos_per_shard, len(records)))
-            for i, start in enumerate(starts)
-        ]
-        writer = _Writer(folder, hashed, config, class_names, on_error, workers, time_limit)
-        writer.run(parts[rank::processes], progress and rank == 0)
-        wait()
-        if rank == 0:
-            _conclude(folder, parts, config, class_names, hashed, scan)
-        wait()
-    return ShardReport.load(folder / REPORT)
+        return in_main_process(lambda: _conclude(folder, parts, config, found, hashed), accelerator)
 
 
 @dataclass
@@ -124,15 +111,15 @@ class _Writer:
     """Turns parts of the records into shards, each with the json that says what it covers."""
 
     folder: Path
+    class_names: Sequence[str]
     hashed: HashedRecords
     config: ShardConfig
-    class_names: Sequence[str]
     on_error: OnError
     workers: int
     time_limit: float
 
-    def run(self, parts: Sequence[Part], progress: bool) -> None:
-        """Write what is missing of `parts`."""
+    def run(self, parts: Sequence[Part], *, hidden: bool) -> None:
+        """Write what is missing of `parts`, with a bar unless `hidden`."""
         todo = [(part, *self._written(part)) for part in parts]  # part, shards, next record
         records = self.hashed.records
         waiting = [records[n] for part, _, position in todo for n in range(position, part.stop)]
@@ -142,7 +129,7 @@ class _Writer:
             initial=total - len(waiting),
             unit="video",
             desc="" if total == len(records) else "videos of the first process",
-            disable=not progress,
+            disable=hidden,
         )
         self.results = map_ordered(
             partial(pack_record, config=self.config, time_limit=self.time_limit),
@@ -151,7 +138,7 @@ class _Writer:
             patience=self.time_limit + GRACE,
             on_death=self._died,
         )
-        self.next: Packed | Failed | None = None
+        self.next: Packed | Failure | None = None
         try:
             with self.bar:
                 for part, shards, position in todo:
@@ -161,12 +148,13 @@ class _Writer:
         finally:
             self.results.close()
 
-    def _died(self, record: VideoRecord, status: int) -> Failed:
+    def _died(self, record: VideoRecord, status: int) -> Failure:
         path = printable(record.path)
         if status == STUCK:
             seconds = f"{self.time_limit + GRACE:g} s"
-            return Failed(f"{path}: no frame for {seconds}; given up", "time limit")
-        return Failed(
+            return Failure(record.id, f"{path}: no frame for {seconds}; given up", "time limit")
+        return Failure(
+            record.id,
             f"{path}: a worker process died of it (exit status {status}): out of memory, or "
             "a file that makes the decoder crash. Try fewer workers",
             "crash",
@@ -206,42 +194,35 @@ class _Writer:
 
     def _fill(self, tar: TarWriter, name: str, numbers: range) -> PackedShard:
         """Add the records with these numbers until the shard is full or they end."""
-        entries, psnr, too_short, failures, unusual = [], [], [], [], []
-        stop = numbers.start
+        packed = PackedShard(start=numbers.start, stop=numbers.start)
         for number in numbers:
             record = self.hashed.records[number]
-            packed = self.next = self.next or next(self.results)
-            if isinstance(packed, Failed):
-                self._stop_at(packed.reason)
+            result = self.next = self.next or next(self.results)
+            if isinstance(result, Failure):
+                self._stop_at(result.reason)
                 settings = {
                     "time limit": {"time_limit": self.time_limit},
                     "crash": {"workers": self.workers},
-                }.get(packed.cause, {})
+                }.get(result.cause, {})
                 file = self.hashed.file_hash(number)
-                failures.append(Failure(record.id, packed.reason, packed.cause, settings, file))
-            elif not packed.video:
-                too_short.append(ShortVideo(record.id, printable(record.path), packed.frames))
-            elif entries and tar.size + len(packed.video) > self.config.shard_mb * 1_000_000:
+                packed.failures.append(replace(result, settings=settings, file=file))
+            elif not result.video:
+                short = ShortVideo(record.id, printable(record.path), result.frames)
+                packed.too_short.append(short)
+            elif packed.entries and tar.size + len(result.video) > self.config.shard_mb * 1_000_000:
                 break
             else:
-                entries.append(self._add(tar, record, packed))
-                psnr.append(packed.psnr)
-                if packed.notes:
-                    unusual.append(UnusualVideo(record.id, printable(record.path), packed.notes))
-            self.next, stop = None, number + 1
+                packed.entries.append(self._add(tar, record, result))
+                packed.psnr.append(result.psnr)
+                if result.notes:
+                    unusual = UnusualVideo(record.id, printable(record.path), result.notes)
+                    packed.unusual.append(unusual)
+            self.next, packed.stop = None, number + 1
             self.bar.update()
-        shard = Shard(name, tar.close(), tar.size, len(entries)) if entries else None
-        return PackedShard(
-            shard=shard,
-            start=numbers.start,
-            stop=stop,
-            records=self.hashed.digest(range(numbers.start, stop), failures),
-            entries=tuple(entries),
-            psnr=tuple(psnr),
-            too_short=tuple(too_short),
-            failures=tuple(failures),
-            unusual=tuple(unusual),
-        )
+        if packed.entries:
+            packed.shard = Shard(name, tar.close(), tar.size, len(packed.entries))
+        packed.records = self.hashed.digest(range(numbers.start, packed.stop), packed.failures)
+        return packed
 
     def _add(self, tar: TarWriter, record: VideoRecord, packed: Packed) -> Entry:
         class_name = None if record.label is None else self.class_names[record.label]
@@ -269,23 +250,22 @@ def _conclude(
     folder: Path,
     parts: Sequence[Part],
     config: ShardConfig,
-    class_names: Sequence[str],
+    found: ImportResult,
     hashed: HashedRecords,
-    scan: ImportResult | None,
-) -> None:
+) -> ShardReport:
     """Write the index of the shards that are not empty, and the report."""
     # Collect what was packed
     packed: list[PackedShard] = []
     names = set()
     for part in parts:
-        found = list(part.packed(folder))
-        if not found or found[-1].stop != part.stop:
+        done = list(part.packed(folder))
+        if not done or done[-1].stop != part.stop:
             raise ValueError(
-                f"{folder}: {part.name(len(found))}.json is not there, though a process wrote it. "
+                f"{folder}: {part.name(len(done))}.json is not there, though a process wrote it. "
                 "All processes must see the same folder."
             )
-        packed += found
-        names |= {part.name(shard) for shard in range(len(found))}
+        packed += done
+        names |= {part.name(shard) for shard in range(len(done))}
     full = [each for each in packed if each.shard is not None]
     if not full:
         failures = [failure.reason for each in packed for failure in each.failures]
@@ -298,6 +278,7 @@ def _conclude(
     # Write index and report
     shards = [each.shard for each in full if each.shard is not None]
     entries = [entry for each in full for entry in each.entries]
-    content_hash = write_index(folder, class_names, asdict(config), shards, entries)
-    report = make_report(packed, class_names, content_hash, hashed.bytes, scan)
+    content_hash = write_index(folder, found.class_names, asdict(config), shards, entries)
+    report = make_report(found, packed, content_hash, hashed.bytes)
     write_json(folder / REPORT, asdict(report))
+    return report

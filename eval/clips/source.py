@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from common.machine import one_thread
 from common.pixels import to_float
 from common.seeding import fold, generator
-from data.clips.loader import one_thread
 from data.video.encode import from_uint8
 from data.video.transforms import fit
 from data.video.video_record import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS

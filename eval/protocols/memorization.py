@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from data.clips.loader import one_thread
+from common.machine import one_thread
 from eval.clips.source import ClipSource
 from eval.features.extractors import Extractor
 from eval.features.feature_cache import (

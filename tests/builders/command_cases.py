@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from common.files import read_json
-from data.clips.buckets import Bucket, BucketConfig
+from data.clips.batches import Bucket, BucketConfig
 from data.clips.dataset import ClipConfig, PackedClips
 from engine.config import OptimizerConfig
 from engine.run_folder import read_log

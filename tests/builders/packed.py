@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from data.importers import ImportResult
 from data.shards.index import ShardIndex
 from data.shards.pack_video import ShardConfig
 from data.shards.write import write_shards
@@ -31,7 +32,7 @@ def pack(
         for i, count in enumerate(frames)
     ]
     config = ShardConfig(reencode=False, min_frames=1, videos_per_shard=per_shard)
-    write_shards(records, folder / "shards", config, class_names, progress=False)
+    write_shards(ImportResult(records, list(class_names)), folder / "shards", config)
     for i in broken:
         index = ShardIndex.load(folder / "shards")
         with open(index.path_of(i), "r+b") as file:

@@ -39,7 +39,7 @@ def make_project(root: Path) -> Path:
         found = Folder(root=root / f"{prefix}videos").scan()
         options = ShardConfig(reencode=False, min_frames=1, videos_per_shard=2)
         shards = root / f"{prefix}shards"
-        write_shards(found.records, shards, options, found.class_names, progress=False)
+        write_shards(found, shards, options)
         torch.manual_seed(seed)
         VideoVAE(MODEL).save_pretrained(root / f"{prefix}vae")
     for name, data, frames in (

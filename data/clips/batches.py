@@ -1,13 +1,14 @@
-"""Batches of mixed sizes: images and clips of several lengths and resolutions in one run.
+"""The batches of a run, of one size or of several, such as images and clips of several lengths.
 
-Every global batch is of one bucket, a size (frames, height, width). Which bucket and which samples
-step s gets is a pure function of (seed, s), as for a single size.
+Where sizes are mixed, every global batch is of one bucket, a size (frames, height, width). Which
+bucket and which samples step s gets is a pure function of (seed, s), as for a single size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
+from accelerate import Accelerator
 from annotated_types import Ge, Gt
 from torch.utils.data import Dataset
 
@@ -15,8 +16,11 @@ from common.config import BatchSize, Config, Frames, Pixels
 from common.seeding import fold
 from data.clips.batch_order import GlobalBatches, Mixture, Source, Turns, batch_order
 from data.clips.dataset import ClipConfig, ClipDataset, load_index
-from data.clips.options import Size, UnreadableVideos
+from data.clips.options import Size, UnreadableVideos, collate, report_bad
+from engine.config import TrainConfig
+from engine.prefetch import BatchSource, load_batches
 
+AHEAD = 4  # batches that each worker loads ahead
 CYCLE = 100
 """Steps in which every bucket has its share of the batches."""
 
@@ -168,7 +172,7 @@ class BucketClips(Dataset):
         return BucketOrder(orders, [bucket.weight for bucket in self.config.buckets], seed)
 
 
-class BucketOrder:
+class BucketOrder(GlobalBatches):
     """Which bucket and which of its samples make up which global batch, by (seed, step) alone.
 
     Steps come in cycles of 100 (or as many as there are buckets, if that is more), in which every
@@ -185,6 +189,7 @@ class BucketOrder:
 
     def __init__(self, orders: Sequence[GlobalBatches], weights: Sequence[float], seed: int):
         self.orders = list(orders)
+        self.batch_sizes = set().union(*(order.batch_sizes for order in orders))
         self.turns = Turns(weights, seed, name="buckets", cycle=CYCLE)
 
     def batch(self, step: int) -> list[tuple[int, ...]]:
@@ -192,17 +197,65 @@ class BucketOrder:
         bucket, visit = self.turns.visit(step)
         return [(bucket, *item) for item in self.orders[bucket].batch(visit)]
 
-    def local_batch(self, step: int, rank: int, world_size: int) -> list[tuple[int, ...]]:
-        """Rank `rank`'s contiguous part of `batch(step)`.
 
-        Raises:
-            ValueError: `world_size` does not divide the bucket's batch.
-        """
-        bucket, visit = self.turns.visit(step)
-        part = self.orders[bucket].local_batch(visit, rank, world_size)
-        return [(bucket, *item) for item in part]
+def training_batches(dataset: Any, config: TrainConfig, accelerator: Accelerator) -> BatchSource:
+    """This process's batches of a training run from any step on, for `engine.train.Trainer`.
 
-    def check_world_size(self, world_size: int) -> None:
-        """Refuse (`ValueError`) a number of processes that does not divide every bucket's batch."""
-        for order in self.orders:
-            order.check_world_size(world_size)
+    Args:
+        dataset: `ClipDataset`, `LatentDataset`, a `Mixture` of either, or `BucketClips`, whose
+            buckets' batches take the place of `config.global_batch_size`.
+
+    Raises:
+        ValueError: the processes do not divide the global batch, or it exceeds the data set.
+    """
+    if isinstance(dataset, BucketClips):
+        order = dataset.batch_order(config.seed)
+    else:
+        order = batch_order(dataset, config.global_batch_size, config.seed)
+    rank, world = accelerator.process_index, accelerator.num_processes
+    order.check_world_size(world)
+    return lambda step: batches(dataset, order, step, config.steps, rank, world, config.workers)
+
+
+def batches(
+    dataset: Dataset,
+    order: GlobalBatches,
+    start_step: int,
+    stop_step: int,
+    rank: int = 0,
+    world_size: int = 1,
+    workers: int = 0,
+) -> Iterator[dict[str, Any]]:
+    """Rank `rank`'s part of each global batch in `[start_step, stop_step)`, in order.
+
+    What is yielded depends on nothing but the data set, the order and the arguments: not on
+    `workers`, not on earlier steps, not on any global random state; the ranks together yield the
+    global batch. Do not pass the result to `Accelerator.prepare`, which would split it again.
+    One set of workers serves all steps, epochs included.
+
+    Args:
+        dataset: `ClipDataset`, `LatentDataset` or the like; `BucketClips` with a `BucketOrder`.
+        workers: processes that load ahead; 0 loads in this process.
+
+    Returns:
+        Items stacked by `default_collate`: tensors with a new first axis, lists of strings; and
+        `bad_samples`, int64 (b,): how many unreadable samples each item stands in for.
+
+    Raises:
+        ValueError: at once, if `world_size` does not divide the global batch or a number is
+            negative; later, if a `ClipDataset` meets more unreadable samples than it allows.
+    """
+    order.check_world_size(world_size)
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank {rank} must be in [0, {world_size})")
+    if start_step < 0 or workers < 0:
+        raise ValueError(f"start_step={start_step} and workers={workers} must not be negative")
+    steps = range(start_step, stop_step)
+    loaded = load_batches(
+        dataset,
+        workers=workers,
+        batch_sampler=(order.local_batch(step, rank, world_size) for step in steps),
+        prefetch_factor=AHEAD if workers else None,
+        collate_fn=collate,
+    )
+    return report_bad(loaded, getattr(dataset, "unreadable", None))
