@@ -209,7 +209,7 @@ def vae_step(config: Traffic, device: torch.device) -> Prepared:
             real, generated = discriminator(torch.cat([video, leaf.detach()])).float().chunk(2)
             (F.relu(1 - real).mean() + F.relu(1 + generated).mean()).backward()
 
-    return model.layers(), step
+    return [*model.layers()], step
 
 
 def latte_step(config: Traffic, device: torch.device) -> Prepared:

@@ -82,6 +82,12 @@ class Pretrained(PyTorchModelHubMixin):
         save_file(state, save_directory / "model.safetensors", metadata={"format": "pt"})
 
 
+def saved_class(folder: str | Path) -> str | None:
+    """The class of the model that `save_pretrained` wrote to a folder; None if it did not."""
+    config = Path(folder) / "config.json"
+    return read_json(config).get("model_class") if config.is_file() else None
+
+
 def hub_file(
     repository: str,
     name: str,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from benchmarks import comparators as benchmark
-from tests.builders.tiny_comparators import LIKE, LIMIT, distance, smallest, tiny, video
+from tests.builders.tiny_comparators import LIKE, LIMIT, distance, smallest, tiny, untrained, video
 from tests.builders.vectors import load_case, uniform
 from vae.comparators.base import Tiles, Windows
 from vae.comparators.blocks import GroupCausalConv3d, PaddedConv3d
@@ -18,7 +18,7 @@ from vae.comparators.cv_vae import CVVAE, CVVAEConfig
 from vae.comparators.od_vae import ODVAE, ODVAEConfig, to_group_causal
 from vae.comparators.opensora_v12 import OpenSoraConfig, OpenSoraVAE, from_official_names
 from vae.complexity import count_macs, count_parameters
-from vae.registry import COMPARATORS, GCCONV, comparator_config, new_vae, published_config
+from vae.registry import COMPARATORS, GCCONV, comparator_config, published_config
 
 OWN = ("cv_vae", "od_vae", "opensora_v12")
 
@@ -155,15 +155,14 @@ def test_windows_cover_every_frame_once():
 def test_tiles_fade_linearly_into_each_other():
     x = uniform(3, (1, 2, 1, 30, 20))
     enlarge = partial(F.interpolate, scale_factor=(1, 2, 2))
-    tiles = Tiles(size=12, overlap=4)
-    assert_close(tiles.run(enlarge, x), enlarge(x))
+    assert_close(Tiles(size=24, overlap=8).run(enlarge, x, 2, 1), enlarge(x))
     calls = []
 
     def count(part: Tensor) -> Tensor:
         calls.append(part.shape[-1])
         return torch.full_like(part, len(calls) - 1.0)
 
-    row = tiles.run(count, torch.zeros(1, 1, 1, 4, 20))[0, 0, 0, 0]
+    row = Tiles(size=12, overlap=4).run(count, torch.zeros(1, 1, 1, 4, 20), 1, 1)[0, 0, 0, 0]
     assert calls == [12, 12]
     assert_close(row[8:12], torch.tensor([0.125, 0.375, 0.625, 0.875]))
     assert row[:8].eq(0).all()
@@ -172,13 +171,12 @@ def test_tiles_fade_linearly_into_each_other():
 
 def test_tiles_leave_small_frames_alone():
     x = torch.zeros(1, 3, 1, 576, 64)
-    assert CVVAE.encode_tiles is not None
-    assert CVVAE.encode_tiles.run(lambda part: part, x) is x
+    assert CVVAE.tiles.run(lambda part: part, x, 1, 8) is x
 
 
 @torch.no_grad()
 def test_windowed_large_frames_run_in_tiles(monkeypatch):
-    monkeypatch.setattr(CVVAE, "encode_tiles", Tiles(size=16, overlap=8))
+    monkeypatch.setattr(CVVAE, "tiles", Tiles(size=16, overlap=8))
     model, windowed = tiny("cv_vae", windows="single"), tiny("cv_vae")
     x = video(5, height=16, width=24)
     left, right = model.encode(x[..., :16]).mean, model.encode(x[..., 8:]).mean
@@ -211,7 +209,7 @@ def test_training_reaches_every_weight(name):
 @pytest.mark.parametrize("name", OWN)
 def test_a_few_steps_learn(name):
     torch.manual_seed(0)
-    model = new_vae(name, LIKE)
+    model = untrained(name)
     x = video(5, seed=5) * 0.5 + 0.3
     noise = torch.zeros(1, *model.config.latent_shape(5, 16, 24))
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)

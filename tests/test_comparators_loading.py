@@ -23,7 +23,7 @@ from vae.comparators.diffusers_vae import ADAPTERS, DiffusersConfig, DiffusersVA
 from vae.comparators.od_vae import ODVAE
 from vae.comparators.opensora_v12 import OpenSoraVAE
 from vae.convert import from_wan
-from vae.registry import COMPARATORS, GCCONV, load_found, load_vae, named_sources, new_vae
+from vae.registry import COMPARATORS, GCCONV, comparator_config, load_found, load_vae, named_sources
 
 Weights = dict[str, Tensor]
 
@@ -163,9 +163,9 @@ def test_open_sora_takes_shift_and_scale_from_the_file(tmp_path, weights):
 @pytest.mark.parametrize(
     ("name", "get"),
     [
-        ("cv_vae", "https://huggingface.co/AILab-CVC/CV-VAE"),
-        ("od_vae", "https://huggingface.co/LanguageBind/Open-Sora-Plan-v1.2.0"),
-        ("opensora_v12", "https://huggingface.co/hpcai-tech/OpenSora-VAE-v1.2"),
+        ("cv_vae", "AILab-CVC/CV-VAE"),
+        ("od_vae", "LanguageBind/Open-Sora-Plan-v1.2.0"),
+        ("opensora_v12", "hpcai-tech/OpenSora-VAE-v1.2"),
         ("cogvideox", "THUDM/CogVideoX-2b"),
         ("wan", "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"),
     ],
@@ -218,7 +218,7 @@ def test_registry_errors(tmp_path):
     with pytest.raises(ValueError, match="as in cv_vae:PATH"):
         load_vae("cv_vae:")
     with pytest.raises(ValueError, match="no comparator 'ivvae': use one of cv_vae"):
-        new_vae("ivvae", VAEConfig())
+        comparator_config("ivvae", VAEConfig())
     with pytest.raises(ValueError, match=r"no VideoVAE here, .*weights not found"):
         load_vae("lab/nothing", local_files_only=True, cache_dir=tmp_path)
 
@@ -269,10 +269,10 @@ def test_several_are_loaded_as_far_as_they_are_there(tmp_path):
     assert vaes[first].config.windows == "single"
     assert load_found(sources)[0][first].config.windows == "official"
     assert list(missing) == ["od"]
-    assert missing["od"].startswith("weights not found: put vae/checkpoint.ckpt and ")
+    assert missing["od"].startswith("weights not found: put checkpoint.ckpt of LanguageBind/")
     assert missing["od"].endswith(f" at {tmp_path}/od")
     for alone in (["od"], ["od", "b"]):
-        with pytest.raises(ValueError, match="weights not found: put vae/checkpoint"):
+        with pytest.raises(ValueError, match="weights not found: put checkpoint"):
             load_found(dict.fromkeys(alone, sources["od"]))
     (tmp_path / "cv" / "model.safetensors").write_bytes(b"cut")
     with pytest.raises(ValueError, match="is no valid CVVAE folder"):  # damage ends it
@@ -371,9 +371,9 @@ def test_wan_is_diffusers_and_our_baseline(tmp_path):
     ],
 )
 def test_sizes_and_scaling_come_from_diffusers_config(tmp_path, name, scaling, mean, std):
-    """Of another size than `new_vae` makes, so that nothing but the file can tell."""
+    """Of another size than `comparator_config` makes, so that nothing but the file can tell."""
     diffusers = pytest.importorskip("diffusers")
-    small = new_vae(name, VAEConfig(z_dim=4, dim=2, num_blocks=1)).config
+    small = comparator_config(name, VAEConfig(z_dim=4, dim=2, num_blocks=1))
     assert isinstance(small, DiffusersConfig)
     values = {**small.arguments, **scaling, ROWS[name].z: 4}
     torch.manual_seed(0)

@@ -182,7 +182,7 @@ def test_every_comparator_runs_through_the_whole_chain(root):
     lost = [line for line in tables.splitlines() if "lost" in line]
     assert len(lost) == 3
     for line in lost:
-        assert "weights not found: put config.json and the safetensors file of " in line
+        assert "weights not found: put diffusion_pytorch_model.safetensors of " in line
         assert not re.search(r"\*[\d.]+\*", line)  # no number
     assert "od_vae ran in the windows of its authors' inference (33 frames)." in tables
     assert "wan ran in" not in tables
@@ -266,7 +266,7 @@ def test_the_documented_scaling_is_refused_where_there_is_none(root, tmp_path):
         (
             "od_vae",
             {"vae": "cv_vae:{root}/shards"},
-            "holds none of .*; weights not found: put config.json",
+            "holds none of .*; weights not found: put diffusion_pytorch_model.safetensors of",
         ),
     ],
 )

@@ -14,7 +14,7 @@ from scripts import train_vae
 from scripts.ablate import Ablate
 from scripts.train_vae import TrainVAE
 from tests.builders.packed import pack
-from tests.builders.tiny_comparators import LIKE, distance, smallest, tiny, video
+from tests.builders.tiny_comparators import LIKE, distance, smallest, tiny, untrained, video
 from vae import ImageVAE, VAEConfig, VideoVAE
 from vae.adversarial import AdversarialConfig
 from vae.checkpointing import enable_activation_checkpointing
@@ -25,7 +25,7 @@ from vae.comparators.training import initial_comparator
 from vae.discriminator import DiscriminatorConfig
 from vae.losses import VAELossConfig
 from vae.model import START_LOGVAR
-from vae.registry import GCCONV, OTHERS, comparator_config, load_vae, new_vae
+from vae.registry import GCCONV, OTHERS, comparator_config, load_vae
 from vae.training import initial_model
 
 ROOT = Path(__file__).parents[1]
@@ -64,7 +64,7 @@ def config(shards, folder, row, **values) -> TrainVAE:
 def test_a_new_model_draws_near_its_mean(name):
     """As a new IV-VAE does; Cosmos draws nothing, and the last layer of Mochi's has no bias."""
     torch.manual_seed(0)
-    model = initial_comparator(new_vae(name, LIKE).config, None).eval()
+    model = initial_comparator(comparator_config(name, LIKE), None).eval()
     frames, height, width = smallest(model)
     posterior = model.encode(video(frames, height=height, width=width))
     deviation = (posterior.logvar / 2).exp()
@@ -142,7 +142,7 @@ def test_start_weights_that_do_not_fit_are_refused(tmp_path):
     tiny("cv_vae").save_pretrained(tmp_path / "cv")
     with pytest.raises(ValueError, match="holds a CVVAE, not a ODVAE"):
         initial_comparator(wanted, str(tmp_path / "cv"))
-    new_vae("od_vae", VAEConfig(z_dim=4, dim=8, num_blocks=1)).save_pretrained(tmp_path / "wide")
+    untrained("od_vae", VAEConfig(z_dim=4, dim=8, num_blocks=1)).save_pretrained(tmp_path / "wide")
     with pytest.raises(ValueError, match=r"do not fit the model: dim was 16, now 8"):
         initial_comparator(wanted, str(tmp_path / "wide"))
     tiny(GCCONV).save_pretrained(tmp_path / "gc")
@@ -175,7 +175,8 @@ def test_sizes_that_a_comparator_does_not_take_are_refused(tmp_path):
 def test_the_ablation_takes_comparators_as_rows(tmp_path):
     file = tmp_path / "video.yaml"
     file.touch()
-    assert Ablate(folder=tmp_path, video=file, architectures=OTHERS).architectures == OTHERS
+    names = tuple(OTHERS)
+    assert Ablate(folder=tmp_path, video=file, architectures=names).architectures == names
     with pytest.raises(ValueError, match=r"image_starts=\['od_vae'\]"):
         Ablate(folder=tmp_path, video=file, image=file, image_starts=("ivvae", "od_vae"))
 
@@ -202,5 +203,5 @@ def test_small_models_have_norms_of_as_many_channels_as_large_ones():
             diffusers = isinstance(config, DiffusersConfig)
             groups = config.arguments["norm_num_groups"] if diffusers else config.norm_groups
             assert groups == dim // 2, name
-    model: Comparator = new_vae("cv_vae", VAEConfig(z_dim=4, dim=8, num_blocks=1))
+    model: Comparator = untrained("cv_vae", VAEConfig(z_dim=4, dim=8, num_blocks=1))
     assert model.decoder.norm_out.num_channels // model.decoder.norm_out.num_groups == 4

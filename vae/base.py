@@ -14,6 +14,13 @@ from vae.posterior import DiagonalGaussian
 from vae.regularizers import Edits
 
 
+class ResidualLayer(nn.Module):
+    """A residual or attention block; training may compile it."""
+
+    end: ClassVar[str]
+    """Name of the module whose output is added to the block's input."""
+
+
 class VideoAutoencoder(nn.Module, Pretrained, library_name="ivvae", tags=["video-vae"]):
     """A VAE of videos `b 3 t h w` in [-1, 1], with latents `b z t h w`.
 
@@ -82,13 +89,13 @@ class VideoAutoencoder(nn.Module, Pretrained, library_name="ivvae", tags=["video
     def frames(self, z: Float[Tensor, "b z t h w"], count: int) -> Float[Tensor, "b 3 t h w"]:
         """The `count` frames of a whole latent, run at once. Checks nothing."""
 
-    @abstractmethod
-    def layers(self) -> list[nn.Module]:
-        """Residual and attention blocks, which training may compile.
+    def layers(self) -> list[ResidualLayer]:
+        """Residual and attention blocks.
 
         Raises:
             ValueError: the model is not built from blocks of ours.
         """
+        return [module for module in self.modules() if isinstance(module, ResidualLayer)]
 
     def reconstruct(self, x: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b 3 t h w"]:
         """The decoded mode of the posterior, of x's size."""
@@ -140,13 +147,8 @@ class VideoAutoencoder(nn.Module, Pretrained, library_name="ivvae", tags=["video
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         for layer in self.layers():
-            for parameter in self.branch_end(layer).parameters():
+            for parameter in layer.get_submodule(layer.end).parameters():
                 nn.init.zeros_(parameter)
-
-    @staticmethod
-    @abstractmethod
-    def branch_end(layer: Any) -> nn.Module:
-        """The module of one of `layers` whose output is added to the layer's input."""
 
     def _statistics(self, z: Tensor) -> list[Tensor]:
         """Mean and standard deviation of the latents, each broadcast over b, t, h and w."""

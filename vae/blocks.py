@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from vae.base import ResidualLayer
 from vae.config import VAEConfig
 from vae.convs import Chunk, conv3x3
 from vae.norms import NormSiLU, RMSNorm
@@ -11,11 +12,13 @@ from vae.norms import NormSiLU, RMSNorm
 PAC_DILATIONS = (1, 3, 6, 9, 12)
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(ResidualLayer):
     """norm, SiLU, conv, norm, SiLU, dropout, conv, plus a 1x1 shortcut where the channels change.
 
     The shortcut is a KTC convolution of kernel 1, which is one dense 1x1 convolution.
     """
+
+    end = "conv2"
 
     def __init__(
         self, config: VAEConfig, level: int, in_channels: int, *, halved_next: bool = False
@@ -42,8 +45,10 @@ class ResidualBlock(nn.Module):
         return self.shortcut(x) + y
 
 
-class Attention(nn.Module):
+class Attention(ResidualLayer):
     """Single-head spatial self-attention per frame; each branch has its own and they do not mix."""
+
+    end = "to_out"
 
     def __init__(self, channels: int, *, branches: int):
         """`channels` counts all branches."""

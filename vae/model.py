@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from vae import inputs
 from vae.base import VideoAutoencoder
-from vae.blocks import Attention, ResidualBlock
 from vae.config import VAEConfig
 from vae.convs import Cache, Cached, Chunk, lay_out_weights
 from vae.decoder import Decoder
@@ -208,13 +207,6 @@ class VideoVAE(VideoAutoencoder, library_name="ivvae", tags=["video-vae"]):
 
     def frames(self, z: Float[Tensor, "b z t h w"], count: int) -> Float[Tensor, "b 3 t h w"]:
         return self.decode_step(z, last=True)[0]
-
-    def layers(self) -> list[nn.Module]:
-        return [m for m in self.modules() if isinstance(m, ResidualBlock | Attention)]
-
-    @staticmethod
-    def branch_end(layer: ResidualBlock | Attention) -> nn.Module:
-        return layer.conv2 if isinstance(layer, ResidualBlock) else layer.to_out
 
     def _encode_step(self, tiling: Tiling | None) -> Step:
         return TiledStep.wrap(self.encode_step, tiling, self.config, latent=False)

@@ -7,8 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from common.files import read_json
-from common.published_weights import COMPARATORS as PUBLISHED
+from common.pretrained import saved_class
 from common.weights import WeightsNotFound, find_weights
 from vae.base import VideoAutoencoder
 from vae.comparators.base import Comparator, ComparatorConfig, InferenceWindows, SDConfig
@@ -30,8 +29,8 @@ COMPARATORS: dict[str, type[Comparator]] = {
 """Models of others by name."""
 GCCONV = "od_vae_gcconv"
 """OD-VAE's weights in group causal convolutions, for fine-tuning."""
-OTHERS = (*COMPARATORS, GCCONV)
-"""All names that `new_vae` takes."""
+OTHERS: dict[str, type[Comparator]] = {**COMPARATORS, GCCONV: ODVAE}
+"""The same, and what is made of them."""
 NAMES = (OURS, *OTHERS)
 """All names that `load_vae` takes."""
 ARCHITECTURES = (*PRESETS, *OTHERS)
@@ -55,10 +54,10 @@ def load_vae(
         for a model whose result does not depend on them.
     """
     name, where = split_source(str(source))
-    kind = COMPARATORS.get("od_vae" if name == GCCONV else name)
+    kind = OTHERS.get(name)
     if kind is None:
         model: VideoAutoencoder = VideoVAE.from_pretrained(where, **options)
-    elif _exported(where) is not None:
+    elif saved_class(where) is not None:
         model = kind.from_pretrained(where)
     else:
         model = kind.from_official(where, **options)
@@ -89,7 +88,7 @@ def load_found(
     missing: dict[str, str] = {}
     for name, source in sources.items():
         try:
-            image = _exported(source) == ImageVAE.__name__
+            image = saved_class(source) == ImageVAE.__name__
             vae = ImageVAE.from_pretrained(source) if image else load_vae(source)
         except WeightsNotFound as error:
             if len(sources) == 1:
@@ -124,16 +123,6 @@ def named_sources(given: Sequence[str], taken: Sequence[str] = ()) -> dict[str, 
     return sources
 
 
-def new_vae(name: str, like: VAEConfig) -> Comparator:
-    """A comparator with random weights, as much smaller than the published one as `like` is than
-    the released IV-VAE; for training and for comparisons at an equal budget.
-
-    Raises:
-        ValueError: unknown name.
-    """
-    return _class(name)(comparator_config(name, like))
-
-
 def architecture_config(name: str, model: VAEConfig) -> VAEConfig | ComparatorConfig:
     """The video VAE of one of `ARCHITECTURES`, with what it does not decide taken from `model`.
 
@@ -153,7 +142,9 @@ def architecture_config(name: str, model: VAEConfig) -> VAEConfig | ComparatorCo
 
 
 def comparator_config(name: str, like: VAEConfig) -> ComparatorConfig:
-    """The config of `new_vae`: z_dim and num_blocks of `like`, and widths in proportion to its dim.
+    """A config as much smaller than the published one as `like` is than the released IV-VAE, for
+    training and comparisons at an equal budget: z_dim and num_blocks of `like`, and widths in
+    proportion to its dim.
 
     So is the number of groups of the norms: with as many groups as channels each channel would lose
     its own mean, and the last norm the clip's brightness.
@@ -191,15 +182,9 @@ def published_config(name: str) -> ComparatorConfig:
     Raises:
         ValueError: unknown name.
     """
-    return DiffusersConfig(model=name) if name in ADAPTERS else _class(name).config_class()
-
-
-def _class(name: str) -> type[Comparator]:
-    if name == GCCONV:
-        return ODVAE
-    if name not in COMPARATORS:
+    if name not in OTHERS:
         raise ValueError(f"no comparator {name!r}: use one of {', '.join(OTHERS)}")
-    return COMPARATORS[name]
+    return DiffusersConfig(model=name) if name in ADAPTERS else OTHERS[name].config_class()
 
 
 def split_source(source: str) -> tuple[str, str]:
@@ -209,8 +194,7 @@ def split_source(source: str) -> tuple[str, str]:
         ValueError: unknown name, or (`WeightsNotFound`) a name alone whose weights are not found.
     """
     if source in OTHERS and not Path(source).exists():
-        weights = PUBLISHED["od_vae" if source == GCCONV else source]
-        return source, str(find_weights(weights).path)
+        return source, str(find_weights(OTHERS[source].published).path)
     name, colon, where = source.partition(":")
     if colon and re.fullmatch(r"\w{2,}", name):
         if name not in NAMES:
@@ -219,12 +203,6 @@ def split_source(source: str) -> tuple[str, str]:
             raise ValueError(f"{source}: say where its weights are, as in {name}:PATH")
         return name, where
     for name, kind in COMPARATORS.items():
-        if _exported(source) == kind.__name__:
+        if saved_class(source) == kind.__name__:
             return name, source
     return OURS, source
-
-
-def _exported(where: str) -> str | None:
-    """The class of a folder of our own format."""
-    config = Path(where) / "config.json"
-    return read_json(config).get("model_class") if config.is_file() else None

@@ -9,8 +9,9 @@ docs/architecture.md has measured errors.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import torch
@@ -89,18 +90,14 @@ class TiledStep:
         h, w = (size * self.scale_in for size in x.shape[-2:])
         rows = place(h, tiling.height, tiling, ratio)
         columns = place(w, tiling.width, tiling, ratio)
-        tiles = [(row, column) for row in rows for column in columns]
-        whole, left = torch.empty(0), []
-        for i, (row, column) in enumerate(tiles):
-            part = x[..., row.at(self.scale_in), column.at(self.scale_in)]
-            y, kept = self.step(part, past[i] if past else None, last)
+        left = []
+
+        def step(tile: Tensor) -> Tensor:
+            y, kept = self.step(tile, past[len(left)] if past else None, last)
             left.append(kept)
-            if i == 0:
-                whole = y.new_zeros(*y.shape[:3], h // self.scale_out, w // self.scale_out)
-            weight = row.weights(self.scale_out)[:, None] * column.weights(self.scale_out)
-            place_in = (..., row.at(self.scale_out), column.at(self.scale_out))
-            whole[place_in] += y * weight.to(y)
-        return whole, left
+            return y
+
+        return run_tiles(step, x, rows, columns, self.scale_in, self.scale_out), left
 
 
 @dataclass(frozen=True)
@@ -138,12 +135,42 @@ def place(size: int, tile: int, tiling: Tiling, ratio: int) -> list[Span]:
     `ratio`.
     """
     if size <= tile:
-        return [Span(0, size, (-math.inf, math.inf), tiling.blend)]
+        return spans([0], size, size, tiling.blend)
     count = math.ceil((size - tiling.overlap) / (tile - tiling.overlap))
     free = (size - tile) // ratio  # of the last tile's start, in positions
     starts = [ratio * round(i * free / (count - 1)) for i in range(count)]
+    return spans(starts, tile, size, tiling.blend)
+
+
+def spans(starts: Sequence[int], tile: int, size: int, blend: int) -> list[Span]:
+    """Tiles from these positions on, the last no longer than the `size` pixels of the axis; seams
+    are in the middle of what neighbors share.
+    """
     seams = [(left + tile + right) / 2 for left, right in pairwise(starts)]
-    edges = [-math.inf, *seams, math.inf]
+    edges = pairwise([-math.inf, *seams, math.inf])
     return [
-        Span(start, tile, (edges[i], edges[i + 1]), tiling.blend) for i, start in enumerate(starts)
+        Span(start, min(tile, size - start), around, blend)
+        for start, around in zip(starts, edges, strict=True)
     ]
+
+
+def run_tiles(
+    step: Callable[[Tensor], Tensor],
+    x: Tensor,
+    rows: Sequence[Span],
+    columns: Sequence[Span],
+    scale_in: int,
+    scale_out: int,
+) -> Tensor:
+    """`step` of every tile of `x` (b c t h w), row by row, faded into each other; scales as of
+    `TiledStep`.
+    """
+    whole = torch.empty(0)
+    for row, column in product(rows, columns):
+        y = step(x[..., row.at(scale_in), column.at(scale_in)])
+        if not whole.numel():
+            h, w = (side * scale_in // scale_out for side in x.shape[-2:])
+            whole = y.new_zeros(*y.shape[:3], h, w)
+        weight = row.weights(scale_out)[:, None] * column.weights(scale_out)
+        whole[..., row.at(scale_out), column.at(scale_out)] += y * weight.to(y)
+    return whole

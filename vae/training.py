@@ -3,15 +3,14 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from common.config import differences
-from common.files import read_json
 from common.pixels import to_float
+from common.pretrained import saved_class
 from common.seeding import fold, noise
 from engine.compilation import compile_layers, compiles
 from engine.config import TrainConfig
@@ -150,7 +149,7 @@ def initial_model(
     if source is None:
         log.info("%s: all weights are new", kind)
         return ImageVAE(wanted) if image else VideoVAE(wanted)
-    if not image and _holds_image_vae(source):
+    if not image and saved_class(source) == ImageVAE.__name__:
         loaded = ImageVAE.from_pretrained(source)
         _check(source, loaded.config, config.image())
         model = inflate(loaded, config)
@@ -212,11 +211,6 @@ def prepare(model: nn.Module, config: VAETraining, accelerator: Accelerator) -> 
         enable_activation_checkpointing(model)
     if compiles(config.compile, accelerator):
         compile_layers(model.layers())
-
-
-def _holds_image_vae(source: str) -> bool:
-    config = Path(source) / "config.json"
-    return config.is_file() and read_json(config).get("model_class") == ImageVAE.__name__
 
 
 def _check(source: str, found: VAEConfig, wanted: VAEConfig) -> None:

@@ -9,7 +9,7 @@ from tests.builders.vectors import uniform
 from vae import VAEConfig
 from vae.base import VideoAutoencoder
 from vae.comparators.base import Comparator
-from vae.registry import new_vae
+from vae.registry import OTHERS, comparator_config
 
 LIKE = VAEConfig(z_dim=4, dim=4, num_blocks=1)
 LIMIT = 1e-4
@@ -21,10 +21,14 @@ def video(frames: int, *, height: int = 16, width: int = 24, seed: int = 0) -> T
     return uniform(seed, (1, 3, frames, height, width))
 
 
+def untrained(name: str, like: VAEConfig = LIKE) -> Comparator:
+    return OTHERS[name](comparator_config(name, like))
+
+
 def tiny(name: str, **changes) -> Comparator:
     """With random weights of which none is zero."""
     torch.manual_seed(0)
-    model = new_vae(name, LIKE)
+    model = untrained(name)
     for parameter in model.parameters():
         if not parameter.any():
             nn.init.normal_(parameter, std=0.05)

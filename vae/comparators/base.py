@@ -7,18 +7,19 @@ They change the result of these models, whose norms see all of a window.
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
+from common.weights import PublishedWeights
 from vae.base import VideoAutoencoder
-from vae.comparators.blocks import ResidualBlock, SpatialAttention
 from vae.config import Count, LatentConfig, LatentStd
 from vae.posterior import DiagonalGaussian
+from vae.tiling import run_tiles, spans
 
 Run = Callable[[Tensor], Tensor]
 InferenceWindows = Literal["official", "single"]
@@ -97,62 +98,37 @@ class Windows:
 
 @dataclass(frozen=True, kw_only=True)
 class Tiles:
-    """Square tiles of `size` pixels (or latent positions); neighbors fade linearly into each other
-    over the `overlap` that they share. Frames no larger than a tile are run whole.
+    """Square tiles of `size` pixels; neighbors fade linearly into each other over the `overlap`
+    that they share. Frames no larger than a tile are run whole.
     """
 
     size: int
     """Side of a tile."""
     overlap: int
-    """What neighbors share."""
+    """Pixels that neighbors share."""
 
-    def run(self, step: Run, x: Tensor) -> Tensor:
-        """`step` of every tile of `x` (b c t h w), blended."""
-        height, width = x.shape[-2:]
-        if max(height, width) <= self.size:
+    def run(self, step: Run, x: Tensor, scale_in: int, scale_out: int) -> Tensor:
+        """`step` of every tile of `x` (b c t h w), blended; scales as of `vae.tiling.TiledStep`."""
+        sides = [side * scale_in for side in x.shape[-2:]]
+        if max(sides) <= self.size:
             return step(x)
-        whole = torch.empty(0)
-        for row in self._spans(height):
-            for column in self._spans(width):
-                tile = x[..., row, column]
-                y = step(tile)
-                scale = Fraction(y.shape[-1], tile.shape[-1])
-                if not whole.numel():
-                    whole = y.new_zeros(*y.shape[:3], int(height * scale), int(width * scale))
-                rows, columns = _scaled(row, scale), _scaled(column, scale)
-                weight = self._weights(row, height, scale)[:, None]
-                weight = weight * self._weights(column, width, scale)
-                whole[..., rows, columns] += y * weight.to(y)
-        return whole
-
-    def _spans(self, total: int) -> list[slice]:
-        starts = range(0, max(total - self.overlap, 1), self.size - self.overlap)
-        return [slice(start, min(start + self.size, total)) for start in starts]
-
-    def _weights(self, span: slice, total: int, scale: Fraction) -> Tensor:
-        """A tile's share at each of its outputs along one axis; all tiles' shares sum to 1."""
-        weights = torch.ones(int((span.stop - span.start) * scale))
-        fade = int(self.overlap * scale)
-        rise = (torch.arange(fade) + 0.5) / fade
-        if span.start > 0:
-            weights[:fade] *= rise
-        if span.stop < total:
-            weights[-fade:] *= rise.flip(0)
-        return weights
-
-
-def _scaled(span: slice, scale: Fraction) -> slice:
-    return slice(int(span.start * scale), int(span.stop * scale))
+        stride = self.size - self.overlap
+        rows, columns = (
+            spans(range(0, max(side - self.overlap, 1), stride), self.size, side, self.overlap)
+            for side in sides
+        )
+        return run_tiles(step, x, rows, columns, scale_in, scale_out)
 
 
 class Comparator(VideoAutoencoder):
     """A video VAE of others; a subclass computes one window (`moments`, `frames`)."""
 
     config_class: ClassVar[type[ComparatorConfig]]
-    encode_windows: ClassVar[Windows | None] = None
-    decode_windows: ClassVar[Windows | None] = None
-    encode_tiles: ClassVar[Tiles | None] = None
-    decode_tiles: ClassVar[Tiles | None] = None
+    published: ClassVar[PublishedWeights]
+    """The official weights."""
+    encode_windows: ClassVar[Windows]
+    decode_windows: ClassVar[Windows]
+    tiles: ClassVar[Tiles]
     last_module = "decoder.conv_out"
 
     @classmethod
@@ -191,34 +167,16 @@ class Comparator(VideoAutoencoder):
 
     def moments_in_windows(self, x: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b z2 t h w"]:
         """[mean | log-variance] in the authors' windows and tiles."""
-        windows, tiles = self.encode_windows, self.encode_tiles
-        if windows is None:
-            return self.moments(x)
-
-        def untiled(x: Tensor) -> Tensor:
-            return windows.run(self.moments, x)
-
-        return untiled(x) if tiles is None else tiles.run(untiled, x)
+        untiled = partial(self.encode_windows.run, self.moments)
+        return self.tiles.run(untiled, x, 1, self.config.spatial_ratio)
 
     def frames_in_windows(
         self, z: Float[Tensor, "b z t h w"], count: int
     ) -> Float[Tensor, "b 3 t h w"]:
         """The `count` frames in the authors' windows and tiles."""
-        windows, tiles = self.decode_windows, self.decode_tiles
-        if windows is None:
-            return self.frames(z, count)
 
         def window(part: Tensor) -> Tensor:
             return self.frames(part, self.config.decoded_frames(part.shape[2]))
 
-        def untiled(z: Tensor) -> Tensor:
-            return windows.run(window, z)
-
-        return untiled(z) if tiles is None else tiles.run(untiled, z)
-
-    def layers(self) -> list[nn.Module]:
-        return [m for m in self.modules() if isinstance(m, ResidualBlock | SpatialAttention)]
-
-    @staticmethod
-    def branch_end(layer: ResidualBlock | SpatialAttention) -> nn.Module:
-        return layer.last
+        untiled = partial(self.decode_windows.run, window)
+        return self.tiles.run(untiled, z, self.config.spatial_ratio, 1)

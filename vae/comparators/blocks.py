@@ -14,6 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from common.conv3d import Conv3d
+from vae.base import ResidualLayer
 from vae.convs import Chunk, TemporalConv
 
 Size = int | tuple[int, int, int]
@@ -50,9 +51,11 @@ class PaddedConv3d(Conv3d):
 
     def forward(self, input: Tensor) -> Tensor:
         """`b c t h w` -> `b c' t' h' w'`."""
-        if self.fill == "repeat":
-            return super().forward(repeat_ends(input, *self.ends))
-        return super().forward(F.pad(input, (0, 0, 0, 0, *self.ends)))
+        front, back = self.ends
+        if self.fill == "zero":
+            return super().forward(F.pad(input, (0, 0, 0, 0, front, back)))
+        parts = [input[:, :, :1]] * front + [input] + [input[:, :, -1:]] * back
+        return super().forward(torch.cat(parts, dim=2))
 
 
 class GroupCausalConv3d(TemporalConv):
@@ -101,8 +104,7 @@ class FrameConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """`b c t h w` -> `b c' t h' w'`."""
-        y = super().forward(rearrange(input, "b c t h w -> (b t) c h w"))
-        return rearrange(y, "(b t) c h w -> b c t h w", b=input.shape[0])
+        return per_frame(super().forward, input)
 
 
 class FrameNorm(nn.GroupNorm):
@@ -110,8 +112,13 @@ class FrameNorm(nn.GroupNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """`b c t h w` -> the same shape."""
-        y = super().forward(rearrange(input, "b c t h w -> (b t) c h w"))
-        return rearrange(y, "(b t) c h w -> b c t h w", b=input.shape[0])
+        return per_frame(super().forward, input)
+
+
+def per_frame(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """A layer for images on every frame: `b c t h w` -> `b c' t h' w'`."""
+    y = layer(rearrange(x, "b c t h w -> (b t) c h w"))
+    return rearrange(y, "(b t) c h w -> b c t h w", b=x.shape[0])
 
 
 class Named(nn.Module):
@@ -126,8 +133,10 @@ class Named(nn.Module):
         return self.conv(x)
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(ResidualLayer):
     """norm, SiLU, conv, norm, SiLU, conv, plus a shortcut of kernel 1 if the channels change."""
+
+    end = "conv2"
 
     def __init__(
         self,
@@ -149,11 +158,6 @@ class ResidualBlock(nn.Module):
         if self.shortcut_name:
             self.add_module(self.shortcut_name, shortcut(in_channels, out_channels))
 
-    @property
-    def last(self) -> nn.Module:
-        """The layer whose output is added to the input."""
-        return self.conv2
-
     def forward(self, x: Tensor) -> Tensor:
         """`b c t h w` -> `b c' t h w`."""
         y = self.conv1(F.silu(self.norm1(x)))
@@ -161,8 +165,10 @@ class ResidualBlock(nn.Module):
         return y + (self.get_submodule(self.shortcut_name)(x) if self.shortcut_name else x)
 
 
-class SpatialAttention(nn.Module):
+class SpatialAttention(ResidualLayer):
     """Single-head self-attention over the positions of each frame."""
+
+    end = "proj_out"
 
     def __init__(self, channels: int, *, norm: Callable[[int], nn.Module], conv: New):
         super().__init__()
@@ -171,11 +177,6 @@ class SpatialAttention(nn.Module):
         self.k = conv(channels, channels)
         self.v = conv(channels, channels)
         self.proj_out = conv(channels, channels)
-
-    @property
-    def last(self) -> nn.Module:
-        """The layer whose output is added to the input."""
-        return self.proj_out
 
     def forward(self, x: Tensor) -> Tensor:
         """`b c t h w` -> the same shape, with the residual."""
@@ -193,38 +194,20 @@ class SpatialAttention(nn.Module):
         return self.proj_out(rearrange(y, "(b t) 1 (h w) c -> b c t h w", b=b, h=h))
 
 
-class Downsample(nn.Module):
+class Downsample(Named):
     """Zeros to the right and below, then a convolution of stride 2."""
-
-    def __init__(self, conv: nn.Module):
-        super().__init__()
-        self.conv = conv
 
     def forward(self, x: Tensor) -> Tensor:
         """`b c t h w` -> `b c t' h/2 w/2`."""
         return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
-class Upsample(nn.Module):
+class Upsample(Named):
     """Every pixel four times, then a convolution."""
 
-    def __init__(self, conv: nn.Module):
-        super().__init__()
-        self.conv = conv
-
     def forward(self, x: Tensor) -> Tensor:
-        """`b c t h w` -> `b c t 2h 2w`."""
-        return self.conv(enlarge(x))
-
-
-def repeat_ends(x: Tensor, front: int, back: int) -> Tensor:
-    """Copies of the first frame in front and of the last one behind."""
-    return torch.cat([x[:, :, :1]] * front + [x] + [x[:, :, -1:]] * back, dim=2)
-
-
-def enlarge(x: Tensor) -> Tensor:
-    """Twice the height and width by repeating pixels."""
-    return x.repeat_interleave(2, dim=3).repeat_interleave(2, dim=4)
+        """`b c t h w` -> `b c' t 2h 2w`."""
+        return self.conv(x.repeat_interleave(2, dim=3).repeat_interleave(2, dim=4))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,11 +273,6 @@ def _level(
     """Residual blocks, the first of which takes `before` channels."""
     made = [layers.block(level, before if i == 0 else width, width) for i in range(blocks)]
     return OrderedDict(block=nn.Sequential(*made))
-
-
-def interleave(first: Tensor, second: Tensor) -> Tensor:
-    """Frames of both in turn, b c 2t h w."""
-    return rearrange(torch.stack([first, second], dim=3), "b c t k h w -> b c (t k) h w")
 
 
 def _middle(layers: Layers, level: int, width: int) -> nn.Sequential:

@@ -5,11 +5,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from common.published_weights import COMPARATORS as PUBLISHED
 from common.weights import read_state_dict
 from vae.comparators import official
 from vae.comparators.base import Comparator, SDConfig, Tiles, Windows
@@ -21,16 +23,11 @@ from vae.comparators.blocks import (
     PaddedConv3d,
     ResidualBlock,
     SpatialAttention,
-    enlarge,
-    interleave,
-    repeat_ends,
+    Upsample,
     sd_halves,
 )
 
 EPS = 1e-5
-FILES = (
-    "config.json and the safetensors file of https://huggingface.co/AILab-CVC/CV-VAE, folder vae3d,"
-)
 FLAGS = {
     "half_3d": True,
     "causal_encoder": True,
@@ -50,12 +47,12 @@ class CVVAE(Comparator):
     """CV-VAE: compresses 1 + 4n frames by 4 x 8 x 8. The decoder is not causal."""
 
     config_class = CVVAEConfig
-    title = "CV-VAE"
+    published = PUBLISHED["cv_vae"]
+    title = published.name
     native_window = 17
     encode_windows = Windows(length=17, overlap=1)
     decode_windows = Windows(length=5, overlap=1)
-    encode_tiles = Tiles(size=576, overlap=128)
-    decode_tiles = Tiles(size=72, overlap=16)
+    tiles = Tiles(size=576, overlap=128)
 
     def __init__(self, config: CVVAEConfig):
         super().__init__(config)
@@ -75,7 +72,7 @@ class CVVAE(Comparator):
     def from_official(cls, source: str | Path, **options: Any) -> Self:
         names = ("diffusion_pytorch_model.safetensors", "model.safetensors")
         names = (*names, *(f"vae3d/{name}" for name in names))
-        path, given = official.find(source, names, files=FILES, **options)
+        path, given = official.find(source, names, cls.published, **options)
         official.check_flags(path, given, FLAGS)
         state = read_state_dict(path)
         dim, multipliers = official.widths(path, state, "encoder.down.{}.block.0.conv1.weight")
@@ -98,6 +95,8 @@ class CVVAE(Comparator):
 class SpatialTemporalAttention(SpatialAttention):
     """Attention over each frame's positions, then over the frames at each position."""
 
+    end = "proj_out_t"
+
     def __init__(self, channels: int, **options: Any):
         super().__init__(channels, **options)
         self.q_t = nn.Linear(channels, channels)
@@ -105,10 +104,6 @@ class SpatialTemporalAttention(SpatialAttention):
         self.v_t = nn.Linear(channels, channels)
         self.proj_out_t = nn.Linear(channels, channels)
         self.norm_t = nn.LayerNorm(channels, eps=EPS)
-
-    @property
-    def last(self) -> nn.Module:
-        return self.proj_out_t
 
     def forward(self, x: Tensor) -> Tensor:
         b, _, _, h, _ = x.shape
@@ -118,32 +113,20 @@ class SpatialTemporalAttention(SpatialAttention):
         return x + rearrange(self.proj_out_t(y), "(b h w) 1 t c -> b c t h w", b=b, h=h)
 
 
-class SplitUpsample(nn.Module):
-    """Twice the height and width; in time each frame becomes two, and the first is dropped."""
+class SpatialUpsample(Upsample):
+    """Twice the height and width; the first and last frame repeated for the convolution."""
 
-    def __init__(self, channels: int):
-        super().__init__()
-        self.conv = PaddedConv3d(channels, 2 * channels)
+    def forward(self, x: Tensor) -> Tensor:
+        """`b c t h w` -> `b c' t 2h 2w`."""
+        return super().forward(torch.cat([x[:, :, :1], x, x[:, :, -1:]], dim=2))
+
+
+class SplitUpsample(SpatialUpsample):
+    """Twice the height and width; in time each frame becomes two, and the first is dropped."""
 
     def forward(self, x: Tensor) -> Tensor:
         """`b c t h w` -> `b c 2t-1 2h 2w`."""
-        return interleave(*_convolve_enlarged(self.conv, x).chunk(2, dim=1))[:, :, 1:]
-
-
-class SpatialUpsample(nn.Module):
-    """Twice the height and width."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.conv = PaddedConv3d(channels, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`b c t h w` -> `b c t 2h 2w`."""
-        return _convolve_enlarged(self.conv, x)
-
-
-def _convolve_enlarged(conv: nn.Module, x: Tensor) -> Tensor:
-    return conv(enlarge(repeat_ends(x, 1, 1)))
+        return rearrange(super().forward(x), "b (k c) t h w -> b c (t k) h w", k=2)[:, :, 1:]
 
 
 def _layers(conv: Any, attention: Any, resample: Any, groups: int) -> Layers:
@@ -174,4 +157,6 @@ def _downsample(level: int, channels: int) -> nn.Module:
 
 
 def _upsample(level: int, channels: int) -> nn.Module:
-    return SpatialUpsample(channels) if level == 2 else SplitUpsample(channels)
+    if level == 2:
+        return SpatialUpsample(PaddedConv3d(channels, channels))
+    return SplitUpsample(PaddedConv3d(channels, 2 * channels))

@@ -13,14 +13,10 @@ WHOLE = 1 << 30  # frames; more than any video has
 class Row:
     """What one model of diffusers differs in."""
 
-    title: str
-    """The name people know it by."""
     class_name: str
     """The class in diffusers."""
     export: str
     """Class name in exports of ours."""
-    example: str
-    """A hub id that has it."""
     arguments: Arguments
     """Of the published one: all that its ratios and sizes depend on."""
     ratios: Callable[[Arguments], tuple[int, int]]
@@ -75,10 +71,8 @@ def _ltx2(arguments: Arguments) -> tuple[int, int]:
 
 
 WAN = Row(
-    title="VAE of Wan 2.1",
     class_name="AutoencoderKLWan",
     export="WanVAE",
-    example="Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
     arguments={
         "base_dim": 96,
         "dim_mult": [1, 2, 4, 4],
@@ -93,10 +87,8 @@ WAN = Row(
 )
 ROWS: Mapping[str, Row] = {
     "cogvideox": Row(
-        title="VAE of CogVideoX",
         class_name="AutoencoderKLCogVideoX",
         export="CogVideoXVAE",
-        example="THUDM/CogVideoX-2b",
         arguments={
             "block_out_channels": [128, 256, 256, 512],
             "layers_per_block": 3,
@@ -116,9 +108,7 @@ ROWS: Mapping[str, Row] = {
     "wan": WAN,
     "wan22": replace(
         WAN,
-        title="VAE of Wan 2.2",
         export="Wan22VAE",
-        example="Wan-AI/Wan2.2-TI2V-5B-Diffusers",
         arguments={
             **WAN.arguments,
             "base_dim": 160,
@@ -134,10 +124,8 @@ ROWS: Mapping[str, Row] = {
         flags={"is_residual": True, "patch_size": 2},
     ),
     "hunyuan_video": Row(
-        title="VAE of HunyuanVideo",
         class_name="AutoencoderKLHunyuanVideo",
         export="HunyuanVideoVAE",
-        example="hunyuanvideo-community/HunyuanVideo",
         arguments={
             "block_out_channels": [128, 256, 512, 512],
             "layers_per_block": 2,
@@ -152,10 +140,8 @@ ROWS: Mapping[str, Row] = {
         single={"use_framewise_encoding": False, "use_framewise_decoding": False},
     ),
     "hunyuan_video15": Row(
-        title="VAE of HunyuanVideo 1.5",
         class_name="AutoencoderKLHunyuanVideo15",
         export="HunyuanVideo15VAE",
-        example="hunyuanvideo-community/HunyuanVideo-1.5-480p_t2v",
         arguments={
             "block_out_channels": [128, 256, 512, 1024, 1024],
             "layers_per_block": 2,
@@ -168,10 +154,8 @@ ROWS: Mapping[str, Row] = {
         single={"use_slicing": True},
     ),
     "ltx_video": Row(
-        title="VAE of LTX-Video",
         class_name="AutoencoderKLLTXVideo",
         export="LTXVideoVAE",
-        example="Lightricks/LTX-Video",
         arguments={
             "block_out_channels": [128, 256, 512, 512],
             "decoder_block_out_channels": [128, 256, 512, 512],
@@ -190,10 +174,8 @@ ROWS: Mapping[str, Row] = {
         flags={"timestep_conditioning": False, "patch_size_t": 1},  # later decoders denoise
     ),
     "ltx2": Row(
-        title="VAE of LTX-2",
         class_name="AutoencoderKLLTX2Video",
         export="LTX2VAE",
-        example="Lightricks/LTX-2",
         arguments={
             "block_out_channels": [256, 512, 1024, 2048],
             "decoder_block_out_channels": [256, 512, 1024],
@@ -209,10 +191,8 @@ ROWS: Mapping[str, Row] = {
         flags={"timestep_conditioning": False, "patch_size_t": 1},
     ),
     "mochi": Row(
-        title="VAE of Mochi 1",
         class_name="AutoencoderKLMochi",
         export="MochiVAE",
-        example="genmo/mochi-1-preview",
         arguments={
             "encoder_block_out_channels": [64, 128, 256, 384],
             "decoder_block_out_channels": [128, 256, 512, 768],
@@ -227,10 +207,8 @@ ROWS: Mapping[str, Row] = {
         last="proj_out",
     ),
     "cosmos": Row(
-        title="VAE of Cosmos 1.0",
         class_name="AutoencoderKLCosmos",
         export="CosmosVAE",
-        example="nvidia/Cosmos-1.0-Diffusion-7B-Text2World",
         arguments={
             "encoder_block_out_channels": [128, 256, 512, 512],
             "decode_block_out_channels": [256, 512, 512, 512],
@@ -244,10 +222,8 @@ ROWS: Mapping[str, Row] = {
         has_variance=False,
     ),
     "allegro": Row(
-        title="VAE of Allegro",
         class_name="AutoencoderKLAllegro",
         export="AllegroVAE",
-        example="rhymes-ai/Allegro",
         arguments={
             "block_out_channels": [128, 256, 512, 512],
             "layers_per_block": 2,
@@ -261,10 +237,8 @@ ROWS: Mapping[str, Row] = {
         untiled=True,
     ),
     "vidtok": Row(
-        title="VidTok",
         class_name="AutoencoderVidTok",
         export="VidTokVAE",
-        example="microsoft/VidTok",
         arguments={"ch": 128, "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2},
         ratios=lambda a: (
             2 ** len(a["tempo_ds"] if a.get("tempo_ds") else (0, 0)),

@@ -14,14 +14,16 @@ from typing import Annotated, Any, ClassVar, Self
 
 import torch
 from annotated_types import Ge
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from common.posterior import LOGVAR_RANGE
+from common.published_weights import COMPARATORS as PUBLISHED
 from common.weights import read_state_dict
+from vae.base import ResidualLayer
 from vae.comparators import official
 from vae.comparators.base import Comparator, ComparatorConfig
+from vae.comparators.blocks import per_frame
 from vae.comparators.diffusers_table import ROWS, Arguments, Row
 from vae.config import VAEConfig
 
@@ -48,8 +50,8 @@ class DiffusersConfig(ComparatorConfig):
         super().__post_init__()
         if self.windows != "official" and self.row.native_window is None:
             raise ValueError(
-                f"windows={self.windows}: the {self.row.title} runs videos whole, there are no "
-                "windows to leave out"
+                f"windows={self.windows}: the {PUBLISHED[self.model].name} runs videos whole, "
+                "there are no windows to leave out"
             )
 
     @property
@@ -83,6 +85,8 @@ class DiffusersVAE(Comparator):
     config_class = DiffusersConfig
     config: DiffusersConfig
     encoder_modules = ("vae.encoder", "vae.quant_conv")
+    model: ClassVar[str]
+    """Its row of the table."""
     row: ClassVar[Row]
     vae: Any
     """The module of diffusers."""
@@ -95,12 +99,13 @@ class DiffusersVAE(Comparator):
     def from_official(cls, source: str | Path, **options: Any) -> Self:
         cls._class()  # before anything is fetched
         name = "diffusion_pytorch_model.safetensors"
-        home = f"https://huggingface.co/{cls.row.example}, folder vae,"
-        files = f"config.json and {name} of {home}"
-        path, given = official.find(source, (name, f"vae/{name}"), files=files, **options)
+        path, given = official.find(source, (name, f"vae/{name}"), cls.published, **options)
         config_file = path.with_name("config.json")
         if not given:
-            raise ValueError(f"{config_file}: no such file. Get that of {home} too")
+            raise ValueError(
+                f"{config_file}: no such file. Get it where the weights are from: "
+                f"{cls.published.source}"
+            )
         expected = {"_class_name": cls.row.class_name, **cls.row.flags}
         official.check_flags(config_file, given, expected)
         state = read_state_dict(path)
@@ -124,7 +129,7 @@ class DiffusersVAE(Comparator):
         }
         mean, std = _per_channel(scaling["latents_mean"], scaling["latents_std"], z_dim)
         return DiffusersConfig(
-            model=next(name for name, row in ROWS.items() if row is cls.row),
+            model=cls.model,
             z_dim=z_dim,
             arguments={name: given.get(name, known[name]) for name in sorted(names)},
             latent_mean=mean,
@@ -145,7 +150,7 @@ class DiffusersVAE(Comparator):
     ) -> Float[Tensor, "b 3 t h w"]:
         return self._frames(z, self.row.official)
 
-    def layers(self) -> list[nn.Module]:
+    def layers(self) -> list[ResidualLayer]:
         raise ValueError(
             f"the {self.title} is built by diffusers, from blocks that are not ours: leave out "
             "activation_checkpointing and compile"
@@ -156,7 +161,7 @@ class DiffusersVAE(Comparator):
         if self.row.repeats_first:
             x = torch.cat([x[:, :, :1]] * (self.config.temporal_ratio - 1) + [x], dim=2)
         if self.row.untiled:
-            return _per_frame(self.vae.quant_conv, self.vae.encoder(x))
+            return per_frame(self.vae.quant_conv, self.vae.encoder(x))
         moments = self.vae.encode(x).latent_dist.parameters
         self._forget()
         if self.row.has_variance:
@@ -166,7 +171,7 @@ class DiffusersVAE(Comparator):
     def _frames(self, z: Tensor, attributes: Arguments) -> Tensor:
         self._set(attributes)
         if self.row.untiled:
-            return self.vae.decoder(_per_frame(self.vae.post_quant_conv, z))
+            return self.vae.decoder(per_frame(self.vae.post_quant_conv, z))
         decoded = self.vae.decode(z)
         self._forget()
         return decoded if isinstance(decoded, Tensor) else decoded.sample
@@ -199,13 +204,19 @@ class DiffusersVAE(Comparator):
         return found
 
 
-def _adapter(row: Row) -> type[DiffusersVAE]:
-    members = {"row": row, "title": row.title, "native_window": row.native_window}
-    members["last_module"] = f"vae.decoder.{row.last}"
+def _adapter(model: str, row: Row) -> type[DiffusersVAE]:
+    members = {
+        "model": model,
+        "row": row,
+        "published": PUBLISHED[model],
+        "title": PUBLISHED[model].name,
+        "native_window": row.native_window,
+        "last_module": f"vae.decoder.{row.last}",
+    }
     return type(row.export, (DiffusersVAE,), members)
 
 
-ADAPTERS: dict[str, type[DiffusersVAE]] = {name: _adapter(row) for name, row in ROWS.items()}
+ADAPTERS: dict[str, type[DiffusersVAE]] = {name: _adapter(name, row) for name, row in ROWS.items()}
 """The models by name."""
 
 
@@ -228,11 +239,6 @@ def small_config(name: str, like: VAEConfig) -> DiffusersConfig:
         widths = [width for key in row.widths for width in changes[key]]
         changes[row.groups] = math.gcd(narrowed(row.arguments[row.groups]), *widths)
     return DiffusersConfig(model=name, z_dim=like.z_dim, arguments=changes)
-
-
-def _per_frame(layer: nn.Module, x: Tensor) -> Tensor:
-    y = layer(rearrange(x, "b c t h w -> (b t) c h w"))
-    return rearrange(y, "(b t) c h w -> b c t h w", b=x.shape[0])
 
 
 def _per_channel(

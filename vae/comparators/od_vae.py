@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from common.published_weights import COMPARATORS as PUBLISHED
 from common.weights import read_state_dict
 from vae.comparators import official
 from vae.comparators.base import Comparator, SDConfig, Tiles, Windows
@@ -36,10 +37,6 @@ log = logging.getLogger(__name__)
 EPS = 1e-6
 GROUPS = (4, 4, 2, 1)
 """Frames of a frame group at each level."""
-FILES = (
-    "vae/checkpoint.ckpt and vae/config.json of "
-    "https://huggingface.co/LanguageBind/Open-Sora-Plan-v1.2.0"
-)
 FLAGS = {
     "encoder_attention": "AttnBlock3DFix",
     "decoder_attention": "AttnBlock3DFix",
@@ -73,22 +70,18 @@ class ODVAE(Comparator):
     """OD-VAE: compresses 1 + 4n frames by 4 x 8 x 8."""
 
     config_class = ODVAEConfig
-    title = "OD-VAE"
+    published = PUBLISHED["od_vae"]
+    title = published.name
     native_window = 33
     encode_windows = Windows(length=33, overlap=1)
     decode_windows = Windows(length=16, overlap=1)
-    encode_tiles = Tiles(size=256, overlap=32)
-    decode_tiles = Tiles(size=32, overlap=4)
+    tiles = Tiles(size=256, overlap=32)
 
     def __init__(self, config: ODVAEConfig):
         super().__init__(config)
-        layers, z = _Layers(config), config.z_dim
+        z = config.z_dim
         self.encoder, self.decoder = sd_halves(
-            layers.encoder(),
-            layers.decoder(),
-            config.widths,
-            num_blocks=config.num_blocks,
-            z_dim=z,
+            *_halves(config), config.widths, num_blocks=config.num_blocks, z_dim=z
         )
         self.quant_conv = _pointwise(2 * z, 2 * z)
         self.post_quant_conv = _pointwise(z, z)
@@ -97,7 +90,7 @@ class ODVAE(Comparator):
     @classmethod
     def from_official(cls, source: str | Path, **options: Any) -> Self:
         names = ("checkpoint.ckpt", "vae/checkpoint.ckpt")
-        path, given = official.find(source, names, files=FILES, **options)
+        path, given = official.find(source, names, cls.published, **options)
         official.check_flags(path, given, FLAGS)
         state = averaged(read_state_dict(path), path)
         dim = official.size(path, state, "encoder.conv_in.weight", 0)
@@ -151,15 +144,11 @@ def to_group_causal(model: ODVAE) -> ODVAE:
     return changed.to(weight.device, weight.dtype).train(model.training)
 
 
-class Double(nn.Module):
+class Double(Named):
     """Twice the height and width, and each frame but the first becomes two; trilinear.
 
     The first frame is interpolated on its own, the others as one block.
     """
-
-    def __init__(self, conv: nn.Module):
-        super().__init__()
-        self.conv = conv
 
     def forward(self, x: Tensor) -> Tensor:
         """`b c t h w` -> `b c 2t-1 2h 2w`."""
@@ -169,77 +158,61 @@ class Double(nn.Module):
         return self.conv(torch.cat(parts, dim=2))
 
 
-@dataclass(frozen=True)
-class _Layers:
-    """The layers of both halves."""
+def _halves(config: ODVAEConfig) -> tuple[Layers, Layers]:
+    """The layers of encoder and decoder."""
+    norm = partial(nn.GroupNorm, config.norm_groups, eps=EPS)
 
-    config: ODVAEConfig
-
-    def encoder(self) -> Layers:
-        return Layers(
-            norm=self._norm,
-            conv_in=FrameConv2d,
-            conv_out=self._conv(3),
-            block=self._encoder_block,
-            attention=self._attention,
-            resample=self._downsample,
-        )
-
-    def decoder(self) -> Layers:
-        return Layers(
-            norm=self._norm,
-            conv_in=self._conv(3),
-            conv_out=self._conv(0),
-            block=self._block,
-            attention=self._attention,
-            resample=self._upsample,
-        )
-
-    def _norm(self, channels: int) -> nn.Module:
-        return nn.GroupNorm(self.config.norm_groups, channels, eps=EPS)
-
-    def _conv(self, level: int) -> Any:
-        return partial(self._temporal, group=GROUPS[level])
-
-    def _temporal(
-        self, in_channels: int, out_channels: int, *, group: int, **options: Any
-    ) -> nn.Module:
+    def temporal(level: int, in_channels: int, out_channels: int, **options: Any) -> nn.Module:
         """A causal or group causal convolution over three frames."""
-        if self.config.temporal == "group_causal":
+        if config.temporal == "group_causal":
+            group = GROUPS[level]
             return Named(GroupCausalConv3d(in_channels, out_channels, group=group, **options))
         return Named(PaddedConv3d(in_channels, out_channels, front=2, fill="repeat", **options))
 
-    def _block(self, level: int, in_channels: int, out_channels: int) -> nn.Module:
-        conv = self._conv(level)
+    def block(level: int, in_channels: int, out_channels: int) -> nn.Module:
+        conv = partial(temporal, level)
         return ResidualBlock(
-            in_channels, out_channels, norm=self._norm, conv1=conv, conv2=conv, shortcut=_pointwise
+            in_channels, out_channels, norm=norm, conv1=conv, conv2=conv, shortcut=_pointwise
         )
 
-    def _encoder_block(self, level: int, in_channels: int, out_channels: int) -> nn.Module:
+    def encoder_block(level: int, in_channels: int, out_channels: int) -> nn.Module:
         if level > 1:
-            return self._block(level, in_channels, out_channels)
+            return block(level, in_channels, out_channels)
         return ResidualBlock(
             in_channels,
             out_channels,
-            norm=partial(FrameNorm, self.config.norm_groups, eps=EPS),
+            norm=partial(FrameNorm, config.norm_groups, eps=EPS),
             conv1=FrameConv2d,
             conv2=FrameConv2d,
             shortcut=partial(FrameConv2d, kernel=1),
         )
 
-    def _attention(self, channels: int) -> nn.Module:
-        return SpatialAttention(channels, norm=self._norm, conv=_pointwise)
-
-    def _downsample(self, level: int, channels: int) -> nn.Module:
+    def downsample(level: int, channels: int) -> nn.Module:
         if level == 0:
             return Downsample(FrameConv2d(channels, channels, stride=2, margin=0))
-        conv = self._temporal(channels, channels, group=GROUPS[level], margin=0, stride=(2, 2, 2))
-        return Downsample(conv)
+        return Downsample(temporal(level, channels, channels, margin=0, stride=(2, 2, 2)))
 
-    def _upsample(self, level: int, channels: int) -> nn.Module:
+    def upsample(level: int, channels: int) -> nn.Module:
         if level == 1:
             return Upsample(Named(PaddedConv3d(channels, channels, (1, 3, 3))))
-        return Double(self._conv(level - 1)(channels, channels))
+        return Double(temporal(level - 1, channels, channels))
+
+    encoder = Layers(
+        norm=norm,
+        conv_in=FrameConv2d,
+        conv_out=partial(temporal, 3),
+        block=encoder_block,
+        attention=partial(SpatialAttention, norm=norm, conv=_pointwise),
+        resample=downsample,
+    )
+    decoder = replace(
+        encoder,
+        conv_in=partial(temporal, 3),
+        conv_out=partial(temporal, 0),
+        block=block,
+        resample=upsample,
+    )
+    return encoder, decoder
 
 
 def averaged(state: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -253,7 +226,10 @@ def averaged(state: dict[str, Any], path: Path) -> dict[str, Any]:
     inner = state.get("state_dict", state)
     inner = inner.get("gen_model", inner) if isinstance(inner, dict) else inner
     if not isinstance(inner, dict) or not inner:
-        raise ValueError(f"{path}: holds neither ema_state_dict nor state_dict. Get {FILES}")
+        raise ValueError(
+            f"{path}: holds neither ema_state_dict nor state_dict. Get that of "
+            f"{PUBLISHED['od_vae'].source}"
+        )
     return inner
 
 

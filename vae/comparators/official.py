@@ -10,18 +10,18 @@ from torch import Tensor, nn
 
 from common.files import read_json
 from common.pretrained import hub_file
-from common.weights import WeightsNotFound, check_state
+from common.weights import PublishedWeights, WeightsNotFound, check_state
 
 
 def find(
-    source: str | Path, names: Sequence[str], *, files: str, **options: Any
+    source: str | Path, names: Sequence[str], published: PublishedWeights, **options: Any
 ) -> tuple[Path, dict[str, Any]]:
     """The file of weights, and the config.json beside it ({} if there is none).
 
     Args:
         source: the file itself, a folder, or a hub id, whose third part is a folder in it.
         names: where the weights may be inside the folder or repository, best first.
-        files: what to get and from where, for the error.
+        published: the file, for the error.
         options: of `hub_file`.
     Raises:
         WeightsNotFound: none of it is there.
@@ -33,16 +33,16 @@ def find(
         for name in names:
             if (path / name).is_file():
                 return path / name, _config((path / name).with_name("config.json"))
-        raise WeightsNotFound.at(
-            source, f"holds none of {', '.join(names)}", f"{files} at {source}"
-        )
-    found, reason = None, "what can only be a path"
-    if _may_be_hub_id(str(source)):
-        found, reason = _download(str(source), names, options)
-    if found is None:
+        reason = f"holds none of {', '.join(names)}"
+    else:
+        found, reason = None, "what can only be a path"
+        if "/" in str(source) and not str(source).startswith(("/", ".", "~")):
+            found, reason = _download(str(source), names, options)
+        if found is not None:
+            return found
         reason = f"no such file or folder, nor a hub id within reach ({reason})"
-        raise WeightsNotFound.at(source, reason, f"{files} at {source}")
-    return found
+    files = f"{Path(published.file).name} of {published.source}"
+    raise WeightsNotFound.at(source, reason, f"{files}, at {source}")
 
 
 def check_flags(path: Path, config: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
@@ -89,10 +89,6 @@ def load(module: nn.Module, state: Mapping[str, Any], path: Path, title: str) ->
     """
     check_state(state, module.state_dict(), f"{path}: not a {title}")
     module.load_state_dict({name: value.float() for name, value in state.items()})
-
-
-def _may_be_hub_id(source: str) -> bool:
-    return "/" in source and not source.startswith(("/", ".", "~"))
 
 
 def _download(

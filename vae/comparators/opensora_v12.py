@@ -12,6 +12,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from common.published_weights import COMPARATORS as PUBLISHED
 from common.weights import read_state_dict
 from vae.comparators import official
 from vae.comparators.base import Comparator, ComparatorConfig, Windows, check_widths
@@ -26,7 +27,6 @@ PREFIX = "spatial_vae.module."
 """Of the image VAE's official keys; ours have no `module`."""
 FRAME_WINDOWS, LATENT_WINDOWS = Windows(length=17), Windows(length=5)
 """Of the official inference; each is filled up in front on its own."""
-FILES = "model.safetensors and config.json of https://huggingface.co/hpcai-tech/OpenSora-VAE-v1.2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +88,9 @@ class OpenSoraVAE(Comparator):
     """
 
     config_class = OpenSoraConfig
-    title = "VAE of Open-Sora v1.2"
+    published = PUBLISHED["opensora_v12"]
+    title = published.name
     native_window = 17
-    encode_windows = FRAME_WINDOWS
     encoder_modules = (
         "spatial_vae.encoder",
         "spatial_vae.quant_conv",
@@ -111,7 +111,7 @@ class OpenSoraVAE(Comparator):
 
     @classmethod
     def from_official(cls, source: str | Path, **options: Any) -> Self:
-        path, _ = official.find(source, ("model.safetensors",), files=FILES, **options)
+        path, _ = official.find(source, ("model.safetensors",), cls.published, **options)
         state = read_state_dict(path)
         config = _config(path, state)
         model = cls(config)
@@ -123,6 +123,9 @@ class OpenSoraVAE(Comparator):
 
     def frames(self, z: Float[Tensor, "b z t h w"], count: int) -> Float[Tensor, "b 3 t h w"]:
         return self.spatial_vae.decode(self.temporal_vae.decode(z, count) / SPATIAL_SCALE)
+
+    def moments_in_windows(self, x: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b z2 t h w"]:
+        return FRAME_WINDOWS.run(self.moments, x)
 
     def frames_in_windows(
         self, z: Float[Tensor, "b z t h w"], count: int

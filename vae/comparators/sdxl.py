@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -45,12 +46,30 @@ class SDXLVAE(nn.Module):
     def __init__(self, widths: Sequence[int], *, num_blocks: int, norm_groups: int):
         """`widths`: channels per level; `num_blocks` per encoder level."""
         super().__init__()
+        norm = partial(FrameNorm, norm_groups, eps=EPS)
+        pointwise = partial(FrameConv2d, kernel=1)
+
+        def block(level: int, in_channels: int, out_channels: int) -> nn.Module:
+            return ResidualBlock(
+                in_channels,
+                out_channels,
+                norm=norm,
+                conv1=FrameConv2d,
+                conv2=FrameConv2d,
+                shortcut=pointwise,
+            )
+
+        encoder = Layers(
+            norm=norm,
+            conv_in=FrameConv2d,
+            conv_out=FrameConv2d,
+            block=block,
+            attention=partial(SpatialAttention, norm=norm, conv=pointwise),
+            resample=_downsample,
+        )
+        decoder = replace(encoder, resample=_upsample)
         self.encoder, self.decoder = sd_halves(
-            _layers(norm_groups, _downsample),
-            _layers(norm_groups, _upsample),
-            widths,
-            num_blocks=num_blocks,
-            z_dim=Z_DIM,
+            encoder, decoder, widths, num_blocks=num_blocks, z_dim=Z_DIM
         )
         self.quant_conv = FrameConv2d(2 * Z_DIM, 2 * Z_DIM, 1)
         self.post_quant_conv = FrameConv2d(Z_DIM, Z_DIM, 1)
@@ -77,30 +96,6 @@ def from_diffusers_names(state: Mapping[str, Any], prefix: str) -> dict[str, Any
                 value = value[:, :, None, None]
         ours[key] = value
     return ours
-
-
-def _layers(norm_groups: int, resample: Any) -> Layers:
-    norm = partial(FrameNorm, norm_groups, eps=EPS)
-    pointwise = partial(FrameConv2d, kernel=1)
-
-    def block(level: int, in_channels: int, out_channels: int) -> nn.Module:
-        return ResidualBlock(
-            in_channels,
-            out_channels,
-            norm=norm,
-            conv1=FrameConv2d,
-            conv2=FrameConv2d,
-            shortcut=pointwise,
-        )
-
-    return Layers(
-        norm=norm,
-        conv_in=FrameConv2d,
-        conv_out=FrameConv2d,
-        block=block,
-        attention=partial(SpatialAttention, norm=norm, conv=pointwise),
-        resample=resample,
-    )
 
 
 def _downsample(level: int, channels: int) -> nn.Module:

@@ -2,13 +2,12 @@
 
 import logging
 from dataclasses import asdict
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from common.config import differences
-from common.files import read_json
+from common.pretrained import saved_class
 from vae.comparators.base import Comparator, ComparatorConfig
 from vae.comparators.diffusers_vae import ADAPTERS, DiffusersConfig
 from vae.comparators.od_vae import ODVAE, ODVAEConfig, to_group_causal
@@ -41,7 +40,13 @@ def initial_comparator(config: ComparatorConfig, source: str | None) -> Comparat
         model = kind(config)  # type: ignore[arg-type]
         _narrow_posterior(model)
         return model
-    _refuse_ours(kind, source)
+    held = saved_class(source)
+    if held in OWN_CLASSES or source.startswith("ivvae:"):
+        raise ValueError(
+            f"{source}: holds {held or 'an IV-VAE'}, but {kind.title} cannot be inflated from "
+            f"another model: its GroupNorms see all frames of a clip at once. Start from weights "
+            "of its own kind (an export, or name:path) or from random ones (init_from: null)."
+        )
     model = load_vae(source)
     if not isinstance(model, kind):
         raise ValueError(f"{source}: holds a {type(model).__name__}, not a {kind.__name__}")
@@ -71,15 +76,3 @@ def _narrow_posterior(model: Comparator) -> None:
     last.weight[log_variances].div_(10)
     if last.bias is not None:
         last.bias[log_variances].fill_(START_LOGVAR)
-
-
-def _refuse_ours(kind: type[Comparator], source: str) -> None:
-    """Say plainly that image VAEs and IV-VAEs start no comparator."""
-    file = Path(source) / "config.json"
-    held = read_json(file).get("model_class") if file.is_file() else None
-    if held in OWN_CLASSES or source.startswith("ivvae:"):
-        raise ValueError(
-            f"{source}: holds {held or 'an IV-VAE'}, but {kind.title} cannot be inflated from "
-            f"another model: its GroupNorms see all frames of a clip at once. Start from weights "
-            "of its own kind (an export, or name:path) or from random ones (init_from: null)."
-        )
