@@ -292,7 +292,7 @@ def hot_calls(machine: Machine) -> dict[str, Callable[[], Tensor]]:
     latte, z = make_latte(machine, "S"), torch.randn(2, 4, 3, 8, 8, device=machine.device)
     t = torch.tensor([3, 700], device=machine.device)
     latent = vae.encode(clip).mean.clone()
-    spaced = GaussianDiffusion().respaced([0, 500])
+    spaced = GaussianDiffusion(timesteps=[0, 500])
     flow = make_latte(machine, "S", learn_sigma=False)
 
     calls: dict[str, Callable[[], Tensor]] = {

@@ -158,7 +158,7 @@ class Form:
     def sample(self, x: Tensor, y: Tensor, steps: int) -> Tensor:
         """DDIM from given noise, guided."""
         model_fn = apart(self.model, y) if self.plain else guided(self.model, y, GUIDANCE)
-        diffusion = GaussianDiffusion().respaced(spaced_timesteps(1000, steps))
+        diffusion = GaussianDiffusion(timesteps=spaced_timesteps(1000, steps))
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             return denoise(model_fn, diffusion, x, torch.zeros_like, method="ddim")  # type: ignore[arg-type]
 

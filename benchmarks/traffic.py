@@ -229,7 +229,7 @@ def latte_step(config: Traffic, device: torch.device) -> Prepared:
 def sampling_step(config: Traffic, device: torch.device) -> Prepared:
     """One DDIM step with guidance."""
     model, x, y = build_latte(config, device)
-    model_fn, diffusion = guided(model, y, 7.0), GaussianDiffusion().respaced([500])
+    model_fn, diffusion = guided(model, y, 7.0), GaussianDiffusion(timesteps=[500])
 
     def step() -> None:
         torch.set_autocast_enabled("cuda", True)  # torch.autocast refuses without a driver

@@ -15,9 +15,9 @@ from timm.layers.activations import GELUTanh
 from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 
+from latte.config import Axes
+
 Axis = Literal["space", "time"]
-Axes = Literal["space", "time", "both", "split"]
-"""What a block attends to: one axis, both after each other, or each with half of the heads."""
 
 _SPLIT = {
     "space": "b t n (k h d) -> k (b t) h n d",

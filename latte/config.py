@@ -7,6 +7,8 @@ from annotated_types import Ge, Gt, Le, MultipleOf
 
 from common.config import Config, Width
 
+Axes = Literal["space", "time", "both", "split"]
+"""What a block attends to: one axis, both after each other, or each with half of the heads."""
 PRESETS: dict[str, dict[str, int]] = {
     "S": {"depth": 12, "hidden_size": 384, "num_heads": 6},
     "B": {"depth": 12, "hidden_size": 768, "num_heads": 12},
@@ -58,28 +60,26 @@ class LatteConfig(_Transformer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("height", "width"):
-            size, patch = getattr(self, name), self.patch_size
-            _require(size % patch == 0, name, size, f"must be a multiple of patch_size={patch}")
-        _require(
-            self.hidden_size % self.num_heads == 0,
-            "hidden_size",
-            self.hidden_size,
-            f"must be a multiple of num_heads={self.num_heads}",
-        )
-        _require(
-            self.depth % 2 == 0 or self.variant in (3, 4),
-            "depth",
-            self.depth,
-            f"must be even: in variant {self.variant} half of the blocks are spatial, "
-            "half temporal",
-        )
-        _require(
-            self.num_heads % 2 == 0 or self.variant != 4,
-            "num_heads",
-            self.num_heads,
-            "must be even: in variant 4 half of the heads are spatial, half temporal",
-        )
+        for name, divisor in (
+            ("height", "patch_size"),
+            ("width", "patch_size"),
+            ("hidden_size", "num_heads"),
+        ):
+            if getattr(self, name) % getattr(self, divisor):
+                raise ValueError(
+                    f"LatteConfig: {name}={getattr(self, name)} must be a multiple of "
+                    f"{divisor}={getattr(self, divisor)}."
+                )
+        if self.depth % 2 and self.variant in (1, 2):
+            raise ValueError(
+                f"LatteConfig: depth={self.depth} must be even: in variant {self.variant} half of "
+                "the blocks are spatial, half temporal."
+            )
+        if self.num_heads % 2 and self.variant == 4:
+            raise ValueError(
+                f"LatteConfig: num_heads={self.num_heads} must be even: in variant 4 half of the "
+                "heads are spatial, half temporal."
+            )
 
     @classmethod
     def preset(cls, name: str, **fields: object) -> "LatteConfig":
@@ -119,7 +119,7 @@ class LatteConfig(_Transformer):
         return self.height // self.patch_size, self.width // self.patch_size
 
     @property
-    def axes(self) -> tuple[Literal["space", "time", "both", "split"], ...]:
+    def axes(self) -> tuple[Axes, ...]:
         """What each block attends to, first block first."""
         if self.variant == 1:
             return ("space", "time") * (self.depth // 2)
@@ -180,8 +180,3 @@ class LatteOptions(_Transformer):
     @property
     def _custom(self) -> dict[str, Any]:
         return {"hidden_size": self.hidden_size, "depth": self.depth, "num_heads": self.num_heads}
-
-
-def _require(condition: bool, name: str, value: object, rule: str) -> None:
-    if not condition:
-        raise ValueError(f"LatteConfig: {name}={value} {rule}.")

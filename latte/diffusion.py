@@ -94,12 +94,16 @@ class GaussianDiffusion:
     def __init__(
         self, config: DiffusionConfig | None = None, timesteps: Sequence[int] | None = None
     ):
+        """Raises: ValueError if timesteps do not increase, or lie outside the schedule."""
         self.config = config or DiffusionConfig()
-        self.timesteps = _checked_timesteps(timesteps, self.config.steps)
-        # the same for the host, which does not wait for a device then
-        self.timestep_values = list(range(self.config.steps) if timesteps is None else timesteps)
+        steps = self.config.steps
+        kept = list(range(steps) if timesteps is None else timesteps)
+        if not kept or any(low >= high for low, high in pairwise([-1, *kept, steps])):
+            raise ValueError(f"diffusion: timesteps {kept} must increase within 0 .. {steps - 1}.")
+        self.timestep_values = kept  # for the host, which does not wait for a device then
+        self.timesteps = torch.tensor(kept)
         schedule = torch.linspace(
-            self.config.beta_start, self.config.beta_end, self.config.steps, dtype=torch.float64
+            self.config.beta_start, self.config.beta_end, steps, dtype=torch.float64
         )
         alpha_bar = self.alpha_bar = torch.cumprod(1 - schedule, dim=0)[self.timesteps]
         previous = torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
@@ -158,14 +162,6 @@ class GaussianDiffusion:
     def timestep_at(self, share: Float[Tensor, " b"]) -> Int[Tensor, " b"]:
         """The positions at these shares, in [0, 1), of the way from data to noise."""
         return (share * len(self)).long()
-
-    def respaced(self, timesteps: Sequence[int]) -> "GaussianDiffusion":
-        """The same process seen only at `timesteps` of the training schedule (increasing).
-
-        Raises:
-            ValueError: timesteps that do not increase, or lie outside the schedule.
-        """
-        return GaussianDiffusion(self.config, timesteps)
 
     def add_noise(
         self,
@@ -331,17 +327,6 @@ def discretized_log_likelihood(x: Tensor, mean: Tensor, log_std: Tensor) -> Tens
 
 def _normal_cdf(x: Tensor) -> Tensor:
     return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-
-
-def _checked_timesteps(timesteps: Sequence[int] | None, steps: int) -> Int[Tensor, " n"]:
-    if timesteps is None:
-        return torch.arange(steps)
-    ascending = all(low < high for low, high in pairwise([-1, *timesteps, steps]))
-    if not timesteps or not ascending:
-        raise ValueError(
-            f"diffusion: timesteps {list(timesteps)} must increase within 0 .. {steps - 1}."
-        )
-    return torch.tensor(timesteps)
 
 
 def _split(output: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:

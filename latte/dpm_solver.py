@@ -5,7 +5,6 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from latte.diffusion import GaussianDiffusion, Interval, ModelFn, model_at
 
@@ -28,8 +27,6 @@ def dpm_solver(
     diffusion: GaussianDiffusion,
     start: Float[Tensor, "b c t h w"],
     steps: int,
-    *,
-    progress: bool = False,
 ) -> Float[Tensor, "b c t h w"]:
     """Solve the diffusion's ODE from noise to data: multistep, second order, deterministic.
 
@@ -42,7 +39,6 @@ def dpm_solver(
         diffusion: With its whole schedule.
         start: Standard normal noise.
         steps: Model calls.
-        progress: Show a bar with rate and remaining time.
 
     Source: Lu et al. 2022, "DPM-Solver++", algorithm 2.
     """
@@ -51,7 +47,7 @@ def dpm_solver(
     sigma = [math.sqrt(1 - a) for a in alpha_bar]
     half_log_snr = [math.log(a / s) if s else math.inf for a, s in zip(signal, sigma, strict=True)]
     x, before = start.float(), None
-    for i, timestep in enumerate(tqdm(timesteps, desc="sampling", disable=not progress)):
+    for i, timestep in enumerate(timesteps):
         t = torch.full((len(x),), timestep, device=x.device)
         x0 = diffusion.predict(model_at(model_fn, timestep)(x, t), x, t).x0
         length, estimate = half_log_snr[i + 1] - half_log_snr[i], x0

@@ -11,7 +11,6 @@ import torch
 from annotated_types import Gt
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from common.config import Config
 from latte.diffusion import Interval, ModelFn, frame_mean, model_at
@@ -110,8 +109,7 @@ def integrate(
     start: Float[Tensor, "b c t h w"],
     steps: int,
     *,
-    method: Literal["euler", "heun"] = "euler",
-    progress: bool = False,
+    method: Literal["euler", "heun"],
 ) -> Float[Tensor, "b c t h w"]:
     """Follow the flow from noise (t = 1) to data (t = 0) in equal steps.
 
@@ -120,7 +118,6 @@ def integrate(
         start: Standard normal noise.
         steps: Their number. Heun calls the model twice in each.
         method: Euler's method (first order) or Heun's (second order).
-        progress: Show a bar with rate and remaining time.
 
     Returns:
         Latents, float32.
@@ -131,7 +128,7 @@ def integrate(
         t = torch.full((len(x),), UNITS * time, device=x.device)
         return model_at(model_fn, UNITS * time)(x, t).float()
 
-    for i in tqdm(range(steps), desc="sampling", disable=not progress):
+    for i in range(steps):
         now, then = 1 - i / steps, 1 - (i + 1) / steps
         slope = velocity(x, now)
         moved = x + (then - now) * slope

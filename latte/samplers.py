@@ -13,7 +13,6 @@ import torch
 from annotated_types import Ge, Le
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm import tqdm
 
 from common.config import Config
 from common.seeding import generator
@@ -178,25 +177,23 @@ def denoise(
     *,
     method: Literal["ddpm", "ddim"] = "ddpm",
     eta: float = 0.0,
-    progress: bool = False,
 ) -> Float[Tensor, "b c t h w"]:
     """Run a sampler over all timesteps of `diffusion`, last to first, with the given noise.
 
     Args:
         model_fn: The model with labels and guidance bound.
-        diffusion: Already respaced to the sampling steps.
+        diffusion: Of the sampling steps alone.
         start: Standard normal noise.
         draw: Called with the position i = len(diffusion) - 1, ..., 1 of each step that adds noise;
             returns standard normal noise like `start`. Not called at i = 0, nor by DDIM with eta 0.
         method: Ancestral sampling (DDPM, algorithm 2) or DDIM (Song et al. 2021, equation 12).
         eta: DDIM's share of new noise.
-        progress: Show a bar with rate and remaining time.
 
     Returns:
         Latents, float32. x_0 is not clipped: latents have no fixed range.
     """
     x = start.float()
-    for i in tqdm(range(len(diffusion) - 1, -1, -1), desc="sampling", disable=not progress):
+    for i in range(len(diffusion) - 1, -1, -1):
         t = torch.full((len(x),), i, device=x.device)
         output = model_at(model_fn, diffusion.timestep_values[i])(x, diffusion.training_timestep(t))
         prediction = diffusion.predict(output, x, t)
@@ -223,7 +220,6 @@ def sample(
     labels: Sequence[int] | None = None,
     seed: int,
     known: Float[Tensor, "b c k h w"] | None = None,
-    progress: bool = False,
 ) -> Float[Tensor, "b c t h w"]:
     """Sample one batch of latents on the model's device.
 
@@ -236,7 +232,6 @@ def sample(
         seed: Of the whole set.
         known: The first k latent frames of each clip, normalized, to be continued
             (see `latte.continuation`); they are returned as given.
-        progress: Show a bar with rate and remaining time.
 
     Raises:
         ValueError: a sampler, labels or known frames that do not fit the model or the process.
@@ -263,25 +258,14 @@ def sample(
     if config.guidance_interval != (0, 1):
         low, high = (share * process.max_timestep for share in config.guidance_interval)
         model_fn = Interval(model_fn, bound(1.0), low, high)
-    latents = _run(model_fn, process, config, start, draw, progress)
-    return latents if known is None else torch.cat([known, latents[:, :, known.shape[2] :]], dim=2)
-
-
-def _run(
-    model_fn: ModelFn | Interval,
-    process: DiffusionProcess,
-    config: SamplerConfig,
-    start: Tensor,
-    draw: Callable[[int], Tensor],
-    progress: bool,
-) -> Tensor:
-    """The method that the config names, over its steps."""
     if config.method in ("euler", "heun"):
-        return integrate(model_fn, start, config.steps, method=config.method, progress=progress)
-    assert isinstance(process, GaussianDiffusion)  # check_sampler saw to it
-    if config.method == "dpm_solver":
-        return dpm_solver(model_fn, process, start, config.steps, progress=progress)
-    spaced = process.respaced(spaced_timesteps(process.config.steps, config.steps, config.spacing))
-    return denoise(
-        model_fn, spaced, start, draw, method=config.method, eta=config.eta, progress=progress
-    )
+        latents = integrate(model_fn, start, config.steps, method=config.method)
+    else:
+        assert isinstance(process, GaussianDiffusion)  # check_sampler saw to it
+        if config.method == "dpm_solver":
+            latents = dpm_solver(model_fn, process, start, config.steps)
+        else:
+            timesteps = spaced_timesteps(process.config.steps, config.steps, config.spacing)
+            spaced = GaussianDiffusion(process.config, timesteps)
+            latents = denoise(model_fn, spaced, start, draw, method=config.method, eta=config.eta)
+    return latents if known is None else torch.cat([known, latents[:, :, known.shape[2] :]], dim=2)

@@ -5,7 +5,7 @@ All draws are functions of the seed, the step and the place in the global batch.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -57,11 +57,6 @@ def initial_model(config: LatteConfig, seed: int, source: str | None = None) -> 
 def prepare(model: nn.Module, config: LatteTraining, accelerator: Accelerator) -> None:
     """Turn on what saves memory or time in training: activation checkpointing, and compilation of
     the blocks. Weights and their names stay.
-
-    Args:
-        model: A `Latte`.
-        config: What is wanted.
-        accelerator: Of the run.
     """
     assert isinstance(model, Latte)
     model.activation_checkpointing = config.activation_checkpointing
@@ -79,27 +74,17 @@ class Decoder(Protocol):
         ...
 
 
+@dataclass(frozen=True)
 class Samples:
-    """Decoded samples while a model trains, from the same noise each time, of all classes in turn.
+    """Decoded samples while a model trains, of all classes in turn, always from the same noise."""
 
-    Args:
-        metadata: How the latents were normalized and what the model learns to reverse.
-        config: How samples are drawn.
-        vae: Decodes raw latents; its `config` gives the size that `metadata.frames` decode to.
-        accelerator: Of the run.
-    """
-
-    def __init__(
-        self,
-        metadata: TrainingMetadata,
-        config: SamplerConfig,
-        vae: Decoder,
-        accelerator: Accelerator,
-    ):
-        self.metadata = metadata
-        self.config = config
-        self.vae = vae
-        self.accelerator = accelerator
+    metadata: TrainingMetadata
+    """How the latents were normalized and what the model learns to reverse."""
+    config: SamplerConfig
+    """How samples are drawn."""
+    vae: Decoder
+    """Decodes raw latents; its `config` gives the size that `metadata.frames` decode to."""
+    accelerator: Accelerator
 
     @torch.no_grad()
     def __call__(self, model: nn.Module, numbers: range) -> Float[Tensor, "b 3 t h w"]:
@@ -115,25 +100,34 @@ class Samples:
         return torch.cat(clips).clamp(-1, 1)
 
 
+class LabeledLatents(Protocol):
+    """Normalized latents by their numbers, with labels."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> tuple[Float[Tensor, "c t h w"], int]: ...
+
+
+@dataclass(frozen=True)
 class JointBatch:
     """A global batch of clips among which a number of images is spread evenly.
 
     All rows of a batch have equally many places for images. Where the images are fewer than the
     places, the rest of the places weighs nothing, wherever in the global batch they are: so the
     gradient is the same however the batch is shared out.
-
-    Args:
-        clips: Clips of the global batch.
-        images: Images of the global batch.
-        frames: Latent frames of a clip.
-
-    Attributes:
-        per_clip: Places for images behind each clip.
     """
 
-    def __init__(self, clips: int, images: int, frames: int):
-        self.clips, self.images, self.frames = clips, images, frames
-        self.per_clip = -(-images // clips)
+    clips: int
+    """Clips of the global batch."""
+    images: int
+    """Images of the global batch."""
+    frames: int
+    """Latent frames of a clip."""
+
+    @property
+    def per_clip(self) -> int:
+        """Places for images behind each clip."""
+        return -(-self.images // self.clips)
 
     def count(self, position: int) -> int:
         """Images that count behind the clip at this place of the global batch."""
@@ -155,27 +149,17 @@ class JointBatch:
         return weight
 
 
+@dataclass(frozen=True)
 class LatteLoss:
-    """The loss function of a run, for `engine.train.Trainer`.
+    """The loss function of a run, for `engine.train.Trainer`."""
 
-    Args:
-        process: What the model learns to reverse.
-        config: Of the model.
-        joint: Where the images of joint training are.
-        accelerator: Of the run.
-    """
-
-    def __init__(
-        self,
-        process: DiffusionProcess,
-        config: LatteConfig,
-        joint: JointBatch,
-        accelerator: Accelerator,
-    ):
-        self.process = process
-        self.config = config
-        self.joint = joint
-        self.accelerator = accelerator
+    process: DiffusionProcess
+    """What the model learns to reverse."""
+    config: LatteConfig
+    """Of the model."""
+    joint: JointBatch
+    """Where the images of joint training are."""
+    accelerator: Accelerator
 
     def __call__(self, model: nn.Module, batch: Batch, info: StepInfo) -> Losses:
         """Means over the rows of the losses of `DiffusionProcess.training_loss`.

@@ -1,8 +1,7 @@
 """What a trained Latte must remember of its latents, kept with the weights."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -49,10 +48,6 @@ class TrainingMetadata:
     def denormalize(self, z: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c t h w"]:
         """Normalized latents to the VAE's raw ones: z * std + mean."""
         return z * self._per_channel(self.std, z) + self._per_channel(self.mean, z)
-
-    def to_json(self) -> dict[str, Any]:
-        """For the `training.json` of an export."""
-        return asdict(self)
 
     @classmethod
     def load(cls, folder: str | Path) -> "TrainingMetadata":

@@ -1,7 +1,7 @@
 """Train Latte on cached latents."""
 
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -100,7 +100,7 @@ def _train(config: TrainLatte, accelerator: Accelerator) -> Path | None:
     model = initial_model(model_config, train.seed, config.init_from)
     if config.init_from is not None:
         inputs["init_from"] = Input(config.init_from, weights_hash(model))
-    trainer = Trainer(config, train, accelerator, model, metadata.to_json(), inputs=inputs)
+    trainer = Trainer(config, train, accelerator, model, asdict(metadata), inputs=inputs)
     prepare(trainer.model, config, accelerator)
     loss = LatteLoss(metadata.process, model_config, joint, accelerator)
     batches = with_draws(batches, loss.draw, train.seed, accelerator.process_index)

@@ -135,7 +135,7 @@ def test_maths_is_float32_whatever_the_model_computes_in():
 
 def test_fewer_steps_keep_their_noise_levels():
     full = GaussianDiffusion()
-    part = full.respaced([0, 100, 999])
+    part = GaussianDiffusion(timesteps=[0, 100, 999])
     assert torch.equal(part.alpha_bar, full.alpha_bar[[0, 100, 999]])
     assert_close((1 - part.beta).prod(), part.alpha_bar[-1])
     seen = []
@@ -165,10 +165,10 @@ def test_the_bins_of_the_likelihood_share_out_all_probability():
     [
         (lambda: DiffusionConfig(steps=1), "steps=1 must be at least 2"),
         (lambda: DiffusionConfig(beta_start=0.5, beta_end=0.1), "beta_start=0.5 and beta_end=0.1"),
-        (lambda: GaussianDiffusion().respaced([]), "must increase within 0 .. 999"),
-        (lambda: GaussianDiffusion().respaced([3, 3]), "must increase within 0 .. 999"),
-        (lambda: GaussianDiffusion().respaced([-1, 3]), "must increase within 0 .. 999"),
-        (lambda: GaussianDiffusion().respaced([3, 1000]), "must increase within 0 .. 999"),
+        (lambda: GaussianDiffusion(timesteps=[]), "must increase within 0 .. 999"),
+        (lambda: GaussianDiffusion(timesteps=[3, 3]), "must increase within 0 .. 999"),
+        (lambda: GaussianDiffusion(timesteps=[-1, 3]), "must increase within 0 .. 999"),
+        (lambda: GaussianDiffusion(timesteps=[3, 1000]), "must increase within 0 .. 999"),
     ],
 )
 def test_bad_schedules(call, message):

@@ -35,7 +35,7 @@ def run(method, model_fn, diffusion, start):
     if method == "dpm_solver":
         pytest.importorskip("diffusers")
         return dpm_solver(model_fn, diffusion, start, 50)
-    spaced = diffusion.respaced(spaced_timesteps(1000, 50))
+    spaced = GaussianDiffusion(diffusion.config, spaced_timesteps(1000, 50))
     noise = torch.Generator().manual_seed(5)
 
     def draw(_):
@@ -61,7 +61,7 @@ def test_a_diffusion_ends_in_the_known_frame(method):
 def test_the_known_frame_passes_through_the_training_noise_levels():
     """Under DDPM it is at every step distributed as q(x_t | x_0): its noise stays standard."""
     diffusion = GaussianDiffusion()
-    spaced = diffusion.respaced(spaced_timesteps(1000, 20))
+    spaced = GaussianDiffusion(diffusion.config, spaced_timesteps(1000, 20))
     known, start = torch.full((1, 1, 1, 60, 60), 2.0), normal(2, (1, 1, 2, 60, 60))
     spreads = []
 

@@ -58,7 +58,7 @@ def test_reference_trajectories(method, spacing):
             [0.3 * x + 0.01 * t.view(-1, 1, 1, 1, 1) / 1000, torch.full_like(x, 0.2)], dim=1
         )
 
-    diffusion = GaussianDiffusion().respaced(spaced_timesteps(1000, 10, spacing))
+    diffusion = GaussianDiffusion(timesteps=spaced_timesteps(1000, 10, spacing))
     latents = denoise(model_fn, diffusion, noise(3), lambda i: noise(10 + i), method=method)
     expected = case.outputs[f"{method}10"].transpose(1, 2)
     assert_close(latents, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
@@ -85,7 +85,7 @@ def gaussian_model(diffusion, mean, variance):
 def test_a_known_distribution_is_recovered(method, eta, prediction):
     """With the exact prediction for Gaussian data, samples have the data's mean and variance."""
     config = DiffusionConfig(prediction=prediction)
-    diffusion = GaussianDiffusion(config).respaced(spaced_timesteps(1000, 250))
+    diffusion = GaussianDiffusion(config, spaced_timesteps(1000, 250))
     noise = torch.Generator().manual_seed(0)
 
     def draw(_):
@@ -104,7 +104,7 @@ def test_dpm_solver_recovers_it_in_25_steps_closer_than_ddim(prediction):
     start = normal(0, (1, 1, 1, 50, 50))
     exact = 2.0 + 0.5 * start
     solved = dpm_solver(gaussian_model(diffusion, 2.0, 0.25), diffusion, start, 25)
-    spaced = diffusion.respaced(spaced_timesteps(1000, 25))
+    spaced = GaussianDiffusion(diffusion.config, spaced_timesteps(1000, 25))
     model_fn = gaussian_model(spaced, 2.0, 0.25)
     ddim = denoise(model_fn, spaced, start, torch.zeros_like, method="ddim")
     errors = [(x - exact).square().mean().sqrt().item() for x in (solved, ddim)]
@@ -199,7 +199,7 @@ def test_a_flow_is_sampled():
 
 
 def test_noise_is_asked_for_only_where_it_is_used():
-    diffusion = GaussianDiffusion().respaced([0, 500, 999])
+    diffusion = GaussianDiffusion(timesteps=[0, 500, 999])
     start = normal(0, (1, 1, 1, 2, 2))
     for method, eta, expected in (("ddpm", 0.0, [2, 1]), ("ddim", 0.0, []), ("ddim", 0.5, [2, 1])):
         asked: list[int] = []
