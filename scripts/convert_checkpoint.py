@@ -11,7 +11,7 @@ from common.cli import main
 from common.config import Config
 from common.files import atomic_folder, atomic_path
 from common.output_folder import check_one_process
-from vae import VAEConfig, VideoVAE, weights_hash
+from vae import VideoVAE, weights_hash
 from vae.convert import from_released, to_released
 from vae.released import is_released_architecture, read_checkpoint, released_config
 
@@ -61,8 +61,10 @@ def run(config: ConvertCheckpoint) -> str:
 
 def _to_folder(config: ConvertCheckpoint) -> str:
     state, out = read_checkpoint(config.source), Path(config.out)
+    given = {"latent_mean": config.latent_mean, "latent_std": config.latent_std}
+    given = {name: (value,) for name, value in given.items() if value is not None}
     try:
-        vae = _with_statistics(config, released_config(state))
+        vae = replace(released_config(state), **given)
         model = from_released(state, vae)
     except ValueError as error:
         raise ValueError(f"{config.source}: {error}") from None
@@ -99,12 +101,6 @@ def _to_file(config: ConvertCheckpoint) -> str:
         f"{out}: {len(state)} tensors. The file does not hold the latents' mean {vae.latent_mean} "
         f"and std {vae.latent_std}: note shift = mean and scale = 1 / std"
     )
-
-
-def _with_statistics(config: ConvertCheckpoint, vae: VAEConfig) -> VAEConfig:
-    """The config with the latents' mean and standard deviation that the user gave, if any."""
-    given = {"latent_mean": config.latent_mean, "latent_std": config.latent_std}
-    return replace(vae, **{name: (value,) for name, value in given.items() if value is not None})
 
 
 def _taken(out: Path) -> ValueError:

@@ -16,7 +16,7 @@ from tests.builders.tiny_vae import TINY
 from tests.builders.vectors import load_case, uniform
 from vae import ImageVAE, VAEConfig, VideoVAE
 from vae.convert import to_released
-from vae.released import RELEASED, released_config
+from vae.released import SCALE_AND_SHIFT, released_config
 
 
 @pytest.fixture(scope="module")
@@ -89,17 +89,18 @@ def test_doing_it_again_changes_nothing_and_something_else_is_kept(released, tmp
     assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"
 
 
-@pytest.mark.parametrize(("name", "entry"), RELEASED.items(), ids=str)
-def test_sizes_and_latent_scale_of_the_released_files(name, entry):
+@pytest.mark.parametrize(("sizes", "scaling"), SCALE_AND_SHIFT.items(), ids=str)
+def test_sizes_and_latent_scale_of_the_released_files(sizes, scaling):
+    (z_dim, dim), (scale, shift) = sizes, scaling
     with torch.device("meta"):
-        state = to_released(VideoVAE(VAEConfig(z_dim=entry.z_dim, dim=entry.dim)))
+        state = to_released(VideoVAE(VAEConfig(z_dim=z_dim, dim=dim)))
     assert len(state) == 362
     config = released_config(state)
-    assert name == f"ivvae_z{config.z_dim}_dim{config.dim}.pth"
+    assert (config.z_dim, config.dim) == sizes
     with torch.device("meta"):
         model = VideoVAE(config)
-    z = torch.linspace(-3, 3, entry.z_dim).view(1, -1, 1, 1, 1)
-    assert_close(model.normalize(z), (z - entry.shift) * entry.scale)
+    z = torch.linspace(-3, 3, z_dim).view(1, -1, 1, 1, 1)
+    assert_close(model.normalize(z), (z - shift) * scale)
     assert_close(model.denormalize(model.normalize(z)), z)
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints of others to our model and back, exactly.
+"""Checkpoints of others to our model, those of the authors back too, exactly.
 
 The authors' released files hold one tensor per branch where ours runs both branches in one layer
 (1x1 KTC convolutions, resampling, attention); the rest is names. The Wan VAE, as diffusers has it,
@@ -76,7 +76,12 @@ def from_released(state_dict: Mapping[str, Tensor], config: VAEConfig) -> VideoV
 
 def to_released(model: VideoVAE) -> dict[str, Tensor]:
     """The model's weights under the names and shapes of the released checkpoints."""
-    return _export(model, _released_names, _released_shape)
+    theirs = {}
+    for key, value in model.state_dict().items():
+        names = _released_names(key, model.config)
+        for name, part in zip(names, value.chunk(len(names)), strict=True):
+            theirs[name] = part.reshape(_released_shape(name, part)).clone()
+    return theirs
 
 
 def from_wan(state_dict: Mapping[str, Tensor], config: VAEConfig) -> VideoVAE:
@@ -89,11 +94,6 @@ def from_wan(state_dict: Mapping[str, Tensor], config: VAEConfig) -> VideoVAE:
         ValueError: missing, unexpected or misshapen tensors, each named.
     """
     return _load(state_dict, config, _wan_names, "a Wan VAE")
-
-
-def to_wan(model: VideoVAE) -> dict[str, Tensor]:
-    """The baseline's weights under the names and shapes of `AutoencoderKLWan`."""
-    return _export(model, _wan_names, _wan_shape)
 
 
 def _load(
@@ -127,19 +127,6 @@ def _load(
     return model
 
 
-def _export(
-    model: VideoVAE,
-    names_of: Callable[[str, VAEConfig], list[str]],
-    shape_of: Callable[[str, Tensor], tuple[int, ...]],
-) -> dict[str, Tensor]:
-    theirs = {}
-    for key, value in model.state_dict().items():
-        names = names_of(key, model.config)
-        for name, part in zip(names, value.chunk(len(names)), strict=True):
-            theirs[name] = part.reshape(shape_of(name, part)).clone()
-    return theirs
-
-
 def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Without axes of length 1, which others put where they like."""
     return tuple(size for size in shape if size != 1)
@@ -171,11 +158,3 @@ def _wan_names(key: str, config: VAEConfig) -> list[str]:
     for pattern, replacement in _WAN_RENAMES:
         key = re.sub(pattern, replacement, key)
     return [key]
-
-
-def _wan_shape(name: str, value: Tensor) -> tuple[int, ...]:
-    if name.endswith("gamma"):
-        return (*value.shape, *(1,) * (2 if ".attentions." in name else 3))
-    if re.search(r"(quant_conv|conv_shortcut)\.weight$", name):
-        return (*value.shape, 1)
-    return tuple(value.shape)

@@ -5,7 +5,7 @@ The scale and shift of the latents are not in the files: z is used as (z - shift
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -14,35 +14,20 @@ from common.published_weights import IVVAE
 from common.weights import find_weights, read_state_dict
 from vae.config import VAEConfig
 
-
-@dataclass(frozen=True, kw_only=True)
-class Released:
-    """One released checkpoint."""
-
-    z_dim: int
-    """Latent channels."""
-    dim: int
-    """Channels of one branch at the first level."""
-    scale: float
-    """Of the latents, per unit."""
-    shift: float
-    """Of the latents, subtracted before scaling."""
-
-
-RELEASED = {
-    "ivvae_z4_dim64.pth": Released(z_dim=4, dim=64, scale=1.3196, shift=0.1250),
-    "ivvae_z8_dim64.pth": Released(z_dim=8, dim=64, scale=1.0940, shift=-0.0322),
-    "ivvae_z16_dim64.pth": Released(z_dim=16, dim=64, scale=0.9697, shift=-0.1553),
-    "ivvae_z16_dim96.pth": Released(z_dim=16, dim=96, scale=0.7619, shift=-0.0483),
+SCALE_AND_SHIFT = {
+    (4, 64): (1.3196, 0.1250),
+    (8, 64): (1.0940, -0.0322),
+    (16, 64): (0.9697, -0.1553),
+    (16, 96): (0.7619, -0.0483),
 }
-"""By file name."""
+"""Of the latents, by z_dim and dim."""
 
 _DIM_KEY = "encoder.conv1.conv_2d.weight"  # dim 3 3 3
 _Z_KEY = "conv2.conv_2d.weight"  # z/2 z 1 1
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """The state dict in a released file, or in one of `RELEASED` where `find_weights` looks.
+    """The state dict in a released file, or in one of `IVVAE` where `find_weights` looks.
 
     Code in the file is never run (`weights_only=True`).
 
@@ -54,8 +39,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         path = find_weights(IVVAE[path.stem]).path
     if not path.is_file():
         raise ValueError(
-            f"{path}: no such file. Get one of {', '.join(RELEASED)} from the IV-VAE authors and "
-            "give its path"
+            f"{path}: no such file. Get one of {', '.join(each.file for each in IVVAE.values())} "
+            "from the IV-VAE authors and give its path"
         )
     state = read_state_dict(path)
     if not state:
@@ -76,19 +61,8 @@ def released_config(state: Mapping[str, Tensor]) -> VAEConfig:
         ValueError: the tensors that tell z_dim and dim are missing or have other shapes.
     """
     dim, z_dim = _size(state, _DIM_KEY, axis=0, ndim=4), _size(state, _Z_KEY, axis=1, ndim=4)
-    config = VAEConfig(z_dim=z_dim, dim=dim)
-    known = find_released(config)
-    if known is None:
-        return config
-    return replace(config, latent_mean=(known.shift,), latent_std=(1 / known.scale,))
-
-
-def find_released(config: VAEConfig) -> Released | None:
-    """The released checkpoint of this z_dim and dim, if there is one."""
-    for entry in RELEASED.values():
-        if (entry.z_dim, entry.dim) == (config.z_dim, config.dim):
-            return entry
-    return None
+    scale, shift = SCALE_AND_SHIFT.get((z_dim, dim), (1.0, 0.0))
+    return VAEConfig(z_dim=z_dim, dim=dim, latent_mean=(shift,), latent_std=(1 / scale,))
 
 
 def is_released_architecture(config: VAEConfig) -> bool:
