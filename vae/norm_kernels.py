@@ -57,18 +57,9 @@ def _forward(
     BLOCK_N: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    first = tl.program_id(0).to(tl.int64) * BLOCK_N
+    first, branch = tl.program_id(0).to(tl.int64) * BLOCK_N, tl.program_id(1)
     offset, mask, x_hat, gain, _ = _normalized(
-        x_ptr,
-        gain_ptr,
-        positions,
-        first,
-        tl.program_id(1),
-        branches,
-        channels,
-        eps,
-        BLOCK_N,
-        BLOCK_C,
+        x_ptr, gain_ptr, positions, first, branch, branches, channels, eps, BLOCK_N, BLOCK_C
     )
     u = x_hat * gain
     tl.store(y_ptr + offset, (u * tl.sigmoid(u)).to(y_ptr.dtype.element_ty), mask=mask)
