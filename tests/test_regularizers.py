@@ -22,6 +22,7 @@ from tests.builders.processes import run_ranks
 from tests.builders.training_runs import MODEL, SIZE, gan_run, video_run, weights
 from vae import DiagonalGaussian, VAEConfig, VideoVAE
 from vae.comparators.diffusers_vae import DiffusersConfig
+from vae.edits import pooled, turned
 from vae.losses import REFERENCE_VALUES, VAELoss, VAELossConfig
 from vae.regularizers import (
     Equivariance,
@@ -32,8 +33,6 @@ from vae.regularizers import (
     RegularizerConfig,
     Regularizers,
     ScaleEquivariance,
-    pooled,
-    turned,
 )
 
 CONFIG = VAEConfig(z_dim=4)

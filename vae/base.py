@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from common.pretrained import Pretrained
 from vae import inputs
+from vae.edits import Edits
 from vae.posterior import DiagonalGaussian
-from vae.regularizers import Edits
 
 
 class ResidualLayer(nn.Module):
@@ -123,12 +123,14 @@ class VideoAutoencoder(nn.Module, Pretrained, library_name="ivvae", tags=["video
 
     def normalize(self, z: Float[Tensor, "b z t h w"]) -> Float[Tensor, "b z t h w"]:
         """(z - latent_mean) / latent_std: roughly zero mean, unit variance."""
-        mean, std = self._statistics(z)
+        inputs.check_latent(z, self.config)
+        mean, std = self.config.statistics(z)
         return (z - mean) / std
 
     def denormalize(self, z: Float[Tensor, "b z t h w"]) -> Float[Tensor, "b z t h w"]:
         """The inverse of `normalize`."""
-        mean, std = self._statistics(z)
+        inputs.check_latent(z, self.config)
+        mean, std = self.config.statistics(z)
         return z * std + mean
 
     def last_layer(self) -> list[nn.Parameter]:
@@ -149,14 +151,6 @@ class VideoAutoencoder(nn.Module, Pretrained, library_name="ivvae", tags=["video
         for layer in self.layers():
             for parameter in layer.get_submodule(layer.end).parameters():
                 nn.init.zeros_(parameter)
-
-    def _statistics(self, z: Tensor) -> list[Tensor]:
-        """Mean and standard deviation of the latents, each broadcast over b, t, h and w."""
-        inputs.check_latent(z, self.config)
-        return [
-            torch.tensor(values, dtype=z.dtype, device=z.device).view(-1, 1, 1, 1)
-            for values in (self.config.latent_mean, self.config.latent_std)
-        ]
 
     def _admit_video(self, x: Tensor) -> Tensor:
         """Check x and give it the weights' type."""

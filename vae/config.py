@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
+import torch
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 from torch import Tensor
 
@@ -33,6 +34,13 @@ class LatentConfig(Config):
             values = getattr(self, name)
             if len(values) not in (1, self.z_dim):
                 raise ValueError(f"{name}={values} must have 1 or z_dim={self.z_dim} values")
+
+    def statistics(self, z: Tensor) -> list[Tensor]:
+        """Mean and standard deviation of the latents, to broadcast over `b z t h w`."""
+        return [
+            torch.tensor(values, dtype=z.dtype, device=z.device).view(-1, 1, 1, 1)
+            for values in (self.latent_mean, self.latent_std)
+        ]
 
     @property
     def spatial_ratio(self) -> int:
@@ -150,7 +158,17 @@ class VAEConfig(LatentConfig):
                 f"dim * channel_multipliers gives {odd}: upsampling halves the channels, so every "
                 "level but the first needs an even number"
             )
-        _check_pattern(self)
+        pattern, steps = self.temporal_downsample, len(self.channel_multipliers) - 1
+        if len(pattern) != steps:
+            raise ValueError(
+                f"temporal_downsample={pattern}: give {steps} values, True or False, one for each "
+                "of the steps between levels"
+            )
+        if self.branches == 2 and not any(pattern):
+            raise ValueError(
+                f"temporal_downsample={pattern} never halves time, which two branches are for: "
+                "make a value True, or use branches=1, an image VAE"
+            )
         if self.branches == 1 and self.branch_convs != "2d3d":
             raise ValueError(
                 f"branch_convs={self.branch_convs!r} is for two branches, but branches=1"
@@ -216,20 +234,6 @@ class VAEConfig(LatentConfig):
             temporal_downsample=(False,) * len(self.temporal_downsample),
             latent_mean=(0.0,),
             latent_std=(1.0,),
-        )
-
-
-def _check_pattern(config: VAEConfig) -> None:
-    pattern, steps = config.temporal_downsample, len(config.channel_multipliers) - 1
-    if len(pattern) != steps:
-        raise ValueError(
-            f"temporal_downsample={pattern}: give {steps} values, True or False, one for each of "
-            "the steps between levels"
-        )
-    if config.branches == 2 and not any(pattern):
-        raise ValueError(
-            f"temporal_downsample={pattern} never halves time, which two branches are for: make a "
-            "value True, or use branches=1, an image VAE"
         )
 
 

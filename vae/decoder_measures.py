@@ -10,7 +10,8 @@ from torch import Tensor
 from common.psnr import psnr_from_mse
 from common.seeding import noise
 from vae.base import VideoAutoencoder
-from vae.regularizers import ScaleEquivariance, pooled
+from vae.edits import pooled
+from vae.regularizers import ScaleEquivariance
 
 TIMES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
 """Times of the flow, 0 data, 1 noise, at which decoding is measured."""

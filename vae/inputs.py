@@ -120,12 +120,6 @@ def check_crop(size: Sequence[int], padded: Size, config: LatentConfig) -> None:
         )
 
 
-def crop(x: Float[Tensor, "b c t2 h2 w2"], size: Sequence[int]) -> Float[Tensor, "b c t h w"]:
-    """Undo `pad`: the first `size` frames, rows and columns; a view."""
-    t, h, w = size
-    return x[:, :, :t, :h, :w]
-
-
 def _check_tensor(kind: str, x: Tensor, channels: int, need: str) -> None:
     if not isinstance(x, Tensor):
         raise ValueError(f"{kind} of type {type(x).__name__}: need a tensor {need}")

@@ -119,7 +119,10 @@ class VideoVAE(VideoAutoencoder, library_name="ivvae", tags=["video-vae"]):
             inputs.check_crop(size, whole, self.config)
         groups = self._chunk_groups(z, whole, chunk_groups, tiling)
         y = run_whole(self._decode_step(tiling), z, groups, 1, whole[0])
-        return y if size is None else inputs.crop(y, size)
+        if size is None:
+            return y
+        t, h, w = size
+        return y[:, :, :t, :h, :w]
 
     def reconstruct(
         self,

@@ -1,11 +1,11 @@
 """A VAE of ours as the video pipelines of diffusers take theirs."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -54,13 +54,13 @@ class PipelineVAE(nn.Module):
                 that nothing is left to do: for pipelines that know a single `scaling_factor`
                 (CogVideoX, HunyuanVideo) in place of `latents_mean` and `latents_std` (Wan, LTX).
         Raises:
-            ValueError: another number of values.
+            ValueError: another number of values, or deviations that are not above 0.
         """
         super().__init__()
-        config = vae.config
+        given = {"latent_mean": mean, "latent_std": std}
+        changes = {name: tuple(values) for name, values in given.items() if values is not None}
+        config = self.latents = replace(vae.config, **changes)
         self.vae, self.normalized = vae, normalized
-        self.mean = self._per_channel("mean", mean or config.latent_mean)
-        self.std = self._per_channel("std", std or config.latent_std)
         self.temporal_compression_ratio = config.temporal_ratio
         self.spatial_compression_ratio = config.spatial_ratio
         self.temperal_downsample = list(config.temporal_downsample)
@@ -75,8 +75,8 @@ class PipelineVAE(nn.Module):
             spatial_compression_ratio=config.spatial_ratio,
             scale_factor_temporal=config.temporal_ratio,
             scale_factor_spatial=config.spatial_ratio,
-            latents_mean=[0.0] * config.z_dim if normalized else self.mean,
-            latents_std=[1.0] * config.z_dim if normalized else self.std,
+            latents_mean=self._per_channel((0.0,) if normalized else config.latent_mean),
+            latents_std=self._per_channel((1.0,) if normalized else config.latent_std),
             scaling_factor=1.0,
             shift_factor=None,
             invert_scale_latents=False,
@@ -110,7 +110,7 @@ class PipelineVAE(nn.Module):
         """
         posterior = self.vae.encode(x)
         if self.normalized:
-            mean, std = self._statistics(posterior.mean)
+            mean, std = self.latents.statistics(posterior.mean)
             posterior = DiagonalGaussian(
                 (posterior.mean - mean) / std, posterior.logvar - 2 * std.log()
             )
@@ -124,18 +124,9 @@ class PipelineVAE(nn.Module):
         `temb` is what decoders that denoise take; ours is none.
         """
         if self.normalized:
-            mean, std = self._statistics(z)
+            mean, std = self.latents.statistics(z)
             z = z * std + mean
         return Decoded(self.vae.decode(z))
 
-    def _per_channel(self, name: str, values: Sequence[float]) -> list[float]:
-        z_dim = self.vae.config.z_dim
-        if len(values) not in (1, z_dim):
-            raise ValueError(f"{name}={tuple(values)} must have 1 or z_dim={z_dim} values")
-        return list(values) * (z_dim // len(values))
-
-    def _statistics(self, z: Tensor) -> list[Float[Tensor, "z 1 1 1"]]:
-        both = (
-            torch.tensor(values, device=z.device, dtype=z.dtype) for values in (self.mean, self.std)
-        )
-        return [rearrange(values, "z -> z 1 1 1") for values in both]
+    def _per_channel(self, values: Sequence[float]) -> list[float]:
+        return list(values) * (self.vae.config.z_dim // len(values))

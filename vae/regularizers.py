@@ -8,12 +8,11 @@ drawn follows from the seed, the term and the step, the same for the whole batch
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from annotated_types import Ge, Gt, Le, MinLen
-from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -21,7 +20,9 @@ from common.config import Config
 from common.local_correlation import local_correlation
 from common.seeding import fold, generator
 from engine.losses import StepInfo
+from vae.base import VideoAutoencoder
 from vae.config import Count, LatentConfig, Size
+from vae.edits import Edits, scaled
 from vae.losses import REFERENCE_VALUES, VAELoss, wide
 from vae.posterior import DiagonalGaussian
 
@@ -187,11 +188,6 @@ class RegularizerConfig(Config):
     frame_difference: FrameDifference | None = None
     """Differences of frames are reconstructed."""
 
-    @property
-    def token(self) -> bool:
-        """Whether the model needs a learned token for what is hidden."""
-        return self.masking is not None or self.predicted_groups is not None
-
     def check(self, config: LatentConfig, size: Size) -> tuple[Size, Size]:
         """Refuse clips that a term cannot work with.
 
@@ -202,7 +198,7 @@ class RegularizerConfig(Config):
         h, w = config.latent_shape(*size)[2:]
         main = least = size
         if self.equivariance is not None:
-            height, width = _scaled((h, w), self.equivariance.min_scale)
+            height, width = scaled((h, w), self.equivariance.min_scale)
             main = least = size[0], height * config.spatial_ratio, width * config.spatial_ratio
         if self.scale_equivariance is not None:
             choices = self.scale_equivariance.choices(config, size)
@@ -222,61 +218,15 @@ class RegularizerConfig(Config):
         return main, least
 
 
-@dataclass(frozen=True)
-class Edits:
-    """What a step decodes, and what it compares that with."""
-
-    frames: int
-    """Of the clip."""
-    ratio: int
-    """Pixels per latent position along height and width."""
-    turn: tuple[int, float] | None
-    """Quarter turns and scale of latent and clip."""
-    mask: Bool[Tensor, "t h w"] | None
-    """Which latent positions become the token, after turning."""
-    down: tuple[int, int] | None
-    """Factors of time and space of a second, downsampled pair."""
-
-    def latents(
-        self, z: Float[Tensor, "b z t h w"], token: Tensor | None
-    ) -> list[tuple[Float[Tensor, "b z t2 h2 w2"], int]]:
-        """Latents to decode, each with its number of frames."""
-        first = z if self.turn is None else turned(z, *self.turn, unit=1)
-        if self.mask is not None:
-            assert token is not None
-            first = torch.where(self.mask.to(z.device, non_blocking=True), token.to(z), first)
-        found = [(first, self.frames)]
-        if self.down is not None:
-            found.append((pooled(z, *self.down), 1 + (self.frames - 1) // self.down[0]))
-        return found
-
-    def videos(self, x: Float[Tensor, "b 3 t h w"]) -> list[Float[Tensor, "b 3 t2 h2 w2"]]:
-        """What the decoded latents are compared with."""
-        first = x if self.turn is None else turned(x, *self.turn, unit=self.ratio)
-        return [first] if self.down is None else [first, pooled(x, *self.down)]
-
-
-class Regularized(Protocol):
-    """What the terms need of a `VideoAutoencoder`."""
-
-    config: Any
-    mask_token: nn.Parameter | None
-
-
 class Regularizers:
     """The terms of a run: what a step edits, and what its loss adds to Eq. 5."""
 
-    def __init__(self, config: RegularizerConfig, model: Regularized):
+    def __init__(self, config: RegularizerConfig, model: VideoAutoencoder):
         """`model`: not wrapped; it gets a token where a term needs one."""
         self.config = config
         self.latent: LatentConfig = model.config
-        if config.token and model.mask_token is None:
+        if (config.masking or config.predicted_groups) and model.mask_token is None:
             model.mask_token = nn.Parameter(torch.zeros(self.latent.z_dim, 1, 1, 1))
-
-    @property
-    def active(self) -> bool:
-        """Whether any term is on."""
-        return self.config != RegularizerConfig()
 
     def edits(self, size: Sequence[int], info: StepInfo) -> Edits:
         """What this step does to clips of `size` and their latents."""
@@ -285,7 +235,7 @@ class Regularizers:
         shape = self.latent.latent_shape(frames, height, width)[1:]
         turn = None if config.equivariance is None else config.equivariance.draw(seed, step)
         if turn is not None:
-            h, w = _scaled(shape[1:], turn[1])
+            h, w = scaled(shape[1:], turn[1])
             shape = (shape[0], w, h) if turn[0] % 2 else (shape[0], h, w)
         masks = [
             term.mask(shape, seed, step)
@@ -331,28 +281,3 @@ class Regularizers:
             added = REFERENCE_VALUES * term.weight * values["frame_difference"]
             values["loss"] = values["loss"] + added
         return values
-
-
-def pooled(x: Float[Tensor, "b c t h w"], time: int, space: int) -> Float[Tensor, "b c t2 h2 w2"]:
-    """Averages over `space` x `space` positions, and over `time` frames after the first one."""
-    first = F.avg_pool3d(x[:, :, :1], (1, space, space))
-    if x.shape[2] == 1:
-        return first
-    rest = F.avg_pool3d(x[:, :, 1:], (time, space, space))
-    return torch.cat([first, rest], dim=2)
-
-
-def turned(x: Float[Tensor, "b c t h w"], quarters: int, scale: float, *, unit: int) -> Tensor:
-    """`x` scaled, antialiased, to whole `unit`s of height and width, then rotated."""
-    b, _, _, h, w = x.shape
-    height, width = (unit * side for side in _scaled((h // unit, w // unit), scale))
-    if (height, width) != (h, w):
-        frames = rearrange(x, "b c t h w -> (b t) c h w")
-        frames = F.interpolate(frames, (height, width), mode="bilinear", antialias=True)
-        x = rearrange(frames, "(b t) c h w -> b c t h w", b=b)
-    return torch.rot90(x, quarters, (3, 4))
-
-
-def _scaled(sides: Sequence[int], scale: float) -> tuple[int, int]:
-    height, width = (max(1, round(side * scale)) for side in sides)
-    return height, width

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import torch
 from accelerate import Accelerator
@@ -15,7 +15,7 @@ from common.seeding import fold, noise
 from engine.compilation import compile_layers, compiles
 from engine.config import TrainConfig
 from engine.losses import Batch, Losses, StepInfo
-from vae.adversarial import AdversarialConfig, AdversarialLoss
+from vae.adversarial import AdversarialLoss
 from vae.base import VideoAutoencoder
 from vae.checkpointing import enable_activation_checkpointing
 from vae.comparators.base import ComparatorConfig
@@ -34,30 +34,19 @@ from vae.training_config import VAETraining
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
 class StepLoss:
-    """The loss function of a run, for `engine.train.Trainer`; what it draws comes with the batch.
+    """The loss function of a run, for `engine.train.Trainer`; the batch brings what it draws."""
 
-    Args:
-        loss: Eq. 5 without its adversarial term.
-        model: that is trained, not wrapped.
-        accelerator: of the run.
-        gan: the adversarial term; None: none.
-        regularizers: the terms beside Eq. 5; None: none.
-    """
-
-    def __init__(
-        self,
-        loss: VAELoss,
-        model: VideoAutoencoder,
-        accelerator: Accelerator,
-        gan: AdversarialLoss | None = None,
-        regularizers: Regularizers | None = None,
-    ):
-        self.loss = loss
-        self.model = model
-        self.accelerator = accelerator
-        self.gan = gan
-        self.regularizers = regularizers if regularizers and regularizers.active else None
+    loss: VAELoss
+    """Eq. 5 without its adversarial term."""
+    model: VideoAutoencoder
+    """That is trained, not wrapped."""
+    accelerator: Accelerator
+    gan: AdversarialLoss | None = None
+    """The adversarial term."""
+    regularizers: Regularizers | None = None
+    """The terms beside Eq. 5."""
 
     def draw(self, batch: Batch, seed: int, step: int, positions: range) -> Batch:
         """Noise of the posterior, for each clip by its place in the global batch."""
@@ -102,12 +91,11 @@ def initial_losses(
     """The loss function of a run, with the model that its stage begins with.
 
     Args:
-        config: what is trained.
         train: seed and precision of the run.
-        accelerator: of the run.
         sizes: frames, height and width of its clips.
     Raises:
-        ValueError: weights are not there or do not fit, or a part cannot be trained.
+        ValueError: weights are not there or do not fit, a part cannot be trained, or a term of the
+            loss needs one that is frozen.
     """
     loss = VAELoss(config.loss, lpips_bf16=train.precision == "bf16").to(accelerator.device)
     torch.manual_seed(fold(train.seed, "weights"))
@@ -119,13 +107,23 @@ def initial_losses(
         discriminator = Discriminator(config.adversarial.discriminator)
         log.info("discriminator: all weights are new")
         gan = AdversarialLoss(config.adversarial, loss, discriminator, accelerator)
-    regularizers = Regularizers(config.regularizers, model)
+    regularizers = None
+    if config.regularizers != RegularizerConfig():
+        regularizers = Regularizers(config.regularizers, model)
     if config.train_only:
-        train_parts(
-            *(model, config.train_only, max(sizes)),
-            gan=config.adversarial,
-            regularizers=config.regularizers,
-        )
+        freeze_others(model, config.train_only, max(sizes))
+        if config.regularizers.local_correlation is not None and not trains(model, "encoder"):
+            raise ValueError(
+                "regularizers.local_correlation moves the encoder alone, which train_only leaves "
+                "frozen: leave the term out, or train the encoder"
+            )
+        last_frozen = not all(parameter.requires_grad for parameter in model.last_layer())
+        if gan is not None and gan.config.weighting == "adaptive" and last_frozen:
+            raise ValueError(
+                "adversarial.weighting=adaptive compares gradients at the decoder's last layer, "
+                "which train_only leaves frozen: set weighting to fixed, or train "
+                f"{model.last_module} too"
+            )
     return StepLoss(loss, model, accelerator, gan, regularizers)
 
 
@@ -164,47 +162,9 @@ def initial_model(
     return model
 
 
-def train_parts(
-    model: VideoAutoencoder,
-    parts: Sequence[str],
-    size: Size,
-    *,
-    gan: AdversarialConfig | None,
-    regularizers: RegularizerConfig,
-) -> None:
-    """Leave only `parts` of a model to training.
-
-    Args:
-        parts, size: as for `freeze_others`.
-        gan, regularizers: terms of the run's loss.
-    Raises:
-        ValueError: a part that cannot be trained, or a term that needs one that is frozen.
-    """
-    freeze_others(model, parts, size)
-    if regularizers.local_correlation is not None and not trains(model, "encoder"):
-        raise ValueError(
-            "regularizers.local_correlation moves the encoder alone, which train_only leaves "
-            "frozen: leave the term out, or train the encoder"
-        )
-    if (
-        gan is not None
-        and gan.weighting == "adaptive"
-        and not all(p.requires_grad for p in model.last_layer())
-    ):
-        raise ValueError(
-            "adversarial.weighting=adaptive compares gradients at the decoder's last layer, which "
-            f"train_only leaves frozen: set weighting to fixed, or train {model.last_module} too"
-        )
-
-
 def prepare(model: nn.Module, config: VAETraining, accelerator: Accelerator) -> None:
     """Turn on what saves memory or time in training: activation checkpointing, and compilation of
     residual and attention blocks. Weights and their names stay.
-
-    Args:
-        model: a `VideoAutoencoder`.
-        config: what is wanted.
-        accelerator: of the run.
     """
     assert isinstance(model, VideoAutoencoder)
     if config.activation_checkpointing:

@@ -144,16 +144,17 @@ class ResidualBlock(ResidualLayer):
         out_channels: int,
         *,
         norm: Callable[[int], nn.Module],
-        conv1: New,
-        conv2: New,
+        conv: New,
+        conv2: New | None = None,
         shortcut: New,
         shortcut_name: str = "nin_shortcut",
     ):
+        """`conv2` where the second convolution is another than the first, `conv`."""
         super().__init__()
         self.norm1 = norm(in_channels)
-        self.conv1 = conv1(in_channels, out_channels)
+        self.conv1 = conv(in_channels, out_channels)
         self.norm2 = norm(out_channels)
-        self.conv2 = conv2(out_channels, out_channels)
+        self.conv2 = (conv2 or conv)(out_channels, out_channels)
         self.shortcut_name = shortcut_name if in_channels != out_channels else None
         if self.shortcut_name:
             self.add_module(self.shortcut_name, shortcut(in_channels, out_channels))

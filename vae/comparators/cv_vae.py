@@ -135,7 +135,7 @@ def _layers(conv: Any, attention: Any, resample: Any, groups: int) -> Layers:
     def block(level: int, in_channels: int, out_channels: int) -> nn.Module:
         shortcut = partial(PaddedConv3d, kernel=1)
         return ResidualBlock(
-            in_channels, out_channels, norm=norm, conv1=conv, conv2=FrameConv2d, shortcut=shortcut
+            in_channels, out_channels, norm=norm, conv=conv, conv2=FrameConv2d, shortcut=shortcut
         )
 
     return Layers(

@@ -171,9 +171,7 @@ def _halves(config: ODVAEConfig) -> tuple[Layers, Layers]:
 
     def block(level: int, in_channels: int, out_channels: int) -> nn.Module:
         conv = partial(temporal, level)
-        return ResidualBlock(
-            in_channels, out_channels, norm=norm, conv1=conv, conv2=conv, shortcut=_pointwise
-        )
+        return ResidualBlock(in_channels, out_channels, norm=norm, conv=conv, shortcut=_pointwise)
 
     def encoder_block(level: int, in_channels: int, out_channels: int) -> nn.Module:
         if level > 1:
@@ -182,8 +180,7 @@ def _halves(config: ODVAEConfig) -> tuple[Layers, Layers]:
             in_channels,
             out_channels,
             norm=partial(FrameNorm, config.norm_groups, eps=EPS),
-            conv1=FrameConv2d,
-            conv2=FrameConv2d,
+            conv=FrameConv2d,
             shortcut=partial(FrameConv2d, kernel=1),
         )
 

@@ -271,8 +271,7 @@ def _blocks(config: OpenSoraConfig, in_channels: int, out_channels: int) -> nn.S
                 in_channels if i == 0 else out_channels,
                 out_channels,
                 norm=partial(_temporal_norm, config),
-                conv1=conv,
-                conv2=conv,
+                conv=conv,
                 shortcut=partial(conv, kernel=1),
                 shortcut_name="conv3",
             )

@@ -51,12 +51,7 @@ class SDXLVAE(nn.Module):
 
         def block(level: int, in_channels: int, out_channels: int) -> nn.Module:
             return ResidualBlock(
-                in_channels,
-                out_channels,
-                norm=norm,
-                conv1=FrameConv2d,
-                conv2=FrameConv2d,
-                shortcut=pointwise,
+                in_channels, out_channels, norm=norm, conv=FrameConv2d, shortcut=pointwise
             )
 
         encoder = Layers(
