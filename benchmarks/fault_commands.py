@@ -20,6 +20,7 @@ SETS = {
     "openvid": ["video/a.mp4"],
     "sky_timelapse": ["sky_train/x/x_1/0.jpg", "sky_train/x/x_1/1.jpg", "sky_test/y/y_1/0.jpg"],
     "frames": ["a/x/0.jpg", "a/x/1.jpg"],
+    "images": ["a/0.jpg", "b/1.jpg"],
 }
 """Files of each set in miniature."""
 TABLES = {
@@ -64,17 +65,25 @@ def other_commands(root: Path) -> list[Command]:
         "model": {**latte, "class_conditional": True},
     }
     drawn = {"latte": "x", "vae": str(vae), "out": "x", "num_clips": 2, "sampler": {"steps": 2}}
-    files = {name: configs / f"{name}.yaml" for name in ("row", "curve", "drawn")}
-    for name, values in {"row": row, "curve": curve, "drawn": drawn}.items():
+    packed = {"folder": str(shards), **size, "frames": 17, "stride": 1, "short_clips": "loop"}
+    score = {"real": str(shards), "classifier": str(classifier), **size, "stride_real": 1}
+    given = {
+        "row": row,
+        "curve": curve,
+        "drawn": drawn,
+        "packed": {"data": packed, "workers": 0},
+        "card": {"num_clips": 1, "denoiser": {"steps": 2, "hidden_size": 8}},
+        "score": {**score, "num_clips": 2, "resamples": 0},
+    }
+    files = {name: configs / f"{name}.yaml" for name in given}
+    for name, values in given.items():
         files[name].write_text(yaml.safe_dump(values))
 
     # What others read
-    long = {"data.folder": shards, "data.frames": 17, "data.stride": 1, "data.short_clips": "loop"}
-    long |= {f"data.{name}": pixels for name, pixels in clips.items()}
-    long |= {"vae": vae, "workers": 0}
-    few = {"num_clips": 2, "save_clips": 2, "lpips": "none", "rfvd": "none", "workers": 0}
-    given = {"vae": [f"ours={vae}"], "data": shards, **size, **few}
-    reconstruct = Command("eval_reconstruction.py", given)
+    long = {"vae": vae, "workers": 0, **{f"data.{name}": value for name, value in packed.items()}}
+    reconstruct = Command("eval_reconstruction.py", {"vae": [f"ours={vae}"], "data": shards,
+        **size, "num_clips": 2, "save_clips": 2, "lpips": "none", "rfvd": "none", "workers": 0,
+    })  # fmt: skip
     external, released = inputs / "external", inputs / "released"
     external.mkdir(exist_ok=True)
     for tar in shards.glob("*.tar"):
@@ -123,11 +132,15 @@ def other_commands(root: Path) -> list[Command]:
         Command("report.py", {"results": [f"a={reconstruction}", f"b={inputs / 'eval_fvd.json'}",
                 f"c={samples}", f"d={inputs / 'train_vae'}"]}, **page),
         Command("demo.py", {}, None),
+        Command("doctor.py", {}, None),
         Command("ablate.py", {"video": files["row"], "architectures": ["ivvae"], "seeds": [0]},
                 "folder"),
         Command("learning_curve.py", {"train": files["curve"], "samples": files["drawn"],
                 "classifier": classifier, "reference": shards, "percents": [0, 50, 100],
                 "seeds": [0], "full": fast, "fast": fast}, "folder"),
+        Command("chain.py", {"rows": [{"name": "ours", "vae": str(vae)}], "seeds": [0],
+                "latents": files["packed"], "card": files["card"], "latte": files["curve"],
+                "samples": files["drawn"], "score": files["score"]}, "folder"),
         *(Command("figures.py", options, subcommand=name, file="out.png")
           for name, options in figure.items()),
         *(Command("make_shards.py", options, subcommand=name) for name, options in sets.items()),

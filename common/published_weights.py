@@ -28,6 +28,7 @@ I3D_TORCHSCRIPT = PublishedWeights(
     variable="IVVAE_I3D_TORCHSCRIPT",
     source=f"{METRICS}, folder fvd/styleganv",
     url=f"{METRICS_URL}/styleganv/i3d_torchscript.pt",
+    size=51,
     without=I3D_WITHOUT,
     blob="93daef59c7ae0e9e8f76225521407e60cbafa6aa",
 )
@@ -97,6 +98,7 @@ VIDEOMAE = PublishedWeights(
     use="FVD, --preset videomae",
     variable="IVVAE_VIDEOMAE",
     source="OpenGVLab/VideoMAEv2 on GitHub, model zoo, after its form",
+    size=4047,
     without="The i3d presets work without it",
 )
 JEPA = "facebookresearch/jepa on GitHub, V-JEPA ViT-H/16 at 224"
@@ -107,6 +109,7 @@ VJEPA = PublishedWeights(
     variable="IVVAE_VJEPA",
     source=JEPA,
     url="https://dl.fbaipublicfiles.com/jepa/vith16/vith16.pth.tar",
+    size=2535,
     without="The i3d presets work without it",
 )
 VJEPA_PROBE = PublishedWeights(
@@ -116,6 +119,7 @@ VJEPA_PROBE = PublishedWeights(
     variable="IVVAE_VJEPA_PROBE",
     source=f"{JEPA}, attentive probe of SSv2",
     url="https://dl.fbaipublicfiles.com/jepa/vith16/ssv2-probe.pth.tar",
+    size=80,
     without="The i3d presets work without it",
 )
 IVVAE_WITHOUT = "Without it, train one (scripts/train_vae.py) or compare others"
@@ -187,9 +191,10 @@ LATTE = {
     name: PublishedWeights(
         name=f"released Latte-XL/2, {title}",
         file=f"latte/{name}.pt",
-        use="latte.convert",
+        use="latte.convert.load_released",
         variable=f"IVVAE_LATTE_{name.upper().replace('-', '_')}",
         source="maxin-cn/Latte on Hugging Face",
+        size=2695,
         without="Without it, train one (scripts/train_latte.py)",
     )
     for name, title in {

@@ -38,8 +38,9 @@ class PublishedWeights:
     """Environment variable that may hold its path."""
     source: str
     """Where it is published, in words."""
-    size: float | None = None
-    """Megabytes, about; None where it is not known."""
+    size: float
+    """Megabytes, about: of the file, or of what is read of it in float32, beside which a training
+    checkpoint holds more."""
     url: str | None = None
     """Where `download` fetches it; None where users have to agree to a license first."""
     without: str
@@ -143,11 +144,10 @@ def how_to_get(weights: PublishedWeights) -> str:
     """Where a file is published, how large it is, and where to put it."""
     first, second, _ = cache_folders()
     file = Path(weights.file)
-    size = f" ({weights.size:g} MB)" if weights.size else ""
     below = "" if file.parent == Path() else f"{file.parent}/"
     return (
-        f"Get {file.name}{size} from {weights.source}, then put it into {first / below}/ or "
-        f"{second / below}/, or set {weights.variable} to its path"
+        f"Get {file.name} ({weights.size:g} MB) from {weights.source}, then put it into "
+        f"{first / below}/ or {second / below}/, or set {weights.variable} to its path"
     )
 
 

@@ -1,12 +1,14 @@
 """Public Latte checkpoints: theirs to ours and back, exactly."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from einops import rearrange
 from torch import Tensor
 
-from common.weights import check_state
+from common.published_weights import LATTE
+from common.weights import check_state, find_weights, read_state_dict
 from latte.config import LatteConfig
 from latte.model import Latte
 
@@ -43,6 +45,22 @@ def from_released(
             )
     model.load_state_dict({key: value for key, value in state.items() if key not in _TABLES})
     return model.eval()
+
+
+def load_released(name: str, config: LatteConfig, path: str | Path | None = None) -> Latte:
+    """A public model of `common.published_weights.LATTE`, from where `find_weights` looks.
+
+    Args:
+        name: such as `ucf101`.
+        config: of the checkpoint, as in `from_released`.
+        path: the file; None looks where all weights files are looked for.
+
+    Raises:
+        ValueError: unknown name, no file (says what to put where), or one that does not fit.
+    """
+    if name not in LATTE:
+        raise ValueError(f"name={name!r}: use one of {', '.join(LATTE)}")
+    return from_released(read_state_dict(find_weights(LATTE[name], path).path), config)
 
 
 def to_released(model: Latte) -> dict[str, Tensor]:

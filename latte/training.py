@@ -100,14 +100,6 @@ class Samples:
         return torch.cat(clips).clamp(-1, 1)
 
 
-class LabeledLatents(Protocol):
-    """Normalized latents by their numbers, with labels."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> tuple[Float[Tensor, "c t h w"], int]: ...
-
-
 @dataclass(frozen=True)
 class JointBatch:
     """A global batch of clips among which a number of images is spread evenly.

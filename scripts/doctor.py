@@ -43,7 +43,8 @@ def run(config: Doctor) -> None:
         print(weights_line(weights))
     print(
         "          Put a missing file into one of these folders, under this name, or its path into "
-        "its variable.\n          --download of the eval commands fetches files marked +."
+        "its variable.\n          --download of the eval commands fetches files marked +. Missing "
+        "files have about these sizes;\n          training checkpoints hold more besides."
     )
 
 
@@ -56,8 +57,7 @@ def weights_line(weights: PublishedWeights) -> str:
     else:
         mark, size = MARKS[weights.verify(path)], path.stat().st_size / 1e6
         rest = str(path)
-    number = f"{size:.0f} MB" if size else "? MB"
-    return f"  {mark:11}{number:>8}  {weights.file} ({weights.use}): {rest}"
+    return f"  {mark:11}{size:>5.0f} MB  {weights.file} ({weights.use}): {rest}"
 
 
 if __name__ == "__main__":

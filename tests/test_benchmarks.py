@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import fault_chain, faults
+from benchmarks import fault_chain, fault_commands, faults
 from common.cli import parse
+from data.importers import IMPORTERS
 from latte import LatteConfig
 from tests.builders.videos import write_barcode_video
 from vae import VAEConfig, VideoVAE
@@ -88,6 +89,13 @@ def test_faults_tries_every_campaign_as_often_as_asked(tmp_path):
         *(("kills", 0), ("kills", 1)),
         *(("mutations", 0), ("starts", 0)),
     ]
+
+
+def test_faults_changes_the_configs_of_every_script_and_set():
+    text = "".join((FOLDER / f"fault_{name}.py").read_text() for name in ("chain", "commands"))
+    for script in (FOLDER.parent / "scripts").glob("*.py"):
+        assert f'Command("{script.name}"' in text, script
+    assert fault_commands.SETS.keys() | {"digits"} == IMPORTERS.keys()  # which are computed
 
 
 def test_faults_tells_outputs_apart(tmp_path):

@@ -1,15 +1,18 @@
 """Damaged checkpoints and logs of a run, and two starts of one run."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
 from torch import nn
 
-from common.files import read_json
+from common.files import atomic_folder, read_json
 from common.output_folder import lock_folder
 from engine.checkpoints import find_damage, list_files
 from engine.run_folder import RunFolder, read_log
@@ -115,6 +118,44 @@ def test_a_half_written_checkpoint_of_a_killed_process_goes(run):
     resumed.write_identity()
     assert not half.exists()
     assert not torn.exists()
+
+
+def test_all_is_on_the_disk_before_it_has_its_name_and_before_older_ones_go(
+    run, tmp_path, monkeypatch
+):
+    """For a loss of power: checkpoints, and exports, which are made by `atomic_folder`."""
+    fsync, rename, replace, rmtree = os.fsync, Path.rename, os.replace, shutil.rmtree
+    synced: set[int] = set()
+
+    def record(descriptor):
+        synced.add(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def on_disk(path):
+        return all(each.stat().st_ino in synced for each in (path, *Path(path).rglob("*")))
+
+    def checked(move):
+        def moved(source, target, **options):
+            assert on_disk(Path(source)), source
+            synced.clear()  # the folder that gets the name is to follow
+            return move(source, target, **options)
+
+        return moved
+
+    def remove(path, **options):
+        if Path(path).name.startswith("step-") and Path(path).exists():
+            assert (run.path / "checkpoints").stat().st_ino in synced, path
+        rmtree(path, **options)
+
+    monkeypatch.setattr(os, "fsync", record)
+    monkeypatch.setattr(Path, "rename", checked(rename))
+    monkeypatch.setattr(os, "replace", checked(replace))
+    monkeypatch.setattr(shutil, "rmtree", remove)
+    run.save({"step": 6}, Layer(2, 2).save_pretrained, keep=1, every=None)
+    assert [path.name for path in (run.path / "checkpoints").iterdir()] == ["step-00000006"]
+    with atomic_folder(tmp_path / "export") as temporary:
+        Layer(2, 2).save_pretrained(temporary)
+    assert tmp_path.stat().st_ino in synced
 
 
 def test_the_state_lists_every_file(run):

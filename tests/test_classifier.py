@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
+from common.cli import parse
 from common.files import read_json
 from data.clips.dataset import ClipConfig
 from data.importers import ImportResult
@@ -14,7 +15,7 @@ from data.video.video_record import VideoRecord
 from engine.config import TrainConfig
 from engine.run_folder import read_log
 from eval.features.classifier import ClassifierConfig, ClipClassifier
-from scripts import train_classifier
+from scripts import eval_fvd, train_classifier
 from scripts.train_classifier import TrainClassifier
 from tests.builders.packed import pack
 from tests.builders.videos import write_barcode_video
@@ -59,7 +60,8 @@ def test_folder_round_trip(tmp_path):
     assert loaded.config == model.config
 
 
-def test_learns_to_tell_classes_apart(tmp_path):
+def test_learns_to_tell_classes_apart(tmp_path, caplog):
+    caplog.set_level("INFO")
     folders = {}
     for name, offset in (("train", 0), ("test", 10)):
         records = []
@@ -85,6 +87,14 @@ def test_learns_to_tell_classes_apart(tmp_path):
     assert metrics["class_names"] == ["dark", "light"]
     assert read_log(tmp_path / "out")[-1]["accuracy"] == 1.0
     assert read_json(tmp_path / "out" / "metrics.json")["test"]["clips"] == 6
+    last = [record.message for record in caplog.records if record.name == "engine.train"][-1]
+    following = parse(
+        eval_fvd.EvalFVD, last.removeprefix("next: python scripts/eval_fvd.py ").split()
+    )
+    assert (following.real, following.classifier) == (
+        str(folders["train"]),
+        f"{tmp_path}/out/export",
+    )
 
 
 def test_equal_seeds_give_equal_weights_and_others_do_not(shards, tmp_path):

@@ -5,6 +5,7 @@ import types
 from typing import Union, get_args, get_origin
 
 import pytest
+import torch
 
 from common.config import base_type, check_value, item_types, walk_fields
 from scripts import (
@@ -118,6 +119,18 @@ def test_negative_numbers_are_refused_but_of_seeds_and_means(command):
                 negative = [-1 if int in kinds else -1.0] * len(numbers)
                 value = get_origin(base)(negative) if listed else negative[0]
                 assert refuses(value, field), field
+
+
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_a_gpu_that_is_not_there_is_refused(gpus, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    fields = [field for command in COMMANDS for field in walk_fields(command)]
+    devices = [field for field in fields if field.name.endswith("device")]
+    assert len(devices) >= len((eval_fvd, eval_is, eval_reconstruction))
+    for field in devices:
+        assert [refuses(device, field) for device in ("auto", "cpu")] == [False, False]
+        assert [refuses(device, field) for device in ("cuda", "cuda:0")] == [gpus == 0] * 2
+        assert all(refuses(device, field) for device in ("cuda:1", "cuda:x", "gpu", "0"))
 
 
 @pytest.mark.parametrize("command", MAY_CHANGE, ids=lambda command: command.__name__)

@@ -6,9 +6,10 @@ from torch.overrides import TorchFunctionMode
 from torch.testing import assert_close
 
 from common.conv3d import Conv3d
-from tests.builders.tiny_comparators import tiny
+from tests.builders.tiny_comparators import smallest, tiny
 from tests.builders.vectors import uniform
 from vae.discriminator import Discriminator, DiscriminatorConfig
+from vae.registry import OTHERS
 
 
 class Frames(TorchFunctionMode):
@@ -73,12 +74,24 @@ def test_the_discriminator_is_right_in_bfloat16(size):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["cv_vae", "od_vae", "od_vae_gcconv", "opensora_v12"])
+@pytest.mark.parametrize("name", OTHERS)
 def test_no_comparator_runs_3d_convolutions_of_one_frame(name):
+    """Neither of an image nor of a video whose first frame some of them process alone."""
+    model = tiny(name)
+    clips = [smallest(model), (model.config.first_frames, *smallest(model)[1:])]
+    with Frames() as frames:
+        for size in clips:
+            model.reconstruct(uniform(1, (1, 3, *size)))
+    assert frames.seen
+    assert 1 not in frames.seen
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["cv_vae", "od_vae", "od_vae_gcconv", "opensora_v12", "wan"])
+def test_comparators_are_right_for_one_frame_in_bfloat16(name):
     model = tiny(name)
     x = uniform(1, (1, 3, 1, 16, 24))
     expected = model.reconstruct(x)
-    with Frames() as frames, torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16):
         y = model.reconstruct(x).float()
     assert (y - expected).norm() < 0.1 * expected.norm()
-    assert 1 not in frames.seen

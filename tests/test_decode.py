@@ -133,7 +133,7 @@ def test_torchcodec_gives_the_frames_asked_for(name, tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("torchcodec")
 def test_torchcodec_on_odd_and_bad_files(tmp_path):
-    options = {"decoder": "torchcodec", "strict": False}
+    options = {"decoder": "torchcodec", "strict_decoding": False}
     packed = write_packed_avi(tmp_path / "packed.avi")
     clip = [3, 6, 20, 40]
     assert [read_barcode(frame) for frame in read_frames(packed, clip, **options)] == clip

@@ -1,6 +1,7 @@
 """How far slips move a score: by the command, and each slip against its definition."""
 
 import math
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -9,16 +10,29 @@ import torch
 from torch import nn
 
 from common.files import read_json
-from data.video.encode import from_uint8, write_video
+from data.video.decode import read_frames
+from data.video.encode import from_uint8, to_uint8, write_video
+from data.video.probe import probe
+from eval.clips.clip_protocol import ClipProtocol
+from eval.clips.source import ClipSource
 from eval.features.classifier import ClassifierConfig, ClipClassifier
-from eval.features.extractors import load_classifier
+from eval.features.extractors import Extractor, load_classifier
+from eval.features.feature_cache import Extraction, extract_features
 from eval.metrics.frechet import frechet_from_features
-from eval.protocols.diagnosis import QUALITY, Impossible, batch_mean, truncated, with_other_eps
+from eval.protocols.diagnosis import (
+    QUALITY,
+    Impossible,
+    batch_mean,
+    diagnose,
+    truncated,
+    with_other_eps,
+)
 from tests.builders.commands import run_script
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*clips. the distance is biased"),
     pytest.mark.filterwarnings("ignore:.*stored lossily"),
+    pytest.mark.filterwarnings("ignore:.*have the features of another"),
 ]
 
 
@@ -72,6 +86,23 @@ def test_every_slip_gives_the_score_that_it_would_have_given(root, tmp_path, cap
     other = score(root, out, fake="lossy", allow_rate_mismatch="true")
     assert lossy == pytest.approx(other["value"], rel=1e-4)
     assert half == pytest.approx(score(root, out, num_clips=4)["value"], rel=1e-4)
+    for name, change, expected in (
+        ("real", lambda id, clip: stretched_frames(clip), stretched),
+        ("fake", lambda id, clip: to_uint8(truncated(id, from_uint8(clip))), cut),
+    ):
+        for path in (root / name).iterdir():
+            clip = change(path.name, read_frames(path, range(probe(path).frames)))
+            file = tmp_path / f"{name}_changed" / path.name
+            write_video(file, clip, 24 if name == "real" else 8, codec="ffv1")
+        sides = {name: tmp_path / f"{name}_changed"}
+        assert expected == pytest.approx(score(root, out, **sides)["value"], rel=1e-4)
+    fake = ClipSource(root / "fake", ClipProtocol(frames=4, num_clips=8), progress=False)
+    for id in fake.ids[:4]:
+        for copy in ("a", "b"):
+            (tmp_path / "twice").mkdir(exist_ok=True)
+            shutil.copy(root / "fake" / id, tmp_path / "twice" / f"{copy}{id}")
+    other = score(root, out, fake=tmp_path / "twice")
+    assert twice == pytest.approx(other["value"], rel=1e-4)
     assert min(abs(x / none - 1) for x in (stride, lossy, cut, stretched, twice, batches)) > 1e-4
 
     # What cannot be done says why
@@ -86,6 +117,51 @@ def test_every_slip_gives_the_score_that_it_would_have_given(root, tmp_path, cap
     reasons = {row["slip"]: row["why_not"] for row in rows}
     assert reasons["real frames stretched instead of cropped"] == "real.safetensors holds no videos"
     assert reasons["half of the clips"] is None
+
+
+def stretched_frames(frames: np.ndarray) -> np.ndarray:
+    """`t h w 3` at the size of the clips, borders and all."""
+    video = torch.from_numpy(frames).permute(0, 3, 1, 2)
+    video = nn.functional.interpolate(video, [32, 32], mode="bicubic", antialias=True)
+    return video.permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def test_another_resize_and_another_port_give_the_scores_of_that_network(root):
+    """By a small network in I3D's place, for clips that are not square."""
+    torch.manual_seed(0)
+    layers = nn.Conv3d(3, 6, (1, 32, 32), (1, 32, 32)), nn.BatchNorm3d(6, eps=1e-3)
+    network = nn.Sequential(*layers, nn.AdaptiveAvgPool3d(1), nn.Flatten()).eval()
+    layers[1].running_var.fill_(1e-3)
+    extractor = Extractor(
+        name="i3d_tf",
+        network=network,
+        run=network,
+        weights_sha256="0" * 64,
+        published=False,
+        score="fvd_unverified",
+        dimensions=6,
+        resize="stretch",
+    )
+    clips = ClipProtocol(frames=4, num_clips=12, start="first", height=32, width=48)
+    real = ClipSource(root / "real", clips, progress=False)
+    fake = ClipSource(root / "real", replace(clips, noise=0.5), progress=False)
+    quiet = Extraction()
+
+    def distance(network: Extractor) -> float:
+        sides = (extract_features(side, network, quiet).values for side in (real, fake))
+        return frechet_from_features(*sides)
+
+    rows = diagnose(real, extract_features(real, extractor, quiet), fake, extractor, quiet)
+    found = {row["slip"]: row["value"] for row in rows}
+    none, resize, port = (
+        next(value for name, value in found.items() if name.startswith(start))
+        for start in ("none", "frames cropped for the network", "the other port")
+    )
+    assert none == pytest.approx(distance(extractor))
+    assert resize == pytest.approx(distance(replace(extractor, resize="crop")))
+    assert port == pytest.approx(distance(with_other_eps(extractor)))
+    assert abs(resize / none - 1) > 1e-3
+    assert port == pytest.approx(none * (1e-3 + 1e-3) / (1e-3 + 1e-5), rel=1e-4)
 
 
 @pytest.mark.parametrize(("dim", "std", "gap"), [(1, 1.0, 0.0), (6, 1.5, 2.0), (40, 0.5, 1.0)])

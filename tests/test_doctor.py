@@ -41,6 +41,7 @@ def test_every_file_has_a_line_that_says_how_to_get_it(folders, tmp_path, capsys
         assert line.lstrip().startswith("missing")
         assert published.variable in line
         assert published.source in line
+        assert f"{published.size:.0f} MB" in line
         assert ("missing +" in line) == (published.url is not None)
 
 
@@ -53,7 +54,7 @@ def test_files_are_found_where_the_commands_find_them(folders, tmp_path, capsys,
     monkeypatch.setenv("IVVAE_ALEXNET", str(other))
     (folders[0] / "wan").mkdir()
     (folders[0] / COMPARATORS["wan"].file).write_bytes(b"unknown hash")
-    lines = screen(capsys)[-5:-2]
+    lines = screen(capsys)[-6:-3]
     assert [line.split("  ")[1].strip() for line in lines] == ["verified", "OTHER FILE", "found"]
     for line, path in zip(lines, (folders[0] / I3D.file, other, folders[0] / "wan"), strict=True):
         assert str(path) in line

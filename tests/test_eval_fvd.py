@@ -22,7 +22,7 @@ from scripts import report
 from tests.builders.clip_folders import write_folder, write_folders
 from tests.builders.commands import run_script
 from tests.builders.packed import pack
-from tests.builders.videos import barcode_frame, write_frames
+from tests.builders.videos import barcode_frame, write_barcode_video, write_frames
 
 PLAIN = Extraction()
 
@@ -259,6 +259,27 @@ def test_folders_of_frames_equal_the_videos_they_came_from(tmp_path):
     write_frames(tmp_path / "frames" / "b", numbers, shade=91)
     changed = ClipSource(tmp_path / "frames", protocol, generated=True, progress=False)
     assert changed.content() != first
+
+
+@pytest.mark.filterwarnings("ignore:.*clips. the distance is biased")
+@pytest.mark.filterwarnings("ignore:.*have the features of another")
+@pytest.mark.filterwarnings("ignore:2 of 3 generated videos")
+def test_real_videos_of_a_variable_rate_bring_a_warning(folders, tmp_path):
+    """A stride counts frames, so that theirs lie unevenly apart in time."""
+    uneven = [100 * n + 60 * (n % 2) for n in range(20)]
+    for name in ("uneven", "again"):
+        write_barcode_video(tmp_path / f"{name}.mkv", 20, pts=uneven)
+    write_barcode_video(tmp_path / "even.mkv", 20, fps=10)
+    protocol = ClipProtocol(frames=4, num_clips=None)
+    real = ClipSource(tmp_path, protocol, progress=False)
+    (note,) = real.notes("real")
+    assert note.startswith("2 of 3 real videos are unusual")
+    assert re.search(r"uneven\.mkv \(.*variable frame rate: frames last 0\.04 to 0\.16 s", note)
+    assert "even.mkv (" not in note.replace("uneven.mkv", "")
+    assert "make_shards.py --fps" in note
+    with pytest.warns(UserWarning, match="2 of 3 real videos are unusual"):
+        result = evaluate([real, real], folders)
+    assert note in result["notes"]
 
 
 def test_frames_have_no_rate_and_need_leave(folders, tmp_path):

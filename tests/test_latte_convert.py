@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from latte import LatteConfig
-from latte.convert import from_released, to_released
+from latte.convert import from_released, load_released, to_released
 from tests.builders.vectors import load_case, normal
 
 CONFIG = LatteConfig(
@@ -51,6 +51,22 @@ def test_exported_weights_are_copies():
     model = from_released(state, CONFIG)
     to_released(model)["x_embedder.proj.bias"].zero_()
     assert model.x_embedder.proj.bias.count_nonzero() > 0
+
+
+def test_a_public_file_is_found_where_all_weights_are(tmp_path, monkeypatch):
+    _, state = released()
+    torch.save({"ema": state}, tmp_path / "ours.pt")
+    monkeypatch.setenv("IVVAE_LATTE_UCF101", str(tmp_path / "ours.pt"))
+    for model in (
+        load_released("ucf101", CONFIG),
+        load_released("ffs", CONFIG, tmp_path / "ours.pt"),
+    ):
+        assert torch.equal(model.x_embedder.proj.bias, state["x_embedder.proj.bias"])
+    monkeypatch.setenv("IVVAE_LATTE_FFS", str(tmp_path / "none.pt"))
+    with pytest.raises(ValueError, match=r"none\.pt: no such file\. Get ffs\.pt \(2695 MB\) from"):
+        load_released("ffs", CONFIG)
+    with pytest.raises(ValueError, match=r"name='sky': use one of ucf101, skytimelapse"):
+        load_released("sky", CONFIG)
 
 
 def test_ema_and_model_of_a_file():

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
+from common.cli import parse
 from common.seeding import noise
 from data.clips.dataset import PackedClips
 from data.video.decode import read_frames
@@ -86,6 +87,17 @@ def assert_same_run(a, b, rtol=0.0):
     for x, y in zip(read_log(a), read_log(b), strict=True):
         assert_close(x["loss"], y["loss"], rtol=rtol, atol=0)
         assert_close(x["grad_norm"], y["grad_norm"], rtol=100 * rtol, atol=0)
+
+
+def test_training_ends_with_the_export_the_loss_and_a_command_that_samples(made, tmp_path, caplog):
+    caplog.set_level("INFO")
+    shown = {"num_previews": 1, "preview_sampler": SamplerConfig(method="ddim", steps=2)}
+    train_latte.run(config(made, tmp_path / "run", steps=1, vae=str(made / "vae"), **shown))
+    first, score, last = [r.message for r in caplog.records if r.name == "engine.train"]
+    assert first == f"{tmp_path}/run/export: the averaged weights of step 1"
+    assert score.startswith("  loss ")
+    following = parse(sample.Sample, last.removeprefix("next: python scripts/sample.py ").split())
+    assert (following.latte, following.vae) == (f"{tmp_path}/run/export", str(made / "vae"))
 
 
 def test_images_are_spread_evenly_over_the_clips():

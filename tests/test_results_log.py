@@ -74,7 +74,7 @@ def test_commands_add_their_results_once(root, tmp_path, capsys):
     assert run_script("report.py", f"--results={log}", f"--out={page}", f"--latex={tables}") == 0
     assert "fake_1%" in page.read_text()
     check_latex(tables.read_text())
-    assert r"fake\_1\%" in tables.read_text()
+    assert tables.read_text().count(r"fake\_1\% &") == 2  # a label is one of its kind
 
 
 @pytest.mark.parametrize(

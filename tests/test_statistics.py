@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from torch.testing import assert_close
 
@@ -111,6 +112,29 @@ def test_damaged_files_are_refused(root, tmp_path):
         load_statistics(path)
     with pytest.raises(ValueError, match=r"none.pkl: no such file"):
         load_statistics(tmp_path / "none.pkl")
+    arrays = load_file(root / "real.safetensors")
+    with safe_open(root / "real.safetensors", framework="numpy") as file:
+        record = file.metadata()
+    for change, message in (
+        ({"features": np.full_like(arrays["features"], np.nan)}, "a feature is not finite"),
+        ({"features": arrays["features"][:, :7]}, r"a mean of 32 dimensions, features of .8, 7."),
+        ({"mean": np.full(32, np.inf)}, "a moment is not finite"),
+        ({"covariance": np.eye(31)}, r"a mean of 32 dimensions, a covariance of .31, 31."),
+    ):
+        save_file({**arrays, **change}, path, metadata=record)
+        with pytest.raises(ValueError, match=message):
+            load_statistics(path)
+
+
+def test_other_weights_or_dimensions_under_the_same_name_are_refused_with_both(root):
+    found = load_statistics(root / "real.safetensors")
+    network = load_classifier(root / "tiny")
+    found.check(network)
+    other = replace(network, weights_sha256="ab" * 32)
+    with pytest.raises(ValueError, match=rf"sha256={network.weights_sha256} .*sha256={'ab' * 32}"):
+        found.check(other)
+    with pytest.raises(ValueError, match="has 32 dimensions, but tiny gives 400"):
+        found.check(replace(network, dimensions=400))
 
 
 def sums(features: np.ndarray, **changes) -> dict:

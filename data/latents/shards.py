@@ -30,7 +30,7 @@ from common.posterior import LOGVAR_RANGE
 from common.seeding import fold
 from data.clips.dataset import ClipDataset, check_labels
 from data.clips.options import Cut
-from data.video.decode import DecodeError
+from data.video.container import DecodeError
 
 Failures = list[dict[str, str]]
 """Key, video and reason of each clip that cannot be read."""
@@ -169,7 +169,7 @@ def write_shard(
         moments: of `items`, some in each tensor.
         failures: the clips left out.
     """
-    together = torch.cat(list(moments))
+    together = torch.cat(list(moments)).contiguous()  # models may lay them out channels-last
     labels = [-1 if item.label is None else item.label for item in items]
     data = safetensors.torch.save(
         {

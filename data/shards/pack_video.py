@@ -17,8 +17,8 @@ from common.files import printable
 from common.pool import report_progress
 from common.psnr import psnr_from_mse
 from data.shards.report import Failure
-from data.video.decode import TIME_LIMIT, DecodeError, TimedFrame, read_frames
-from data.video.decode_errors import TimeLimitError, printable
+from data.video.container import TIME_LIMIT, DecodeError, TimeLimitError, is_variable
+from data.video.decode import TimedFrame, read_frames
 from data.video.encode import encode_video
 from data.video.transforms import resize
 from data.video.video_record import VideoRecord, open_record, probe_record

@@ -228,9 +228,6 @@ class Entries:
     def __len__(self) -> int:
         return len(self._ends)
 
-    def __iter__(self) -> Iterator[Entry]:
-        return (self[index] for index in range(len(self)))
-
     def __getitem__(self, index: int) -> Entry:
         index = range(len(self))[index]  # counts from the end where negative, IndexError outside
         places = ((extension, self.place(index, extension)) for extension in self.extensions)

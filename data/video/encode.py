@@ -11,6 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
+from av.container import OutputContainer
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace
 from av.video.stream import VideoStream
@@ -146,40 +147,53 @@ def _write(
     first = next(images, None)
     if first is None:
         raise ValueError(f"{name}: no frames to write")
-    height, width = first.shape[:2]
-    if codec == "h264" and max(height, width) > MAX_SIDE:
+    if codec == "h264" and max(first.shape[:2]) > MAX_SIDE:
+        height, width = first.shape[:2]
         raise ValueError(
             f"{name}: frames of {height}x{width} pixels; H.264 takes at most {MAX_SIDE} a side"
         )
-    how = CODECS[codec]
-    pad = (height % 2, width % 2) if codec == "h264" else (0, 0)
-    container_options = {"fflags": "+bitexact", **how.container}  # no dates, no random identifiers
-    with av.open(str(target), "w", options=container_options) as container:
-        crf = {"crf": str(quality)} if codec == "h264" else {}
-        stream = container.add_stream(how.encoder, rate=fps, options={**how.options, **crf})
-        assert isinstance(stream, VideoStream)
-        context = stream.codec_context
-        context.thread_count = 1  # the number of threads changes the bytes
-        context.height, context.width = height + pad[0], width + pad[1]
-        context.pix_fmt = how.pixels
-        context.time_base = 1 / fps
-        if codec == "h264":
-            context.colorspace = context.color_primaries = context.color_trc = BT709
-            context.color_range = ColorRange.MPEG
+    options = {"fflags": "+bitexact", **CODECS[codec].container}  # no dates, no random identifiers
+    with av.open(str(target), "w", options=options) as container:
+        stream: VideoStream | None = None
         for number, image in enumerate(chain([first], images)):
-            if image.dtype != np.uint8 or image.shape != (height, width, 3):
+            if image.dtype != np.uint8 or image.shape != (*first.shape[:2], 3):
                 raise ValueError(
                     f"{name}: frame {number} is {image.dtype} {image.shape}; all frames must be "
-                    f"uint8 (height, width, 3) and of the first one's size, {(height, width)}"
+                    f"uint8 (height, width, 3) and of the first one's size, {first.shape[:2]}"
                 )
-            padded = np.pad(image, ((0, pad[0]), (0, pad[1]), (0, 0)), mode="edge")
-            rgb = VideoFrame.from_ndarray(np.ascontiguousarray(padded), format="rgb24")
-            frame = rgb.reformat(
-                format=how.pixels,
-                dst_colorspace=Colorspace.ITU709,
-                interpolation=EXACT,
-                threads=1,
-            )
+            frame = _frame(image, codec)
             frame.pts = number
+            stream = stream or _add_stream(container, frame, fps, codec, quality)
             container.mux(stream.encode(frame))
+        assert stream is not None  # the first frame made it
         container.mux(stream.encode(None))
+
+
+def _add_stream(
+    container: OutputContainer, frame: VideoFrame, fps: Fraction, codec: str, quality: int
+) -> VideoStream:
+    options = dict(CODECS[codec].options)
+    if codec == "h264":
+        options["crf"] = str(quality)
+    stream = container.add_stream(CODECS[codec].encoder, rate=fps, options=options)
+    assert isinstance(stream, VideoStream)
+    context = stream.codec_context
+    context.thread_count = 1  # the number of threads changes the bytes
+    context.width, context.height, context.pix_fmt = frame.width, frame.height, frame.format.name
+    context.time_base = 1 / fps
+    if codec == "h264":
+        context.colorspace = context.color_primaries = context.color_trc = BT709
+        context.color_range = ColorRange.MPEG
+    return stream
+
+
+def _frame(image: np.ndarray, codec: str) -> VideoFrame:
+    if codec == "h264":
+        height, width = image.shape[:2]
+        image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    return VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24").reformat(
+        format=CODECS[codec].pixels,
+        dst_colorspace=Colorspace.ITU709,
+        interpolation=EXACT,
+        threads=1,
+    )

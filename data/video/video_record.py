@@ -180,11 +180,12 @@ def probe_record(record: VideoRecord) -> tuple[int, float]:
     Raises:
         DecodeError: the file cannot be opened as a video.
     """
-    part = slice(record.start, record.end)
     if record.synthetic is not None:
-        return len(range(record.synthetic.num_frames)[part]), record.synthetic.fps
+        return len(range(record.synthetic.num_frames)[record.start : record.end]), (
+            record.synthetic.fps
+        )
     if record.images:
-        return len(record.images[part]), record.fps or 0.0
+        return len(record.images[record.start : record.end]), record.fps or 0.0
     info = probe_header(record.path)
     start, end = _stretch(record, Fraction(info.fps), None)
     return max(0, min(info.frames, info.frames if end is None else end) - start), info.fps
@@ -203,8 +204,9 @@ def _stretch(
     """The frames `[start, end)` of a record: those whose times are nearest to its seconds."""
     if record.seconds is None:
         return record.start, record.end
-    times = timeline.seconds if timeline is not None else []
-    if times and record.seconds[0] >= (length := times[-1] + 1 / float(rate)):
+    times = timeline.seconds if timeline is not None and timeline.pts else []
+    length = times[-1] + 1 / float(rate) if times else None
+    if length is not None and record.seconds[0] >= length:
         raise DecodeError(
             f"{printable(record.path)}: {record.id}, the stretch from {record.seconds[0]:g} to "
             f"{record.seconds[1]:g} s, begins past the video's end at {length:.1f} s"

@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, fields
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -26,6 +27,7 @@ from data.video.video_record import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from eval.clips.clip_protocol import ClipProtocol
 from eval.clips.video_stores import Video, open_store
 
+SHOWN = 3  # unusual videos that are named
 CLIP_FIELDS = tuple(field.name for field in fields(ClipProtocol))
 LOSSLESS = {
     *("bmp", "ffv1", "ffvhuff", "huffyuv", "magicyuv", "png", "qtrle", "rawvideo", "utvideo"),
@@ -181,6 +183,14 @@ class ClipSource(Dataset):
             named = "; ".join(f"{id} ({reason})" for id, reason in self.unreadable.items())
             count = len(self.unreadable)
             notes.append(f"{count} {which} videos cannot be read and were left out: {named}.")
+        if unusual := {video.id: "; ".join(video.notes) for video in self._videos if video.notes}:
+            named = ", ".join(f"{id} ({note})" for id, note in islice(unusual.items(), SHOWN))
+            more = ", ..." if len(unusual) > SHOWN else ""
+            notes.append(
+                f"{len(unusual)} of {len(self)} {which} videos are unusual and were read frame by "
+                f"frame as they are: {named}{more}. make_shards.py --fps packs at a constant rate, "
+                "with square pixels."
+            )
         if small := sum(v.height < height or v.width < width for v in self._videos):
             notes.append(
                 f"{small} of {len(self)} {which} videos are smaller than {height} x {width} pixels "

@@ -29,6 +29,8 @@ class Video:
     """None for folders of frames: not known."""
     codec: str | None
     """None for packed videos: see `Store.codec`. For images the extension of the first one."""
+    notes: tuple[str, ...] = ()
+    """What is unusual about a file; of packed videos, the report of packing has it."""
 
 
 class Store(Protocol):
@@ -62,7 +64,8 @@ class _Shards:
 
     def __init__(self, folder: Path):
         self.index = ShardIndex.load(folder)
-        self.numbers = {entry.key: i for i, entry in enumerate(self.index.entries)}
+        entries = self.index.entries
+        self.numbers = {entries.key(i): i for i in range(len(entries))}
 
     def ids(self) -> list[str]:
         return list(self.numbers)
@@ -93,7 +96,7 @@ class _Files:
 
     def video(self, id: str) -> Video:
         info = probe(self.paths[id])
-        return Video(id, info.frames, info.height, info.width, info.fps, info.codec)
+        return Video(id, info.frames, info.height, info.width, info.fps, info.codec, info.notes)
 
     def codec(self, id: str) -> str:
         return probe(self.paths[id]).codec

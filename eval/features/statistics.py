@@ -163,6 +163,11 @@ def load_statistics(path: str | Path) -> Statistics:
         )
     if not (np.isfinite(found.mean).all() and np.isfinite(found.covariance).all()):
         raise ValueError(f"{path}: a moment is not finite")
+    values = None if found.features is None else found.features.values
+    if values is not None and values.shape[1:] != (d,):
+        raise ValueError(f"{path}: a mean of {d} dimensions, features of {values.shape}")
+    if values is not None and not np.isfinite(values).all():
+        raise ValueError(f"{path}: a feature is not finite")
     if found.count < 2:
         raise ValueError(f"{path}: of {found.count} clip, but a covariance needs at least 2")
     return found

@@ -24,6 +24,9 @@ DEFAULTS: Mapping[str, Any] = {
 }
 """Every field of eval_fvd that a protocol can fix, with its value where neither it nor a flag does:
 the StyleGAN-V protocol with Latte's strides."""
+DECISIVE = ("frames", "stride_real", "stride_fake", "num_clips", "height", "width", "preset")
+"""Fields that move a score several times over: a published one compares only where all are known.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)

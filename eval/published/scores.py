@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from eval.published.named_protocols import PROTOCOLS
+from eval.published.named_protocols import DECISIVE, PROTOCOLS
 from eval.report.items import PublishedRow
 
 
@@ -166,7 +166,10 @@ def _differences(result: Mapping[str, Any], score: PublishedScore) -> list[str]:
     reasons = []
     if not measured["network"]["published_weights"]:
         reasons.append("ours was not measured with the published weights")
-    for field, theirs in PROTOCOLS[score.protocol].values.items():
+    stated = PROTOCOLS[score.protocol].values
+    if missing := [field for field in DECISIVE if field not in stated]:
+        reasons.append(f"not known there: {', '.join(missing)}")
+    for field, theirs in stated.items():
         match field:
             case "num_clips":
                 ours = measured["clips_fake"]

@@ -1,5 +1,6 @@
 """Results of commands, read from the paths that a user names and sorted by what shows them."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,10 +116,12 @@ def _named_results(given: Sequence[str]) -> Iterator[tuple[str, Path, dict[str, 
         label = label if equals else path.stem
         if path.suffix == ".jsonl":
             records = read_results(path)
-            names = [record["label"] for record in records]
-            for i, record in enumerate(records):
-                again = names[:i].count(names[i])
-                yield f"{names[i]} ({again + 1})" if again else names[i], path.parent, record
+            seen: Counter[tuple[str, str]] = Counter()
+            for record in records:
+                name, kind = record["label"], record["kind"]
+                seen[name, kind] += 1
+                again = f" ({seen[name, kind]})" if seen[name, kind] > 1 else ""
+                yield name + again, path.parent, record
         elif path.is_file():
             yield label, path, _result(path, "fvd", "is", "diffusability", *EXPERIMENTS)
         elif (path / "metrics.json").is_file():

@@ -17,6 +17,7 @@ from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from common.conv3d import SingleFrames
 from common.posterior import LOGVAR_RANGE
 from common.published_weights import COMPARATORS as PUBLISHED
 from common.weights import read_state_dict
@@ -160,9 +161,10 @@ class DiffusersVAE(Comparator):
         self._set(attributes)
         if self.row.repeats_first:
             x = torch.cat([x[:, :, :1]] * (self.config.temporal_ratio - 1) + [x], dim=2)
-        if self.row.untiled:
-            return per_frame(self.vae.quant_conv, self.vae.encoder(x))
-        moments = self.vae.encode(x).latent_dist.parameters
+        with SingleFrames():
+            if self.row.untiled:
+                return per_frame(self.vae.quant_conv, self.vae.encoder(x))
+            moments = self.vae.encode(x).latent_dist.parameters
         self._forget()
         if self.row.has_variance:
             return moments
@@ -170,9 +172,10 @@ class DiffusersVAE(Comparator):
 
     def _frames(self, z: Tensor, attributes: Arguments) -> Tensor:
         self._set(attributes)
-        if self.row.untiled:
-            return self.vae.decoder(per_frame(self.vae.post_quant_conv, z))
-        decoded = self.vae.decode(z)
+        with SingleFrames():
+            if self.row.untiled:
+                return self.vae.decoder(per_frame(self.vae.post_quant_conv, z))
+            decoded = self.vae.decode(z)
         self._forget()
         return decoded if isinstance(decoded, Tensor) else decoded.sample
 
