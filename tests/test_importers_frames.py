@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from data.importers import ImportResult
-from data.importers.files import frame_number
-from data.importers.folders import FaceForensics, Folder, FrameFolders, SkyTimelapse
+from data.importers.folders import Folder, FrameFolders, frame_number
+from data.importers.sets import FaceForensics, SkyTimelapse
 from data.shards.index import ShardIndex
 from data.shards.pack_video import ShardConfig
 from data.shards.write import write_shards

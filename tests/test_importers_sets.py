@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from data.importers import IMPORTERS, ImportResult
-from data.importers.folders import OpenVid
-from data.importers.ucf101 import UCF101
+from data.importers.sets import UCF101, OpenVid
 from data.importers.youtube import ActivityNet, Kinetics400, Kinetics600
 from data.shards.index import ShardIndex
 from data.shards.pack_video import ShardConfig

@@ -10,15 +10,8 @@ May import `common` and `data.video`.
 
 from data.importers.base import Importer, ImportResult
 from data.importers.digits import Digits
-from data.importers.folders import (
-    FaceForensics,
-    Folder,
-    FrameFolders,
-    Images,
-    OpenVid,
-    SkyTimelapse,
-)
-from data.importers.ucf101 import UCF101
+from data.importers.folders import Folder, FrameFolders, Images
+from data.importers.sets import UCF101, FaceForensics, OpenVid, SkyTimelapse
 from data.importers.youtube import ActivityNet, Kinetics400, Kinetics600
 
 __all__ = ["IMPORTERS", "ImportResult", "Importer"]

@@ -1,9 +1,11 @@
-"""What all importers share: their interface, ids, and telling a wrong root from the right one."""
+"""What all importers share: their interface, ids, tables, and finding the right root."""
 
+import csv
 import os
+import sys
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -14,6 +16,8 @@ from annotated_types import Gt, Le
 from common.config import Config
 from common.files import printable
 from data.video.video_record import VideoRecord
+
+csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # captions may be longer than the 131,072 allowed
 
 DEPTH = 2
 """Levels above and below the given root at which the right one is looked for."""
@@ -80,11 +84,11 @@ def ids_of(names: Sequence[str], keys: Sequence[str]) -> tuple[list[str], list[s
     """
     ids = [plain(name) for name in names]
     counts = Counter(ids)
-    alike = [key for id, key in zip(ids, keys, strict=True) if counts[id] > 1]
-    ids = [
-        id if counts[id] == 1 else f"{id}-{sha256(os.fsencode(key)).hexdigest()[:8]}"
-        for id, key in zip(ids, keys, strict=True)
-    ]
+    alike = []
+    for i, key in enumerate(keys):
+        if counts[ids[i]] > 1:
+            alike.append(key)
+            ids[i] += f"-{sha256(os.fsencode(key)).hexdigest()[:8]}"
     return ids, [f"names alike, ids told apart by a hash: {some(alike)}"] if alike else []
 
 
@@ -169,19 +173,18 @@ def split_folders(root: Path, split: str) -> list[Path]:
 
 def subfolders(folder: Path) -> list[Path]:
     """Folders directly in `folder` that are not hidden, by name; none where it cannot be read."""
-    try:
-        with os.scandir(folder) as entries:
-            names = [e.name for e in entries if not e.name.startswith(".") and e.is_dir()]
-    except OSError:
-        return []
-    return [folder / name for name in sorted(names)]
+    return _entries(folder, os.DirEntry.is_dir)
 
 
 def files_in(folder: Path) -> list[Path]:
     """Files directly in `folder` that are not hidden, by name; none where it cannot be read."""
+    return _entries(folder, os.DirEntry.is_file)
+
+
+def _entries(folder: Path, wanted: Callable[[os.DirEntry[str]], bool]) -> list[Path]:
     try:
         with os.scandir(folder) as entries:
-            names = [e.name for e in entries if not e.name.startswith(".") and e.is_file()]
+            names = [e.name for e in entries if not e.name.startswith(".") and wanted(e)]
     except OSError:
         return []
     return [folder / name for name in sorted(names)]
@@ -199,6 +202,41 @@ def some(names: Iterable[str | Path], shown: int = NAMED) -> str:
     names = [printable(name) for name in names]
     more = len(names) - shown
     return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines of a text file that are not blank, whatever ends them; a `ValueError` names it."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read as text ({error})") from None
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def read_table(
+    path: Path, columns: Sequence[str], optional: Sequence[str] = ()
+) -> Iterator[dict[str, str]]:
+    """Rows of a csv file with a header, one at a time, as {column: value}.
+
+    Args:
+        columns: the columns wanted; other columns are passed over.
+        optional: columns that give empty values where the file does not have them.
+
+    Raises:
+        ValueError: the file cannot be read, or has not all of `columns`.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
+            if missing := [name for name in columns if name not in reader.fieldnames]:
+                raise ValueError(
+                    f"{path}: no column {missing[0]!r}; it has {', '.join(reader.fieldnames)}"
+                )
+            for row in reader:
+                yield {name: (row.get(name) or "").strip() for name in (*columns, *optional)}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: cannot be read as csv ({error})") from None
 
 
 def _levels(count: int) -> str:

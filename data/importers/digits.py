@@ -8,7 +8,7 @@ Figures on it do not compare with those of Moving MNIST. The digits ship with th
 (its data under CC BY) and are fetched, never copied into a repository.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -43,6 +43,8 @@ PERIODS = (12, 24)
 FPS = 25.0
 
 Fraction = Annotated[float, Ge(0), Le(1)]
+_Mover = tuple[Float[np.ndarray, "3"], Callable[[int], Float[np.ndarray, "h w"]]]
+"""The color of a digit, and its opacity at a frame, both 0..1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,34 +172,40 @@ class DigitsClip(SyntheticVideo):
         before, after = self._movers(path, "before"), self._movers(path, "after")
         for t in range(self.num_frames):
             image = background
-            for mover in before if t < change else after:
-                alpha = mover.alpha(t, self.size)[..., None]
-                image = image + alpha * (mover.color - image)
+            for color, opacity in before if t < change else after:
+                image = image + opacity(t)[..., None] * (color - image)
             yield np.round(255 * image).astype(np.uint8)
 
-    def _movers(self, path: Path, scene: str) -> list["_Mover"]:
+    def _movers(self, path: Path, scene: str) -> list[_Mover]:
         images = load_digits(path, self.split)[self.label]
+        return [self._mover(images, f"{scene} {i}") for i in range(self.num_digits)]
+
+    def _mover(self, images: Float[np.ndarray, "n 28 28"], part: str) -> _Mover:
+        """A digit on its way. Places are (y, x) in pixels."""
+        rng = self._rng(part)
         side = self.digit * self.size
         margin = side * DRAWN / 2 * (1 + self.swell)  # keeps what is drawn within the frame
-        movers = []
-        for i in range(self.num_digits):
-            rng = self._rng(f"{scene} {i}")
-            start, angle = rng.random(2), rng.uniform(0, 2 * np.pi)
-            movers.append(
-                _Mover(
-                    image=images[rng.integers(len(images))],
-                    color=np.ones(3) if self.plain else _bright(rng),
-                    margin=margin,
-                    start=margin + start * (self.size - 2 * margin),
-                    velocity=self.speed * np.array([np.sin(angle), np.cos(angle)]),
-                    side=side,
-                    swell=self.swell,
-                    tilt=np.deg2rad(self.tilt) * self._rng(f"{scene} {i} tilt").uniform(-1, 1),
-                    period=rng.uniform(*PERIODS),
-                    phase=rng.uniform(0, 2 * np.pi),
-                )
-            )
-        return movers
+        room = self.size - 2 * margin
+        start, angle = margin + rng.random(2) * room, rng.uniform(0, 2 * np.pi)
+        velocity = self.speed * np.array([np.sin(angle), np.cos(angle)])
+        image = images[rng.integers(len(images))]
+        color = np.ones(3) if self.plain else _bright(rng)
+        tilt = np.deg2rad(self.tilt) * self._rng(f"{part} tilt").uniform(-1, 1)
+        period, phase = rng.uniform(*PERIODS), rng.uniform(0, 2 * np.pi)
+
+        def opacity(t: int) -> Float[np.ndarray, "h w"]:
+            way = (start - margin + t * velocity) % (2 * room)
+            center = margin + np.minimum(way, 2 * room - way)  # the borders reflect it
+            swell = 1 + self.swell * np.sin(2 * np.pi * t / period + phase)
+            step = SIDE / (side * swell)  # pixels of the digit per pixel of the frame
+            smooth = gaussian_filter(image, max(0.0, (step - 1) / 2))  # against aliasing
+            sin, cos = np.sin(tilt), np.cos(tilt)
+            matrix = step * np.array([[cos, sin], [-sin, cos]])
+            offset = SIDE / 2 - 0.5 - matrix @ (center - 0.5)
+            size = (self.size, self.size)
+            return affine_transform(smooth, matrix, offset, output_shape=size, order=1)
+
+        return color, opacity
 
     def _rng(self, part: str) -> np.random.Generator:
         return _rng(self.split, self.seed, self.number, part)
@@ -217,38 +225,6 @@ class DigitsClip(SyntheticVideo):
         y, x = np.mgrid[: self.size, : self.size] / self.size
         stripes = np.sin(2 * np.pi * (cycles[0] * y + cycles[1] * x) + phase)
         return np.clip(base + 0.06 * blotches + 0.08 * stripes[..., None] * direction, 0, 0.6)
-
-
-@dataclass(frozen=True)
-class _Mover:
-    """A digit on its way. Places are (y, x) in pixels."""
-
-    image: Float[np.ndarray, "28 28"]
-    color: Float[np.ndarray, "3"]
-    margin: float
-    start: Float[np.ndarray, "2"]
-    velocity: Float[np.ndarray, "2"]
-    side: float
-    swell: float
-    tilt: float
-    period: float
-    phase: float
-
-    def center(self, t: int, size: int) -> Float[np.ndarray, "2"]:
-        """Where it is: on a straight line that the borders reflect."""
-        room = size - 2 * self.margin
-        way = (self.start - self.margin + t * self.velocity) % (2 * room)
-        return self.margin + np.minimum(way, 2 * room - way)
-
-    def alpha(self, t: int, size: int) -> Float[np.ndarray, "h w"]:
-        """Opacity at frame `t`, 0..1."""
-        swell = 1 + self.swell * np.sin(2 * np.pi * t / self.period + self.phase)
-        step = SIDE / (self.side * swell)  # pixels of the digit per pixel of the frame
-        image = gaussian_filter(self.image, max(0.0, (step - 1) / 2))  # against aliasing
-        sin, cos = np.sin(self.tilt), np.cos(self.tilt)
-        matrix = step * np.array([[cos, sin], [-sin, cos]])
-        offset = SIDE / 2 - 0.5 - matrix @ (self.center(t, size) - 0.5)
-        return affine_transform(image, matrix, offset, output_shape=(size, size), order=1)
 
 
 @lru_cache(maxsize=4)

