@@ -5,8 +5,8 @@ Loading checks that files are there and have their size; this reads every byte.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -21,7 +21,6 @@ from data.latents.dataset import MANIFEST, read_manifest
 from data.latents.shards import merge_sums, shard_sums
 from data.shards.index import INDEX, ShardIndex
 from data.shards.tars import tar_members
-from data.video.container import DecodeError
 from data.video.decode import read_frames
 from data.video.probe import check_frames, probe
 
@@ -29,6 +28,7 @@ Depth = Literal["none", "ends", "all"]
 VIDEOS_PER_TASK = 16
 
 Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -62,15 +62,17 @@ class Verification:
     problems: tuple[Problem, ...]
     """What is wrong; empty if nothing is."""
 
-    def to_json(self) -> dict[str, Any]:
-        """As written to a report."""
-        return {**asdict(self), "ok": not self.problems}
-
 
 def verify(
     folder: str | Path, *, decode: Depth = "all", workers: int = 0, progress: bool = True
 ) -> Verification:
     """Check a folder of shards or a latent cache, whichever it is.
+
+    Shards: size, sha256, that their members are where the index says, and the videos. A video must
+    decode, strictly if it was packed so, have the frames and size of the index, and give the same
+    frames when they are sought as in sequence. Remote shards that a local index points to are
+    downloaded into the default cache. A cache: complete, each shard's size, sha256, shapes and
+    values, and the statistics.
 
     Args:
         decode: of shards: decode every frame of every video, the first and the last, or nothing.
@@ -82,42 +84,28 @@ def verify(
     """
     folder = Path(folder)
     if (folder / INDEX).exists():
-        return verify_shards(folder, decode=decode, workers=workers, progress=progress)
+        return _verify_shards(folder, decode, workers, progress)
     if (folder / MANIFEST).exists():
-        return verify_latents(folder, workers=workers, progress=progress)
+        return _verify_latents(folder, workers, progress)
     raise ValueError(
         f"{folder}: neither {INDEX} of shards nor {MANIFEST} of a latent cache there; each is "
         "written last, when all else is complete"
     )
 
 
-def verify_shards(
-    folder: Path, *, decode: Depth = "all", workers: int = 0, progress: bool = True
-) -> Verification:
-    """Check shards: size, sha256, that their members are where the index says, and the videos.
-
-    A video must decode, strictly if it was packed so, have the frames and size of the index, and
-    give the same frames when they are sought as in sequence. Remote shards that a local index
-    points to are downloaded into the default cache.
-    """
+def _verify_shards(folder: Path, decode: Depth, workers: int, progress: bool) -> Verification:
     index = ShardIndex.load(folder, check=False)
     tars = range(len(index.shards))
-    check = partial(_check_tar, index)
-    problems = _all(check, tars, workers, "checksums", "shard", progress)
-    broken = {problem.file for problem in problems}
-    keys = Counter(index.entries.key(i) for i in range(len(index)))
-    repeated = [key for key, count in keys.items() if count > 1]
-    problems += [Problem(str(folder / INDEX), "the key occurs twice", key) for key in repeated]
+    found = _check_all(partial(_check_tar, index), tars, workers, "checksums", "shard", progress)
+    problems = [problem for of_tar in found for problem in of_tar]
+    missing = frozenset(p.file for p in problems if not Path(p.file).exists())
+    problems += _repeated(folder / INDEX, map(index.entries.key, range(len(index))))
     if decode != "none":
-        ranges = [
-            range(first, min(first + VIDEOS_PER_TASK, len(index)))
-            for first in range(0, len(index), VIDEOS_PER_TASK)
-        ]
-        missing = frozenset(file for file in broken if not Path(file).exists())
-        check_videos = partial(_check_videos, index, decode, missing)
-        problems += _all(
-            check_videos, ranges, workers, "videos", f"{VIDEOS_PER_TASK} videos", progress
-        )
+        rows, unit = range(len(index)), f"{VIDEOS_PER_TASK} videos"
+        ranges = [rows[i : i + VIDEOS_PER_TASK] for i in range(0, len(index), VIDEOS_PER_TASK)]
+        check = partial(_check_videos, index, decode, missing)
+        for of_range in _check_all(check, ranges, workers, "videos", unit, progress):
+            problems += of_range
     done = {"all": "every frame", "ends": "the first and last frame", "none": "no frame"}[decode]
     return Verification(
         kind="shards",
@@ -130,21 +118,22 @@ def verify_shards(
     )
 
 
-def verify_latents(folder: Path, *, workers: int = 0, progress: bool = True) -> Verification:
-    """Check a latent cache: complete, each shard's size, sha256, shapes, values; the statistics."""
-    manifest = read_manifest(folder)
-    path = str(folder / MANIFEST)
+def _verify_latents(folder: Path, workers: int, progress: bool) -> Verification:
+    manifest, path = read_manifest(folder), folder / MANIFEST
     shards = manifest["shards"]
     check = partial(_check_latents, folder, manifest)
-    results = map_ordered(check, shards, workers)
-    bar = tqdm(results, total=len(shards), unit="shard", desc="latents", disable=not progress)
-    found = list(bar)
-    problems = [problem for result in found for problem in result[0]]
-    keys = Counter(key for result in found for key in result[1])
-    repeated = [key for key, count in keys.items() if count > 1]
-    problems += [Problem(path, "the key occurs twice", key) for key in repeated]
+    found = _check_all(check, shards, workers, "latents", "shard", progress)
+    problems = [problem for of_shard, _, _ in found for problem in of_shard]
+    problems += _repeated(path, (key for _, keys, _ in found for key in keys))
     if not problems:
-        problems += _check_statistics(path, manifest, [result[2] for result in found])
+        items, total = sum(len(keys) for _, keys, _ in found), manifest["totals"]["items"]
+        if items != total:
+            problems.append(Problem(str(path), f"{total} items in the totals, {items}"))
+        statistics = merge_sums([sums for _, _, sums in found])
+        for name in ("mean", "std"):
+            stated = manifest["statistics"][name]
+            if not np.allclose(statistics[name], stated, rtol=1e-6, atol=1e-9):
+                problems.append(Problem(str(path), f"{name} is not that of the latents"))
     return Verification(
         kind="latents",
         folder=str(folder),
@@ -156,17 +145,21 @@ def verify_latents(folder: Path, *, workers: int = 0, progress: bool = True) -> 
     )
 
 
-def _all(
-    check: Callable[[Task], list[Problem]],
+def _check_all(
+    check: Callable[[Task], Result],
     tasks: Sequence[Task],
     workers: int,
     name: str,
     unit: str,
     progress: bool,
-) -> list[Problem]:
+) -> list[Result]:
     results = map_ordered(check, tasks, workers)
-    bar = tqdm(results, total=len(tasks), unit=unit, desc=name, disable=not progress)
-    return [problem for problems in bar for problem in problems]
+    return list(tqdm(results, total=len(tasks), unit=unit, desc=name, disable=not progress))
+
+
+def _repeated(file: Path, keys: Iterable[str]) -> list[Problem]:
+    counts = Counter(keys)
+    return [Problem(str(file), "the key occurs twice", key) for key in counts if counts[key] > 1]
 
 
 def _check_tar(index: ShardIndex, number: int) -> list[Problem]:
@@ -220,7 +213,7 @@ def _check_videos(
             if found != said:
                 reason = f"{'x'.join(map(str, found))}, the index says {'x'.join(map(str, said))}"
                 problems.append(Problem(path, reason, entry.key))
-        except (DecodeError, ValueError) as error:
+        except ValueError as error:
             problems.append(Problem(path, str(error), entry.key))
     return problems
 
@@ -258,19 +251,3 @@ def _check_latents(
     wrong = np.flatnonzero((labels < -1) | (labels >= classes))
     problems += [bad(f"label {labels[row]} of {classes} classes", keys[row]) for row in wrong]
     return problems, keys, shard_sums(moments)
-
-
-def _check_statistics(
-    path: str, manifest: dict[str, Any], sums: list[dict[str, Any]]
-) -> list[Problem]:
-    problems = []
-    items = sum(shard["count"] for shard in manifest["shards"])
-    if items != manifest["totals"]["items"]:
-        problems.append(
-            Problem(path, f"{manifest['totals']['items']} items in the totals, {items}")
-        )
-    found = merge_sums(sums)
-    for name in ("mean", "std"):
-        if not np.allclose(found[name], manifest["statistics"][name], rtol=1e-6, atol=1e-9):
-            problems.append(Problem(path, f"{name} is not that of the latents"))
-    return problems

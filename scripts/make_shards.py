@@ -6,7 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate import InitProcessGroupKwargs
 from annotated_types import Gt
 
 from common.accelerator import make_accelerator
@@ -54,23 +54,33 @@ globals().update({command.__name__: command for command in COMMANDS.values()})  
 
 def run(config: Any) -> None:
     """Scan, pack, report."""
-    accelerator = _accelerator()
+    accelerator = None  # what connects the processes, where a launcher started several
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        patience = InitProcessGroupKwargs(timeout=PATIENCE)
+        accelerator = make_accelerator(cpu=True, kwargs_handlers=[patience])
     is_main = accelerator is None or accelerator.is_main_process
     found: ImportResult = config.scan()
     if is_main:
         print("\n".join(scan_lines(config.root, found)))
     if not found.records:
         raise ValueError(f"{config.root}: no video to pack")
+    values = {field.name: getattr(config, field.name) for field in fields(ShardConfig)}
+    if any(record.images for record in found.records):  # fps is the rate that they have
+        values["fps"] = None
+    shard_config = ShardConfig(**values)
+    workers = config.workers
+    if workers is None:  # this process's share of the machine's CPUs
+        workers = max(1, usable_cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     if config.dry_run:
         if is_main:
-            print("\n".join(dry_run(found, _shard_config(config, found), _workers(config))))
+            print("\n".join(dry_run(found, shard_config, workers)))
         return
     report = write_shards(
         found,
         config.out,
-        _shard_config(config, found),
+        shard_config,
         on_error=config.on_error,
-        workers=_workers(config),
+        workers=workers,
         time_limit=config.time_limit,
         accelerator=accelerator,
     )
@@ -78,29 +88,6 @@ def run(config: Any) -> None:
         print("\n".join(report.lines(config.out, found)))
     if accelerator is not None:
         accelerator.end_training()
-
-
-def _accelerator() -> Accelerator | None:
-    """What connects the processes, where a launcher started several."""
-    if os.environ.get("WORLD_SIZE", "1") == "1":
-        return None
-    patience = InitProcessGroupKwargs(timeout=PATIENCE)
-    return make_accelerator(cpu=True, kwargs_handlers=[patience])
-
-
-def _shard_config(config: Any, found: ImportResult) -> ShardConfig:
-    values = {field.name: getattr(config, field.name) for field in fields(ShardConfig)}
-    if any(record.images for record in found.records):  # fps is the rate that they have
-        values["fps"] = None
-    return ShardConfig(**values)
-
-
-def _workers(config: Any) -> int:
-    """As many as wanted, or this process's share of the CPUs."""
-    if config.workers is not None:
-        return config.workers
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of this machine
-    return max(1, usable_cpus() // processes)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Check shards or a latent cache, byte by byte."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from common.cli import main
@@ -34,7 +34,7 @@ def run(config: VerifyData) -> None:
     workers = usable_cpus() if config.workers is None else config.workers
     found = verify(config.data, decode=config.decode, workers=workers)
     if config.report is not None:
-        write_json(config.report, found.to_json())
+        write_json(config.report, {**asdict(found), "ok": not found.problems})
     for problem in found.problems[:SHOWN]:
         sample = f" {problem.key}:" if problem.key else ""
         print(f"{problem.file}:{sample} {problem.reason}")

@@ -14,7 +14,7 @@ from data.clips.dataset import ClipConfig, ClipDataset
 from data.clips.options import Cut
 from data.importers.folders import Folder
 from data.shards.index import ShardIndex
-from data.verify import verify_shards
+from data.verify import verify
 from data.video.decode import iterate_frames, read_frames
 from data.video.probe import probe
 from data.video.video_record import VideoRecord, open_record
@@ -201,7 +201,7 @@ def test_all_agree_on_a_damaged_video_that_is_allowed(reencode, tmp_path, capsys
     count = index.entries[0].frames
     assert len(times) == count == probe(path, strict=False).frames < 40
     assert max(np.diff(times)) > 0.079  # the gap
-    assert not verify_shards(tmp_path / "out", progress=False).problems
+    assert not verify(tmp_path / "out", progress=False).problems
     whole = ClipConfig(
         folder=str(tmp_path / "out"), frames=count, height=64, width=96, strict_decoding=False
     )
