@@ -2,6 +2,7 @@
 
 import re
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -89,7 +90,9 @@ def test_a_disk_that_fills_up_is_one_line_and_a_rerun_goes_on(
 
     def encode_while_others_write(*arguments):
         calls.append(1)
-        if len(calls) == 3:  # the first shard is written by then, the last is not
+        if len(calls) == 3:  # while the thread writes the first shard, or after that
+            while not (out / "latents-000000.json").exists():
+                time.sleep(0.01)
             with open(others, "wb", buffering=0) as file, suppress(OSError):
                 while True:
                     file.write(bytes(4096))
