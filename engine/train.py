@@ -102,7 +102,9 @@ class Trainer:
             assert config.precision != "fp16", "one loss scale cannot serve two optimizers"
             self.trained.append(
                 TrainedModule(
-                    *(gan.module, gan.optimizer, accelerator),
+                    gan.module,
+                    gan.optimizer,
+                    accelerator,
                     name="discriminator",
                     start=gan.start,
                     loss=gan.loss,

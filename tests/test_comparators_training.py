@@ -24,7 +24,7 @@ from vae.comparators.od_vae import ODVAE, ODVAEConfig
 from vae.comparators.training import initial_comparator
 from vae.discriminator import DiscriminatorConfig
 from vae.losses import VAELossConfig
-from vae.model import START_LOGVAR
+from vae.posterior import START_LOGVAR
 from vae.registry import GCCONV, OTHERS, comparator_config, load_vae
 from vae.training import initial_model
 

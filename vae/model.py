@@ -14,12 +14,9 @@ from vae.convs import Cache, Cached, Chunk, lay_out_weights
 from vae.decoder import Decoder
 from vae.encoder import Encoder
 from vae.memory import groups_that_fit
-from vae.posterior import DiagonalGaussian
+from vae.posterior import DiagonalGaussian, start_narrow
 from vae.streaming import Step, run, run_whole
 from vae.tiling import TiledStep, Tiling
-
-START_LOGVAR = -6.0
-"""Log-variance of the posterior before training: a standard deviation of 0.05 beside means of 1."""
 
 
 class VideoVAE(VideoAutoencoder, library_name="ivvae", tags=["video-vae"]):
@@ -51,17 +48,12 @@ class VideoVAE(VideoAutoencoder, library_name="ivvae", tags=["video-vae"]):
         lay_out_weights(self)
 
     def reset_parameters(self) -> None:
-        """As for all VAEs; and draws of the posterior stay near its mean at first.
-
-        With log-variances around 0 the decoder would see as much noise as signal, and the noise of
-        a draw fades slowly, because the KL term is small.
-        """
+        """As for all VAEs; and draws of the posterior stay near its mean at first."""
         super().reset_parameters()
         pattern, k = "(k m z) ... -> k m z ...", self.config.branches
-        with torch.no_grad():  # assigning to a slice of a fake tensor corrupts memory (torch 2.12)
+        with torch.no_grad():
             weight, bias = (rearrange(p, pattern, k=k, m=2) for p in self.to_moments.parameters())
-            weight[:, 1].div_(10)
-            bias[:, 1].fill_(START_LOGVAR)
+            start_narrow(weight[:, 1], bias[:, 1])
 
     def encode(
         self,

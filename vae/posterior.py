@@ -8,6 +8,9 @@ from torch import Tensor
 
 from common.posterior import LOGVAR_RANGE
 
+START_LOGVAR = -6.0
+"""Log-variance of the posterior before training: a standard deviation of 0.05 beside means of 1."""
+
 
 @dataclass(frozen=True)
 class DiagonalGaussian:
@@ -50,3 +53,18 @@ class DiagonalGaussian:
 
     def _logvar(self) -> Tensor:
         return self.logvar.clamp(*LOGVAR_RANGE)
+
+
+@torch.no_grad()
+def start_narrow(weight: Tensor, bias: Tensor | None) -> None:
+    """Let the draws of a new model stay near their mean at first.
+
+    With log-variances around 0 the decoder would see as much noise as signal, and the noise of a
+    draw fades slowly, because the KL term is small.
+
+    Args:
+        weight, bias: views, taken without gradients, of what makes the log-variances; written to.
+    """
+    weight.div_(10)  # in place: assigning to a slice of a fake tensor corrupts memory (torch 2.12)
+    if bias is not None:
+        bias.fill_(START_LOGVAR)

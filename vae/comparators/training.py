@@ -11,7 +11,7 @@ from common.pretrained import saved_class
 from vae.comparators.base import Comparator, ComparatorConfig
 from vae.comparators.diffusers_vae import ADAPTERS, DiffusersConfig
 from vae.comparators.od_vae import ODVAE, ODVAEConfig, to_group_causal
-from vae.model import START_LOGVAR
+from vae.posterior import start_narrow
 from vae.registry import COMPARATORS, load_vae
 
 log = logging.getLogger(__name__)
@@ -66,13 +66,13 @@ def initial_comparator(config: ComparatorConfig, source: str | None) -> Comparat
     return model.train()
 
 
-@torch.no_grad()
 def _narrow_posterior(model: Comparator) -> None:
-    """Let draws stay near the mean at first, as those of a new IV-VAE do (`START_LOGVAR`)."""
+    """Let draws stay near the mean at first, as those of a new IV-VAE do."""
     names = model.encoder_modules
     encoder = [module for name, module in model.named_modules() if name.startswith(names)]
     last = [m for m in encoder if isinstance(m, nn.Conv2d | nn.Conv3d | nn.Linear)][-1]
     log_variances = slice(model.config.z_dim, None)  # none where the posterior is a point
-    last.weight[log_variances].div_(10)
-    if last.bias is not None:
-        last.bias[log_variances].fill_(START_LOGVAR)
+    with torch.no_grad():
+        start_narrow(
+            last.weight[log_variances], None if last.bias is None else last.bias[log_variances]
+        )
