@@ -171,11 +171,12 @@ def test_open_sora_takes_shift_and_scale_from_the_file(tmp_path, weights):
     ],
 )
 def test_missing_weights_say_what_to_get(tmp_path, name, get):
-    there = rf"weights not found: put .*{get}.* at {tmp_path}"
+    put = rf"weights not found: put .*{get}.* on Hugging Face, with config\.json beside, at"
+    there = f"{put} {tmp_path}"
     with pytest.raises(WeightsNotFound, match=rf"holds none of .*; {there}"):
         load_vae(f"{name}:{tmp_path}")
     options = {"local_files_only": True, "cache_dir": tmp_path / "cache"}
-    there = rf"weights not found: put .*{get}.* at lab/nothing"
+    there = f"{put} lab/nothing"
     with pytest.raises(WeightsNotFound, match=rf"nor a hub id within reach .*; {there}") as error:
         load_vae(f"{name}:lab/nothing", **options)
     assert "\n" not in str(error.value)
@@ -270,6 +271,7 @@ def test_several_are_loaded_as_far_as_they_are_there(tmp_path):
     assert load_found(sources)[0][first].config.windows == "official"
     assert list(missing) == ["od"]
     assert missing["od"].startswith("weights not found: put checkpoint.ckpt of LanguageBind/")
+    assert "folder vae on Hugging Face, with config.json beside" in missing["od"]
     assert missing["od"].endswith(f" at {tmp_path}/od")
     for alone in (["od"], ["od", "b"]):
         with pytest.raises(ValueError, match="weights not found: put checkpoint"):

@@ -183,6 +183,7 @@ def test_every_comparator_runs_through_the_whole_chain(root):
     assert len(lost) == 3
     for line in lost:
         assert "weights not found: put diffusion_pytorch_model.safetensors of " in line
+        assert ", with config.json beside" in line
         assert not re.search(r"\*[\d.]+\*", line)  # no number
     assert "od_vae ran in the windows of its authors' inference (33 frames)." in tables
     assert "wan ran in" not in tables
@@ -266,7 +267,8 @@ def test_the_documented_scaling_is_refused_where_there_is_none(root, tmp_path):
         (
             "od_vae",
             {"vae": "cv_vae:{root}/shards"},
-            "holds none of .*; weights not found: put diffusion_pytorch_model.safetensors of",
+            "holds none of .*; weights not found: put diffusion_pytorch_model.safetensors of "
+            ".*, with config.json beside",
         ),
     ],
 )

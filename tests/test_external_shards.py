@@ -12,7 +12,7 @@ from common.cli import parse
 from data.clips.dataset import ClipConfig, ClipDataset
 from data.shards.external import index_external
 from data.shards.index import ShardIndex
-from data.shards.tars import find_label, video_extension
+from data.shards.tars import find_label, tar_samples, video_extension
 from data.verify import verify
 from data.video.decode import read_frames
 from scripts.index_shards import IndexShards, run
@@ -180,6 +180,22 @@ def test_labels_that_contradict_each_other_are_refused(tmp_path, videos):
         two({"label": 1}, {"label": "run"})
     with pytest.raises(ValueError, match=r"label 1 is 'run' .* 'jump' in b"):
         two({"label": 1, "class_name": "run"}, {"label": 1, "class_name": "jump"})
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("a/b.c/000.mp4", ("a/b.c/000", "mp4")),
+        ("v.left.mp4", ("v", "left.mp4")),
+        ("README", None),
+        (".hidden", None),
+    ],
+)
+def test_members_are_split_as_webdataset_does(tmp_path, name, parts):
+    tar = raw_tar(tmp_path / "x.tar", [(name, b"x")])
+    found = [(key, *members) for key, members, _ in tar_samples(tar)]
+    assert found == ([parts] if parts else [])
+    assert wds.tariterators.base_plus_ext(name) == (parts or (None, None))
 
 
 def test_video_members_and_labels():

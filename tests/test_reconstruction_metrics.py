@@ -158,6 +158,11 @@ def test_meter_equals_the_functions():
     assert_close(rows["psnr"], psnr(video, reconstruction).mean(1).tolist())
     assert_close(rows["ssim"], ssim(video, reconstruction).mean(1).tolist())
     assert_close(result["psnr"], psnr(video, reconstruction).mean().item())
+    error = (reconstruction.double() - video.double()) / 2
+    assert_close(result["psnr_pooled"], -10 * error.square().mean().log10().item())
+    steps = error.diff(dim=2).abs().mean(dim=(0, 1, 3, 4)).view(2, 4)  # a border, then 3 inside
+    expected = {"border": steps[:, 0].mean().item(), "inside": steps[:, 1:].mean().item()}
+    assert_close(result["flicker"], expected)
     assert_close(result["psnr_by_frame"], psnr(video, reconstruction).mean(0).tolist())
     assert_close(result["ssim"], ssim(video, reconstruction).mean().item())
     assert_close(

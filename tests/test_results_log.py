@@ -50,7 +50,7 @@ def measure(root, script="eval_fvd.py", **options):
     return run_script(script, *(f"--{name}={value}" for name, value in given.items()))
 
 
-def test_commands_add_their_results_once(root, tmp_path, capsys):
+def test_commands_add_their_results_once(root, tmp_path, capsys, monkeypatch):
     log, out = tmp_path / "results.jsonl", tmp_path / "fvd.json"
     for _ in range(2):
         assert measure(root, results=log, out=out) == 0
@@ -75,6 +75,15 @@ def test_commands_add_their_results_once(root, tmp_path, capsys):
     assert "fake_1%" in page.read_text()
     check_latex(tables.read_text())
     assert tables.read_text().count(r"fake\_1\% &") == 2  # a label is one of its kind
+
+    # A page that cannot be made leaves the one before, and none in part
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    monkeypatch.setattr("eval.report.page._shared_scores", lambda section: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run_script("report.py", f"--results={log}", f"--out={page}")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+    assert run_script("report.py", f"--results={log}", f"--out={tmp_path}/page.txt") == 2
+    assert "page.txt: a page's name ends in .html" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,8 @@ def test_published_rows_name_their_table_and_setting():
     assert (rows[0].cells, rows[0].setting) == (["IV-VAE (Z=16)", 39.02, None], "Kinetics-600")
     assert rows[0].labeled_cells == ["IV-VAE (Z=16) (Kinetics-600)", 39.02, None]
     assert all(row.cells[1] is not None for row in rows)
+    both = {row.source for row in published_rows(["psnr", "macs"]) if None not in row.cells}
+    assert both == {"supplement, Table 3"}
 
 
 def test_text_aligns_rows_and_shows_published_ones_in_gray():
