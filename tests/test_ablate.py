@@ -10,6 +10,8 @@ import yaml
 import scripts.ablate as ablate
 from common.cli import parse
 from eval.experiments.claims import Claim
+from eval.report.items import Column
+from eval.results.experiment_tables import seed_table
 from scripts import make_shards, train_classifier
 from scripts import report as make_report
 from scripts.ablate import Ablate
@@ -139,6 +141,13 @@ def test_rows_of_a_seed_are_measured_together_and_claims_judged(files, capsys):
     )
     for part in (result["claims"][0], "Held-out clips", "Test set fast"):
         assert part in html.unescape(page.read_text())
+
+
+def test_a_mean_over_fewer_seeds_than_the_caption_says_is_not_shown():
+    seeds = [{"a": 1.0, "b": 2.0}, {"a": 3.0}]
+    columns = {name: Column(name=name, decimals=1) for name in "ab"}
+    (row,) = seed_table("Scores", "row", columns, {"first": seeds}, "over 2 seeds").rows
+    assert row == ["first", "2.0 ± 1.4", None]
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,9 @@ def test_flicker_tells_group_borders_from_the_inside():
     offset = torch.tensor([0.0, 0.2, 0.2, 0.2, 0.2, 0.0, 0.0, 0.0, 0.0])  # of each frame
     by_group = measured(video, video + offset.reshape(1, 1, 9, 1, 1))["flicker"]
     assert by_group == pytest.approx({"border": 0.1, "inside": 0}, rel=1e-6)
+    meter = ReconstructionMeter(1)  # groups of one frame have no inside
+    meter.update(video, video + 0.3)
+    assert meter.compute()["flicker"] == pytest.approx({"border": 0, "inside": 0}, abs=1e-7)
 
 
 def test_meter_does_not_depend_on_the_batches():

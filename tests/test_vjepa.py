@@ -9,7 +9,7 @@ from eval.features.extractors import load_fvd_extractor
 from eval.features.video_transformer import TransformerShape
 from eval.features.vjepa import VJEPA, load_vjepa
 
-TINY = TransformerShape(dim=192, depth=2, heads=3, hidden=256, patch=56, tubelet=4)
+TINY = TransformerShape(dim=192, depth=2, hidden=256, patch=56, tubelet=4)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_the_output_is_that_of_torchs_own_layers(network, files):
 
 
 def test_the_huge_model():
-    shape = TransformerShape(dim=1280, depth=32, heads=16, hidden=5120, patch=16, tubelet=2)
+    shape = TransformerShape(dim=1280, depth=32, hidden=5120, patch=16, tubelet=2)
     with torch.device("meta"):
         model = VJEPA(shape)
     assert model.pos_embed.shape == (1, 1568, 1280)

@@ -115,24 +115,28 @@ def load_fvd_extractor(
     """
     if preset not in ("videomae", "vjepa"):
         return load_i3d(preset, path, allow_unknown=allow_unknown, download=download)
-    file = find_weights(VIDEOMAE if preset == "videomae" else VJEPA, path, download=download)
+    distance: Distance
     if preset == "videomae":
+        file = find_weights(VIDEOMAE, path, download=download)
         network, sha256 = load_videomae(file.path), file.sha256
+        score, distance = "fvd_videomae", "frechet"
     else:
+        file = find_weights(VJEPA, path, download=download)
         companion = Path(path).with_name(Path(VJEPA_PROBE.file).name) if path else None
         given = companion if companion and companion.is_file() else None
         probe = find_weights(VJEPA_PROBE, given, download=download)
         network = load_vjepa(file.path, probe.path)
         sha256 = hashlib.sha256(f"{file.sha256} {probe.sha256}".encode()).hexdigest()
+        score, distance = "jedi", "jedi"
     return Extractor(
         name=preset,
         network=network,
         run=network,
         weights_sha256=sha256,
         published=False,
-        score="fvd_videomae" if preset == "videomae" else "jedi",
+        score=score,
         dimensions=network.shape.dim,
-        distance="frechet" if preset == "videomae" else "jedi",
+        distance=distance,
         resize="stretch",
         min_frames=FRAMES,
     )
@@ -236,8 +240,8 @@ def load_c3d(
     Raises:
         ValueError: weights not found, not loadable, or of another sha256.
     """
-    found = [weights for weights in (C3D, C3D_TORCHSCRIPT) if locate_weights(weights, path)]
-    file = find_weights(found[0] if found else C3D, path, download=download)
+    there = (weights for weights in (C3D, C3D_TORCHSCRIPT) if locate_weights(weights, path))
+    file = find_weights(next(there, C3D), path, download=download)
     if sha256 and file.sha256 != sha256.lower():
         raise ValueError(f"{file.path}: its sha256 is {file.sha256}, not {sha256}")
     if file.path.suffix == ".npz":

@@ -23,14 +23,17 @@ class TransformerShape:
     """Channels of a token, and of the features."""
     depth: int
     """Blocks."""
-    heads: int
-    """Attention heads."""
     hidden: int
     """Channels inside the MLPs."""
     patch: int
     """Pixels along each side of a token's patch."""
     tubelet: int
     """Frames of a token."""
+
+    @property
+    def heads(self) -> int:
+        """Attention heads."""
+        return HEADS[self.dim]
 
     @property
     def tokens(self) -> int:
@@ -46,7 +49,6 @@ def shape_of(state: Mapping[str, Tensor]) -> TransformerShape:
     return TransformerShape(
         dim=dim,
         depth=sum(key.endswith(".norm1.weight") for key in state),
-        heads=HEADS[dim],
         hidden=state["blocks.0.mlp.fc1.weight"].shape[0],
         patch=patch,
         tubelet=tubelet,

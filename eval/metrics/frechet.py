@@ -103,7 +103,7 @@ def bootstrap_error(
     features_b: Float[ndarray, "m d"],
     *,
     distance: Callable[[ndarray, ndarray], float] = frechet_from_features,
-    resamples: int = 20,
+    resamples: int,
 ) -> float:
     """Standard deviation of a distance over bootstrap resamples of both sets.
 

@@ -273,4 +273,5 @@ def _flicker(steps: Tensor, group: int) -> dict[str, float]:
     0 to 1 is a border. The two are equal for errors that know nothing of groups.
     """
     border = torch.arange(len(steps), device=steps.device) % group == 0  # from frame k group on
-    return {"border": steps[border].mean().item(), "inside": steps[~border].mean().item()}
+    inside = steps[~border].mean().item() if group > 1 else 0.0
+    return {"border": steps[border].mean().item(), "inside": inside}

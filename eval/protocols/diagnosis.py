@@ -181,9 +181,8 @@ def batch_mean(
     a: Float[ndarray, "n d"],
     b: Float[ndarray, "m d"],
     distance: Callable[[ndarray, ndarray], float],
-    size: int = 2,
 ) -> float:
-    """The mean of the distances of batches: the slip of scripts that average over a data loader.
+    """The mean distance of batches of two: the slip of scripts that average over a data loader.
 
     Of two clips the covariance has rank 1, so most of both spreads counts as distance. For features
     of two isotropic Gaussians of d dimensions, standard deviation s and means m apart, with
@@ -194,8 +193,7 @@ def batch_mean(
     where the true distance is m^2: with u, v half the difference of either batch's clips, which are
     N(0, s^2 / 2), means add m^2 + d s^2, traces d s^2 / 2 each, and the root takes 2 E|u . v|.
     """
-    count = min(len(a), len(b)) // size
-    batches = (slice(size * i, size * (i + 1)) for i in range(count))
+    batches = (slice(2 * i, 2 * i + 2) for i in range(min(len(a), len(b)) // 2))
     return float(np.mean([distance(a[batch], b[batch]) for batch in batches]))
 
 

@@ -1,6 +1,7 @@
 """Tables of experiments: mean ± standard deviation over the seeds."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import mean, stdev
 from typing import Any
 
@@ -21,17 +22,20 @@ def seed_table(
         title: of the table.
         heading: of the column that names the rows.
         columns: score to its column, of four decimals where it names none.
-        rows: name to the scores of each seed; a cell takes the seeds that have its score.
+        rows: name to the scores of each seed; a cell is empty if a seed has not its score.
         caption: of the table.
     """
     lines: list[list[Cell]] = []
     for name, seeds in rows.items():
         lines.append([name])
         for score, column in columns.items():
-            values = [seed[score] for seed in seeds if score in seed]
+            if not all(score in seed for seed in seeds):
+                lines[-1].append(None)
+                continue
+            values = [seed[score] for seed in seeds]
             decimals = 4 if column.decimals is None else column.decimals
             spread = f" ± {stdev(values):,.{decimals}f}" if len(values) > 1 else ""
-            lines[-1].append(f"{mean(values):,.{decimals}f}{spread}" if values else None)
+            lines[-1].append(f"{mean(values):,.{decimals}f}{spread}")
     return Table(title=title, columns=[heading, *columns.values()], rows=lines, caption=caption)
 
 
@@ -54,19 +58,22 @@ def ablation_tables(result: Mapping[str, Any]) -> list[Table]:
         }
         measured = {}
         for name, row in rows.items():
-            runs = [run for run in row["scores"].values() if columns.keys() & run.keys()]
-            count = {"parameters": row["parameters"]} if row["parameters"] else {}
+            runs = [run for run in row["scores"].values() if columns.keys() <= run.keys()]
             if runs:
-                measured[name] = [count, *runs]
-        tables.append(
-            seed_table(
-                f"Test set {test}" if test else "Held-out clips",
-                "row",
-                {"parameters": Column(name="parameters", decimals=0), **columns},
-                measured,
-                f"Mean ± standard deviation over {seeds} seed{'s' if seeds > 1 else ''}.",
-            )
+                measured[name] = runs
+        table = seed_table(
+            f"Test set {test}" if test else "Held-out clips",
+            "row",
+            columns,
+            measured,
+            f"Mean ± standard deviation over {seeds} seed{'s' if seeds > 1 else ''}.",
         )
+        lines = []
+        for name, *cells in table.rows:
+            count = rows[str(name)]["parameters"]
+            lines.append([name, f"{count:,}" if count else None, *cells])
+        heading, *others = table.columns
+        tables.append(replace(table, columns=[heading, "parameters", *others], rows=lines))
     return tables
 
 
