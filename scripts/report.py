@@ -45,10 +45,10 @@ class MakeReport(Config):
             raise ValueError("nothing to report: give --results")
         if not self.out and not self.latex:
             raise ValueError("nothing to write: give --out, --latex or both")
-        if self.out and Path(self.out).suffix.lower() not in (".html", ".htm"):
-            raise ValueError(f"out={self.out}: a page's name ends in .html")
         check_output_file("out", self.out, suffix=".html")
         check_output_file("latex", self.latex, suffix=".tex")
+        if self.out and Path(self.out).suffix.lower() not in (".html", ".htm"):
+            raise ValueError(f"out={self.out}: a page's name ends in .html")
 
 
 def run(config: MakeReport) -> None:
