@@ -21,7 +21,7 @@ STUCK = 1
 
 _patience: float | None = None
 """In a worker: seconds that a task may take from one `report_progress` to the next."""
-_nowhere = open(os.devnull, "w")  # noqa: SIM115
+_nowhere = os.open(os.devnull, os.O_WRONLY)
 
 
 def map_ordered(

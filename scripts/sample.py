@@ -109,18 +109,11 @@ def _sample(
     assert config.num_clips is not None
     latte = config.sampled_model(trained).to(accelerator.device)
     labels = config.clip_labels(latte.config.num_classes, config.num_clips)
-    given = {"mp4": config.mp4, "gif": config.gif}
     clips = ClipFolder(
         folder=Path(config.out),
-        copies={kind: Path(folder) for kind, folder in given.items() if folder},
+        copies={kind: Path(to) for kind in ("mp4", "gif") if (to := getattr(config, kind))},
         frame_rate=metadata.frame_rate,
     )
-    inputs = {
-        "latte": Input(config.latte, weights_hash(latte)),
-        "vae": Input(config.vae, vae_hash(vae)),
-    }
-    if known is not None:
-        inputs["first_frames"] = Input(str(known.latents.folder), known.latents.hash)
 
     def draw(numbers: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
         drawn = sample_clips(
@@ -133,14 +126,18 @@ def _sample(
             parts = [part.clamp(-1, 1).cpu() for part in vae.decode_parts(latent, metadata.frames)]
             yield number, to_uint8(torch.cat(parts, dim=2)[0])
 
-    with clips.locked(config, inputs, accelerator):
-        if accelerator.is_main_process:
-            hashes = {"encoder_sha256": encoder_hash(vae), "decoder_sha256": decoder_hash(vae)}
-            decoded_by = {"path": config.vae, **hashes}
-            clips.record(config.num_clips, labels, metadata.class_names, known, decoded_by)
-        accelerator.wait_for_everyone()
-        clips.write_missing(config.num_clips, draw, accelerator)
-        accelerator.wait_for_everyone()
+    hashes = {"encoder_sha256": encoder_hash(vae), "decoder_sha256": decoder_hash(vae)}
+    clips.write(
+        *(draw, accelerator, config),
+        inputs={
+            "latte": Input(config.latte, weights_hash(latte)),
+            "vae": Input(config.vae, vae_hash(vae)),
+        },
+        labels=labels or [None] * config.num_clips,
+        class_names=metadata.class_names,
+        known=known,
+        decoded_by={"path": config.vae, **hashes},
+    )
 
 
 if __name__ == "__main__":

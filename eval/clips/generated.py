@@ -1,7 +1,7 @@
 """Clips being generated: the files they go into, and the first frames that they continue."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,67 +87,64 @@ class ClipFolder:
         """File of a lossless clip."""
         return self.folder / f"clip-{index:06d}.mkv"
 
-    @contextmanager
-    def locked(
-        self, config: Config, inputs: Mapping[str, Input], accelerator: Accelerator
-    ) -> Iterator[None]:
-        """All folders, held by this run and begun with this config and these inputs.
-
-        Raises:
-            ValueError: a file is in the way, another run holds one, or one holds other clips.
-        """
-        folders = {folder.resolve(): folder for folder in (self.folder, *self.copies.values())}
-        for folder in folders.values():
-            check_no_file(folder)  # before the first is made
-        with ExitStack() as locks:
-            for folder in folders.values():
-                locks.enter_context(lock_folder(folder, accelerator))
-                write_identity(folder, config, inputs, accelerator, products=("clip-*",))
-            yield
-
-    def record(
+    def write(
         self,
-        count: int,
-        labels: Sequence[int] | None,
+        draw: Callable[[Sequence[int]], Iterator[tuple[int, UInt8[np.ndarray, "t h w c"]]]],
+        accelerator: Accelerator,
+        config: Config,
+        *,
+        inputs: Mapping[str, Input],
+        labels: Sequence[int | None],
         class_names: Sequence[str],
         known: FirstFrames | None,
         decoded_by: Mapping[str, str],
     ) -> None:
-        """Record, before there are any, what each of `count` clips is to show.
+        """Write the clips, and copies of them, that are not there, each process its share.
 
         Args:
-            labels: of all clips; None of an unconditional model.
+            draw: gives the clips of these numbers.
+            config: with `inputs` and `known`, what the folders are begun with.
+            labels: of all clips, whose number they give; None each of an unconditional model.
             class_names: of all classes.
             known: what clips go on from.
             decoded_by: the VAE.
-        """
-        files = [self.clip(i).name for i in range(count)]
-        asked = dict(zip(files, labels or [None] * count, strict=True))
-        continues = {file: known.key(i) for i, file in enumerate(files)} if known else None
-        write_labels(self.folder, asked, class_names, continues, decoded_by)
 
-    def write_missing(
-        self,
-        count: int,
-        draw: Callable[[Sequence[int]], Iterator[tuple[int, UInt8[np.ndarray, "t h w c"]]]],
-        accelerator: Accelerator,
-    ) -> None:
-        """Write those of this process's clips, and copies of them, that are not there.
-
-        Args:
-            count: clips of all processes.
-            draw: gives the clips of these numbers.
+        Raises:
+            ValueError: a file is in the way, another run holds a folder, or one holds other clips.
         """
-        local = range(accelerator.process_index, count, accelerator.num_processes)
-        todo = [i for i in local if not self.clip(i).exists()]
-        if done := len(local) - len(todo):
-            accelerator.print(f"{self.folder}: going on, {done} of {len(local)} clips are there")
-        hidden = not accelerator.is_main_process
-        for i, frames in tqdm(draw(todo), "sampling", len(todo), unit="clip", disable=hidden):
-            write_video(self.clip(i), frames, self.frame_rate, codec="ffv1")
-            self.copy(i, frames)
-        for i in sorted({*local} - {*todo}):
-            self.copy(i)
+        folders = {folder.resolve(): folder for folder in (self.folder, *self.copies.values())}
+        for folder in folders.values():
+            check_no_file(folder)  # before the first is made
+        if known is not None:
+            first_frames = Input(str(known.latents.folder), known.latents.hash)
+            inputs = {**inputs, "first_frames": first_frames}
+        main = accelerator.is_main_process
+        with ExitStack() as locks:
+            for folder in folders.values():
+                locks.enter_context(lock_folder(folder, accelerator))
+                write_identity(folder, config, inputs, accelerator, products=("clip-*",))
+
+            # What each clip is to show, before there are any
+            if main:
+                asked = {self.clip(i).name: label for i, label in enumerate(labels)}
+                continues = {file: known.key(i) for i, file in enumerate(asked)} if known else None
+                write_labels(self.folder, asked, class_names, continues, decoded_by)
+            accelerator.wait_for_everyone()
+
+            # The clips
+            local = range(accelerator.process_index, len(labels), accelerator.num_processes)
+            todo = [i for i in local if not self.clip(i).exists()]
+            if done := len(local) - len(todo):
+                accelerator.print(
+                    f"{self.folder}: going on, {done} of {len(local)} clips are there"
+                )
+            bar = tqdm(draw(todo), "sampling", len(todo), unit="clip", disable=not main)
+            for i, frames in bar:
+                write_video(self.clip(i), frames, self.frame_rate, codec="ffv1")
+                self.copy(i, frames)
+            for i in sorted({*local} - {*todo}):
+                self.copy(i)
+            accelerator.wait_for_everyone()
 
     def copy(self, index: int, frames: UInt8[np.ndarray, "t h w c"] | None = None) -> None:
         """Write the copies that are missing, of the lossless file or its `frames`."""
