@@ -96,11 +96,7 @@ def make_chain(root: Path, launch: Launch | None = None) -> dict[str, Command]:
     training = {f"train.{name}": value for name, value in train.items()}
     vae = {"z_dim": 4, "dim": 4, "channel_multipliers": [1, 1, 2, 2], "num_blocks": 1}
     model = {f"model.{name}": value for name, value in vae.items()}
-    gan = {
-        "start_step": 4,
-        "warmup_steps": 2,
-        "discriminator": {"channels": 16, "layers": 1},
-    }
+    gan = {"start_step": 4, "warmup_steps": 2, "discriminator": {"channels": 16, "layers": 1}}
     chain = [
         Command("make_shards.py", {"root": videos, "short_side": 32, "workers": 1,
                 "videos_per_shard": 2, "min_frames": 1}, subcommand="folder"),
@@ -218,9 +214,7 @@ def _stable(value: Any) -> Any:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, str | Path):
-        return str(value)
-    return json.dumps(value)
+    return str(value) if isinstance(value, str | Path) else json.dumps(value)
 
 
 def _main(

@@ -11,21 +11,14 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, TypeVar
 
 import jsonargparse
 import jsonargparse._optionals
 import jsonargparse.typing
 import torch
 
-from common.config import (
-    check_value,
-    field_types,
-    is_kind,
-    item_types,
-    nested_configs,
-    walk_fields,
-)
+from common.config import check_value, field_types, is_kind, item_types, nested_configs, walk_fields
 
 Command = TypeVar("Command")
 
@@ -71,8 +64,7 @@ class Stopped(Exception):
 
 
 def parse(
-    command: type[Command] | Mapping[str, type[Command]],
-    arguments: Sequence[str] | None = None,
+    command: type[Command] | Mapping[str, type[Command]], arguments: Sequence[str] | None = None
 ) -> Command:
     """Build `command` from `--config file.yaml` and from flags named after its fields.
 
@@ -234,14 +226,7 @@ def _complain(message: str, code: int) -> int:
     return code
 
 
-def _log_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
+def _log_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     """A warning as one line of the log, which only the main process shows, without its code."""
     logging.getLogger("py.warnings").warning("warning: %s", " ".join(str(message).split()))
 

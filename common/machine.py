@@ -84,9 +84,7 @@ def options() -> list[str]:
 
 def disk(folder: Path) -> str:
     """Free space where `folder` is or will be."""
-    there = next(
-        parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists()
-    )
+    there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
     free = gigabytes(shutil.disk_usage(there).free)
     return f"{folder}: {free} free" + ("" if os.access(there, os.W_OK) else ", NOT WRITABLE")
 

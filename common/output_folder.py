@@ -170,9 +170,7 @@ def describe_identity(
 
 
 def identity_changes(
-    found: Mapping[str, Any],
-    config: Config | Mapping[str, Any],
-    inputs: Mapping[str, Input] | None = None,
+    found: Mapping[str, Any], config: Config | Mapping[str, Any], inputs: Mapping[str, Input] | None
 ) -> list[str]:
     """What a rerun changes of an identity that it `found`: one line per field or input."""
     wanted = describe_identity(config, inputs)

@@ -20,6 +20,9 @@ from safetensors.torch import load_file, save_file
 from common.files import read_json
 from common.weights import WeightsNotFound
 
+OUT_OF_REACH = (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError)
+"""What `hub_file` raises for a file that cannot be had."""
+
 
 class Pretrained(PyTorchModelHubMixin):
     """`save_pretrained`, `from_pretrained` and `push_to_hub` for models built from one dataclass.
@@ -61,12 +64,7 @@ class Pretrained(PyTorchModelHubMixin):
             model = cls(cls.config_class(**values))  # type: ignore[call-arg]
             model.load_state_dict(load_file(find("model.safetensors")))  # type: ignore[attr-defined]
             return model.eval()  # type: ignore[attr-defined]
-        except (
-            HfHubHTTPError,
-            HFValidationError,
-            LocalEntryNotFoundError,
-            FileNotFoundError,
-        ) as error:
+        except (*OUT_OF_REACH, FileNotFoundError) as error:
             raise WeightsNotFound.at(
                 source,
                 f"no {cls.__name__} here, nor a hub id within reach ({str(error).splitlines()[0]})",

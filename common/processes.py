@@ -50,11 +50,8 @@ def share_batches(count: int, batch_size: int, work: Callable[[range], Result]) 
             done[number] = work(batches[number])
     except ValueError as error:
         refusal = str(error)  # subclasses may not survive the way to the others
-    found: dict[int, Result] = {}
-    refusals = []
     for part, refused in gather_object([(done, refusal)]):
-        found |= part
-        refusals += [refused] if refused is not None else []
-    if refusals:
-        raise ValueError(refusals[0])
-    return [found[number] for number in range(len(batches))]
+        if refused is not None:
+            raise ValueError(refused)
+        done |= part
+    return [done[number] for number in range(len(batches))]

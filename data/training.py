@@ -18,13 +18,7 @@ from data.clips.batches import Bucket, BucketClips, BucketConfig, training_batch
 from data.clips.dataset import ClipConfig, ClipDataset
 from data.clips.options import Size, UnreadableVideos
 from data.clips.stream import StreamConfig, training_stream
-from data.latents.dataset import (
-    JointLatents,
-    LatentDataset,
-    Scaling,
-    check_alike,
-    check_labeled,
-)
+from data.latents.dataset import JointLatents, LatentDataset, Scaling, check_alike, check_labeled
 from engine.config import TrainConfig
 from engine.losses import Batch
 from engine.prefetch import BatchSource

@@ -11,12 +11,7 @@ from common.accelerator import make_accelerator
 from engine import fsdp
 from engine.config import TrainConfig
 
-TRAINABLE = (
-    DistributedType.NO,
-    DistributedType.MULTI_CPU,
-    DistributedType.MULTI_GPU,
-    DistributedType.FSDP,
-)
+TRAINABLE = [DistributedType[kind] for kind in ("NO", "MULTI_CPU", "MULTI_GPU", "FSDP")]
 
 _groups: list[Any] = []
 """Groups of processes that models were trained on, kept until this process ends.

@@ -25,14 +25,7 @@ from accelerate.tracking import WandBTracker
 from torch import nn
 
 from common.config import Config, json_values
-from common.files import (
-    full_disk_is_oserror,
-    read_json,
-    sync,
-    sync_folder,
-    write_json,
-    write_text,
-)
+from common.files import full_disk_is_oserror, read_json, sync, sync_folder, write_json, write_text
 from common.output_folder import (
     Input,
     check_identity,

@@ -19,14 +19,8 @@ from latte.config import Axes
 
 Axis = Literal["space", "time"]
 
-_SPLIT = {
-    "space": "b t n (k h d) -> k (b t) h n d",
-    "time": "b t n (k h d) -> k (b n) h t d",
-}
-_MERGE = {
-    "space": "(b t) h n d -> b t n (h d)",
-    "time": "(b n) h t d -> b t n (h d)",
-}
+_SPLIT = {"space": "b t n (k h d) -> k (b t) h n d", "time": "b t n (k h d) -> k (b n) h t d"}
+_MERGE = {"space": "(b t) h n d -> b t n (h d)", "time": "(b n) h t d -> b t n (h d)"}
 
 
 SHORT = 16
@@ -127,9 +121,7 @@ class Block(nn.Module):
         self.attn = _attention(hidden_size, num_heads, axes, frames)
         self.norm2 = _norm(hidden_size)
         self.mlp = Mlp(
-            hidden_size,
-            hidden_features=int(hidden_size * mlp_ratio),
-            act_layer=GELUTanh,
+            hidden_size, hidden_features=int(hidden_size * mlp_ratio), act_layer=GELUTanh
         )
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden_size, 6 * hidden_size))
 

@@ -11,15 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from latte.diffusion import ModelFn
+from latte.diffusion import Latents, ModelFn
 from latte.diffusion_process import DiffusionProcess
 
 
 def continuing(
-    model_fn: ModelFn,
-    process: DiffusionProcess,
-    known: Float[Tensor, "b c k h w"],
-    start: Float[Tensor, "b c t h w"],
+    model_fn: ModelFn, process: DiffusionProcess, known: Float[Tensor, "b c k h w"], start: Latents
 ) -> ModelFn:
     """Make a sampler keep the first k frames of each clip.
 

@@ -20,6 +20,8 @@ from common.config import Config
 
 ModelFn = Callable[[Tensor, Tensor], Tensor]
 """(x_t `b c t h w`, timesteps `b` of the training schedule) -> output `b k t h w`, k = c or 2c."""
+Latents = Float[Tensor, "b c t h w"]
+"""Latents of b clips: c channels, t frames, h x w positions."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +77,10 @@ class DiffusionConfig(Config):
 class Prediction(NamedTuple):
     """What a model's output says about x_t: p(x_{t-1} | x_t) and the estimates behind it."""
 
-    mean: Float[Tensor, "b c t h w"]
-    logvar: Float[Tensor, "b c t h w"]
-    x0: Float[Tensor, "b c t h w"]
-    noise: Float[Tensor, "b c t h w"]
+    mean: Latents
+    logvar: Latents
+    x0: Latents
+    noise: Latents
 
 
 class GaussianDiffusion:
@@ -163,27 +165,19 @@ class GaussianDiffusion:
         """The positions at these shares, in [0, 1), of the way from data to noise."""
         return (share * len(self)).long()
 
-    def add_noise(
-        self,
-        x0: Float[Tensor, "b c t h w"],
-        noise: Float[Tensor, "b c t h w"],
-        t: Int[Tensor, " b"],
-    ) -> Float[Tensor, "b c t h w"]:
+    def add_noise(self, x0: Latents, noise: Latents, t: Int[Tensor, " b"]) -> Latents:
         """Draw x_t from q(x_t | x_0) with the given standard normal noise (DDPM, equation 4)."""
         return self.at("signal", t) * x0.float() + self.at("sigma", t) * noise.float()
 
     def posterior(
-        self, x0: Float[Tensor, "b c t h w"], x_t: Float[Tensor, "b c t h w"], t: Int[Tensor, " b"]
-    ) -> tuple[Float[Tensor, "b c t h w"], Float[Tensor, "b 1 1 1 1"]]:
+        self, x0: Latents, x_t: Latents, t: Int[Tensor, " b"]
+    ) -> tuple[Latents, Float[Tensor, "b 1 1 1 1"]]:
         """Mean and log-variance of q(x_{t-1} | x_t, x_0) (DDPM, equations 6 and 7)."""
         mean = self.at("from_x0", t) * x0.float() + self.at("from_xt", t) * x_t.float()
         return mean, self.at("log_lower", t)
 
     def predict(
-        self,
-        output: Float[Tensor, "b k t h w"],
-        x_t: Float[Tensor, "b c t h w"],
-        t: Int[Tensor, " b"],
+        self, output: Float[Tensor, "b k t h w"], x_t: Latents, t: Int[Tensor, " b"]
     ) -> Prediction:
         """Read a model's output.
 
@@ -211,25 +205,14 @@ class GaussianDiffusion:
         share = torch.ones_like(x_t) if variance is None else (variance + 1) / 2
         return Prediction(mean, share * upper + (1 - share) * lower, x0, noise)
 
-    def target(
-        self,
-        x0: Float[Tensor, "b c t h w"],
-        noise: Float[Tensor, "b c t h w"],
-        t: Int[Tensor, " b"],
-    ) -> Float[Tensor, "b c t h w"]:
+    def target(self, x0: Latents, noise: Latents, t: Int[Tensor, " b"]) -> Latents:
         """What a model that knew `x0` and `noise` would predict."""
         if self.config.prediction == "noise":
             return noise.float()
         signal, sigma = self.at("signal", t), self.at("sigma", t)
         return signal * noise.float() - sigma * x0.float()
 
-    def exact_prediction(
-        self,
-        x0: Float[Tensor, "b c t h w"],
-        x_t: Float[Tensor, "b c t h w"],
-        t: Tensor,
-        start: Float[Tensor, "b c t h w"],
-    ) -> Float[Tensor, "b c t h w"]:
+    def exact_prediction(self, x0: Latents, x_t: Latents, t: Tensor, start: Latents) -> Latents:
         """The prediction at `x_t` of a model that knows `x0`, whatever path led there.
 
         `start`, the noise that sampling began with, matters to a flow only.
@@ -254,9 +237,9 @@ class GaussianDiffusion:
     def training_loss(
         self,
         model_fn: ModelFn,
-        x0: Float[Tensor, "b c t h w"],
+        x0: Latents,
         t: Int[Tensor, " b"],
-        noise: Float[Tensor, "b c t h w"],
+        noise: Latents,
         frame_weight: Float[Tensor, "b t"] | None = None,
     ) -> dict[str, Float[Tensor, " b"]]:
         """Per-row losses of a model at the given timesteps and noise.
@@ -285,9 +268,7 @@ class GaussianDiffusion:
         vb = frame_mean(self._variational_bound(detached, x0.float(), x_t, t), frame_weight)
         return {"loss": loss + vb, "mse": mse, "vb": vb}
 
-    def _variational_bound(
-        self, output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor
-    ) -> Float[Tensor, "b c t h w"]:
+    def _variational_bound(self, output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor) -> Latents:
         """KL(q(x_{t-1} | x_t, x_0) || p), or -log p(x_0 | x_1) at t = 0, in bits."""
         true_mean, true_logvar = self.posterior(x0, x_t, t)
         mean, logvar, _, _ = self.predict(output, x_t, t)
@@ -297,9 +278,7 @@ class GaussianDiffusion:
         return torch.where(first, -likelihood, kl) / math.log(2)
 
 
-def frame_mean(
-    values: Float[Tensor, "b c t h w"], weight: Float[Tensor, "b t"] | None = None
-) -> Float[Tensor, " b"]:
+def frame_mean(values: Latents, weight: Float[Tensor, "b t"] | None = None) -> Float[Tensor, " b"]:
     """Each row's mean, or the weighted sum of its frames' means."""
     if weight is None:
         return values.flatten(1).mean(dim=1)

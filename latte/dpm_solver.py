@@ -3,10 +3,8 @@
 import math
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from latte.diffusion import GaussianDiffusion, Interval, ModelFn, model_at
+from latte.diffusion import GaussianDiffusion, Interval, Latents, ModelFn, model_at
 
 
 def even_timesteps(diffusion: GaussianDiffusion, steps: int) -> list[int]:
@@ -23,11 +21,8 @@ def even_timesteps(diffusion: GaussianDiffusion, steps: int) -> list[int]:
 
 
 def dpm_solver(
-    model_fn: ModelFn | Interval,
-    diffusion: GaussianDiffusion,
-    start: Float[Tensor, "b c t h w"],
-    steps: int,
-) -> Float[Tensor, "b c t h w"]:
+    model_fn: ModelFn | Interval, diffusion: GaussianDiffusion, start: Latents, steps: int
+) -> Latents:
     """Solve the diffusion's ODE from noise to data: multistep, second order, deterministic.
 
     The first step and the last, which ends in data without noise, are of first order. A learned

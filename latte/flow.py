@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from common.config import Config
-from latte.diffusion import Interval, ModelFn, frame_mean, model_at
+from latte.diffusion import Interval, Latents, ModelFn, frame_mean, model_at
 
 UNITS = 1000.0
 """What a model is told at t = 1."""
@@ -67,9 +67,9 @@ class RectifiedFlow:
     def training_loss(
         self,
         model_fn: ModelFn,
-        x0: Float[Tensor, "b c t h w"],
+        x0: Latents,
         t: Float[Tensor, " b"],
-        noise: Float[Tensor, "b c t h w"],
+        noise: Latents,
         frame_weight: Float[Tensor, "b t"] | None = None,
     ) -> dict[str, Float[Tensor, " b"]]:
         """Per-row losses of a model at the given times in [0, 1] and noise.
@@ -93,24 +93,14 @@ class RectifiedFlow:
         mse = frame_mean((noise - x0 - output).square(), frame_weight)
         return {"loss": mse, "mse": mse}
 
-    def exact_prediction(
-        self,
-        x0: Float[Tensor, "b c t h w"],
-        x_t: Float[Tensor, "b c t h w"],
-        t: Tensor,
-        start: Float[Tensor, "b c t h w"],
-    ) -> Float[Tensor, "b c t h w"]:
+    def exact_prediction(self, x0: Latents, x_t: Latents, t: Tensor, start: Latents) -> Latents:
         """The velocity of a model that knows `x0`, along the path that began at `start`."""
         return start.float() - x0.float()
 
 
 def integrate(
-    model_fn: ModelFn | Interval,
-    start: Float[Tensor, "b c t h w"],
-    steps: int,
-    *,
-    method: Literal["euler", "heun"],
-) -> Float[Tensor, "b c t h w"]:
+    model_fn: ModelFn | Interval, start: Latents, steps: int, *, method: Literal["euler", "heun"]
+) -> Latents:
     """Follow the flow from noise (t = 1) to data (t = 0) in equal steps.
 
     Args:

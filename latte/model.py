@@ -12,12 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from common.pretrained import Pretrained
 from latte.blocks import Block, FinalLayer, join_images, split_images
 from latte.config import LatteConfig
-from latte.embeddings import (
-    LabelEmbedder,
-    TimestepEmbedder,
-    spatial_positions,
-    temporal_positions,
-)
+from latte.embeddings import LabelEmbedder, TimestepEmbedder, spatial_positions, temporal_positions
 
 
 class Latte(nn.Module, Pretrained, license="apache-2.0", tags=["video-generation", "diffusion"]):

@@ -77,13 +77,11 @@ def check_sampler(config: SamplerConfig, process: DiffusionProcess, model: Latte
         ValueError: a method of the other process, more steps than the schedule has, guidance of an
             unconditional model.
     """
-    if isinstance(process, RectifiedFlow) != (config.method in FLOW_METHODS):
-        kind, use = (
-            ("a flow", "euler or heun")
-            if isinstance(process, RectifiedFlow)
-            else ("a diffusion", "ddpm, ddim or dpm_solver")
-        )
-        raise ValueError(f"sampler: method={config.method}, but this model is {kind}. Use {use}.")
+    is_flow = isinstance(process, RectifiedFlow)
+    if is_flow != (config.method in FLOW_METHODS):
+        kind = "flow" if is_flow else "diffusion"
+        use = "euler or heun" if is_flow else "ddpm, ddim or dpm_solver"
+        raise ValueError(f"sampler: method={config.method}, but this model is a {kind}. Use {use}.")
     if isinstance(process, GaussianDiffusion):
         spaced_timesteps(process.config.steps, config.steps, config.spacing)
     _check_guidance(config.guidance, model)
@@ -119,11 +117,7 @@ def spaced_timesteps(total: int, steps: int, spacing: Spacing = "fractional") ->
     return chosen
 
 
-def guided(
-    model: Latte,
-    y: Int[Tensor, " b"] | None,
-    scale: float = 1.0,
-) -> ModelFn:
+def guided(model: Latte, y: Int[Tensor, " b"] | None, scale: float = 1.0) -> ModelFn:
     """Bind labels and classifier-free guidance: one call for both predictions.
 
     prediction = null + scale * (class - null), be it of noise, v or velocity: these are affine in

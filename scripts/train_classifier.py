@@ -22,12 +22,7 @@ from engine.accelerator import training_accelerator
 from engine.config import TrainConfig
 from engine.losses import Batch, Losses, StepInfo
 from engine.train import Trainer
-from eval.features.classifier import (
-    GROUPS,
-    ClassifierConfig,
-    ClipClassifier,
-    accuracy,
-)
+from eval.features.classifier import GROUPS, ClassifierConfig, ClipClassifier, accuracy
 from eval.protocols.training_scores import fixed_clips
 
 

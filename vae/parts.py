@@ -67,13 +67,9 @@ def freeze_others(vae: VideoAutoencoder, parts: Sequence[str], size: Size) -> No
             )
     if not trains(vae, "encoder"):
         _stop_dropout(vae)
-    count, whole = (sum(p.numel() for p in of) for of in (trainable(vae), vae.parameters()))
-    log.info(
-        "trained: %s, %.2f of %.2f M parameters; all others are frozen",
-        ", ".join(parts),
-        count / 1e6,
-        whole / 1e6,
-    )
+    count, whole = (sum(p.numel() for p in of) / 1e6 for of in (trainable(vae), vae.parameters()))
+    shown = "trained: %s, %.2f of %.2f M parameters; all others are frozen"
+    log.info(shown, ", ".join(parts), count, whole)
 
 
 def trains(vae: VideoAutoencoder, side: str) -> bool:

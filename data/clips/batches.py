@@ -109,11 +109,7 @@ class BucketClips(Dataset):
     """
 
     def __init__(
-        self,
-        config: ClipConfig,
-        buckets: BucketConfig,
-        seed: int,
-        sources: Sequence[Source] = (),
+        self, config: ClipConfig, buckets: BucketConfig, seed: int, sources: Sequence[Source] = ()
     ):
         self.config = buckets
         configs = [config, *(replace(config, folder=source.folder) for source in sources)]

@@ -98,13 +98,9 @@ class ClipOptions(Config):
         Raises:
             DecodeError: the video cannot be read.
         """
-        wanted = (cut.start + np.arange(self.frames) * stride) % frames
+        wanted = ((cut.start + np.arange(self.frames) * stride) % frames).tolist()
         pixels = read_frames(
-            source,
-            wanted.tolist(),
-            strict=self.strict_decoding,
-            decoder=self.decoder,
-            frames=frames,
+            source, wanted, strict=self.strict_decoding, decoder=self.decoder, frames=frames
         )
         _, crop, flip, zoom = cut
         size, filter = (self.height, self.width), self.filter

@@ -95,11 +95,8 @@ class LatentDataset(Dataset):
         mean, logvar = row["moments"].float().chunk(2)  # c t h w each
         noise = generator(self.seed, "posterior", epoch, row["key"])
         std = logvar.clamp_(*LOGVAR_RANGE).mul_(0.5).exp_()
-        return (
-            torch.randn(mean.shape, generator=noise).mul_(std).add_(mean),
-            row["label"],
-            row["key"],
-        )
+        z = torch.randn(mean.shape, generator=noise).mul_(std).add_(mean)
+        return z, row["label"], row["key"]
 
     def raw(self, index: int) -> dict[str, Any]:
         """Item `index` as stored.

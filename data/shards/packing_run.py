@@ -13,13 +13,7 @@ from typing import Any, Self
 from tqdm import tqdm
 
 from common.files import printable, write_json
-from common.output_folder import (
-    IDENTITY,
-    Input,
-    check_identity,
-    describe_identity,
-    recorded_inputs,
-)
+from common.output_folder import IDENTITY, Input, check_identity, describe_identity, recorded_inputs
 from common.pool import map_ordered
 from data.importers import ImportResult
 from data.shards.index import INDEX

@@ -24,12 +24,7 @@ from common.pool import STUCK, map_ordered
 from data.importers import ImportResult
 from data.shards.index import Shard, write_index
 from data.shards.pack_video import Packed, ShardConfig, member_json, pack_record
-from data.shards.packing_run import (
-    HashedRecords,
-    Part,
-    begin_folder,
-    check_records,
-)
+from data.shards.packing_run import HashedRecords, Part, begin_folder, check_records
 from data.shards.report import (
     REPORT,
     Failure,

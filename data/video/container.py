@@ -176,8 +176,7 @@ def video_streams(container: InputContainer) -> list[VideoStream]:
     """The moving pictures of a file: what can be decoded first, the default ones before others."""
     moving = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     return sorted(
-        moving,
-        key=lambda s: (s.codec_context is None, not s.disposition & Disposition.default),
+        moving, key=lambda s: (s.codec_context is None, not s.disposition & Disposition.default)
     )
 
 

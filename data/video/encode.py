@@ -191,9 +191,6 @@ def _frame(image: np.ndarray, codec: str) -> VideoFrame:
     if codec == "h264":
         height, width = image.shape[:2]
         image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    return VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24").reformat(
-        format=CODECS[codec].pixels,
-        dst_colorspace=Colorspace.ITU709,
-        interpolation=EXACT,
-        threads=1,
-    )
+    frame = VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+    pixels, matrix = CODECS[codec].pixels, Colorspace.ITU709
+    return frame.reformat(format=pixels, dst_colorspace=matrix, interpolation=EXACT, threads=1)

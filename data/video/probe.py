@@ -86,10 +86,7 @@ def probe_header(source: Source) -> VideoInfo:
     Raises:
         DecodeError: the source cannot be opened, holds no video or tells no frame rate.
     """
-    with (
-        reading(source, strict=False, time_limit=TIME_LIMIT) as file,
-        opened(file) as video,
-    ):
+    with reading(source, strict=False, time_limit=TIME_LIMIT) as file, opened(file) as video:
         timeline, stream, context = None, video.stream, video.stream.codec_context
         stated = {rate for rate in (stream.average_rate, stream.guessed_rate) if rate}
         if stream.duration and stream.time_base:

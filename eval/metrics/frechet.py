@@ -141,8 +141,7 @@ class Extrapolated(NamedTuple):
 
 
 def frechet_infinity(
-    features_a: Float[ndarray, "n d"],
-    features_b: Float[ndarray, "m d"],
+    features_a: Float[ndarray, "n d"], features_b: Float[ndarray, "m d"]
 ) -> Extrapolated | None:
     """The distance without its bias: regressed on 1/N and read off at 1/N = 0.
 

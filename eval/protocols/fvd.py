@@ -235,13 +235,10 @@ def distances(
     lying = None
     if min(len(real), len(fake)) > NEIGHBORS:
         lying = {**coverage(real, fake, k=NEIGHBORS)._asdict(), "k": NEIGHBORS}
+    std = bootstrap_error(real, fake, distance=measure, resamples=resamples) if resamples else None
     return {
         "value": measure(real, fake),
-        "std": (
-            bootstrap_error(real, fake, distance=measure, resamples=resamples)
-            if resamples
-            else None
-        ),
+        "std": std,
         "infinity": infinity._asdict() if infinity else None,
         "kvd": kernel_distance(real, fake),
         "coverage": lying,

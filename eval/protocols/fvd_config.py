@@ -148,9 +148,7 @@ class FVDConfig(GenerationScore):
         if self.classifier:
             return load_classifier(self.classifier)
         return load_fvd_extractor(
-            *(preset, self.weights),
-            allow_unknown=self.allow_unknown_weights,
-            download=self.download,
+            preset, self.weights, allow_unknown=self.allow_unknown_weights, download=self.download
         )
 
 

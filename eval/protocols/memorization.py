@@ -13,12 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from common.machine import one_thread
 from eval.clips.source import ClipSource
 from eval.features.extractors import Extractor
-from eval.features.feature_cache import (
-    Extraction,
-    FeatureSet,
-    extract_features,
-    finite_features,
-)
+from eval.features.feature_cache import Extraction, FeatureSet, extract_features, finite_features
 from eval.metrics.neighbors import memorization, nearest_clips
 
 WORST = 8  # pairs that are named

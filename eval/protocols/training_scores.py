@@ -204,10 +204,8 @@ class SampleScore:
     def __init__(self, config: SampleScoreConfig, clip: Mapping[str, Any]):
         frames = clip["frames"]
         self.config = config
-        if config.classifier is not None:
-            self.extractor = load_classifier(config.classifier)
-        else:
-            self.extractor = load_i3d("i3d_tf", config.i3d)
+        given = config.classifier
+        self.extractor = load_classifier(given) if given else load_i3d("i3d_tf", config.i3d)
         if frames < self.extractor.min_frames:
             raise ValueError(
                 f"fvd: clips of {frames} frames, but {self.extractor.name} needs at least "

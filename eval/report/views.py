@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import groupby
 from numbers import Real
@@ -29,19 +29,9 @@ View = dict[str, Any]
 
 def view(item: Item) -> View:
     """The values that `items.html` shows of an item; encodes its videos."""
-    views: dict[type, Callable[[Any], View]] = {
-        Table: _table,
-        Curve: _curve,
-        Comparison: _comparison,
-        Gallery: _gallery,
-    }
-    return {
-        "kind": item.kind,
-        "title": item.title,
-        "caption": item.caption,
-        "notes": (),
-        **views[type(item)](item),
-    }
+    views: Any = {Table: _table, Curve: _curve, Comparison: _comparison, Gallery: _gallery}
+    shown = views[type(item)](item)
+    return {"kind": item.kind, "title": item.title, "caption": item.caption, "notes": (), **shown}
 
 
 def _table(table: Table) -> View:
@@ -132,9 +122,7 @@ def _curve(curve: Curve) -> View:
         "lines": lines,
         "notes": remarks,
         "data": json.dumps(
-            {"x": [x_axis.low, x_axis.high], "series": data},
-            allow_nan=False,
-            separators=(",", ":"),
+            {"x": [x_axis.low, x_axis.high], "series": data}, allow_nan=False, separators=(",", ":")
         ),
     }
 

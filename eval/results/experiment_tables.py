@@ -112,15 +112,11 @@ def chain_tables(result: Mapping[str, Any]) -> list[Table]:
     caption += f"mean ± standard deviation over {' or '.join(map(str, seeds))} seeds."
     tables = [seed_table("From VAEs to a generator's score", "VAE", columns, rows, caption)]
     if correlations := result["correlations"]:
+        rho, p = Column(name="Spearman's rho", decimals=2), Column(name="p", decimals=3)
         tables.append(
             Table(
                 title=f"Rank correlation with {first['name']}",
-                columns=[
-                    "measure",
-                    Column(name="Spearman's rho", decimals=2),
-                    Column(name="p", decimals=3),
-                    "rows",
-                ],
+                columns=["measure", rho, p, "rows"],
                 rows=[
                     [measure_column(name).name, found["rho"], found["p"], found["rows"]]
                     for name in in_order(correlations)

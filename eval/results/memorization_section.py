@@ -117,13 +117,8 @@ def _nearest_items(label: str, result: Mapping[str, Any], nearest: Mapping[str, 
             notes = [f"{GONE}{error}"]
         else:
             notes = []
-            items.append(
-                Gallery(
-                    title=f"Nearest by pixels: {name}",
-                    clips=clips,
-                    headings=["clip", "nearest"] * PAIRS,
-                )
-            )
+            title, headings = f"Nearest by pixels: {name}", ["clip", "nearest"] * PAIRS
+            items.append(Gallery(title=title, clips=clips, headings=headings))
         rows: list[list[Cell]] = [
             [
                 pair["clip"],

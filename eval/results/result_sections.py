@@ -148,9 +148,7 @@ def samples_gallery(label: str, folder: Path, real: str | None = None) -> Galler
         for name, group in originals.items()
     }
     return Gallery(
-        title=label,
-        clips=pairs,
-        headings=["real"] * PAIRED_CLIPS + ["generated"] * PAIRED_CLIPS,
+        title=label, clips=pairs, headings=["real"] * PAIRED_CLIPS + ["generated"] * PAIRED_CLIPS
     )
 
 

@@ -60,13 +60,9 @@ class ClipOptions(FigureConfig):
 
     def clip(self) -> Float[Tensor, "1 3 t h w"]:
         """The middle of the video."""
-        protocol = ClipProtocol(
-            frames=FRAMES,
-            start="center",
-            num_clips=None if self.id else 1,
-            height=self.height,
-            width=self.width,
-        )
+        size = {"height": self.height, "width": self.width}
+        count = None if self.id else 1
+        protocol = ClipProtocol(frames=FRAMES, start="center", num_clips=count, **size)
         source = ClipSource(self.data, protocol)
         if self.id is not None and self.id not in source.ids:
             raise ValueError(f"{self.data}: no video {self.id!r} of at least {FRAMES} frames")

@@ -66,13 +66,7 @@ class GroupCausalConv3d(TemporalConv):
     """
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        *,
-        group: int,
-        margin: int = 1,
-        stride: Size = 1,
+        self, in_channels: int, out_channels: int, *, group: int, margin: int = 1, stride: Size = 1
     ):
         """`margin`: pixels of zeros around a frame; `stride` in time 1 or 2."""
         super().__init__(in_channels, out_channels, group=group, causal=False)

@@ -76,12 +76,8 @@ class CVVAE(Comparator):
         official.check_flags(path, given, FLAGS)
         state = read_state_dict(path)
         dim, multipliers = official.widths(path, state, "encoder.down.{}.block.0.conv1.weight")
-        config = CVVAEConfig(
-            dim=dim,
-            channel_multipliers=multipliers,
-            z_dim=official.size(path, state, "decoder.conv_in.weight", 1),
-        )
-        model = cls(config)
+        z_dim = official.size(path, state, "decoder.conv_in.weight", 1)
+        model = cls(CVVAEConfig(dim=dim, channel_multipliers=multipliers, z_dim=z_dim))
         official.load(model, state, path, cls.title)
         return model.eval()
 

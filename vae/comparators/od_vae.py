@@ -98,12 +98,9 @@ class ODVAE(Comparator):
             official.size(path, state, f"encoder.down.{level}.block.0.conv1{inner}.weight", 0)
             for level, inner in enumerate(("", "", ".conv", ".conv"))
         ]
-        config = ODVAEConfig(
-            dim=dim,
-            channel_multipliers=tuple(width // dim for width in deep),
-            z_dim=official.size(path, state, "decoder.conv_in.conv.weight", 1),
-        )
-        model = cls(config)
+        multipliers = tuple(width // dim for width in deep)
+        z_dim = official.size(path, state, "decoder.conv_in.conv.weight", 1)
+        model = cls(ODVAEConfig(dim=dim, channel_multipliers=multipliers, z_dim=z_dim))
         official.load(model, state, path, cls.title)
         return model.eval()
 
@@ -194,21 +191,16 @@ def _halves(config: ODVAEConfig) -> tuple[Layers, Layers]:
             return Upsample(Named(PaddedConv3d(channels, channels, (1, 3, 3))))
         return Double(temporal(level - 1, channels, channels))
 
+    inner, outer = partial(temporal, 3), partial(temporal, 0)
     encoder = Layers(
         norm=norm,
         conv_in=FrameConv2d,
-        conv_out=partial(temporal, 3),
+        conv_out=inner,
         block=encoder_block,
         attention=partial(SpatialAttention, norm=norm, conv=_pointwise),
         resample=downsample,
     )
-    decoder = replace(
-        encoder,
-        conv_in=partial(temporal, 3),
-        conv_out=partial(temporal, 0),
-        block=block,
-        resample=upsample,
-    )
+    decoder = replace(encoder, conv_in=inner, conv_out=outer, block=block, resample=upsample)
     return encoder, decoder
 
 

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import LocalEntryNotFoundError
 from torch import Tensor, nn
 
 from common.files import read_json
-from common.pretrained import hub_file
+from common.pretrained import OUT_OF_REACH, hub_file
 from common.weights import PublishedWeights, WeightsNotFound, check_state
 
 
@@ -100,7 +100,7 @@ def _download(
     for name in names:
         try:
             weights = hub_file(repository, f"{folder}{name}", **options)
-        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+        except OUT_OF_REACH as error:
             reason = reason or str(error).splitlines()[0]
             if isinstance(error, LocalEntryNotFoundError):  # no network: ask it only once
                 options = {**options, "local_files_only": True}
@@ -108,7 +108,7 @@ def _download(
         parent = f"{folder}{name}".rpartition("/")[0]
         try:
             config = hub_file(repository, f"{parent}/config.json".lstrip("/"), **options)
-        except (HfHubHTTPError, LocalEntryNotFoundError):
+        except OUT_OF_REACH:
             return (weights, {}), ""
         return (weights, _config(config)), ""
     return None, reason

@@ -113,8 +113,7 @@ class OpenSoraVAE(Comparator):
     def from_official(cls, source: str | Path, **options: Any) -> Self:
         path, _ = official.find(source, ("model.safetensors",), cls.published, **options)
         state = read_state_dict(path)
-        config = _config(path, state)
-        model = cls(config)
+        model = cls(_config(path, state))
         official.load(model, from_official_names(state), path, cls.title)
         return model.eval()
 
@@ -247,16 +246,9 @@ def _causal(
     in_channels: int, out_channels: int, kernel: int = 3, *, time_stride: int = 1, bias: bool = True
 ) -> nn.Module:
     """Frames of zeros in front only."""
-    return Named(
-        PaddedConv3d(
-            in_channels,
-            out_channels,
-            kernel,
-            front=kernel - time_stride,
-            stride=(time_stride, 1, 1),
-            bias=bias,
-        )
-    )
+    front, stride = kernel - time_stride, (time_stride, 1, 1)
+    conv = PaddedConv3d(in_channels, out_channels, kernel, front=front, stride=stride, bias=bias)
+    return Named(conv)
 
 
 def _temporal_norm(config: OpenSoraConfig, channels: int) -> nn.Module:
