@@ -42,7 +42,7 @@ def make_accelerator(**options: Any) -> Accelerator:
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != accelerator.num_processes:
         raise ValueError(
-            f"{launched} processes were launched, but only {accelerator.num_processes} met. "
-            "Start them with torchrun or accelerate launch, and without them for one process."
+            f"WORLD_SIZE={launched}, but only {accelerator.num_processes} processes joined. Start "
+            "them with torchrun or accelerate launch; for a single process unset WORLD_SIZE."
         )
     return accelerator

@@ -48,7 +48,7 @@ jsonargparse._optionals.pydantic_support = 0
 def _path(text: str) -> Path:
     """An empty path would stand for the folder that the command is started in."""
     if not text:
-        raise ValueError("a path must not be empty; . is the present folder")
+        raise ValueError("a path must not be empty; use . for the current folder")
     return Path(text)
 
 
@@ -94,7 +94,7 @@ def parse(
     except jsonargparse.ArgumentError as error:
         raise ValueError(f"{error}. See --help for the options.") from None
     except RecursionError:
-        raise ValueError("an option holds itself, by an alias (*) of YAML") from None
+        raise ValueError("recursive YAML alias (*): an option contains itself") from None
 
 
 def main(
@@ -197,14 +197,14 @@ def _users_mistake(error: Exception) -> str | None:
     refused = isinstance(error, RuntimeError) and any(each in str(error) for each in words)
     if refused or isinstance(error, MemoryError | torch.OutOfMemoryError):
         return (
-            "more memory is needed than there is. Lower the clips at once (batch_size, "
+            "out of memory. Lower the number of clips at once (batch_size, "
             f"micro_batch_size), their size or the model. ({type(error).__name__}: {error})"
         )
     return None
 
 
 _OTHER_FOLDER = "Free space or choose another folder, then rerun"
-_OTHER_PATH = "Choose another path, or move away what is there"
+_OTHER_PATH = "Choose another path, or move the existing file or folder"
 REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), _OTHER_FOLDER),
     **dict.fromkeys((errno.EACCES, errno.EROFS, errno.EPERM), _OTHER_FOLDER),

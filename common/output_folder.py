@@ -88,8 +88,8 @@ def check_one_process() -> None:
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched > 1:
         raise ValueError(
-            f"{launched} processes were launched, but one does it all: start it without torchrun "
-            "or accelerate launch"
+            f"WORLD_SIZE={launched}, but this command runs in one process: start it without "
+            "torchrun or accelerate launch"
         )
 
 
@@ -237,7 +237,10 @@ def _locked(folder: Path) -> Iterator[None]:
                 "to another folder."
             ) from None
         if not os.fstat(descriptor).st_nlink:
-            raise ValueError(f"{folder}: another process has just given it up. Start again.")
+            raise ValueError(
+                f"{folder}: another process has just finished and removed the lock file. Run the "
+                "command again."
+            )
         since = datetime.now().astimezone().isoformat(timespec="seconds")
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
         os.ftruncate(descriptor, 0)

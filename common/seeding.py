@@ -1,4 +1,4 @@
-"""Every random choice is a pure function of named integers and strings: seed, step, sample id."""
+"""Every random choice is a pure function of named integers and strings: seed, step, item."""
 
 import hashlib
 

@@ -233,7 +233,7 @@ def _fetch(url: str, target: Path, name: str) -> None:
                 file.write(block)
                 bar.update(len(block))
         if size and file.tell() != size:
-            raise OSError(f"{file.tell()} of {size} bytes came")
+            raise OSError(f"incomplete download: {file.tell()} of {size} bytes")
 
 
 def _hashes(weights: PublishedWeights, path: Path) -> str:

@@ -46,9 +46,11 @@ class ClipTraining(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if (self.data is None) == (self.stream is None):
-            raise ValueError("set either data or stream, where training clips come from; null: not")
+            raise ValueError("set exactly one of data and stream; the other must be null")
         if self.buckets is not None and self.stream is not None:
-            raise ValueError("buckets need data, whose videos' sizes are known: a stream has one")
+            raise ValueError(
+                "buckets require data (indexed shards); a stream has clips of one size"
+            )
         if self.sources and self.stream is not None:
             raise ValueError(
                 "sources are mixed with data, not with a stream: index its shards "
@@ -274,7 +276,7 @@ def mix_latents(parts: Sequence[LatentDataset], weights: Sequence[float], *, cla
 
     Args:
         parts: the caches; all get the same `mean` and `std`.
-        weights: share of the samples of each, relative to the others'.
+        weights: share of the clips of each, relative to the others'.
         classes: their classes must be the same.
     Raises:
         ValueError: caches of different encoders, shapes, scalings or classes.

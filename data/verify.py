@@ -224,30 +224,30 @@ def _check_latents(
     """Problems, keys and sums of one shard."""
     path = folder / shard["file"]
 
-    def bad(reason: str, key: str | None = None) -> Problem:
+    def problem(reason: str, key: str | None = None) -> Problem:
         return Problem(str(path), reason, key)
 
     if not path.exists():
-        return [bad("is missing")], [], {}
+        return [problem("is missing")], [], {}
     if path.stat().st_size != shard["bytes"]:
-        return [bad(f"{path.stat().st_size} bytes, the manifest says {shard['bytes']}")], [], {}
+        return [problem(f"{path.stat().st_size} bytes, the manifest says {shard['bytes']}")], [], {}
     problems = []
     if sha256_file(path) != shard["sha256"]:
-        problems.append(bad("its sha256 is not the one in the manifest"))
+        problems.append(problem("its sha256 is not the one in the manifest"))
     try:
         with safe_open(path, framework="np") as file:
             keys: list[str] = json.loads(file.metadata()["keys"])
             moments, labels = file.get_tensor("moments"), file.get_tensor("label")
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        return [*problems, bad(f"unreadable ({error})")], [], {}
+        return [*problems, problem(f"unreadable ({error})")], [], {}
     c, *rest = manifest["latent_shape"]
     shape = (shard["count"], 2 * c, *rest)
     if moments.shape != shape or len(keys) != shard["count"]:
         reason = f"moments {moments.shape} and {len(keys)} keys, the manifest says {shape}"
-        return [*problems, bad(reason)], keys, {}
+        return [*problems, problem(reason)], keys, {}
     finite = np.isfinite(moments).reshape(len(keys), -1).all(axis=1)
-    problems += [bad("is not finite", keys[row]) for row in np.flatnonzero(~finite)]
+    problems += [problem("is not finite", keys[row]) for row in np.flatnonzero(~finite)]
     classes = len(manifest["class_names"])
     wrong = np.flatnonzero((labels < -1) | (labels >= classes))
-    problems += [bad(f"label {labels[row]} of {classes} classes", keys[row]) for row in wrong]
+    problems += [problem(f"label {labels[row]} of {classes} classes", keys[row]) for row in wrong]
     return problems, keys, shard_sums(moments)

@@ -69,7 +69,8 @@ def newest_whole(folder: Path) -> tuple[Path | None, list[Path]]:
     if damaged:
         reasons = "; ".join(f"{path.name}: {why}" for path, why in damaged.items())
         raise ValueError(
-            f"{folder}: no checkpoint is whole ({reasons}). Restore one from a copy, or delete "
+            f"{folder}: all checkpoints are damaged ({reasons}). Restore one from a copy, or "
+            "delete "
             f"{folder} to train from the start."
         )
     return None, []

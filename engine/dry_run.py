@@ -77,7 +77,7 @@ def dry_run(
             "are free here"
         )
     if trainer.accelerator.device.type == "cpu" and needed > free:
-        say("memory, measured: not, because a step would not fit")
+        say("memory, measured: skipped, a step would not fit")
     else:
         say(measured_memory(trainer, batch, loss_function))
 

@@ -45,9 +45,9 @@ class Guard:
             log.warning("step %d skipped: %s", step, ", ".join(bad))
             if self.in_a_row >= self.max_skipped_steps:
                 raise ValueError(
-                    f"{', '.join(bad)} at step {step}, the last of {self.in_a_row} such steps in a "
-                    "row. The last checkpoint is older: lower the learning rate or max_grad_norm "
-                    "and rerun in another folder."
+                    f"non-finite loss or gradients at step {step} ({', '.join(bad)}), as in the "
+                    f"{self.in_a_row - 1} steps before. The last checkpoint is older: lower the "
+                    "learning rate or max_grad_norm and rerun in another folder."
                 )
             return False
         self.in_a_row = 0

@@ -37,7 +37,7 @@ def measure_step_memory(trainer: Trainer, batch: Batch, loss_function: LossFunct
             del reserved
     except torch.OutOfMemoryError as error:
         raise ValueError(
-            "one step takes more memory than there is: lower micro_batch_size or the clips' "
+            "out of memory in one training step: lower micro_batch_size or the clips' "
             f"size. ({error})"
         ) from None
     return memory

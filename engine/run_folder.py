@@ -176,7 +176,9 @@ def read_log(folder: str | Path) -> list[dict[str, float]]:
             entries.append({"step": entry["step"], **entry})
         except (json.JSONDecodeError, TypeError, KeyError):
             if number < len(lines):
-                raise ValueError(f"{file}: line {number} is not one of a step. Mend it.") from None
+                raise ValueError(
+                    f"{file}: line {number} is not a JSON object with a step. Fix or delete it."
+                ) from None
             log.warning("%s: the last line was cut off in writing; it is left out", file)
     return entries
 

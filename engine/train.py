@@ -117,7 +117,7 @@ class Trainer:
         self.watch, self.means, self.stop = Stopwatch(accelerator.device), Means(), StopSignal()
         self.guard = Guard(config.max_skipped_steps, config.spike_factor)
         self.states: dict[str, Stateful] = {"guard": self.guard, **(states or {})}
-        self.step = self.clips = self.bad_samples = self.stopped_by = 0
+        self.step = self.clips = self.unreadable_clips = self.stopped_by = 0
         self.graphs_before = compiled_graphs()  # of whatever this process ran before
         self._unread: ReducedValues | None = None  # of the newest step
         if checkpoint := self.folder.latest():
@@ -210,9 +210,14 @@ class Trainer:
 
         # Guard: one reduction over the processes brings all that is decided on or logged
         checked = {**losses, **norms}
-        counted = batch["bad_samples"].sum() if "bad_samples" in batch else torch.zeros(())
+        counted = (
+            batch["unreadable_clips"].sum() if "unreadable_clips" in batch else torch.zeros(())
+        )
         reduced = ReducedValues(
-            self.step + 1, checked, {"bad_samples": counted, **self.stop.noted()}, self.accelerator
+            self.step + 1,
+            checked,
+            {"unreadable_clips": counted, **self.stop.noted()},
+            self.accelerator,
         )
         accepted, skip = True, None
         scaler = self.accelerator.scaler
@@ -275,7 +280,7 @@ class Trainer:
         All processes read the same numbers, and so decide alike.
         """
         values, counts = reduced.read()
-        self.bad_samples += round(counts["bad_samples"] * self.accelerator.num_processes)
+        self.unreadable_clips += round(counts["unreadable_clips"] * self.accelerator.num_processes)
         self.stopped_by = self.stopped_by or self.stop.reduced(counts)
         accepted = self.guard.accepts(
             reduced.step, values, [name for name in values if name.endswith("grad_norm")]
@@ -314,7 +319,7 @@ class Trainer:
             "clips_per_second": values.pop("clips") / seconds,
             "clips_seen": self.clips,
             "skipped_steps": self.guard.skipped,
-            "bad_samples": self.bad_samples,
+            "unreadable_clips": self.unreadable_clips,
             "memory_gb": peak_memory_bytes(self.accelerator.device) / GIGABYTE,
         }
         if graphs := compiled_graphs() - self.graphs_before:

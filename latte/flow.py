@@ -35,8 +35,8 @@ class FlowConfig(Config):
         super().__post_init__()
         if self.times == "uniform" and (self.mean, self.std) != (0.0, 1.0):
             raise ValueError(
-                f"FlowConfig: mean={self.mean} and std={self.std} have a meaning for "
-                "times=logit_normal only."
+                f"FlowConfig: mean={self.mean} and std={self.std} require "
+                "times=logit_normal, not uniform."
             )
 
 

@@ -52,16 +52,20 @@ class SamplerConfig(Config):
         super().__post_init__()
         if self.spacing != "fractional" and self.method not in ("ddpm", "ddim"):
             raise ValueError(
-                f"SamplerConfig: spacing={self.spacing} has no meaning for method {self.method}."
+                f"SamplerConfig: spacing={self.spacing} requires method=ddpm or ddim, not "
+                f"{self.method}."
             )
         if self.steps < 2 and self.method not in FLOW_METHODS:
             raise ValueError(f"SamplerConfig: steps={self.steps} must be at least 2.")
         if self.eta and self.method != "ddim":
-            raise ValueError(f"SamplerConfig: eta={self.eta} has a meaning for method ddim only.")
+            raise ValueError(
+                f"SamplerConfig: eta={self.eta} requires method=ddim, not {self.method}."
+            )
         low, high = self.guidance_interval
         if not 0 <= low < high <= 1:
             raise ValueError(
-                f"SamplerConfig: guidance_interval={self.guidance_interval} must rise within 0, 1."
+                f"SamplerConfig: guidance_interval={self.guidance_interval} must be (low, high) "
+                "with 0 <= low < high <= 1."
             )
         if self.guidance == 1 and (low, high) != (0, 1):
             raise ValueError(
@@ -106,7 +110,8 @@ def spaced_timesteps(total: int, steps: int, spacing: Spacing = "fractional") ->
         stride = next((n for n in range(1, total) if len(range(0, total, n)) == steps), None)
         if stride is None:
             raise ValueError(
-                f"sampler: no stride gives {steps} of {total} steps. Use spacing=fractional, or "
+                f"sampler: spacing=stride cannot give exactly {steps} of {total} steps. Use "
+                "spacing=fractional, or "
                 f"steps={len(range(0, total, round(total / steps)))}."
             )
         return list(range(0, total, stride))

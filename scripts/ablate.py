@@ -31,7 +31,9 @@ class Ablate(AblationConfig):
         super().__post_init__()
         for row in (*self.architectures, *self.image_starts, *self.continued):
             if row not in ARCHITECTURES:
-                raise ValueError(f"row {row!r}: use some of {', '.join(ARCHITECTURES)}")
+                raise ValueError(
+                    f"unknown architecture {row!r}: use some of {', '.join(ARCHITECTURES)}"
+                )
         if others := [row for row in self.image_starts if row in OTHERS]:
             raise ValueError(
                 f"image_starts={others}: these models cannot be inflated from an image VAE; name "

@@ -62,7 +62,8 @@ class EvalFVD(FVDConfig):
             raise ValueError("nothing to measure: give --fake, or --save_real")
         if self.nearest_stride and not self.held_out:
             raise ValueError(
-                f"nearest_stride={self.nearest_stride} has a meaning with held_out only"
+                f"nearest_stride={self.nearest_stride} requires held_out: set it, or leave "
+                "nearest_stride out"
             )
         if self.nearest_stride and Path(self.real).suffix in FILES:
             raise ValueError(
@@ -80,7 +81,10 @@ def run(config: EvalFVD) -> None:
     main_process = accelerator.is_main_process
     real, values = config.real_clips(config.real, main_process)
     if config.save_real and not isinstance(real, ClipSource):
-        raise ValueError(f"save_real={config.save_real}: real={config.real} is such a file")
+        raise ValueError(
+            f"save_real={config.save_real}: real={config.real} is already a file of statistics. "
+            "Give the folder of real videos."
+        )
     folders = [each for folder in config.fake for each in seed_folders(folder)]
     fakes = [config.source("fake", folder, values, main_process) for folder in folders]
     for fake in fakes:

@@ -57,7 +57,7 @@ class InspectCache(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.vae is None and self.data is not None and self.card is None:
-            raise ValueError("data is shown beside decoded latents, or on a card: give vae or card")
+            raise ValueError("data requires vae or card")
         check_output_file("card", self.card)
 
 

@@ -58,12 +58,13 @@ class Sample(Sampling):
     def __post_init__(self) -> None:
         super().__post_init__()
         if len({*self.seeds}) < len(self.seeds):
-            raise ValueError(f"seeds={self.seeds}: each seed once")
+            raise ValueError(f"seeds={self.seeds} contains duplicates: list each seed once")
         if self.seeds and self.seed:
-            raise ValueError(f"seed={self.seed} has no effect beside seeds={self.seeds}")
+            raise ValueError(f"seed={self.seed} is ignored with seeds={self.seeds}: set only one")
         if self.known_frames > 1 and self.first_frames is None:
             raise ValueError(
-                f"known_frames={self.known_frames} has a meaning with first_frames only"
+                f"known_frames={self.known_frames} requires first_frames: set it, or leave "
+                "known_frames at 1"
             )
 
 

@@ -53,7 +53,7 @@ class FakeStages:
                     "ssim_by_position": {"positions": [0.5, 0.6], "margin": 0.1 - 0.01 * i},
                     "psnr_by_frame": [21.0, 22.0],
                 }
-                for i, name in enumerate([*names, "trilinear", "keyframes"])
+                for i, name in enumerate([*names, "trilinear", "last_frames"])
             }
             options["out"].mkdir(parents=True)
             (options["out"] / "metrics.json").write_text(json.dumps({"metrics": metrics}))
@@ -133,7 +133,7 @@ def test_rows_of_a_seed_are_measured_together_and_claims_judged(files, capsys):
     text = (files / "run" / "ablation.md").read_text()
     assert "D is even: shown. fast/ssim_margin of ktc_gcconv_from_image less" in text
     assert "22.00 ± 1.00" in text
-    assert "keyframes" not in text  # compresses nothing
+    assert "last_frames" not in text  # compresses nothing
     assert text in capsys.readouterr().out + "\n"
     page = files / "page.html"
     make_report.run(

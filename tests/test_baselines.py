@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from eval.metrics.baselines import keyframe_reconstruction, trilinear_reconstruction
+from eval.metrics.baselines import last_frame_reconstruction, trilinear_reconstruction
 
 
 def test_keyframes_are_exact_and_stand_for_their_group():
     video = torch.rand(2, 3, 9, 8, 8) * 2 - 1
-    result = keyframe_reconstruction(video)
+    result = last_frame_reconstruction(video)
     kept = [0, 4, 4, 4, 4, 8, 8, 8, 8]
     assert_close(result, video[:, :, kept], rtol=0, atol=0)
 
@@ -35,11 +35,11 @@ def test_trilinear_averages_out_detail():
 def test_images_pass():
     video = torch.zeros(1, 3, 1, 8, 8)
     assert trilinear_reconstruction(video).shape == video.shape
-    assert_close(keyframe_reconstruction(video), video)
+    assert_close(last_frame_reconstruction(video), video)
 
 
 def test_bad_shapes_are_refused():
     with pytest.raises(ValueError, match=r"8 frames.* 1 \+ 4n .*Use 5 or 9"):
-        keyframe_reconstruction(torch.zeros(1, 3, 8, 8, 8))
+        last_frame_reconstruction(torch.zeros(1, 3, 8, 8, 8))
     with pytest.raises(ValueError, match="12x8 is not divisible by 8"):
         trilinear_reconstruction(torch.zeros(1, 3, 5, 12, 8))

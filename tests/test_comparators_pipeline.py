@@ -177,7 +177,7 @@ def test_every_comparator_runs_through_the_whole_chain(root):
             **SIZE,
         )
     )
-    assert set(result["metrics"]) == {*PAPER, "trilinear", "keyframes"}
+    assert set(result["metrics"]) == {*PAPER, "trilinear", "last_frames"}
     tables = (root / "reconstruction" / "tables.md").read_text()
     lost = [line for line in tables.splitlines() if "lost" in line]
     assert len(lost) == 3

@@ -40,7 +40,7 @@ def test_a_clip_has_the_frames_at_the_stride_and_its_own_label(folder):
         assert item["start"] + 12 < frames
         shade = item["video"][1, :, 40:].float().mean().item()
         assert round(shade / SHADES) == video
-        assert (item["label"], item["key"], item["bad"]) == (video % 2, f"video{video}", [])
+        assert (item["label"], item["key"], item["unreadable"]) == (video % 2, f"video{video}", [])
 
 
 def test_starts_cover_the_video_to_its_last_frame(folder):
@@ -143,12 +143,12 @@ def test_unlabeled_videos_have_label_minus_one(tmp_path):
 
 def test_an_unreadable_video_stops_at_once_unless_some_are_allowed(tmp_path, caplog):
     folder = pack(tmp_path, [13] * 4, broken=[1])
-    with pytest.raises(ValueError, match=r"video1: .* 1 bad of 4.*max_error_fraction=0"):
+    with pytest.raises(ValueError, match=r"video1: .* 1 unreadable of 4.*max_error_fraction=0"):
         clips(folder)[0, 1]
     lenient = clips(folder, max_error_fraction=0.25)
     item = lenient[0, 1]
     assert item["key"] != "video1"
-    assert [key for key, _ in item["bad"]] == ["video1"]
+    assert [key for key, _ in item["unreadable"]] == ["video1"]
     again = clips(folder, max_error_fraction=0.25)
     again[0, 3]
     assert_close(again[0, 1]["video"], item["video"], rtol=0, atol=0)
@@ -159,7 +159,7 @@ def test_an_unreadable_video_stops_at_once_unless_some_are_allowed(tmp_path, cap
 
 def test_a_data_set_with_nothing_readable_gives_up(tmp_path):
     folder = pack(tmp_path, [13] * 2, broken=[0, 1])
-    with pytest.raises(ValueError, match="2 bad of 2"):
+    with pytest.raises(ValueError, match="2 unreadable of 2"):
         clips(folder, max_error_fraction=0.5)[0, 0]
 
 

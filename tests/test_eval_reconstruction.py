@@ -49,11 +49,11 @@ def arguments(root: Path, **changes: object) -> list[str]:
 
 def test_every_method_is_measured_on_the_same_clips(folder):
     result = read_json(folder / "out" / "metrics.json")
-    assert list(result["metrics"]) == ["ours", "frames", "trilinear", "keyframes"]
+    assert list(result["metrics"]) == ["ours", "frames", "trilinear", "last_frames"]
     for scores in result["metrics"].values():
         assert scores["videos"] == 3
         assert scores["rfvd"]["name"] == "rfvd3_5f_tiny"
-    assert result["metrics"]["keyframes"]["ssim_by_position"]["positions"][3] == pytest.approx(1)
+    assert result["metrics"]["last_frames"]["ssim_by_position"]["positions"][3] == pytest.approx(1)
     described = result["methods"]["ours"]
     assert described["parameters"] > result["methods"]["frames"]["parameters"]
     assert described["cost"]["size"] == "5x32x32"
@@ -210,7 +210,7 @@ def test_the_page_shows_tables_and_clips(folder, tmp_path):
     assert run_script("report.py", f"--results=run={folder}/out", f"--out={page}") == 0
     with open_page(page) as opened:
         text = opened.inner_text("body")
-    for part in ("Reconstruction: run", "keyframes", "supplement, Table 5", "Clip "):
+    for part in ("Reconstruction: run", "last_frames", "supplement, Table 5", "Clip "):
         assert part in text
 
 

@@ -309,7 +309,7 @@ def test_moments_of_another_shape_are_refused(tmp_path, packed):
 
 def test_unreadable_videos_stop_the_cache_or_are_listed(tmp_path):
     packed = pack(tmp_path / "packed", [13] * 4, broken=[1])
-    with pytest.raises(ValueError, match=r"video1: .*1 bad of 4"):
+    with pytest.raises(ValueError, match=r"video1: .*1 unreadable of 4"):
         complete(make_cache(tmp_path / "a", packed))
     complete(make_cache(tmp_path / "b", packed, max_error_fraction=0.25))
     dataset = LatentDataset(tmp_path / "b")
@@ -322,7 +322,9 @@ def test_unreadable_videos_stop_the_cache_or_are_listed(tmp_path):
     assert dataset.manifest["totals"]["failures"] == 4
     assert {f["video"] for f in dataset.manifest["failures"]} == {"video1"}
     (tmp_path / "b" / "latents-000005.json").unlink()
-    with pytest.raises(ValueError, match="1 bad of 4"):  # also when those shards are there already
+    with pytest.raises(
+        ValueError, match="1 unreadable of 4"
+    ):  # also when those shards are there already
         complete(make_cache(tmp_path / "b", packed))
 
 

@@ -152,10 +152,12 @@ def test_unreadable_samples_of_workers_are_counted_here(tmp_path, workers):
     loaded = load(lenient, 0, 4, workers=workers)  # two epochs
     for batch in loaded:
         assert "video1" not in batch["key"]
-        assert "bad" not in batch
-    assert sum(batch["bad_samples"].sum() for batch in loaded) >= 2  # a substitute may be bad, too
+        assert "unreadable" not in batch
+    assert (
+        sum(batch["unreadable_clips"].sum() for batch in loaded) >= 2
+    )  # a substitute may be bad, too
     assert list(lenient.unreadable.reasons) == ["video1"]
-    with pytest.raises(ValueError, match=r"^sample video1: .* 1 bad of 4"):
+    with pytest.raises(ValueError, match=r"^video1: .* 1 unreadable of 4"):
         load(clips(folder), 0, 4, workers=workers)
 
 

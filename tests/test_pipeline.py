@@ -119,7 +119,7 @@ def test_the_demo_measures_what_it_promises(demo_run):
     }
     counts = {row["clips"] for row in metrics["scores"].values()}
     assert len(counts) == 1
-    assert set(metrics["reconstruction"]) == {"vae", "trilinear", "keyframes"}
+    assert set(metrics["reconstruction"]) == {"vae", "trilinear", "last_frames"}
     for values in metrics["reconstruction"].values():
         assert {"psnr", "ssim", "information_preservation", "ssim_by_position"} <= set(values)
         assert len(values["ssim_by_position"]["positions"]) == 4

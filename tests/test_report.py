@@ -222,9 +222,9 @@ def test_published_rows_are_marked_and_never_the_best():
 
 
 def test_baselines_that_compress_nothing_are_never_the_best():
-    rows = [["ours", 30.0], ["trilinear", 20.0], ["keyframes", 52.0]]
+    rows = [["ours", 30.0], ["trilinear", 20.0], ["last_frames", 52.0]]
     psnr = Column(name="PSNR", better="high", decimals=2)
-    shown = table(columns=["method", psnr], rows=rows, unranked=["keyframes"])
+    shown = table(columns=["method", psnr], rows=rows, unranked=["last_frames"])
     cells = Cells(page_of(shown))
     assert cells.marked == ["30.00 (best measured)"]
 

@@ -44,7 +44,7 @@ def test_items_are_those_of_a_clip_data_set(folder):
     batch = stream(folder, 1, batch=4)[0]
     clips = ClipDataset(ClipConfig(folder=str(folder), frames=3, height=64, width=96), seed=0)
     expected = clips[0, 0]
-    assert batch.keys() == {*expected.keys(), "bad_samples"} - {"start", "flip", "bad"}
+    assert batch.keys() == {*expected.keys(), "unreadable_clips"} - {"start", "flip", "unreadable"}
     assert batch["video"].shape == (4, *expected["video"].shape)
     assert batch["video"].dtype == torch.uint8
     for video, label, key in zip(batch["video"], batch["label"], batch["key"], strict=True):
@@ -202,7 +202,7 @@ def test_a_run_logs_how_many_samples_were_bad(tmp_path):
     urls = tuple(str(folder / f"shard-00000{number}.tar") for number in (0, 1))
     stream = config(folder, urls=urls, frames=5, height=16, width=16, max_error_fraction=0.1)
     train_vae.run(training(folder, tmp_path / "run", 2, stream=stream))
-    counts = [line["bad_samples"] for line in read_log(tmp_path / "run")]
+    counts = [line["unreadable_clips"] for line in read_log(tmp_path / "run")]
     assert 1 <= counts[0] <= counts[1] <= 4  # of four clips, each from the one good shard of two
 
 

@@ -62,7 +62,9 @@ class AdversarialConfig(Config):
                 f"train.steps={train.steps}"
             )
         if train.precision == "fp16":
-            raise ValueError("precision=fp16 has one loss scale, a GAN two losses: use bf16")
+            raise ValueError(
+                "precision=fp16 is not supported with a GAN (one loss scale, two losses): use bf16"
+            )
 
     def ramp_at(self, step: int) -> float:
         """Share of the weight that counts after `step` finished steps, in [0, 1]."""

@@ -116,8 +116,8 @@ def named_sources(given: Sequence[str], taken: Sequence[str] = ()) -> dict[str, 
             name, source = re.sub(r"[^\w.-]+", "_", text).strip("._"), text
         if not re.fullmatch(r"[\w-][\w.-]*", name) or name in (*taken, *sources):
             raise ValueError(
-                f"vae={text}: its name {name!r} is taken or no plain file name. "
-                "Give it one: name=path."
+                f"vae={text}: its name {name!r} is already used or not a valid file "
+                "name (letters, digits, _ . -). Give another: name=path."
             )
         sources[name] = source
     return sources

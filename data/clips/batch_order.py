@@ -1,4 +1,4 @@
-"""Which samples of one source or several make up which global batch, by (seed, step) alone."""
+"""Which items of one source or several make up which global batch, by (seed, step) alone."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ class GlobalBatches(ABC):
 
     @abstractmethod
     def batch(self, step: int) -> list[tuple[int, ...]]:
-        """The item of each sample of global batch `step`, as the data set takes it."""
+        """The items of global batch `step`, as the data set takes it."""
 
     def local_batch(self, step: int, rank: int, world_size: int) -> list[tuple[int, ...]]:
         """Rank `rank`'s contiguous part of `batch(step)`.
@@ -58,42 +58,42 @@ class BatchOrder(GlobalBatches):
     """The order of a training run over a sharded data set.
 
     Each epoch permutes the shards, puts 8 to 15 of them into a group (fewer only if there are
-    fewer), shuffles the samples inside each group and concatenates the groups: random enough to
+    fewer), shuffles the items inside each group and concatenates the groups: random enough to
     train on, local enough for the page cache. Global batch `step` is a slice of its epoch's order,
     so nothing but the step has to be saved to resume, and neither the number of processes nor the
     number of loader workers changes what is trained on. The tail of an epoch that does not fill a
     global batch is dropped, another one each epoch.
 
     Args:
-        shard_sizes: samples in each shard; sample indices count through the shards in this order.
-        batch_size: samples per step over all processes.
+        shard_sizes: items in each shard; item indices count through the shards in this order.
+        batch_size: items per step over all processes.
         seed: changes the order of every epoch.
 
     Raises:
-        ValueError: no positive batch, or fewer samples than one global batch.
+        ValueError: no positive batch, or fewer items than one global batch.
     """
 
     def __init__(self, shard_sizes: Sequence[int], batch_size: int, seed: int):
         if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size} must be at least 1 sample")
+            raise ValueError(f"batch_size={batch_size} must be at least 1")
         self.shard_sizes = np.asarray(shard_sizes, dtype=np.int64)
-        self.samples = int(self.shard_sizes.sum())
-        if self.samples < batch_size:
+        self.num_items = int(self.shard_sizes.sum())
+        if self.num_items < batch_size:
             raise ValueError(
-                f"the data set has {self.samples} samples, fewer than one global batch of "
+                f"the data set has {self.num_items} items, fewer than one global batch of "
                 f"{batch_size}. Lower the batch size or the number of processes, or add data."
             )
         self.batch_size = batch_size
         self.batch_sizes = {batch_size}
         self.seed = seed
-        self.steps_per_epoch = self.samples // batch_size
+        self.steps_per_epoch = self.num_items // batch_size
         self._cached: tuple[int, np.ndarray] | None = None
 
     def epoch_order(self, epoch: int) -> np.ndarray:
-        """All sample indices in the order of `epoch`, int64, each exactly once."""
+        """All item indices in the order of `epoch`, int64, each exactly once."""
         rng = np.random.default_rng(fold(self.seed, "order", epoch))
         shards = rng.permutation(len(self.shard_sizes))
-        members = np.split(np.arange(self.samples), np.cumsum(self.shard_sizes)[:-1])
+        members = np.split(np.arange(self.num_items), np.cumsum(self.shard_sizes)[:-1])
         groups = np.array_split(shards, max(1, len(shards) // SHARDS_PER_GROUP))
         return np.concatenate(
             [
@@ -103,7 +103,7 @@ class BatchOrder(GlobalBatches):
         )
 
     def batch(self, step: int) -> list[tuple[int, ...]]:
-        """The `(epoch, index)` of each sample of global batch `step`; steps count over epochs."""
+        """The `(epoch, index)` of each item of global batch `step`; steps count over epochs."""
         epoch, position = divmod(step, self.steps_per_epoch)
         cached = self._cached  # a copy: loaders of several streams may ask from their own threads
         if cached is None or cached[0] != epoch:
@@ -114,15 +114,15 @@ class BatchOrder(GlobalBatches):
 
 
 class MixedOrder(GlobalBatches):
-    """The order of a training run over several data sets, each with its share of the samples.
+    """The order of a training run over several data sets, each with its share of the items.
 
-    The samples of the global batches, one after the other, are taken from the sources in `Turns`;
-    a source's n-th turn takes the n-th sample of its own `BatchOrder`. So each source goes through
-    its samples epoch by epoch, none is dropped, and a batch holds samples of several.
+    The items of the global batches, one after the other, are taken from the sources in `Turns`;
+    a source's n-th turn takes the n-th item of its own `BatchOrder`. So each source goes through
+    its items epoch by epoch, none is dropped, and a batch holds samples of several.
 
     Args:
         shard_sizes: of each source, by its number.
-        weights: share of the samples of each, relative to the others'.
+        weights: share of the items of each, relative to the others'.
         batch_size, seed: as for `BatchOrder`.
     """
 
@@ -144,7 +144,7 @@ class MixedOrder(GlobalBatches):
         self.turns = Turns(shares, seed, name="sources", cycle=SAMPLES_PER_CYCLE)
 
     def batch(self, step: int) -> list[tuple[int, ...]]:
-        """The `(source, epoch, index)` of each sample of global batch `step`."""
+        """The `(source, epoch, index)` of each item of global batch `step`."""
         items = []
         for position in range(step * self.batch_size, (step + 1) * self.batch_size):
             turn, before = self.turns.visit(position)
@@ -188,12 +188,12 @@ class Turns:
 
 @dataclass(frozen=True, kw_only=True)
 class Source(Config):
-    """A further folder that samples come from."""
+    """A further folder that items come from."""
 
     folder: str
     """Folder of packed videos or images; for Latte of a latent cache."""
     weight: Annotated[float, Gt(0)] = 1.0
-    """Its share of the samples, relative to 1 of the main folder and to the other sources'."""
+    """Its share of the items, relative to 1 of the main folder and to the other sources'."""
 
 
 class Mixture(Dataset):
@@ -205,7 +205,7 @@ class Mixture(Dataset):
         weights: of all sources, by number.
 
     Attributes:
-        unreadable: unreadable samples of all parts that are clips; None of latents.
+        unreadable: unreadable clips of all parts that are clips; None of latents.
     """
 
     def __init__(self, parts: Mapping[int, Any], weights: Sequence[float]):

@@ -1,7 +1,7 @@
 """The batches of a run, of one size or of several, such as images and clips of several lengths.
 
 Where sizes are mixed, every global batch is of one bucket, a size (frames, height, width). Which
-bucket and which samples step s gets is a pure function of (seed, s), as for a single size.
+bucket and which clips step s gets is a pure function of (seed, s), as for a single size.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from common.config import BatchSize, Config, Frames, Pixels
 from common.seeding import fold
 from data.clips.batch_order import GlobalBatches, Mixture, Source, Turns, batch_order
 from data.clips.dataset import ClipConfig, ClipDataset, load_index
-from data.clips.options import Size, UnreadableVideos, collate, report_bad
+from data.clips.options import Size, UnreadableVideos, collate, report_unreadable
 from engine.config import TrainConfig
 from engine.prefetch import BatchSource, load_batches
 
@@ -101,7 +101,7 @@ class BucketClips(Dataset):
     Attributes:
         sets: a data set for each bucket.
         clips: the `ClipDataset`s that they are made of.
-        unreadable: unreadable samples of all buckets.
+        unreadable: unreadable clips of all buckets.
 
     Raises:
         ValueError: a bucket that fewer videos fill than its batch needs, or a source that fills
@@ -136,7 +136,10 @@ class BucketClips(Dataset):
         used = {part.config.folder for part in self.clips}
         for number, each in enumerate(configs):
             if each.folder not in used:
-                raise ValueError(f"{each.folder}: fills no bucket: {refusals[number]}")
+                raise ValueError(
+                    f"{each.folder}: no video is large and long enough for a bucket: "
+                    f"{refusals[number]}"
+                )
         self.index = indexes[0]
         self.class_names, self.hash = self.index.class_names, self.index.hash
         total = max(map(len, self.sets))
@@ -169,12 +172,12 @@ class BucketClips(Dataset):
 
 
 class BucketOrder(GlobalBatches):
-    """Which bucket and which of its samples make up which global batch, by (seed, step) alone.
+    """Which bucket and which of its clips make up which global batch, by (seed, step) alone.
 
     Steps come in cycles of 100 (or as many as there are buckets, if that is more), in which every
     bucket has its share of the steps, to the rounding of one step and at least one, in an order
     drawn anew for each cycle. The n-th step of a bucket takes the n-th batch of the bucket's own
-    order, so each bucket goes through its samples epoch by epoch. Global batches of different
+    order, so each bucket goes through its clips epoch by epoch. Global batches of different
     buckets may differ in size.
 
     Args:
@@ -189,7 +192,7 @@ class BucketOrder(GlobalBatches):
         self.turns = Turns(weights, seed, name="buckets", cycle=CYCLE)
 
     def batch(self, step: int) -> list[tuple[int, ...]]:
-        """The bucket and the item of each sample of global batch `step`."""
+        """The bucket and the item of each clip of global batch `step`."""
         bucket, visit = self.turns.visit(step)
         return [(bucket, *item) for item in self.orders[bucket].batch(visit)]
 
@@ -235,11 +238,11 @@ def batches(
 
     Returns:
         Items stacked by `default_collate`: tensors with a new first axis, lists of strings; and
-        `bad_samples`, int64 (b,): how many unreadable samples each item stands in for.
+        `unreadable_clips`, int64 (b,): how many unreadable clips each item stands in for.
 
     Raises:
         ValueError: at once, if `world_size` does not divide the global batch or a number is
-            negative; later, if a `ClipDataset` meets more unreadable samples than it allows.
+            negative; later, if a `ClipDataset` meets more unreadable clips than it allows.
     """
     order.check_world_size(world_size)
     if not 0 <= rank < world_size:
@@ -254,4 +257,4 @@ def batches(
         prefetch_factor=AHEAD if workers else None,
         collate_fn=collate,
     )
-    return report_bad(loaded, getattr(dataset, "unreadable", None))
+    return report_unreadable(loaded, getattr(dataset, "unreadable", None))

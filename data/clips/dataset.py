@@ -56,7 +56,7 @@ class ClipDataset(Dataset):
     Attributes:
         shard_sizes: usable videos per shard, for `BatchOrder`.
         class_names, hash: of the packed data set.
-        left_out: number of samples that are too short or small.
+        left_out: number of videos that are too short or small.
         unreadable: videos found unreadable so far (in this process; `batches` adds the workers').
 
     Raises:
@@ -125,7 +125,7 @@ class ClipDataset(Dataset):
 
         Returns:
             `video` uint8 `c t h w`, for `common.pixels.to_float`; `label`, -1 without one; `key`;
-            `start`, its first source frame; `flip`; and `bad`, `(key, reason)` of each unreadable
+            `start`, its first source frame; `flip`; and `unreadable`, `(key, reason)` of each
             video that it replaces. The replacement depends only on the seed, the epoch and the
             replaced key.
 
@@ -134,15 +134,15 @@ class ClipDataset(Dataset):
         """
         epoch, index = item
         wanted = self.entry(index).key
-        bad: list[tuple[str, str]] = []
+        unreadable: list[tuple[str, str]] = []
         for attempt in range(SUBSTITUTES):
             try:
-                return {**self._random_clip(epoch, index), "bad": bad}
+                return {**self._random_clip(epoch, index), "unreadable": unreadable}
             except DecodeError as error:
                 key = self.entry(index).key
                 if get_worker_info() is None:  # a worker reports through its batch instead
                     self.unreadable.add(key, str(error))
-                bad.append((key, str(error)))
+                unreadable.append((key, str(error)))
                 index = fold(self.seed, "substitute", epoch, wanted, attempt) % len(self)
         raise ValueError(f"{self.config.folder}: {SUBSTITUTES} videos in a row are unreadable")
 

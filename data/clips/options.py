@@ -1,4 +1,4 @@
-"""What a clip is: which frames of a video, which part of the picture; and how many may be bad."""
+"""What a clip is: frames of a video, a part of the picture; and how many may be unreadable."""
 
 import logging
 from collections.abc import Iterator
@@ -60,7 +60,7 @@ class ClipOptions(Config):
     """torchcodec, an optional package, takes less time and gives the same frames, with colors that
     differ by about a level; it needs strict_decoding=false."""
     max_error_fraction: Annotated[float, Ge(0), Lt(1)] = 0.0
-    """Fraction of samples that may fail to decode and be replaced by others; 0 stops at once."""
+    """Fraction of entries that may fail to decode and be replaced by others; 0 stops at once."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -138,7 +138,7 @@ class AugmentedClipOptions(ClipOptions):
 
 
 class UnreadableVideos:
-    """Keys of samples that could not be read; refuses to grow above `limit` of `total`."""
+    """Keys of entries that could not be read; refuses to grow above `limit` of `total`."""
 
     def __init__(self, limit: float, total: int):
         self.limit = limit
@@ -146,39 +146,43 @@ class UnreadableVideos:
         self.reasons: dict[str, str] = {}
 
     def add(self, key: str, reason: str) -> None:
-        """Count a sample, once, and log it.
+        """Count an entry, once, and log it.
 
         Raises:
-            ValueError: more than the allowed fraction of all samples is bad.
+            ValueError: more than the allowed fraction of all entries is unreadable.
         """
         if key in self.reasons:
             return
         self.reasons[key] = reason
         if len(self.reasons) > self.limit * self.total:
             raise ValueError(
-                f"sample {key}: {reason}. That makes {len(self.reasons)} bad of {self.total}, "
+                f"{key}: {reason}. That makes {len(self.reasons)} unreadable of {self.total}, "
                 f"but max_error_fraction={self.limit}. Pack the data again or raise the limit."
             )
-        log.warning("sample %s left out: %s", key, reason)
+        log.warning("%s: skipped: %s", key, reason)
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Stack items; of what each says in `bad`, count and list the entries."""
-    bad = [item.pop("bad", ()) for item in items]
-    counts = torch.tensor([len(entries) for entries in bad])
-    return {**default_collate(items), "bad_samples": counts, "bad": list(chain(*bad))}
+    """Stack items; of what each says in `unreadable`, count and list the entries."""
+    unreadable = [item.pop("unreadable", ()) for item in items]
+    counts = torch.tensor([len(entries) for entries in unreadable])
+    return {
+        **default_collate(items),
+        "unreadable_clips": counts,
+        "unreadable": list(chain(*unreadable)),
+    }
 
 
-def report_bad(
+def report_unreadable(
     batches: Iterator[dict[str, Any]], unreadable: UnreadableVideos | None
 ) -> Iterator[dict[str, Any]]:
-    """Take the workers' `bad` samples out of batches, and count them in this process.
+    """Take the workers' `unreadable` entries out of batches, and count them in this process.
 
     Args:
-        unreadable: None for data of which none can be bad.
+        unreadable: None for data of which none can be unreadable.
     """
     for batch in batches:
-        for key, reason in batch.pop("bad"):
+        for key, reason in batch.pop("unreadable"):
             assert unreadable is not None
             unreadable.add(key, reason)
         yield batch

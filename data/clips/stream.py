@@ -27,7 +27,7 @@ from webdataset.tariterators import tarfile_to_samples
 from common.config import MAY_CHANGE
 from common.files import expand_names, sampled_sha256
 from common.seeding import fold, generator
-from data.clips.options import AugmentedClipOptions, UnreadableVideos, collate, report_bad
+from data.clips.options import AugmentedClipOptions, UnreadableVideos, collate, report_unreadable
 from data.shards.tars import find_label, video_extension
 from data.video.container import DecodeError
 from data.video.probe import probe
@@ -37,7 +37,7 @@ from engine.prefetch import load_batches
 log = logging.getLogger(__name__)
 
 PATIENCE = 64  # samples in a row that give no clip before a stream is given up
-SEEN_AT_LEAST = 1000  # smallest denominator of the fraction of bad samples
+SEEN_AT_LEAST = 1000  # smallest denominator of the fraction of unreadable entries
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class StreamConfig(AugmentedClipOptions):
         super().__post_init__()
         if not self.urls:
             raise ValueError("urls is empty: name at least one shard")
-        _ = self.shards  # refuses bad patterns
+        _ = self.shards  # refuses invalid patterns
 
     @property
     def shards(self) -> list[str]:
@@ -92,13 +92,14 @@ def stream_batches(
 
     Returns:
         `video` uint8 `b c t h w`, for `common.pixels.to_float`; `label`, -1 without one; `key`, a
-        list of strings; `bad_samples`, int64 (b,): how many were passed over since the clip before.
+        list of strings; `unreadable_clips`, int64 (b,): how many were passed over since the last
+        clip.
         Labels are found as `data.shards.tars.find_label` does; they must be numbers here.
 
     Raises:
-        ValueError: at once, for a bad number; later, for more unreadable samples and shards than
-            `max_error_fraction` of the samples seen (of 1000 at least), or where clips do not come
-            from any of many samples in a row.
+        ValueError: at once, for an invalid number; later, for more unreadable entries and shards
+            than `max_error_fraction` of those seen (of 1000 at least), or where many entries in a
+            row give no clip.
     """
     if batch_size < 1 or workers < 0 or not 0 <= rank < world_size:
         raise ValueError(
@@ -150,13 +151,13 @@ class _Stream(IterableDataset):
         info, (rank, world_size) = get_worker_info(), self.part
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         number, streams = rank * workers + worker, world_size * workers
-        bad: list[tuple[str, str]] = []
+        unreadable: list[tuple[str, str]] = []
 
         def note(error: Exception) -> bool:
             """webdataset's handler: go on with the next member or shard."""
             text = error.strerror if isinstance(error, OSError) else error.args and error.args[0]
-            bad.append((_place(error), f"cannot be read ({text or error})"))
-            return len(bad) < PATIENCE
+            unreadable.append((_place(error), f"cannot be read ({text or error})"))
+            return len(unreadable) < PATIENCE
 
         order = random.Random(fold(self.seed, "stream shuffle", number))
         samples = DataPipeline(
@@ -167,14 +168,14 @@ class _Stream(IterableDataset):
         skipped = 0
         for position, sample in enumerate(samples):
             chosen = generator(self.seed, "stream clip", number, position)
-            item = self._item(sample, chosen, bad)
+            item = self._item(sample, chosen, unreadable)
             skipped = 0 if item else skipped + 1
             if item:
-                yield {**item, "bad": bad.copy()}
-                bad.clear()
+                yield {**item, "unreadable": unreadable.copy()}
+                unreadable.clear()
             elif skipped >= PATIENCE:
                 break
-        reason = f"the last: {bad[-1][0]}: {bad[-1][1]}" if bad else "they are too short"
+        reason = "the last: {}: {}".format(*unreadable[-1]) if unreadable else "they are too short"
         yield {"end": f"{self.config.urls[0]}: no clip from {PATIENCE} samples in a row; {reason}"}
 
     def _shards(self, number: int, streams: int) -> Iterator[str]:
@@ -185,9 +186,9 @@ class _Stream(IterableDataset):
             yield self.urls[order.permutation(len(self.urls))[place]]
 
     def _item(
-        self, sample: dict[str, Any], chosen: torch.Generator, bad: list[tuple[str, str]]
+        self, sample: dict[str, Any], chosen: torch.Generator, unreadable: list[tuple[str, str]]
     ) -> dict[str, Any] | None:
-        """A clip of a sample; None, and a note in `bad`, where it gives none."""
+        """A clip of a sample; None, and a note in `unreadable`, where it gives none."""
         key, config = sample["__key__"], self.config
         members = {name: data for name, data in sample.items() if not name.startswith("__")}
         extension = video_extension(members)
@@ -205,7 +206,7 @@ class _Stream(IterableDataset):
             slack = config.slack(frames, stride)
             clip = config.clip(video, frames, stride, config.choose(slack, chosen))
         except (DecodeError, ValueError) as error:
-            bad.append((key, str(error)))
+            unreadable.append((key, str(error)))
             return None
         return {"video": clip, "label": -1 if label is None else label, "key": key}
 
@@ -219,16 +220,16 @@ def _place(error: Exception) -> str:
 def _collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     end = next((item["end"] for item in items if "end" in item), None)
     if end is not None:
-        return {"end": end, "bad": []}
+        return {"end": end, "unreadable": []}
     return collate(items)
 
 
 def _counted(
     batches: Iterator[dict[str, Any]], unreadable: UnreadableVideos
 ) -> Iterator[dict[str, Any]]:
-    """The same batches up to the end, which is an error; the bad ones' share is of those seen."""
+    """The same batches up to the end, an error; the limit of unreadable ones is of those seen."""
     seen = 0
-    for batch in report_bad(batches, unreadable):
+    for batch in report_unreadable(batches, unreadable):
         if "end" in batch:
             raise ValueError(batch["end"])
         seen += len(batch["key"])

@@ -113,7 +113,7 @@ def draw_grid(
 def export_latents(latents: LatentDataset, out: str | Path) -> list[Path]:
     """Write one tar per shard of a cache; run it again to go on. The same cache gives equal bytes.
 
-    A sample holds `npy`, the moments as stored (float16 `2c t h w`: mean, then log-variance, raw);
+    An item holds `npy`, the moments as stored (float16 `2c t h w`: mean, then log-variance, raw);
     `cls`, the label, where there is one; and `json` with label, class_name, start and flip. The
     cache's manifest, with the VAE's hash and the statistics, is copied beside the tars.
 

@@ -57,7 +57,7 @@ class LatentCache:
 
     Args:
         folder: made if missing; holds one cache.
-        clips: source; its frames, stride, size, `short_clips`, filter and limit of bad samples
+        clips: source; its frames, stride, size, `short_clips`, filter and limit of unreadable clips
             apply, while starts, flips and the central crop are decided here.
         vae: JSON-ready description of the VAE with its encoder's hash as `encoder_sha256`; whatever
             changes the latents belongs here. Its `training` is recorded and may change, as a

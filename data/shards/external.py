@@ -72,7 +72,7 @@ class ScannedTar:
         return cls(**values)
 
     def check(self, tar: Path) -> None:
-        """Refuse (`ValueError`) bad videos and a missing end."""
+        """Refuse (`ValueError`) unreadable videos and a missing end."""
         if self.failures:
             failure = self.failures[0]
             raise ValueError(
@@ -80,8 +80,9 @@ class ScannedTar:
             )
         if self.cut:
             raise ValueError(
-                f"{tar}: has no end: it was cut after a member, or its writer left the end out. "
-                "Copy it again, or take the samples that it has with on_error=skip."
+                f"{tar}: no end-of-archive marker: truncated, or written without it. Copy it "
+                "again, or "
+                "take the samples that it has with on_error=skip."
             )
 
 

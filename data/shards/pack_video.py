@@ -108,7 +108,7 @@ def pack_record(
         if config.reencode:
             video = encode_video(counted, opened.fps, codec=config.codec, quality=config.crf)
             extension = EXTENSIONS[config.codec]
-            psnr = _psnr(counted.samples, video)
+            psnr = _psnr(counted.compared, video)
         else:
             deque(counted, maxlen=0)
             video, extension = record.path.read_bytes(), record.path.suffix[1:].lower()
@@ -189,7 +189,7 @@ class _Counted:
         self.frames = self.height = self.width = 0
         self.times: list[float] = []
         """Seconds; fewer than frames where the file does not tell them."""
-        self.samples: dict[int, np.ndarray] = {}
+        self.compared: dict[int, np.ndarray] = {}
         """At most `COMPARED` images by number, evenly spread."""
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -205,10 +205,12 @@ class _Counted:
                 )
             self.height, self.width = height, width
             if self.frames % self._every == 0:
-                self.samples[self.frames] = image
-            if len(self.samples) > COMPARED:
+                self.compared[self.frames] = image
+            if len(self.compared) > COMPARED:
                 self._every *= 2
-                self.samples = {n: kept for n, kept in self.samples.items() if not n % self._every}
+                self.compared = {
+                    n: kept for n, kept in self.compared.items() if not n % self._every
+                }
             self.frames += 1
             if frame.seconds is not None:
                 self.times.append(frame.seconds)

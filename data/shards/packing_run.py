@@ -147,7 +147,7 @@ def begin_folder(folder: Path, settings: Mapping[str, Any], hashed: HashedRecord
     may_go_on = before and before != inputs and _may_go_on(folder, hashed)
     check_identity(folder, settings, before if may_go_on else inputs, products=PRODUCTS)
     if may_go_on:
-        log.warning("%s: the videos are not those that the run before found; going on", folder)
+        log.warning("%s: the list of videos changed since the run before; continuing", folder)
     write_json(folder / IDENTITY, describe_identity(settings, inputs))
 
 

@@ -236,7 +236,7 @@ class _Writer:
     def _stop_at(self, reason: str) -> None:
         if self.on_error == "stop":
             raise ValueError(
-                f"{reason}. Mend or remove it and run again to go on, or leave out such videos "
+                f"{reason}. Fix or remove it and run again, or leave out such videos "
                 "with on_error=skip."
             )
 

@@ -4,7 +4,7 @@ Seeking by time returns wrong frames on variable frame rates and on AVI with pac
 gray ones where a container calls frames sync frames that are none. Here one pass over the packets
 (nothing is decoded) gives the sorted presentation timestamps (pts), which number the frames.
 Reading seeks to the sync frame at or before the first wanted frame, checks that the decoder found
-an intact intra-coded key frame there, and takes frames whose pts equals the expected one. Where
+an intact sync frame there, and takes frames whose pts equals the expected one. Where
 timestamps are missing, repeated or known to be made up by the demuxer, or where a check fails,
 frames are counted from the start of the file. Reading a file takes no longer than a limit.
 
@@ -164,7 +164,7 @@ def _numbered(
     if timeline and first < len(timeline.pts) and (file.strict or frames == len(timeline.pts)):
         with opened(file) as video:
             try:
-                for frame in _from_keyframe(video, timeline, first):
+                for frame in _from_sync_frame(video, timeline, first):
                     if frame.pts != timeline.pts[position]:
                         break
                     yield position, frame, shown_aspect(video.stream, frame)
@@ -179,10 +179,10 @@ def _numbered(
                 yield number, frame, shown_aspect(video.stream, frame)
 
 
-def _from_keyframe(video: OpenVideo, timeline: Timeline, first: int) -> Iterator[VideoFrame]:
+def _from_sync_frame(video: OpenVideo, timeline: Timeline, first: int) -> Iterator[VideoFrame]:
     """Seek to the last sync frame not after frame `first`; yield the frames from that pts on.
 
-    Yields nothing where the decoder finds no key frame there: then what follows it refers to frames
+    Yields nothing where the decoder finds no sync frame: then what follows it refers to frames
     that were not decoded.
     """
     target = timeline.pts[first]
@@ -193,7 +193,7 @@ def _from_keyframe(video: OpenVideo, timeline: Timeline, first: int) -> Iterator
     for frame in decoded_frames(video, None):
         if frame.pts is not None and key is not None:
             if frame.pts < key:
-                continue  # of an open group of pictures, shown before its key frame
+                continue  # of an open group of pictures, shown before its sync frame
             intra = frame.key_frame and frame.pict_type == PictureType.I
             if frame.pts != key or not intra:
                 return
@@ -259,7 +259,7 @@ def _can_seek(file: VideoFile, timeline: Timeline, indices: Sequence[int]) -> bo
         first = timeline.pts.index(timeline.keys[key]) if timeline.keys else 0
         with opened(file) as video:
             try:
-                frame = next(_from_keyframe(video, timeline, first), None)
+                frame = next(_from_sync_frame(video, timeline, first), None)
             except (av.FFmpegError, DecodeError):
                 return False
             if frame is None or frame.pts != timeline.pts[first]:

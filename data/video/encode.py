@@ -57,7 +57,7 @@ CODECS = {
 }
 """What `write_video` can write.
 
-Every frame of ffv1 is a key frame, so that a clip is read from its first frame on: a third of the
+Every frame of ffv1 is a sync frame, so that a clip is read from its first frame on: a third of the
 time for 5 % more bytes. Without `cpu-independent`, x264 reads memory that it never set on CPUs with
 AVX-512, so that equal frames sometimes give other bytes.
 """

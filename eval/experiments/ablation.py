@@ -175,5 +175,5 @@ def _measured(
             **{f"psnr_frame_{i}": value for i, value in enumerate(scores["psnr_by_frame"])},
         }
         for name, scores in metrics.items()
-        if name != "keyframes"
+        if name != "last_frames"
     }

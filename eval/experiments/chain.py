@@ -38,7 +38,7 @@ class Row(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.name != Path(self.name).name or self.name.startswith("."):
-            raise ValueError(f"row {self.name!r}: no plain file name")
+            raise ValueError(f"row {self.name!r}: not a valid file name (no /, no leading dot)")
         if (self.train is None) == (self.vae is None):
             raise ValueError(f"row {self.name!r}: give either train or vae")
         if self.options and self.train is None:
@@ -46,7 +46,7 @@ class Row(Config):
         for option in ("train.seed", "train.folder", "dry_run"):
             if option in self.options:
                 raise ValueError(
-                    f"row {self.name!r}: {option} is set here; leave it out of options"
+                    f"row {self.name!r}: {option} is set by chain.py; remove it from options"
                 )
 
 
@@ -81,7 +81,7 @@ class ChainConfig(Config):
         names = [row.name for row in self.rows]
         for values, what in ((names, "rows"), (self.seeds, "seeds")):
             if len(set(values)) < len(values):
-                raise ValueError(f"{what}={values}: one is there twice")
+                raise ValueError(f"{what}={values}: contains duplicates")
         files = (self.latents, self.card, self.latte, self.samples, self.score)
         files += (self.inception, self.classifier)
         for path in (*files, *(row.train for row in self.rows)):

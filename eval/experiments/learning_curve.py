@@ -134,8 +134,9 @@ def _steps(config: LearningCurveConfig) -> dict[int, int]:
         raise ValueError(f"{config.train}: train.steps={total} must be a number of steps")
     if broken := [percent for percent in config.percents if total * percent % 100]:
         raise ValueError(
-            f"{config.train}: {broken[0]} % of its {total} steps is no whole number. Choose other "
-            "percents."
+            f"{config.train}: {broken[0]} % of its {total} steps is not a whole number of steps. "
+            "Choose "
+            "other percents."
         )
     return {percent: total * percent // 100 for percent in config.percents}
 

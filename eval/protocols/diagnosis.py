@@ -94,7 +94,7 @@ def diagnose(
         ValueError: moments alone of the real clips.
     """
     if features is None:
-        raise ValueError(f"{real.folder}: holds moments alone; diagnose needs features")
+        raise ValueError(f"{real.folder}: only mean and covariance, but diagnose needs features")
     trues = features.values
     fakes = extract_features(fake, extractor, extraction).values
     distance = DISTANCES[extractor.distance]

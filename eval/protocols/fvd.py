@@ -81,7 +81,9 @@ def evaluate_fvd(
             features.values, found, resamples=resamples, distance=extractor.distance
         )
     elif extractor.distance != "frechet":
-        raise ValueError(f"{real.folder}: moments alone; {extractor.name} needs features")
+        raise ValueError(
+            f"{real.folder}: only mean and covariance, but {extractor.name} needs features"
+        )
     else:
         assert isinstance(real, Statistics)
         value = frechet_distance(real.mean, real.covariance, *moments(found))
@@ -140,7 +142,7 @@ def over_seeds(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         its `std`, `std_over` (`sets`; `bootstrap` of a single one) and each set's own under `runs`.
 
     Raises:
-        ValueError: sets of other protocols, naming what differs.
+        ValueError: sets of another number of clips or another protocol.
     """
     first, *others = results
     if not others:
@@ -148,9 +150,11 @@ def over_seeds(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for other in others:
         if other["name"] != first["name"] or other["protocol"] != first["protocol"]:
             raise ValueError(
-                f"{other['fake']['folder']}: {other['fake']['clips']} clips make "
-                f"{other['name']}, but {first['fake']['folder']} makes {first['name']} of "
-                f"{first['fake']['clips']}: give sets of as many clips"
+                f"{other['fake']['folder']}: {other['name']} of {other['fake']['clips']} clips, "
+                "but "
+                f"{first['fake']['folder']}: {first['name']} of {first['fake']['clips']}. Give "
+                "sets "
+                "of as many clips, measured by one protocol."
             )
     values, kvds = ([r[name] for r in results] for name in ("value", "kvd"))
     return {

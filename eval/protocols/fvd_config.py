@@ -170,7 +170,7 @@ def real_floor(
         ValueError: too few clips for two halves, or moments alone.
     """
     if features is None:
-        raise ValueError(f"{real.folder}: holds moments alone, so its clips cannot be halved")
+        raise ValueError(f"{real.folder}: only mean and covariance, so its clips cannot be halved")
     values = features.values
     if isinstance(real, ClipSource):
         wanted = replace(real.protocol, num_clips=2 * len(real))

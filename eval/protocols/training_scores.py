@@ -71,7 +71,8 @@ class HeldOut:
         self._features: np.ndarray | None = None  # of the clips themselves
         if self.networks.missing:
             log.info(
-                "held-out clips are scored without %s; asking for one by name tells more",
+                "held-out clips are scored without %s; set it in metric_networks for the full "
+                "error",
                 ", ".join(f"{name} ({why})" for name, why in self.networks.missing.items()),
             )
 

@@ -170,13 +170,13 @@ def clips_to_generate(
     """
     if name is None:
         if given is None:
-            raise ValueError("num_clips: give the number of clips, or a protocol that tells it")
+            raise ValueError("num_clips is required without a protocol that specifies it")
         return given
     values = resolve({}, name)
     known = PROTOCOLS[name].values
     count = given or known.get("num_clips")
     if count is None:
-        raise ValueError(f"num_clips: give the number of clips; protocol={name} does not tell it")
+        raise ValueError(f"num_clips is required: protocol={name} does not specify it")
     if count < known.get("num_clips", 0):
         measured = known["num_clips"]
         raise ValueError(f"num_clips={given}, but protocol={name} measures {measured} clips")

@@ -10,7 +10,7 @@ from eval.published.reconstructions import published_rows
 from eval.report.items import Cell, Column, PublishedRow, Table
 from eval.report.tables import to_csv, to_latex, to_markdown
 
-UNCOMPRESSED = ("keyframes",)
+UNCOMPRESSED = ("last_frames",)
 """Baselines that keep frames at full size: no rivals of what compresses them."""
 MACS = "17x512x512"
 """Size at which MACs are counted, that of the supplement's Table 3."""

@@ -51,8 +51,8 @@ class DiffusersConfig(ComparatorConfig):
         super().__post_init__()
         if self.windows != "official" and self.row.native_window is None:
             raise ValueError(
-                f"windows={self.windows}: the {PUBLISHED[self.model].name} runs videos whole, "
-                "there are no windows to leave out"
+                f"windows={self.windows}: the {PUBLISHED[self.model].name} has no "
+                "windows to leave out"
             )
 
     @property
