@@ -68,7 +68,7 @@ def run(config: VAESavings) -> None:
 def video(frames: int, c: int, side: int) -> tuple[Tensor, Chunk]:
     """A whole video's feature map `(b t) c h w`, channels-last."""
     x = torch.randn(frames, c, side, side).contiguous(memory_format=torch.channels_last)
-    return x, Chunk(batch=1, image=True, past={}, last=True)
+    return x, Chunk(batch_size=1, image=True, past={}, last=True)
 
 
 def keyframes(name: str, c: int, *, frames: int, group: int, side: int) -> Saving:

@@ -15,7 +15,7 @@ from latte.diffusion import Latents, ModelFn
 from latte.diffusion_process import DiffusionProcess
 
 
-def continuing(
+def replacement_guidance(
     model_fn: ModelFn, process: DiffusionProcess, known: Float[Tensor, "b c k h w"], start: Latents
 ) -> ModelFn:
     """Make a sampler keep the first k frames of each clip.

@@ -25,7 +25,7 @@ Latents = Float[Tensor, "b c t h w"]
 
 
 @dataclass(frozen=True)
-class Interval:
+class GuidanceInterval:
     """Guidance in a limited interval: of two model functions the timestep decides.
 
     Samplers decide, which know it on the host, so that no step reads a value from the device.
@@ -41,9 +41,9 @@ class Interval:
     """The last one."""
 
 
-def model_at(model: ModelFn | Interval, timestep: float) -> ModelFn:
+def model_at(model: ModelFn | GuidanceInterval, timestep: float) -> ModelFn:
     """What to call where all rows have this timestep."""
-    if not isinstance(model, Interval):
+    if not isinstance(model, GuidanceInterval):
         return model
     return model.inside if model.low <= timestep <= model.high else model.outside
 

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from latte.diffusion import GaussianDiffusion, Interval, Latents, ModelFn, model_at
+from latte.diffusion import GaussianDiffusion, GuidanceInterval, Latents, ModelFn, model_at
 
 
 def even_timesteps(diffusion: GaussianDiffusion, steps: int) -> list[int]:
@@ -21,7 +21,7 @@ def even_timesteps(diffusion: GaussianDiffusion, steps: int) -> list[int]:
 
 
 def dpm_solver(
-    model_fn: ModelFn | Interval, diffusion: GaussianDiffusion, start: Latents, steps: int
+    model_fn: ModelFn | GuidanceInterval, diffusion: GaussianDiffusion, start: Latents, steps: int
 ) -> Latents:
     """Solve the diffusion's ODE from noise to data: multistep, second order, deterministic.
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from common.config import Config
-from latte.diffusion import Interval, Latents, ModelFn, frame_mean, model_at
+from latte.diffusion import GuidanceInterval, Latents, ModelFn, frame_mean, model_at
 
 UNITS = 1000.0
 """What a model is told at t = 1."""
@@ -99,7 +99,11 @@ class RectifiedFlow:
 
 
 def integrate(
-    model_fn: ModelFn | Interval, start: Latents, steps: int, *, method: Literal["euler", "heun"]
+    model_fn: ModelFn | GuidanceInterval,
+    start: Latents,
+    steps: int,
+    *,
+    method: Literal["euler", "heun"],
 ) -> Latents:
     """Follow the flow from noise (t = 1) to data (t = 0) in equal steps.
 

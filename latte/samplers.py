@@ -17,8 +17,8 @@ from torch import Tensor
 from common.config import Config
 from common.seeding import generator
 from latte.config import LatteConfig
-from latte.continuation import continuing
-from latte.diffusion import GaussianDiffusion, Interval, ModelFn, model_at
+from latte.continuation import replacement_guidance
+from latte.diffusion import GaussianDiffusion, GuidanceInterval, ModelFn, model_at
 from latte.diffusion_process import DiffusionProcess
 from latte.dpm_solver import dpm_solver
 from latte.embeddings import check_labels
@@ -169,7 +169,7 @@ def _check_guidance(scale: float, model: LatteConfig) -> None:
 
 
 def denoise(
-    model_fn: ModelFn | Interval,
+    model_fn: ModelFn | GuidanceInterval,
     diffusion: GaussianDiffusion,
     start: Float[Tensor, "b c t h w"],
     draw: Callable[[int], Tensor],
@@ -251,12 +251,12 @@ def sample(
 
     def bound(scale: float) -> ModelFn:
         model_fn = guided(model, y, scale)
-        return model_fn if known is None else continuing(model_fn, process, known, start)
+        return model_fn if known is None else replacement_guidance(model_fn, process, known, start)
 
-    model_fn: ModelFn | Interval = bound(config.guidance)
+    model_fn: ModelFn | GuidanceInterval = bound(config.guidance)
     if config.guidance_interval != (0, 1):
         low, high = (share * process.max_timestep for share in config.guidance_interval)
-        model_fn = Interval(model_fn, bound(1.0), low, high)
+        model_fn = GuidanceInterval(model_fn, bound(1.0), low, high)
     if config.method in ("euler", "heun"):
         latents = integrate(model_fn, start, config.steps, method=config.method)
     else:

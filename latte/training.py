@@ -75,7 +75,7 @@ class Decoder(Protocol):
 
 
 @dataclass(frozen=True)
-class Samples:
+class PreviewSampler:
     """Decoded samples while a model trains, of all classes in turn, always from the same noise."""
 
     metadata: TrainingMetadata

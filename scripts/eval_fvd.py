@@ -16,7 +16,7 @@ from eval.features.statistics import FILES, save_statistics
 from eval.protocols.diagnosis import diagnose, diagnosis_lines
 from eval.protocols.fvd import check_clips, evaluate_fvd, fvd_line, over_seeds, real_features
 from eval.protocols.fvd_config import FVDConfig, real_floor
-from eval.protocols.measurement import check_out, give_out
+from eval.protocols.measurement import check_out, write_result
 from eval.protocols.memorization import memorized_clips
 
 
@@ -126,7 +126,7 @@ def run(config: EvalFVD) -> None:
         )
     if main_process:
         text = "\n".join([fvd_line(result), *diagnosis_lines(result.get("diagnosis", []))])
-        give_out(config, result, text, config.fake[0])
+        write_result(config, result, text, config.fake[0])
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from eval.clips.labels import seed_folders
 from eval.clips.source import ClipSource
 from eval.features.extractors import load_c3d, load_classifier
 from eval.protocols.inception_protocol import PROTOCOLS, evaluate_is, is_line
-from eval.protocols.measurement import GenerationScore, check_out, give_out
+from eval.protocols.measurement import GenerationScore, check_out, write_result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +118,7 @@ def run(config: EvalIS) -> None:
         allow_rate_mismatch=config.allow_rate_mismatch,
     )
     if main_process:
-        give_out(config, result, is_line(result), config.fake)
+        write_result(config, result, is_line(result), config.fake)
 
 
 if __name__ == "__main__":

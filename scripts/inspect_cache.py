@@ -21,7 +21,7 @@ from common.seeding import fold
 from data.latents.dataset import LatentDataset
 from data.latents.inspection import Source, clips_behind, description, draw_grid
 from eval.metrics.diffusability import diffusability_card
-from latte.probe import ProbeConfig, probe_losses
+from latte.tiny_denoiser import DenoiserConfig, denoiser_losses
 from vae.base import VideoAutoencoder
 from vae.decoder_measures import decoder_measures
 from vae.parts import decoder_hash, encoder_hash
@@ -49,7 +49,7 @@ class InspectCache(Config):
     with data, it holds what needs them. report.py shows several side by side."""
     num_card_clips: Annotated[int, Ge(4)] = 128
     """Latents that it is about, at most; drawn like those that are shown."""
-    denoiser: ProbeConfig = field(default_factory=ProbeConfig)
+    denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
     """The tiny denoiser of the card."""
     batch_size: Annotated[int, Ge(1)] = 4
     """Latents that the card decodes at once."""
@@ -110,7 +110,7 @@ def _measure(
     card = diffusability_card(
         means.numpy(),
         None if videos is None else videos.numpy(),
-        denoiser=probe_losses(
+        denoiser=denoiser_losses(
             samples, config.denoiser, accelerator, seed=config.seed, progress=True
         ),
         decoder={}

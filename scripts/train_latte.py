@@ -19,9 +19,9 @@ from engine.accelerator import training_accelerator
 from engine.dry_run import dry_run
 from engine.prefetch import with_draws
 from engine.train import Trainer
-from eval.protocols.training_scores import SampleScore, SampleScoreConfig, preview_samples
+from eval.protocols.training_scores import SampleFVD, SampleFVDConfig, preview_samples
 from latte.samplers import check_sampler
-from latte.training import JointBatch, LatteLoss, Samples, initial_model, prepare
+from latte.training import JointBatch, LatteLoss, PreviewSampler, initial_model, prepare
 from latte.training_config import LatteTraining
 from latte.training_metadata import TrainingMetadata
 from vae import weights_hash
@@ -36,7 +36,7 @@ class TrainLatte(LatteTraining, LatentTraining):
     `{size}` in train.folder stands for the model's size and patch, such as xl2.
     """
 
-    fvd: Annotated[SampleScoreConfig | None, MAY_CHANGE] = None
+    fvd: Annotated[SampleFVDConfig | None, MAY_CHANGE] = None
     """Also measure then how far a few samples, drawn like previews, are from real clips; needs the
     VAE. null: not."""
     dry_run: Annotated[bool, MAY_CHANGE] = False
@@ -94,7 +94,7 @@ def _train(config: TrainLatte, accelerator: Accelerator) -> Path | None:
         latents.check_encoder(encoder_hash(vae))
         check_sampler(config.sampler, metadata.process, model_config)
     if config.fvd is not None:
-        fvd = SampleScore(config.fvd, latents.manifest["source"])
+        fvd = SampleFVD(config.fvd, latents.manifest["source"])
 
     # The run, new or resumed
     model = initial_model(model_config, train.seed, config.init_from)
@@ -115,7 +115,7 @@ def _train(config: TrainLatte, accelerator: Accelerator) -> Path | None:
 
     # Samples to look at, and scores of samples and of held-out clips
     if vae is not None:
-        draw = Samples(metadata, config.sampler, vae.to(accelerator.device), accelerator)
+        draw = PreviewSampler(metadata, config.sampler, vae.to(accelerator.device), accelerator)
         preview = preview_samples(draw, config.num_previews, metadata.frame_rate, accelerator)
     if fvd is not None:
         fvd.prepare(accelerator.device, trainer.folder.path / "features")

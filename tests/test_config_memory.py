@@ -24,7 +24,7 @@ from scripts.train_vae import TrainVAE
 from vae.adversarial import AdversarialLoss
 from vae.discriminator import Discriminator
 from vae.losses import VAELoss
-from vae.training import StepLoss, initial_model, prepare
+from vae.training import VAETrainingLoss, initial_model, prepare
 
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -84,7 +84,7 @@ def test_a_vae_stage_fits(name, fake, tmp_path):
             states={} if gan is None else {"adversarial": gan},
         )
     prepare(trainer.model, replace(config, compile=False), trainer.accelerator)
-    step_loss = StepLoss(loss, model, accelerator, gan)
+    step_loss = VAETrainingLoss(loss, model, accelerator, gan)
     batch = config.largest_batch(1)
     batch |= step_loss.draw(batch, 0, 0, range(len(batch["video"])))
     assert 0 < largest(trainer, batch, step_loss) < LARGEST

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from common.accelerator import make_accelerator
 from common.files import read_json, write_json
 from eval.metrics.diffusability import channel_modes, predictability, spectrum
-from latte.probe import ProbeConfig, probe_losses
+from latte.tiny_denoiser import DenoiserConfig, denoiser_losses
 from scripts import report
 from scripts.inspect_cache import InspectCache, run
 from tests.builders.cache_command import cache, write_inputs
@@ -153,17 +153,17 @@ def test_a_pooling_decoder_is_scale_equivariant():
 
 def test_the_denoiser_learns_what_can_be_known():
     """One latent again and again is learned, noise is not; equal seeds give equal losses."""
-    config, accelerator = ProbeConfig(steps=60, batch_size=4, hidden_size=32), make_accelerator()
+    config, accelerator = DenoiserConfig(steps=60, batch_size=4, hidden_size=32), make_accelerator()
     z = torch.randn(1, 2, 2, 2, 2, generator=torch.Generator().manual_seed(0))
-    same = probe_losses(z.repeat(8, 1, 1, 1, 1), config, accelerator)
+    same = denoiser_losses(z.repeat(8, 1, 1, 1, 1), config, accelerator)
     assert set(same) == {"mse", *(f"mse_quarter_{i}" for i in range(1, 5))}
     assert same["mse"] < 1
     other = torch.randn(8, 2, 2, 2, 2, generator=torch.Generator().manual_seed(1))
-    noise = probe_losses(other, config, accelerator)
+    noise = denoiser_losses(other, config, accelerator)
     assert noise["mse"] > same["mse"]
-    assert probe_losses(other, config, accelerator) == noise
+    assert denoiser_losses(other, config, accelerator) == noise
     with pytest.raises(ValueError, match="3 latents"):
-        probe_losses(other[:3], config, accelerator)
+        denoiser_losses(other[:3], config, accelerator)
 
 
 def test_the_card_of_a_cache_and_the_page_that_shows_it(tmp_path, capsys):
@@ -171,7 +171,7 @@ def test_the_card_of_a_cache_and_the_page_that_shows_it(tmp_path, capsys):
     cache(inputs, tmp_path / "c", **{"data.height": 32})
     options = {"latents": str(tmp_path / "c"), "out": str(tmp_path / "look"), "num_clips": 1}
     options["num_card_clips"] = 6
-    options |= {"denoiser": ProbeConfig(steps=2, batch_size=2, hidden_size=8)}
+    options |= {"denoiser": DenoiserConfig(steps=2, batch_size=2, hidden_size=8)}
 
     def card(name, **more):
         run(InspectCache(card=tmp_path / name, **options, **more))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from eval.metrics.inception_score import ceiling, inception_score
+from eval.metrics.inception_score import inception_score, max_inception_score
 from tests.builders.vectors import FIXTURES
 
 CASES = json.loads((FIXTURES / "metrics.json").read_text())["inception_score"]
@@ -42,8 +42,8 @@ def test_ceiling_is_what_a_perfect_classifier_gets():
     labels = np.random.default_rng(5).integers(101, size=2048)
     for splits in (1, 10):
         perfect = inception_score(np.eye(101)[labels], splits=splits).mean
-        assert ceiling(2048, splits=splits) == pytest.approx(perfect, rel=0.02)
-    assert ceiling(2048, splits=10) < 80 < ceiling(2048, splits=1) < 101
+        assert max_inception_score(2048, splits=splits) == pytest.approx(perfect, rel=0.02)
+    assert max_inception_score(2048, splits=10) < 80 < max_inception_score(2048, splits=1) < 101
 
 
 def test_bad_input_is_refused():
@@ -56,4 +56,4 @@ def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="one row per clip"):
         inception_score(np.full(4, 0.25))
     with pytest.raises(ValueError, match="splits=0"):
-        ceiling(10, splits=0)
+        max_inception_score(10, splits=0)

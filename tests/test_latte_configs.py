@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from common.cli import parse
-from eval.protocols.training_scores import SampleScoreConfig
+from eval.protocols.training_scores import SampleFVDConfig
 from latte import Latte, LatteConfig
 from latte.training_config import ImageOptions
 from scripts.train_latte import TrainLatte
@@ -83,7 +83,7 @@ def test_other_forms_are_one_flag():
     plain = parse(TrainLatte, ["--config", files[2], "--model.class_conditional", "false"])
     assert plain.model.build((16, 5, 32, 32), 101, flow=False).num_classes is None
     watched = parse(TrainLatte, ["--config", files[0], "--vae", "v", "--fvd.real", "shards"])
-    assert watched.fvd == SampleScoreConfig(real="shards")
+    assert watched.fvd == SampleFVDConfig(real="shards")
 
 
 def test_debug_is_small():

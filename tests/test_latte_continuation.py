@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from latte.continuation import continuing
+from latte.continuation import replacement_guidance
 from latte.diffusion import DiffusionConfig, GaussianDiffusion
 from latte.dpm_solver import dpm_solver
 from latte.flow import RectifiedFlow, integrate
@@ -51,7 +51,7 @@ def test_a_diffusion_ends_in_the_known_frame(method):
     diffusion = GaussianDiffusion()
     known, start = 1.5 * normal(1, (2, 3, 1, 2, 2)), normal(2, SHAPE)
     model_fn = copying(diffusion)
-    latents = run(method, continuing(model_fn, diffusion, known, start), diffusion, start)
+    latents = run(method, replacement_guidance(model_fn, diffusion, known, start), diffusion, start)
     assert_close(latents[:, :, :1], known, rtol=1e-3, atol=1e-3)
     assert_close(latents[:, :, 1:], known.expand(-1, -1, 3, -1, -1), rtol=0, atol=0.1)
     without = run(method, model_fn, diffusion, start)
@@ -73,7 +73,7 @@ def test_the_known_frame_passes_through_the_training_noise_levels():
 
     random = torch.Generator().manual_seed(0)
     denoise(
-        continuing(watching, diffusion, known, start),
+        replacement_guidance(watching, diffusion, known, start),
         spaced,
         start,
         lambda _: torch.randn(start.shape, generator=random),
@@ -86,7 +86,7 @@ def test_the_known_frame_passes_through_the_training_noise_levels():
 @pytest.mark.parametrize("method", ["euler", "heun"])
 def test_a_flow_ends_in_the_known_frame(method):
     known, start = normal(1, (2, 3, 1, 2, 2)), normal(2, SHAPE)
-    model_fn = continuing(lambda x, t: 0.1 * x, RectifiedFlow(), known, start)
+    model_fn = replacement_guidance(lambda x, t: 0.1 * x, RectifiedFlow(), known, start)
     latents = integrate(model_fn, start, 7, method=method)
     assert_close(latents[:, :, :1], known, rtol=1e-5, atol=1e-5)
 
@@ -102,8 +102,8 @@ def test_v_gives_what_noise_gives():
         v = a.sqrt() * noise_fn(x, t)[:, :3] - (1 - a).sqrt() * x0
         return torch.cat([v, torch.zeros_like(v)], dim=1)
 
-    one = run("ddim", continuing(noise_fn, by_noise, known, start), by_noise, start)
-    other = run("ddim", continuing(v_fn, by_v, known, start), by_v, start)
+    one = run("ddim", replacement_guidance(noise_fn, by_noise, known, start), by_noise, start)
+    other = run("ddim", replacement_guidance(v_fn, by_v, known, start), by_v, start)
     assert_close(other, one, rtol=1e-3, atol=1e-3)
 
 
@@ -128,4 +128,6 @@ def test_sampled_clips_start_with_exactly_what_was_given():
 )
 def test_frames_that_do_not_fit(shape):
     with pytest.raises(ValueError, match=r"\(2, 3, 'k', 2, 2\) .* from 1 to 3"):
-        continuing(lambda x, t: x, GaussianDiffusion(), torch.zeros(shape), torch.zeros(SHAPE))
+        replacement_guidance(
+            lambda x, t: x, GaussianDiffusion(), torch.zeros(shape), torch.zeros(SHAPE)
+        )

@@ -22,7 +22,7 @@ from eval.features.classifier import ClassifierConfig, ClipClassifier
 from eval.features.extractors import load_classifier
 from eval.features.feature_cache import Extraction, extract_features
 from eval.metrics.frechet import frechet_from_features
-from eval.protocols.training_scores import SampleScoreConfig
+from eval.protocols.training_scores import SampleFVDConfig
 from latte import Latte
 from latte.config import LatteOptions
 from latte.diffusion import DiffusionConfig, GaussianDiffusion
@@ -232,7 +232,7 @@ def test_the_loss_by_quarter_is_that_of_fixed_times_and_noise():
 def test_what_is_measured_of_raw_and_averaged_weights(made, tmp_path):
     """Quarters, previews, and the distance of a few samples, which is that of the same clips from
     sample.py, scored by eval_fvd.py's code."""
-    fvd = SampleScoreConfig(
+    fvd = SampleFVDConfig(
         real=str(made / "shards"), num_clips=3, batch_size=2, classifier=str(made / "features")
     )
     options = {"evaluate_every": 2, "vae": str(made / "vae"), "num_previews": 2}
@@ -313,7 +313,7 @@ def test_latents_cached_anew_are_refused(made, tmp_path):
 def test_options_that_do_not_fit(made, tmp_path):
     with pytest.raises(ValueError, match="per_step=0 must be at least 1"):
         joint(made, 0)
-    few = SampleScoreConfig(real=str(made / "shards"), classifier=str(made / "features"))
+    few = SampleFVDConfig(real=str(made / "shards"), classifier=str(made / "features"))
     with pytest.raises(ValueError, match="fvd: give vae too"):
         config(made, tmp_path, fvd=few)
     with pytest.raises(ValueError, match="num_clips=1 must be at least 2"):

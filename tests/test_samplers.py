@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from latte.diffusion import DiffusionConfig, GaussianDiffusion, Interval, model_at
+from latte.diffusion import DiffusionConfig, GaussianDiffusion, GuidanceInterval, model_at
 from latte.dpm_solver import dpm_solver, even_timesteps
 from latte.flow import RectifiedFlow
 from latte.samplers import (
@@ -161,7 +161,7 @@ def test_guidance_in_an_interval_only():
     model = awake(TINY)
     x, t, y = inputs(TINY)
     everywhere = guided(model, y, 3.0)
-    part = Interval(everywhere, guided(model, y), 200.0, 400.0)
+    part = GuidanceInterval(everywhere, guided(model, y), 200.0, 400.0)
     for step, inside in ((100, False), (200, True), (400, True), (401, False)):
         t = torch.full_like(t, step)
         expected = everywhere(x, t) if inside else model(x, t, y)

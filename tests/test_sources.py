@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from common.cli import parse
 from common.seeding import fold
-from data.clips.batch_order import MixedOrder, Source, Turns, source_names
+from data.clips.batch_order import MixedOrder, Source, WeightedRoundRobin, source_names
 from data.clips.batches import Bucket, BucketConfig
 from data.importers.folders import Images
 from data.latents.dataset import LatentDataset
@@ -66,7 +66,7 @@ def test_the_order_follows_from_seed_and_step_alone():
 
 def test_buckets_keep_the_order_that_they_had():
     """The formula of runs that were begun before there were sources."""
-    turns = Turns([2.0, 1.0, 1.0], 5, name="buckets", cycle=100)
+    turns = WeightedRoundRobin([2.0, 1.0, 1.0], 5, name="buckets", cycle=100)
     for step in (0, 57, 99, 100, 341):
         cycle, position = divmod(step, 100)
         owners = np.repeat([0, 1, 2], [50, 25, 25])

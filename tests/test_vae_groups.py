@@ -98,7 +98,7 @@ def test_inside_a_group_frames_see_each_other_at_full_length(preset):
         x = torch.randn(9, layers[0].norm1.gain.numel(), 8, 8, dtype=torch.float64)
         y = x.requires_grad_()
         for layer in layers:
-            y = layer(y, Chunk(batch=1, image=True, past={}))
+            y = layer(y, Chunk(batch_size=1, image=True, past={}))
         for t in range(9):
             first, last = (4 * ((t - 1) // 4) + 1, 4 * ((t - 1) // 4) + 4) if t else (0, 0)
             if model.config.temporal == "causal":
@@ -126,7 +126,7 @@ def reach(y: Tensor, x: Tensor, axis: int) -> list[bool]:
 def test_one_convolution_over_time_sees_its_neighbors(channels, causal, expected):
     conv = TemporalConv(2, channels, group=4, causal=causal).double()
     x = torch.randn(9, 2, 2, 2, dtype=torch.float64, requires_grad=True)
-    y = conv(x, Chunk(batch=1, image=True, past={}))
+    y = conv(x, Chunk(batch_size=1, image=True, past={}))
     seen = ["".join(str(s) for s, hit in enumerate(reach(y[t], x, 0)) if hit) for t in range(9)]
     assert seen == expected
 
@@ -147,7 +147,7 @@ def test_a_convolution_over_time_is_a_padded_conv3d_per_group(channels, causal, 
             part = torch.cat([left[:, :, None], x[:, :, start:stop], 0 * left[:, :, None]], dim=2)
         expected.append(F.conv3d(part, conv.weight, conv.bias, padding=(0, 1, 1)))
     for last in (False, True):
-        chunk = Chunk(batch=batch, image=True, past={}, last=last)
+        chunk = Chunk(batch_size=batch, image=True, past={}, last=last)
         y = conv(rearrange(x, "b c t h w -> (b t) c h w"), chunk)
         y = rearrange(y, "(b t) c h w -> b c t h w", b=batch)
         assert_close(y, torch.cat(expected, dim=2), rtol=1e-12, atol=1e-12)
@@ -161,7 +161,7 @@ def test_before_time_is_halved_only_the_frames_that_stay_get_a_keyframe_half(ima
     past = {} if image else {unit.motion.name: past.double()}
     results = []
     for unit.halved_next in (False, True):
-        y = unit(x.flatten(0, 1), Chunk(batch=2, image=image, past=past))
+        y = unit(x.flatten(0, 1), Chunk(batch_size=2, image=image, past=past))
         results.append(y.unflatten(0, (2, -1)))
     whole, some = results
     assert_close(some[:, :, 5:], whole[:, :, 5:], rtol=1e-12, atol=1e-12)

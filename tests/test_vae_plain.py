@@ -60,9 +60,9 @@ def test_neighbors_without_writing_in_place_give_the_same_results_and_gradients(
     first, second = (torch.randn(2 * (1 + 4), 3, 4, 4).double(), torch.randn(8, 3, 4, 4).double())
 
     def run() -> list[torch.Tensor]:
-        chunk = Chunk(batch=2, image=True, past={})
+        chunk = Chunk(batch_size=2, image=True, past={})
         y = conv(first, chunk)
-        z = conv(second, Chunk(batch=2, image=False, past=chunk.carry, last=True))
+        z = conv(second, Chunk(batch_size=2, image=False, past=chunk.carry, last=True))
         weights = torch.linspace(0.5, 2, y.numel()).view_as(y).double()
         gradients = torch.autograd.grad(
             (y * weights).sum() + z.square().sum(), list(conv.parameters())

@@ -27,7 +27,7 @@ class Chunk:
     chunk starts with the image frame.
     """
 
-    batch: int
+    batch_size: int
     """b of `(b t)`."""
     image: bool
     """Whether the chunk starts with the image frame."""
@@ -45,7 +45,7 @@ class Chunk:
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """`(b t) c h w` -> the image frame (b, 1 or 0, h, w, c) and the frames of the groups."""
-        x = rearrange(x, "(b t) c h w -> b t h w c", b=self.batch)
+        x = rearrange(x, "(b t) c h w -> b t h w c", b=self.batch_size)
         image, groups = x.split([int(self.image), x.shape[1] - int(self.image)], dim=1)
         return image, groups
 
@@ -125,7 +125,7 @@ class TemporalConv(Cached, nn.Conv3d):
         # The image frame stands for the frame before it
         past = chunk.past.get(self.name)  # b taps h w c: what earlier chunks give to this one
         first = past is None and chunk.image and not self.causal
-        shape = Neighbors(chunk.batch, self.center_tap, self.group, int(chunk.image), first)
+        shape = Neighbors(chunk.batch_size, self.center_tap, self.group, int(chunk.image), first)
         if not chunk.last:
             given = shape.split(earlier)
             chunk.carry[self.name] = self._carry(given[0, :, :1] if first else past, given)
@@ -147,7 +147,7 @@ class TemporalConv(Cached, nn.Conv3d):
         """The same as one convolution each, only of frames that have a neighbor."""
         y = self._conv(x, taps.center, bias)
         # nothing follows a video's last frame; leaving it out is free where it is a view
-        spare = chunk.last and chunk.batch == 1 and len(x) > 1
+        spare = chunk.last and chunk.batch_size == 1 and len(x) > 1
         earlier = self._conv(x[:-1] if spare else x, taps.before)
         if not self.looks_ahead:
             return y, earlier, None
@@ -167,7 +167,7 @@ class TemporalConv(Cached, nn.Conv3d):
 
     def _followers(self, x: Tensor, chunk: Chunk) -> Tensor:
         """`(b n g) c h w`, g = group - 1: every frame with one before it in its group."""
-        groups = rearrange(x, "(b t) c h w -> b t h w c", b=chunk.batch)[:, int(chunk.image) :]
+        groups = rearrange(x, "(b t) c h w -> b t h w c", b=chunk.batch_size)[:, int(chunk.image) :]
         groups = rearrange(groups, "b (n g) h w c -> b n g h w c", g=self.group)
         return rearrange(groups[:, :, 1:], "b n g h w c -> (b n g) c h w")
 

@@ -136,7 +136,9 @@ class VideoVAE(VideoAutoencoder, library_name="ivvae", tags=["video-vae"]):
         z = self._admit_latent(z)
         chunk = _chunk(z, None, last=True)
         y = self.decoder(self.from_latent(_to_frames(z)), chunk)
-        return rearrange(y, "(b t) (k c) h w -> b k c t h w", b=chunk.batch, k=self.config.branches)
+        return rearrange(
+            y, "(b t) (k c) h w -> b k c t h w", b=chunk.batch_size, k=self.config.branches
+        )
 
     @torch.no_grad()
     def stream_encode(
@@ -181,7 +183,7 @@ class VideoVAE(VideoAutoencoder, library_name="ivvae", tags=["video-vae"]):
         chunk = _chunk(x, past, last)
         y = self.to_moments(self.encoder(_to_frames(x), chunk))
         pattern = "(b t) (k m z) h w -> b (m k z) t h w"  # [mean2D, mean3D, logvar2D, logvar3D]
-        moments = rearrange(y, pattern, b=chunk.batch, k=self.config.branches, m=2)
+        moments = rearrange(y, pattern, b=chunk.batch_size, k=self.config.branches, m=2)
         return moments, chunk.carry
 
     def decode_step(
@@ -190,7 +192,9 @@ class VideoVAE(VideoAutoencoder, library_name="ivvae", tags=["video-vae"]):
         """Frames of a run of latents, and the `past` of the next step, as `encode_step`."""
         chunk = _chunk(z, past, last)
         y = self.decoder(self.from_latent(_to_frames(z)), chunk)
-        y = rearrange(y, "(b t) (k c) h w -> k b c t h w", b=chunk.batch, k=self.config.branches)
+        y = rearrange(
+            y, "(b t) (k c) h w -> k b c t h w", b=chunk.batch_size, k=self.config.branches
+        )
         if self.config.branches == 1:
             return y[0], chunk.carry
         # keyframes come from the 2D branch, the other frames from the 3D branch
@@ -225,7 +229,7 @@ class VideoVAE(VideoAutoencoder, library_name="ivvae", tags=["video-vae"]):
 
 
 def _chunk(x: Tensor, past: Cache | None, last: bool) -> Chunk:
-    return Chunk(batch=x.shape[0], image=past is None, past=past or {}, last=last)
+    return Chunk(batch_size=x.shape[0], image=past is None, past=past or {}, last=last)
 
 
 def _to_frames(x: Tensor) -> Tensor:

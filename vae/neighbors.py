@@ -11,7 +11,7 @@ from torch import Tensor
 class Neighbors(NamedTuple):
     """How the frames of a chunk take from one another."""
 
-    batch: int
+    batch_size: int
     """Videos."""
     taps: int
     """Taps that read frames before."""
@@ -24,7 +24,7 @@ class Neighbors(NamedTuple):
 
     def split(self, earlier: Tensor) -> Tensor:
         """`(b t) (k c) h w` -> `k b t h w c`: for each tap k what the frames give."""
-        return rearrange(earlier, "(b t) (k c) h w -> k b t h w c", b=self.batch, k=self.taps)
+        return rearrange(earlier, "(b t) (k c) h w -> k b t h w c", b=self.batch_size, k=self.taps)
 
 
 def add_neighbors(
@@ -47,7 +47,7 @@ def _sum(
     y: Tensor, earlier: Tensor, later: Tensor | None, past: Tensor | None, shape: Neighbors
 ) -> Tensor:
     """Nothing is written in place, so that a compiler makes it part of a neighboring operation."""
-    total = rearrange(y, "(b t) c h w -> b t h w c", b=shape.batch)
+    total = rearrange(y, "(b t) c h w -> b t h w c", b=shape.batch_size)
     given, t = shape.split(earlier), total.shape[1]
     parts = [(x, shape.taps - tap) for tap, x in enumerate(given)]
     if shape.first:
@@ -55,7 +55,9 @@ def _sum(
     if past is not None:
         parts.append((past, 0))
     if later is not None:
-        groups = rearrange(later, "(b n g) c h w -> b n g h w c", b=shape.batch, g=shape.group - 1)
+        groups = rearrange(
+            later, "(b n g) c h w -> b n g h w c", b=shape.batch_size, g=shape.group - 1
+        )
         parts.append((pad_to(groups, shape.group, axis=2).flatten(1, 2), shape.image))
     before = total.shape[-1] - given.shape[-1]  # channels
     for x, start in parts:  # each padded at once in time and channels
@@ -119,7 +121,7 @@ class _Add(torch.autograd.Function):
 
 def _center_tap(y: Tensor, shape: Neighbors, channels: int) -> Tensor:
     """The last channels, b t h w c; a view."""
-    return rearrange(y[:, -channels:], "(b t) c h w -> b t h w c", b=shape.batch)
+    return rearrange(y[:, -channels:], "(b t) c h w -> b t h w c", b=shape.batch_size)
 
 
 def _leaders(frames: Tensor, shape: Neighbors) -> Tensor:

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class StepLoss:
+class VAETrainingLoss:
     """The loss function of a run, for `engine.train.Trainer`; the batch brings what it draws."""
 
     loss: VAELoss
@@ -87,7 +87,7 @@ class StepLoss:
 
 def initial_losses(
     config: VAETraining, train: TrainConfig, accelerator: Accelerator, sizes: Sequence[Size]
-) -> StepLoss:
+) -> VAETrainingLoss:
     """The loss function of a run, with the model that its stage begins with.
 
     Args:
@@ -124,7 +124,7 @@ def initial_losses(
                 "which train_only leaves frozen: set weighting to fixed, or train "
                 f"{model.last_module} too"
             )
-    return StepLoss(loss, model, accelerator, gan, regularizers)
+    return VAETrainingLoss(loss, model, accelerator, gan, regularizers)
 
 
 def initial_model(

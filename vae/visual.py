@@ -51,6 +51,6 @@ def unselected_frames(
             f"branches of shape {tuple(branches.shape)}: need b 2 3 t h w, from decode_branches of "
             "a video VAE with two branches"
         )
-    chunk = Chunk(batch=branches.shape[0], image=True, past={})
+    chunk = Chunk(batch_size=branches.shape[0], image=True, past={})
     key = chunk.starts(branches.shape[3], config.temporal_ratio, branches.device)
     return torch.where(rearrange(key, "t -> t 1 1"), branches[:, 1], branches[:, 0])

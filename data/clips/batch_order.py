@@ -116,9 +116,9 @@ class BatchOrder(GlobalBatches):
 class MixedOrder(GlobalBatches):
     """The order of a training run over several data sets, each with its share of the items.
 
-    The items of the global batches, one after the other, are taken from the sources in `Turns`;
-    a source's n-th turn takes the n-th item of its own `BatchOrder`. So each source goes through
-    its items epoch by epoch, none is dropped, and a batch holds samples of several.
+    The items of the global batches, one after the other, are taken from the sources by
+    `WeightedRoundRobin`; a source's n-th turn takes the n-th item of its own `BatchOrder`. So each
+    source goes through its items epoch by epoch, none is dropped, and a batch mixes sources.
 
     Args:
         shard_sizes: of each source, by its number.
@@ -141,7 +141,7 @@ class MixedOrder(GlobalBatches):
             for number in self.numbers
         }
         shares = [weights[number] for number in self.numbers]
-        self.turns = Turns(shares, seed, name="sources", cycle=SAMPLES_PER_CYCLE)
+        self.turns = WeightedRoundRobin(shares, seed, name="sources", cycle=SAMPLES_PER_CYCLE)
 
     def batch(self, step: int) -> list[tuple[int, ...]]:
         """The `(source, epoch, index)` of each item of global batch `step`."""
@@ -153,7 +153,7 @@ class MixedOrder(GlobalBatches):
         return items
 
 
-class Turns:
+class WeightedRoundRobin:
     """Which of several things has which turn, each its share of them, by (seed, turn) alone.
 
     Turns come in cycles, in which each has its share, to the rounding of one turn and at least one,

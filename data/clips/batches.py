@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from common.config import BatchSize, Config, Frames, Pixels
 from common.seeding import fold
-from data.clips.batch_order import GlobalBatches, Mixture, Source, Turns, batch_order
+from data.clips.batch_order import GlobalBatches, Mixture, Source, WeightedRoundRobin, batch_order
 from data.clips.dataset import ClipConfig, ClipDataset, load_index
 from data.clips.options import Size, UnreadableVideos, collate, report_unreadable
 from engine.config import TrainConfig
@@ -189,7 +189,7 @@ class BucketOrder(GlobalBatches):
     def __init__(self, orders: Sequence[GlobalBatches], weights: Sequence[float], seed: int):
         self.orders = list(orders)
         self.batch_sizes = set().union(*(order.batch_sizes for order in orders))
-        self.turns = Turns(weights, seed, name="buckets", cycle=CYCLE)
+        self.turns = WeightedRoundRobin(weights, seed, name="buckets", cycle=CYCLE)
 
     def batch(self, step: int) -> list[tuple[int, ...]]:
         """The bucket and the item of each clip of global batch `step`."""

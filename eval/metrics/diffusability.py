@@ -157,7 +157,7 @@ def diffusability_card(
     Args:
         latents: means of the posteriors, raw or normalized.
         videos: the clips behind them, for their spectrum beside that of the latents.
-        denoiser: losses of `latte.probe`.
+        denoiser: losses of `latte.tiny_denoiser`.
         decoder: `vae.decoder_measures`; empty without the VAE.
         protocol: what was measured, and with which budget.
 

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from scipy.special import entr, xlogy
 
-TRIALS = 20  # simulated draws that `ceiling` averages
+TRIALS = 20  # simulated draws that `max_inception_score` averages
 
 
 class InceptionScore(NamedTuple):
@@ -25,7 +25,8 @@ def inception_score(
 ) -> InceptionScore:
     """exp of the mean KL divergence of each row from its split's mean row.
 
-    Compare only scores of equal N and equal splits: both change the value; see `ceiling`.
+    Compare only scores of equal N and equal splits: both change the value, see
+    `max_inception_score`.
 
     Args:
         probabilities: one row per clip, each summing to 1; exact zeros are fine.
@@ -54,7 +55,7 @@ def inception_score(
     return InceptionScore(float(np.mean(scores)), float(np.std(scores)))
 
 
-def ceiling(count: int, *, splits: int, classes: int = 101) -> float:
+def max_inception_score(count: int, *, splits: int, classes: int = 101) -> float:
     """Expected score of a perfect classifier on `count` clips whose classes are drawn uniformly.
 
     With few clips per split some classes are rare by chance, so that not even perfect clips reach

@@ -14,7 +14,7 @@ from eval.clips.labels import read_labels
 from eval.clips.source import ClipSource
 from eval.features.extractors import Extractor
 from eval.features.feature_cache import Extraction, copies_note, extract_features
-from eval.metrics.inception_score import ceiling, inception_score
+from eval.metrics.inception_score import inception_score, max_inception_score
 from eval.protocols.measurement import check_rates
 from eval.published.scores import compare, comparison_lines
 
@@ -203,7 +203,7 @@ def _score(
         labels = known.all_of(source.ids)
     means, std = _run_scores(rows, protocol)
     if known is None or labels is None:
-        perfect = ceiling(protocol.num_clips, splits=protocol.splits, classes=classes)
+        perfect = max_inception_score(protocol.num_clips, splits=protocol.splits, classes=classes)
     else:  # one-hot rows, scored in the same way
         perfect = float(np.mean(_run_scores(np.eye(classes)[labels], protocol)[0]))
         hits = rows.argmax(axis=1) == labels

@@ -129,7 +129,9 @@ def check_rates(real: ClipSource | Statistics, fake: ClipSource) -> None:
         )
 
 
-def give_out(config: GenerationScore, result: Mapping[str, Any], text: str, measured: str) -> None:
+def write_result(
+    config: GenerationScore, result: Mapping[str, Any], text: str, measured: str
+) -> None:
     """Write the result as JSON to `config.out` and `text` to stdout; without `out`, the JSON to
     stdout and `text` to stderr, so that stdout stays JSON. Add it to `config.results`, too.
 

@@ -167,7 +167,7 @@ def preview_reconstructions(
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleScoreConfig(Config):
+class SampleFVDConfig(Config):
     """A curve of the Fréchet distance of a few samples. Few samples make it larger than the usual
     FVD, so its name holds their number: only values of one name compare."""
 
@@ -190,7 +190,7 @@ class SampleScoreConfig(Config):
             raise ValueError("fvd: give i3d or classifier, not both")
 
 
-class SampleScore:
+class SampleFVD:
     """The real clips, the network, and the distance of samples to them.
 
     Args:
@@ -202,7 +202,7 @@ class SampleScore:
         ValueError: no real clips, no weights, or clips that the network does not take.
     """
 
-    def __init__(self, config: SampleScoreConfig, clip: Mapping[str, Any]):
+    def __init__(self, config: SampleFVDConfig, clip: Mapping[str, Any]):
         frames = clip["frames"]
         self.config = config
         given = config.classifier

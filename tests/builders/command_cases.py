@@ -24,7 +24,7 @@ from data.clips.dataset import ClipConfig, PackedClips
 from engine.config import OptimizerConfig
 from engine.run_folder import read_log
 from eval.experiments.chain import Row
-from eval.protocols.training_scores import SampleScoreConfig
+from eval.protocols.training_scores import SampleFVDConfig
 from latte.samplers import SamplerConfig
 from latte.training_config import ImageOptions
 from scripts import (
@@ -258,7 +258,7 @@ def _joint_latte(project: Path, out: Path) -> train_latte.TrainLatte:
         vae=str(project / "vae"),
         preview_sampler=FEW,
         num_previews=1,
-        fvd=SampleScoreConfig(**clips),
+        fvd=SampleFVDConfig(**clips),
     )
 
 

@@ -75,7 +75,7 @@ class GroupCausalConv3d(TemporalConv):
 
     def forward(self, input: Tensor) -> Tensor:  # type: ignore[override]
         """`b c 1+n*group h w` -> `b c' t' h' w'`; t' = 1 + n * group / stride."""
-        chunk = Chunk(batch=len(input), image=True, past={}, last=True)
+        chunk = Chunk(batch_size=len(input), image=True, past={}, last=True)
         y = self.run(rearrange(input, "b c t h w -> (b t) c h w"), chunk)
         y = y if self.stride[0] == 1 else chunk.kept(y)
         return rearrange(y, "(b t) c h w -> b c t h w", b=len(input))

@@ -23,7 +23,7 @@ HELD_OUT = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeConfig(Config):
+class DenoiserConfig(Config):
     """A small unconditional Latte with patch 1 and a rectified flow. Its losses compare between
     latents of one size, and only with equal options."""
 
@@ -35,9 +35,9 @@ class ProbeConfig(Config):
     """Width of a token; the model has 4 blocks of 4 heads."""
 
 
-def probe_losses(
+def denoiser_losses(
     latents: Float[Tensor, "n c t h w"],
-    config: ProbeConfig,
+    config: DenoiserConfig,
     accelerator: Accelerator,
     *,
     seed: int = 0,
