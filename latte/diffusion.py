@@ -166,13 +166,18 @@ class GaussianDiffusion:
         return (share * len(self)).long()
 
     def add_noise(self, x0: Latents, noise: Latents, t: Int[Tensor, " b"]) -> Latents:
-        """Draw x_t from q(x_t | x_0) with the given standard normal noise (DDPM, equation 4)."""
+        """Draw x_t, float32, from q(x_t | x_0) with the given standard normal noise (DDPM, equation
+        4); `t` are positions in `timesteps`.
+        """
         return self.at("signal", t) * x0.float() + self.at("sigma", t) * noise.float()
 
     def posterior(
         self, x0: Latents, x_t: Latents, t: Int[Tensor, " b"]
     ) -> tuple[Latents, Float[Tensor, "b 1 1 1 1"]]:
-        """Mean and log-variance of q(x_{t-1} | x_t, x_0) (DDPM, equations 6 and 7)."""
+        """Mean and log-variance of q(x_{t-1} | x_t, x_0) (DDPM, equations 6 and 7), float32.
+
+        The variance at t = 0 is 0; its logarithm is that of t = 1 instead.
+        """
         mean = self.at("from_x0", t) * x0.float() + self.at("from_xt", t) * x_t.float()
         return mean, self.at("log_lower", t)
 

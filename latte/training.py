@@ -221,10 +221,10 @@ class LatteLoss:
     def quarters(
         self, model: nn.Module, x0: Float[Tensor, "c t h w"], label: int, seed: int, index: int
     ) -> Float[Tensor, " 4"]:
-        """Squared error of the prediction at one time in each quarter, data first, noise last.
+        """Mean squared error of the prediction at one time in each quarter, data first, noise last.
 
-        The times and the noise follow from (seed, index), so that two models, or two states of one,
-        can be compared.
+        `x0` is normalized; `label` does not matter to an unconditional model. The times and the
+        noise follow from (seed, index), so that two models, or two states of one, can be compared.
         """
         share = torch.rand(QUARTERS, generator=generator(seed, "evaluate time", index))
         t = self.process.timestep_at((torch.arange(QUARTERS) + share) / QUARTERS)

@@ -80,7 +80,9 @@ class LatentConfig(Config):
         return self.z_dim, self.latent_frames(frames), height // side, width // side
 
     def check_frames(self, frames: int) -> None:
-        """Refuse a number of frames that the model does not take."""
+        """Refuse (`ValueError`) a number of frames that the model does not take, with the nearest
+        allowed.
+        """
         first, step = self.first_frames, self.frame_step
         if frames < first or (frames - first) % step:
             low = max(first, first + (frames - first) // step * step)

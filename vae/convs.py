@@ -112,7 +112,10 @@ class TemporalConv(Cached, nn.Conv3d):
         return self.run(x, chunk)
 
     def run(self, x: Tensor, chunk: Chunk, companion: nn.Conv2d | None = None) -> Tensor:
-        """The output; `companion`, a convolution of every frame alone, gives channels before it."""
+        """`(b t) c h w` -> `(b t) c' h w`; what the next chunk needs goes into `chunk.carry`.
+
+        `companion`, a convolution of every frame alone, puts its channels before the output's.
+        """
         taps, bias = self._taps(x), self.bias
         assert bias is not None
         if companion is not None:

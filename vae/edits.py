@@ -45,7 +45,10 @@ class Edits:
 
 
 def pooled(x: Float[Tensor, "b c t h w"], time: int, space: int) -> Float[Tensor, "b c t2 h2 w2"]:
-    """Averages over `space` x `space` positions, and over `time` frames after the first one."""
+    """Averages over `space` x `space` positions, and over `time` frames after the first one.
+
+    Height and width must be multiples of `space`, the frames after the first one of `time`.
+    """
     first = F.avg_pool3d(x[:, :, :1], (1, space, space))
     if x.shape[2] == 1:
         return first
@@ -54,7 +57,16 @@ def pooled(x: Float[Tensor, "b c t h w"], time: int, space: int) -> Float[Tensor
 
 
 def turned(x: Float[Tensor, "b c t h w"], quarters: int, scale: float, *, unit: int) -> Tensor:
-    """`x` scaled, antialiased, to whole `unit`s of height and width, then rotated."""
+    """`x` scaled, antialiased, to whole `unit`s of height and width, then rotated.
+
+    Args:
+        quarters: counterclockwise turns by 90 degrees; an odd number swaps height and width.
+        scale: above 0, of both sides.
+        unit: pixels of a latent position; 1 for latents.
+
+    Returns:
+        `b c t h2 w2`.
+    """
     b, _, _, h, w = x.shape
     height, width = (unit * side for side in scaled((h // unit, w // unit), scale))
     if (height, width) != (h, w):

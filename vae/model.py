@@ -124,7 +124,11 @@ class VideoVAE(VideoAutoencoder, library_name="ivvae", tags=["video-vae"]):
         chunk_groups: int | None = None,
         tiling: Tiling | None = None,
     ) -> Float[Tensor, "b 3 t h w"]:
-        """The decoded mode of the posterior, of x's size; arguments as for `encode`."""
+        """The decoded mode of the posterior, of x's size, not clamped; arguments as for `encode`.
+
+        Raises:
+            ValueError: as `encode`.
+        """
         z = self.encode(x, pad=pad, chunk_groups=chunk_groups, tiling=tiling).mode()
         return self.decode(z, size=x.shape[2:], chunk_groups=chunk_groups, tiling=tiling)
 
@@ -177,8 +181,13 @@ class VideoVAE(VideoAutoencoder, library_name="ivvae", tags=["video-vae"]):
     ) -> tuple[Float[Tensor, "b z2 t h w"], Cache]:
         """Moments [mean | log-variance] of a run of whole groups, and the `past` of the next step.
 
-        Without `past` it is a video's first step, and x starts with the image frame. The `last`
-        step need not keep anything. Checks nothing.
+        Checks nothing.
+
+        Args:
+            x: pixels in [-1, 1]; 1 + temporal_ratio * n frames in a video's first step, whose first
+                one is the image frame, temporal_ratio * n frames in later ones.
+            past: cache that the step before returned; None in the first.
+            last: no step follows, so nothing is kept.
         """
         chunk = _chunk(x, past, last)
         y = self.to_moments(self.encoder(_to_frames(x), chunk))
@@ -189,7 +198,10 @@ class VideoVAE(VideoAutoencoder, library_name="ivvae", tags=["video-vae"]):
     def decode_step(
         self, z: Float[Tensor, "b z t h w"], past: Cache | None = None, last: bool = False
     ) -> tuple[Float[Tensor, "b 3 t h w"], Cache]:
-        """Frames of a run of latents, and the `past` of the next step, as `encode_step`."""
+        """Frames of a run of latents, not clamped, and the `past` of the next step.
+
+        As `encode_step`, of 1 + n latent frames in a video's first step and n in later ones.
+        """
         chunk = _chunk(z, past, last)
         y = self.decoder(self.from_latent(_to_frames(z)), chunk)
         y = rearrange(

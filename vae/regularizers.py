@@ -263,7 +263,15 @@ class Regularizers:
         videos: Sequence[Tensor],
         posterior: DiagonalGaussian,
     ) -> dict[str, Float[Tensor, ""]]:
-        """The terms that are on, without their weights, and "loss", what they add to Eq. 5."""
+        """The terms that are on, without their weights, and "loss", what they add to Eq. 5.
+
+        Args:
+            reconstructions, videos: `b 3 t h w`; the clip's and, with scale equivariance, the
+                downsampled one's.
+
+        Returns:
+            Scalars; "loss" in the unit of Eq. 5, a mean error times `REFERENCE_VALUES`.
+        """
         config = self.config
         values: dict[str, Tensor] = {"loss": torch.zeros((), device=posterior.mean.device)}
         if config.scale_equivariance is not None:

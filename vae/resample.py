@@ -112,7 +112,7 @@ class Upsample(nn.Module):
 
 def shrink(x: Tensor, weight: Tensor, bias: Tensor | None, *, groups: int = 1) -> Tensor:
     """3x3 convolution of stride 2, of a frame with a row and a column of zeros at the bottom and
-    right: `n c h w` -> `n c' h/2 w/2`, h and w even.
+    right: `n c h w` -> `n c' h/2 w/2`, of even h and w.
     """
     # padding inside the convolution makes no copy, but a row and a column too many
     return F.conv2d(x, weight, bias, stride=2, padding=2, groups=groups)[:, :, 1:, 1:]

@@ -33,6 +33,9 @@ def run_whole(
     """The `frames` that `step` makes of all of `x` (b c t h w), in runs of `chunk_groups`.
 
     Where the device's memory runs out without gradients, again in runs of half as many.
+
+    Raises:
+        torch.OutOfMemoryError: a single group does not fit, or gradients are wanted.
     """
     chunk_groups = max(1, min(chunk_groups, (x.shape[2] - 1) // frames_per_group))
     while True:

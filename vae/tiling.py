@@ -131,8 +131,8 @@ class Span:
 
 
 def place(size: int, tile: int, tiling: Tiling, ratio: int) -> list[Span]:
-    """As few tiles as cover `size` pixels with enough overlap, evenly spread at multiples of
-    `ratio`.
+    """As few tiles of `tile` pixels as cover an axis of `size` pixels with enough overlap, evenly
+    spread at multiples of `ratio`, the pixels of a latent position.
     """
     if size <= tile:
         return spans([0], size, size, tiling.blend)
@@ -162,8 +162,10 @@ def run_tiles(
     scale_in: int,
     scale_out: int,
 ) -> Tensor:
-    """`step` of every tile of `x` (b c t h w), row by row, faded into each other; scales as of
-    `TiledStep`.
+    """`step` of every tile of `x` (b c t h w), row by row, faded into each other.
+
+    Spans are in pixels; `scale_in` and `scale_out` are the pixels of a position of `x` and of the
+    result, `b c' t' h w`.
     """
     whole = torch.empty(0)
     for row, column in product(rows, columns):

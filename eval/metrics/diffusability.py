@@ -89,6 +89,9 @@ def spectrum(x: Float[ndarray, "n c t h w"]) -> Spectrum:
 def channel_modes(x: Float[ndarray, "n c t h w"]) -> ChannelModes:
     """How many directions of the channels carry the variance, over clips and positions.
 
+    Args:
+        x: raw latents, which are normalized per channel here.
+
     Raises:
         ValueError: nothing varies, or a value is not finite.
     """

@@ -117,6 +117,9 @@ def bootstrap_error(
 
     Returns:
         Standard deviation in the unit of the distance.
+
+    Raises:
+        ValueError: fewer than 2 resamples.
     """
     if resamples < 2:
         raise ValueError(f"resamples={resamples} must be at least 2")

@@ -65,6 +65,12 @@ def max_inception_score(count: int, *, splits: int, classes: int = 101) -> float
         count: clips in all.
         splits: parts scored on their own.
         classes: classes drawn from.
+
+    Returns:
+        The mean of 20 simulations from one seed, between 1 and `classes`.
+
+    Raises:
+        ValueError: more splits than clips.
     """
     if not 1 <= splits <= count:
         raise ValueError(f"splits={splits} must be between 1 and the {count} clips")
