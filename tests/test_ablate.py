@@ -155,7 +155,7 @@ def test_a_mean_over_fewer_seeds_than_the_caption_says_is_not_shown():
     [
         ({"claims": (CLAIM,)}, "no row ktc_gcconv_from_image; there are baseline, "),
         ({"continued": {"ktc": "od_vae"}}, "continued: od_vae is not one of"),
-        ({"continued": {"kct": "ivvae"}}, "row 'kct': use some of baseline"),
+        ({"continued": {"kct": "ivvae"}}, "unknown architecture 'kct': use some of baseline"),
         ({"architectures": ()}, "of architectures or image_starts"),
     ],
 )

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from eval.metrics.baselines import last_frame_reconstruction, trilinear_reconstruction
 
 
-def test_keyframes_are_exact_and_stand_for_their_group():
+def test_the_last_frames_are_exact_and_stand_for_their_group():
     video = torch.rand(2, 3, 9, 8, 8) * 2 - 1
     result = last_frame_reconstruction(video)
     kept = [0, 4, 4, 4, 4, 8, 8, 8, 8]
@@ -19,7 +19,7 @@ def test_trilinear_is_exact_for_what_it_can_represent():
     assert_close(trilinear_reconstruction(ramp), ramp)
 
 
-def test_trilinear_sees_only_keyframes():
+def test_trilinear_sees_only_the_kept_frames():
     video = torch.rand(1, 3, 9, 16, 16) * 2 - 1
     changed = video.clone()
     changed[:, :, [1, 2, 3, 5, 6, 7]] = 0

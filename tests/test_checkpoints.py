@@ -180,7 +180,7 @@ def test_a_torn_last_line_of_the_log_is_cut_and_another_is_refused(tmp_path, cap
     assert [line["step"] for line in read_log(tmp_path)] == [1, 2, 3]
     for first in (lines[0][:-3], "3", "null", '{"loss": 0.1}'):
         (tmp_path / "log.jsonl").write_text("\n".join([first, *lines[1:]]))
-        with pytest.raises(ValueError, match="line 1 is not one of a step"):
+        with pytest.raises(ValueError, match="line 1 is not a JSON object with a step"):
             read_log(tmp_path)
 
 

@@ -280,7 +280,7 @@ def test_several_are_loaded_as_far_as_they_are_there(tmp_path):
     with pytest.raises(ValueError, match="is no valid CVVAE folder"):  # damage ends it
         load_found(sources)
     for twice in (["a=x", "a=y"], ["source=x"], ["../a=x"]):
-        with pytest.raises(ValueError, match="no plain file name"):
+        with pytest.raises(ValueError, match="not a valid file name"):
             named_sources(twice, taken=("source",))
 
 

@@ -202,13 +202,13 @@ def test_packed_b_frames_in_avi(tmp_path):
 
 def test_frames_are_counted_where_a_seek_goes_astray(tmp_path, monkeypatch):
     path = write_barcode_video(tmp_path / "a.mp4", options=B_FRAMES)
-    seek = decode._from_keyframe
+    seek = decode._from_sync_frame
 
     def skip(frames: int, *arguments):
         return islice(seek(*arguments), frames, None)
 
     for skipped in (1, 5, 99):
-        monkeypatch.setattr(decode, "_from_keyframe", partial(skip, skipped))
+        monkeypatch.setattr(decode, "_from_sync_frame", partial(skip, skipped))
         clip = list(range(20, 35, 2))
         assert [read_barcode(frame) for frame in read_frames(path, clip)] == clip
 

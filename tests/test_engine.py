@@ -180,7 +180,7 @@ def test_more_memory_than_there_is_is_one_line_and_exit_code_2(too_much, monkeyp
     monkeypatch.setattr(sys, "argv", ["command", "--out=x"])
     assert exit_code(Command, lambda config: too_much()) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: more memory is needed than there is. Lower ")
+    assert error.startswith("error: out of memory. Lower ")
     assert error.count("\n") == 1
 
 

@@ -122,7 +122,7 @@ def test_mistakes_of_the_gan_stage_are_refused_when_it_is_configured(shards, tmp
         gan_run(tmp_path / "run", shards, evaluate_every=2)
     with pytest.raises(ValueError, match="architecture='E': use one of baseline"):
         replace(config, architecture="E")
-    with pytest.raises(ValueError, match="fp16 has one loss scale"):
+    with pytest.raises(ValueError, match="precision=fp16"):
         gan_run(tmp_path / "run", shards, precision="fp16")
     with pytest.raises(ValueError, match="LPIPS with alex needs at least 31 x 31"):
         replace(config, loss=VAELossConfig(perceptual="alex"))
@@ -156,7 +156,7 @@ BUCKET = '{"buckets": [{"frames": %s, "height": 16, "width": 16, "batch_size": %
         ),
         (["--init_from=/nowhere"], "/nowhere: no VideoVAE here"),
         (["--buckets", BUCKET % (101, 4)], "bucket 101x16x16: "),
-        (["--buckets", BUCKET % (5, 8)], "bucket 5x16x16: the data set has 6 samples, fewer"),
+        (["--buckets", BUCKET % (5, 8)], "bucket 5x16x16: the data set has 6 items, fewer"),
         (["--loss.perceptual=vgg"], "no vgg16-397923af.pth found"),
         (["--adversarial.start_step=6"], "start_step=6 is not before the end of the run"),
         (["--train.micro_batch_size=3"], "micro_batch_size=3 does not divide the 4 clips"),

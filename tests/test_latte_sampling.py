@@ -213,7 +213,7 @@ def test_each_sampling_seed_has_a_folder_that_eval_fvd_takes_as_one_set(made, tm
         ("stylegan_v", 100, (16, 256, 256), "num_clips=100, but protocol=stylegan_v measures 2048"),
         ("stylegan_v", None, (15, 256, 256), "clips of 15 frames, but .* measures 16"),
         ("tats", None, (16, 64, 128), "clips of 64x128 pixels, but protocol=tats .* 128x128"),
-        ("ivvae_table2", None, (17, 256, 256), "protocol=ivvae_table2 does not tell it"),
+        ("ivvae_table2", None, (17, 256, 256), "protocol=ivvae_table2 does not specify it"),
         ("fvd", None, (17, 256, 256), "protocol=fvd: no such protocol"),
         (None, None, (17, 256, 256), "give the number of clips, or a protocol"),
     ],

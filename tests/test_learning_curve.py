@@ -126,5 +126,5 @@ def test_bad_settings(curve):
         replace(curve, seeds=())
     with pytest.raises(ValueError, match=r"none.yaml: no such config file"):
         replace(curve, train=curve.folder / "none.yaml")
-    with pytest.raises(ValueError, match="10 % of its 4 steps is no whole number"):
+    with pytest.raises(ValueError, match="10 % of its 4 steps is not a whole number of steps"):
         learning_curve.run(replace(curve, percents=(10, 100)))

@@ -174,7 +174,7 @@ def test_whatever_a_file_raises_is_its_failure(videos, tmp_path):
     assert contents(tmp_path / "here") == (
         pack(root, tmp_path / "pool", workers=1) and contents(tmp_path / "pool")
     )
-    with pytest.raises(ValueError, match=r"line.mkv: .*Mend or remove"):
+    with pytest.raises(ValueError, match=r"line.mkv: .*Fix or remove"):
         pack(root, tmp_path / "stop", on_error="stop")
 
 
@@ -185,7 +185,7 @@ def test_a_run_goes_on_after_the_file_that_stopped_it_was_changed(tmp_path, chan
         write_barcode_video(root / "x" / f"{number}.mp4", 20 + number, 48, 64, shade=40 * number)
     whole = (root / "x" / "3.mp4").read_bytes()
     (root / "x" / "3.mp4").write_bytes(whole[:-500])
-    with pytest.raises(ValueError, match=r"3.mp4: .*Mend or remove"):
+    with pytest.raises(ValueError, match=r"3.mp4: .*Fix or remove"):
         pack(root, out, on_error="stop")
     first = (out / "shard-000000.tar").stat().st_mtime_ns
     if change == "mended":

@@ -142,7 +142,7 @@ def test_commands_of_one_process_refuse_several_and_write_nothing(
     name, project, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="2 processes were launched, but one does it all"):
+    with pytest.raises(ValueError, match="WORLD_SIZE=2, but this command runs in one process"):
         CASES[name].run(CASES[name].config(project, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 

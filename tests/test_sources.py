@@ -211,7 +211,7 @@ def test_sources_that_give_no_clips_are_refused(folders, tmp_path):
     with pytest.raises(ValueError, match=r"images: .*4 videos .*5 frames"):
         train_vae.run(mixed(folders, tmp_path / "run", sources=images))
     long = BucketConfig(buckets=(Bucket(frames=5, height=16, width=16, batch_size=2),))
-    with pytest.raises(ValueError, match=r"images: fills no bucket: .* the 5 frames"):
+    with pytest.raises(ValueError, match=r"images: no video fits a bucket: .* the 5 frames"):
         train_vae.run(mixed(folders, tmp_path / "run", sources=images, buckets=long))
     with pytest.raises(ValueError, match="nowhere"):
         train_vae.run(mixed(folders, tmp_path / "run", sources=(Source(folder="nowhere"),)))

@@ -231,9 +231,9 @@ def test_a_stream_with_settings_of_indexed_data_is_refused(folder, tmp_path):
     data = ClipConfig(folder=str(folder), frames=5, height=16, width=16)
     sizes = BucketConfig(buckets=(Bucket(frames=5, height=16, width=16, batch_size=2),))
     for changes in ({"data": data}, {"stream": None}):
-        with pytest.raises(ValueError, match="set either data or stream"):
+        with pytest.raises(ValueError, match="set exactly one of data and stream"):
             training(folder, tmp_path, **changes)
-    with pytest.raises(ValueError, match="buckets need data"):
+    with pytest.raises(ValueError, match="buckets require data"):
         training(folder, tmp_path, buckets=sizes)
     wrong = config(folder, frames=6, stride=1, height=16, width=16)
     with pytest.raises(ValueError, match="6 frames, but the VAE needs"):

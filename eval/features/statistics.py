@@ -62,7 +62,7 @@ class Statistics:
     count: int
     """Clips."""
     features: FeatureSet | None
-    """None where the file holds moments alone."""
+    """None where the file holds only mean and covariance."""
     protocol: ClipProtocol
     """How the clips were cut, as far as it is known."""
     values: Mapping[str, Any]
@@ -93,7 +93,8 @@ class Statistics:
         if self.features is not None:
             return []
         return [
-            f"{self.folder.name} holds moments alone of the {which} clips: no bootstrap, no value "
+            f"{self.folder.name} holds only mean and covariance of the {which} clips: no "
+            "bootstrap, no value "
             "at infinity, no kernel distance, no precision and recall; whether its network had the "
             "same weights is not recorded."
         ]

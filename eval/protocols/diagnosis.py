@@ -81,7 +81,7 @@ def diagnose(
 
     Args:
         real: the real clips, or statistics of them, which allow slips of the generated clips only.
-        features: of the real clips; None of statistics that are moments alone.
+        features: of the real clips; None of statistics without features.
         fake: generated clips.
         extractor: gives the features; those of the changed clips are computed anew.
         extraction: how.
@@ -91,7 +91,7 @@ def diagnose(
         `why_not` where there is no value. Ready for JSON.
 
     Raises:
-        ValueError: moments alone of the real clips.
+        ValueError: statistics of the real clips without features.
     """
     if features is None:
         raise ValueError(f"{real.folder}: only mean and covariance, but diagnose needs features")

@@ -65,7 +65,7 @@ def evaluate_fvd(
 
     Raises:
         ValueError: fewer than 2 clips, clips of unequal length or frame rate, or broken clips;
-            moments alone where the network's distance needs features.
+            only mean and covariance where the network's distance needs features.
     """
     check_clips(real, fake, allow_rate_mismatch)
     notes = _notes(real, fake)
@@ -123,7 +123,7 @@ def evaluate_fvd(
 def real_features(
     real: ClipSource | Statistics, extractor: Extractor, extraction: Extraction
 ) -> FeatureSet | None:
-    """Features of the real clips; None of statistics that are moments alone.
+    """Features of the real clips; None of statistics without features.
 
     Raises:
         ValueError: statistics of another network.

@@ -167,7 +167,7 @@ def real_floor(
         `value`, `clips` (per half), ready for JSON.
 
     Raises:
-        ValueError: too few clips for two halves, or moments alone.
+        ValueError: too few clips for two halves, or only mean and covariance.
     """
     if features is None:
         raise ValueError(f"{real.folder}: only mean and covariance, so its clips cannot be halved")

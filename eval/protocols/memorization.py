@@ -45,7 +45,9 @@ def memorized_clips(
         ValueError: fewer than 20 held-out clips, or no features of the training clips.
     """
     if training is None:
-        raise ValueError("moments alone of the real clips: memorization needs their features")
+        raise ValueError(
+            "memorization requires features of the real clips, not only mean and covariance"
+        )
     generated = extract_features(fake, extractor, extraction)
     usual = extract_features(held_out, extractor, extraction)
     found = memorization(generated.values, training.values, usual.values)
