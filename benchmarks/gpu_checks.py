@@ -30,6 +30,7 @@ from eval.features.extractors import full_precision
 from eval.features.i3d import InceptionI3D
 from eval.metrics.reconstruction import ssim
 from latte.diffusion import GaussianDiffusion
+from latte.dpm_solver import dpm_solver
 from latte.flow import integrate
 from latte.samplers import FLOW_METHODS, SamplerConfig, denoise, sample
 from vae.tiling import Tiling
@@ -292,15 +293,17 @@ def hot_calls(machine: Machine) -> dict[str, Callable[[], Tensor]]:
     latte, z = make_latte(machine, "S"), torch.randn(2, 4, 3, 8, 8, device=machine.device)
     t = torch.tensor([3, 700], device=machine.device)
     latent = vae.encode(clip).mean.clone()
-    spaced = GaussianDiffusion(timesteps=[0, 500])
+    spaced, whole = GaussianDiffusion(timesteps=[0, 500]), GaussianDiffusion()
     flow = make_latte(machine, "S", learn_sigma=False)
 
     calls: dict[str, Callable[[], Tensor]] = {
         "encode_step": lambda: vae.encode_step(clip, None)[0],
         "decode_step": lambda: vae.decode_step(latent, None)[0],
+        "forward": lambda: vae(clip, latent)[0],
         "latte": lambda: latte(z, t),
         "ddpm": lambda: denoise(latte, spaced, z, lambda _: z, method="ddpm"),
         "ddim": lambda: denoise(latte, spaced, z, lambda _: z, method="ddim"),
+        "dpm_solver": lambda: dpm_solver(latte, whole, z, 2),
         "euler": lambda: integrate(flow, z, 2, method="euler"),
         "heun": lambda: integrate(flow, z, 2, method="heun"),
     }

@@ -322,14 +322,14 @@ def test_requests_that_do_not_fit(classes, changes, labels, message):
     ("changes", "message"),
     [
         ({"steps": 1}, "steps=1 must be at least 2"),
-        ({"eta": 0.5}, "for method ddim only"),
+        ({"eta": 0.5}, "requires method=ddim, not"),
         ({"eta": 2.0, "method": "ddim"}, "eta=2.0 must be at most 1"),
         ({"guidance": -1.0}, "guidance=-1.0 must not be negative"),
         ({"guidance": 2.0, "guidance_interval": (0.5, 0.5)}, "0 <= low < high <= 1"),
         ({"guidance": 2.0, "guidance_interval": (0.5, 2.0)}, "0 <= low < high <= 1"),
         ({"guidance_interval": (0.1, 0.5)}, "no effect at guidance=1"),
-        ({"method": "euler", "spacing": "stride"}, "no meaning for method euler"),
-        ({"method": "dpm_solver", "spacing": "stride"}, "no meaning for method dpm_solver"),
+        ({"method": "euler", "spacing": "stride"}, "requires method=ddpm or ddim, not euler"),
+        ({"method": "dpm_solver", "spacing": "stride"}, "requires method=ddpm or ddim, not dpm_solver"),
         ({"method": "heun", "steps": 0}, "steps=0 must be at least 1"),
     ],
 )
