@@ -45,8 +45,8 @@ class Guard:
             log.warning("step %d skipped: %s", step, ", ".join(bad))
             if self.in_a_row >= self.max_skipped_steps:
                 raise ValueError(
-                    f"non-finite loss or gradients at step {step} ({', '.join(bad)}), as in the "
-                    f"{self.in_a_row - 1} steps before. The last checkpoint is older: lower the "
+                    f"non-finite loss or gradients in {self.in_a_row} steps in a row, the last of them "
+                    f"step {step} ({', '.join(bad)}). The last checkpoint is older: lower the "
                     "learning rate or max_grad_norm and rerun in another folder."
                 )
             return False

@@ -116,7 +116,7 @@ def test_the_smaller_videos_go_to_the_smaller_buckets(folder):
 def test_a_bucket_without_enough_videos_is_refused_when_it_is_built(folder):
     with pytest.raises(ValueError, match=r"bucket 21x32x32: .*6 videos .*21 frames"):
         clips(folder, IMAGES, Bucket(frames=21, height=32, width=32, batch_size=2))
-    with pytest.raises(ValueError, match=r"bucket 9x32x32: .*3 samples"):
+    with pytest.raises(ValueError, match=r"bucket 9x32x32: .*3 items"):
         clips(folder, Bucket(frames=9, height=32, width=32, batch_size=4)).batch_order(0)
 
 

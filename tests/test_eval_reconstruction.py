@@ -126,7 +126,7 @@ def test_mistakes_are_refused_before_the_work(folder, tmp_path, changes, message
 def test_names_must_differ(folder, capsys):
     twice = [f"--vae=ours={folder}/video_vae", *arguments(folder)]
     assert run_script("eval_reconstruction.py", *twice) == 2
-    assert "'ours' is taken" in capsys.readouterr().err
+    assert "'ours' is already used" in capsys.readouterr().err
 
 
 FIGURES = {

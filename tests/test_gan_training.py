@@ -110,7 +110,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(shards, tmp_path, capsys, 
     text = capsys.readouterr().out
     assert "steps: 3 done, 7 to come" in text
     assert "data: 12 clips seen, 28 to come" in text
-    assert "memory, measured: not, because a step would not fit" in text
+    assert "memory, measured: skipped, a step would not fit" in text
 
 
 def test_mistakes_of_the_gan_stage_are_refused_when_it_is_configured(shards, tmp_path):

@@ -215,7 +215,7 @@ def test_each_sampling_seed_has_a_folder_that_eval_fvd_takes_as_one_set(made, tm
         ("tats", None, (16, 64, 128), "clips of 64x128 pixels, but protocol=tats .* 128x128"),
         ("ivvae_table2", None, (17, 256, 256), "protocol=ivvae_table2 does not specify it"),
         ("fvd", None, (17, 256, 256), "protocol=fvd: no such protocol"),
-        (None, None, (17, 256, 256), "give the number of clips, or a protocol"),
+        (None, None, (17, 256, 256), "num_clips is required without a protocol"),
     ],
 )
 def test_clips_that_do_not_suit_a_protocol(protocol, given, clip, message):

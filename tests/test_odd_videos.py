@@ -55,7 +55,7 @@ def test_checking_compares_seeking_with_decoding_in_sequence(tmp_path, monkeypat
         video.container.seek(timeline.pts[first], stream=video.stream, backward=True)
         yield from decode.decoded_frames(video, None)
 
-    monkeypatch.setattr(decode, "_from_keyframe", trusting)
+    monkeypatch.setattr(decode, "_from_sync_frame", trusting)
     with pytest.raises(DecodeError, match=r"a\.mp4: .*frame \d+ .*other pixels"):
         check_frames(path)
 

@@ -96,7 +96,7 @@ def test_parts_of_a_weight_are_cast_once_under_autocast():
             return func(*args, **(kwargs or {}))
 
     with Casts(), torch.autocast("cpu", torch.bfloat16):
-        conv(x, Chunk(batch=1, image=True, past={}))
+        conv(x, Chunk(batch_size=1, image=True, past={}))
     assert calls == [conv.weight.shape]
 
 

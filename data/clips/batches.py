@@ -136,10 +136,7 @@ class BucketClips(Dataset):
         used = {part.config.folder for part in self.clips}
         for number, each in enumerate(configs):
             if each.folder not in used:
-                raise ValueError(
-                    f"{each.folder}: no video is large and long enough for a bucket: "
-                    f"{refusals[number]}"
-                )
+                raise ValueError(f"{each.folder}: no video fits a bucket: {refusals[number]}")
         self.index = indexes[0]
         self.class_names, self.hash = self.index.class_names, self.index.hash
         total = max(map(len, self.sets))
