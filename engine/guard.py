@@ -45,7 +45,7 @@ class Guard:
             log.warning("step %d skipped: %s", step, ", ".join(bad))
             if self.in_a_row >= self.max_skipped_steps:
                 raise ValueError(
-                    f"non-finite loss or gradients in {self.in_a_row} steps in a row, the last of them "
+                    f"non-finite loss or gradients in {self.in_a_row} steps in a row, the last is "
                     f"step {step} ({', '.join(bad)}). The last checkpoint is older: lower the "
                     "learning rate or max_grad_norm and rerun in another folder."
                 )

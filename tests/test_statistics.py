@@ -224,7 +224,7 @@ def test_several_sets_give_their_mean_and_spread(root, tmp_path, capsys):
     assert "mean and standard deviation of 2 sets" in capsys.readouterr().out
     write_clips(tmp_path / "fewer", 5, 9)
     assert evaluate(root, "real", ["fake", str(tmp_path / "fewer")]) == 2
-    assert "give sets of as many clips" in capsys.readouterr().err
+    assert "Give sets of as many clips" in capsys.readouterr().err
 
 
 def test_the_floor_is_real_against_real_at_this_number(root, tmp_path, monkeypatch, capsys):

@@ -60,7 +60,7 @@ def turned(x: Float[Tensor, "b c t h w"], quarters: int, scale: float, *, unit: 
     """`x` scaled, antialiased, to whole `unit`s of height and width, then rotated.
 
     Args:
-        quarters: counterclockwise turns by 90 degrees; an odd number swaps height and width.
+        quarters: turns by 90 degrees to the left; an odd number swaps height and width.
         scale: above 0, of both sides.
         unit: pixels of a latent position; 1 for latents.
 
