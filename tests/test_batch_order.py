@@ -87,9 +87,9 @@ def test_the_order_of_an_epoch_is_made_once():
 
 
 def test_too_few_samples_are_refused():
-    with pytest.raises(ValueError, match=r"7 samples, .* global batch of 8"):
+    with pytest.raises(ValueError, match=r"7 items, .* global batch of 8"):
         BatchOrder([3, 4], 8, seed=0)
-    with pytest.raises(ValueError, match="0 samples"):
+    with pytest.raises(ValueError, match="0 items"):
         BatchOrder([], 8, seed=0)
     with pytest.raises(ValueError, match="batch_size=0 must be at least 1"):
         BatchOrder([3], 0, seed=0)

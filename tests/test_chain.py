@@ -171,7 +171,10 @@ def test_mistakes_are_refused(tiny, options, message):
         ({}, "give either train or vae"),
         ({"train": Path("a.yaml"), "vae": "b"}, "give either train or vae"),
         ({"vae": "b", "options": {"a": "b"}}, "options are those of train"),
-        ({"train": Path("a.yaml"), "options": {"train.seed": "1"}}, "train.seed is set here"),
+        (
+            {"train": Path("a.yaml"), "options": {"train.seed": "1"}},
+            "train.seed is set by chain.py",
+        ),
         ({"name": "a/b", "vae": "b"}, "not a valid file name"),
     ],
 )

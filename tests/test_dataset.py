@@ -154,7 +154,7 @@ def test_an_unreadable_video_stops_at_once_unless_some_are_allowed(tmp_path, cap
     assert_close(again[0, 1]["video"], item["video"], rtol=0, atol=0)
     lenient[5, 1]
     assert list(lenient.unreadable.reasons) == ["video1"]  # counted once
-    assert caplog.text.count("video1 left out") == 2  # once per data set
+    assert caplog.text.count("video1: skipped") == 2  # once per data set
 
 
 def test_a_data_set_with_nothing_readable_gives_up(tmp_path):

@@ -87,7 +87,7 @@ def test_a_step_skipped_on_the_device_equals_one_that_the_host_skips(tmp_path, c
 
 
 def test_too_many_steps_that_are_not_finite_stop_a_run_that_reads_late(tmp_path):
-    with pytest.raises(ValueError, match="at step 4, the last of 3"):
+    with pytest.raises(ValueError, match="3 steps in a row, the last is step 4"):
         toy_run(tmp_path, bad=(1, 2, 3), log_every=100, save_every=100, max_skipped_steps=3)
     assert not (tmp_path / "checkpoints").exists()
 

@@ -93,7 +93,7 @@ def test_requests_that_do_not_fit():
         RectifiedFlow().training_loss(lambda x, t: x.repeat(1, 2, 1, 1, 1), x, torch.ones(2), x)
     with pytest.raises(ValueError, match=r"std=0\.0 must be above 0"):
         FlowConfig(std=0.0)
-    with pytest.raises(ValueError, match="for times=logit_normal only"):
+    with pytest.raises(ValueError, match="times=logit_normal, not uniform"):
         FlowConfig(times="uniform", mean=1.0)
     with pytest.raises((ValueError, TypeError), match="times"):
         FlowConfig(times="cosine")
