@@ -100,5 +100,5 @@ def test_inspection_shows_counts_statistics_and_pictures(inputs, tmp_path, capsy
     with pytest.raises(ValueError, match=r"not what .* was made from"):
         command(vae=inputs / "vae", data=other)
     for options in ({"num_clips": 0}, {"data": other}):
-        with pytest.raises(ValueError, match=r"num_clips=0|give vae or card"):
+        with pytest.raises(ValueError, match=r"num_clips=0|data requires vae or card"):
             command(**options)

@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from benchmarks.traffic import BEFORE, SHARES, Traffic, measure, missed_bars
 from benchmarks.traffic_count import CUDA, Count, CudaRules, EagerCounter, without_values
 from latte import Latte, LatteConfig, dpm_solver
-from latte.diffusion import DiffusionConfig, GaussianDiffusion, Interval
+from latte.diffusion import DiffusionConfig, GaussianDiffusion, GuidanceInterval
 from latte.flow import RectifiedFlow, integrate
 from latte.samplers import denoise, guided
 from vae import VAEConfig, VideoVAE
@@ -90,7 +90,7 @@ def test_no_step_of_a_sampler_waits_for_the_host(latte, method, limited, monkeyp
     flow = method in ("euler", "heun")
     if flow:  # which has no variance
         forms = [lambda x, t, form=form: form(x, t)[:, :2] for form in forms]
-    predict = Interval(*forms, 100.0, 900.0) if limited else forms[0]
+    predict = GuidanceInterval(*forms, 100.0, 900.0) if limited else forms[0]
 
     def run():
         if flow:
