@@ -70,8 +70,7 @@ def newest_whole(folder: Path) -> tuple[Path | None, list[Path]]:
         reasons = "; ".join(f"{path.name}: {why}" for path, why in damaged.items())
         raise ValueError(
             f"{folder}: all checkpoints are damaged ({reasons}). Restore one from a copy, or "
-            "delete "
-            f"{folder} to train from the start."
+            f"delete {folder} to train from the start."
         )
     return None, []
 

@@ -18,7 +18,7 @@ from common.config import Config
 from common.seeding import generator
 from latte.config import LatteConfig
 from latte.continuation import replacement_guidance
-from latte.diffusion import GaussianDiffusion, GuidanceInterval, ModelFn, model_at
+from latte.diffusion import GaussianDiffusion, GuidanceInterval, Latents, ModelFn, model_at
 from latte.diffusion_process import DiffusionProcess
 from latte.dpm_solver import dpm_solver
 from latte.embeddings import check_labels
@@ -111,8 +111,7 @@ def spaced_timesteps(total: int, steps: int, spacing: Spacing = "fractional") ->
         if stride is None:
             raise ValueError(
                 f"sampler: spacing=stride cannot give exactly {steps} of {total} steps. Use "
-                "spacing=fractional, or "
-                f"steps={len(range(0, total, round(total / steps)))}."
+                f"spacing=fractional, or steps={len(range(0, total, round(total / steps)))}."
             )
         return list(range(0, total, stride))
     position, chosen = 0.0, []
@@ -171,12 +170,12 @@ def _check_guidance(scale: float, model: LatteConfig) -> None:
 def denoise(
     model_fn: ModelFn | GuidanceInterval,
     diffusion: GaussianDiffusion,
-    start: Float[Tensor, "b c t h w"],
+    start: Latents,
     draw: Callable[[int], Tensor],
     *,
     method: Literal["ddpm", "ddim"] = "ddpm",
     eta: float = 0.0,
-) -> Float[Tensor, "b c t h w"]:
+) -> Latents:
     """Run a sampler over all timesteps of `diffusion`, last to first, with the given noise.
 
     Args:
@@ -219,7 +218,7 @@ def sample(
     labels: Sequence[int] | None = None,
     seed: int,
     known: Float[Tensor, "b c k h w"] | None = None,
-) -> Float[Tensor, "b c t h w"]:
+) -> Latents:
     """Sample one batch of latents on the model's device.
 
     Args:

@@ -127,7 +127,7 @@ def _sample(
             parts = [part.clamp(-1, 1).cpu() for part in vae.decode_parts(latent, metadata.frames)]
             yield number, to_uint8(torch.cat(parts, dim=2)[0])
 
-    hashes = {"encoder_sha256": encoder_hash(vae), "decoder_sha256": decoder_hash(vae)}
+    hashes = {"encoder_sha256": metadata.encoder_hash, "decoder_sha256": decoder_hash(vae)}
     clips.write(
         *(draw, accelerator, config),
         inputs={

@@ -187,7 +187,7 @@ def test_the_classifier_and_the_page_of_digits_are_valid(monkeypatch):
     assert classifier.test == "datasets/digits/reference"
     for name in ("score", "inception"):  # clips at the size that it was trained at
         options = read_options(f"configs/digits/chain/{name}.yaml")
-        assert options["height"] == options["width"] == classifier.data.height
+        assert options["height"] == options["width"] == classifier.data.height == 64
     page = parse(MakeReport, ["--config", "configs/digits/report.yaml"])
     small = parse(Ablate, ["--config", "configs/digits/small.yaml"])
     measured = {str(small.folder / "tests" / f"{test}-0") for test in small.tests}

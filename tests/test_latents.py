@@ -322,9 +322,8 @@ def test_unreadable_videos_stop_the_cache_or_are_listed(tmp_path):
     assert dataset.manifest["totals"]["failures"] == 4
     assert {f["video"] for f in dataset.manifest["failures"]} == {"video1"}
     (tmp_path / "b" / "latents-000005.json").unlink()
-    with pytest.raises(
-        ValueError, match="1 unreadable of 4"
-    ):  # also when those shards are there already
+    # Also when those shards are there already
+    with pytest.raises(ValueError, match="1 unreadable of 4"):
         complete(make_cache(tmp_path / "b", packed))
 
 

@@ -153,9 +153,8 @@ def test_unreadable_samples_of_workers_are_counted_here(tmp_path, workers):
     for batch in loaded:
         assert "video1" not in batch["key"]
         assert "unreadable" not in batch
-    assert (
-        sum(batch["unreadable_clips"].sum() for batch in loaded) >= 2
-    )  # a substitute may be bad, too
+    # at least: a substitute may be unreadable, too
+    assert sum(batch["unreadable_clips"].sum() for batch in loaded) >= 2
     assert list(lenient.unreadable.reasons) == ["video1"]
     with pytest.raises(ValueError, match=r"^video1: .* 1 unreadable of 4"):
         load(clips(folder), 0, 4, workers=workers)

@@ -329,7 +329,10 @@ def test_requests_that_do_not_fit(classes, changes, labels, message):
         ({"guidance": 2.0, "guidance_interval": (0.5, 2.0)}, "0 <= low < high <= 1"),
         ({"guidance_interval": (0.1, 0.5)}, "no effect at guidance=1"),
         ({"method": "euler", "spacing": "stride"}, "requires method=ddpm or ddim, not euler"),
-        ({"method": "dpm_solver", "spacing": "stride"}, "ddpm or ddim, not dpm_solver"),
+        (
+            {"method": "dpm_solver", "spacing": "stride"},
+            "requires method=ddpm or ddim, not dpm_solver",
+        ),
         ({"method": "heun", "steps": 0}, "steps=0 must be at least 1"),
     ],
 )

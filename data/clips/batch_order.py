@@ -17,15 +17,15 @@ from data.clips.options import UnreadableVideos
 from engine.losses import Batch, Losses, LossFunction, StepInfo
 
 SHARDS_PER_GROUP = 8
-SAMPLES_PER_CYCLE = 1000
-"""Samples in which every source of a mixture has its share."""
+ITEMS_PER_CYCLE = 1000
+"""Items in which every source of a mixture has its share."""
 
 
 class GlobalBatches(ABC):
     """Global batches by step, of which each process takes its part."""
 
     batch_sizes: set[int]
-    """Samples that a global batch may have."""
+    """Items that a global batch may have."""
 
     @abstractmethod
     def batch(self, step: int) -> list[tuple[int, ...]]:
@@ -141,7 +141,7 @@ class MixedOrder(GlobalBatches):
             for number in self.numbers
         }
         shares = [weights[number] for number in self.numbers]
-        self.turns = WeightedRoundRobin(shares, seed, name="sources", cycle=SAMPLES_PER_CYCLE)
+        self.turns = WeightedRoundRobin(shares, seed, name="sources", cycle=ITEMS_PER_CYCLE)
 
     def batch(self, step: int) -> list[tuple[int, ...]]:
         """The `(source, epoch, index)` of each item of global batch `step`."""

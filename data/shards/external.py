@@ -81,8 +81,7 @@ class ScannedTar:
         if self.cut:
             raise ValueError(
                 f"{tar}: no end-of-archive marker: truncated, or written without it. Copy it "
-                "again, or "
-                "take the samples that it has with on_error=skip."
+                "again, or take the samples that it has with on_error=skip."
             )
 
 

@@ -135,8 +135,7 @@ def _steps(config: LearningCurveConfig) -> dict[int, int]:
     if broken := [percent for percent in config.percents if total * percent % 100]:
         raise ValueError(
             f"{config.train}: {broken[0]} % of its {total} steps is not a whole number of steps. "
-            "Choose "
-            "other percents."
+            "Choose other percents."
         )
     return {percent: total * percent // 100 for percent in config.percents}
 

@@ -94,9 +94,8 @@ class Statistics:
             return []
         return [
             f"{self.folder.name} holds only mean and covariance of the {which} clips: no "
-            "bootstrap, no value "
-            "at infinity, no kernel distance, no precision and recall; whether its network had the "
-            "same weights is not recorded."
+            "bootstrap, no value at infinity, no kernel distance, no precision and recall; whether "
+            "its network had the same weights is not recorded."
         ]
 
     def check(self, extractor: Extractor) -> None:

@@ -55,8 +55,8 @@ def last_frame_reconstruction(video: Video, *, temporal: int = 4) -> Video:
     It keeps frames `0, temporal, 2 * temporal, ...` unchanged, at full size and exact: frame 0
     stands for itself, and the last frame of each group replaces the `temporal - 1` frames before
     it, which are lost. This is what a video VAE inflated from a *perfect* image VAE gives before
-    any training (supplement, Eq. 3 and 4), so a trained one should beat it on the other
-    frames.
+    any training (supplement, Eq. 3 and 4), so a trained one should beat it on the
+    other frames.
 
     Args:
         video: `1 + temporal * n` frames.

@@ -151,10 +151,8 @@ def over_seeds(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         if other["name"] != first["name"] or other["protocol"] != first["protocol"]:
             raise ValueError(
                 f"{other['fake']['folder']}: {other['name']} of {other['fake']['clips']} clips, "
-                "but "
-                f"{first['fake']['folder']}: {first['name']} of {first['fake']['clips']}. Give "
-                "sets "
-                "of as many clips, measured by one protocol."
+                f"but {first['fake']['folder']}: {first['name']} of {first['fake']['clips']}. "
+                "Give sets of as many clips, measured by one protocol."
             )
     values, kvds = ([r[name] for r in results] for name in ("value", "kvd"))
     return {

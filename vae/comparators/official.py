@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from torch import Tensor, nn
 
 from common.files import read_json
@@ -108,7 +108,7 @@ def _download(
         parent = f"{folder}{name}".rpartition("/")[0]
         try:
             config = hub_file(repository, f"{parent}/config.json".lstrip("/"), **options)
-        except OUT_OF_REACH:
+        except (HfHubHTTPError, LocalEntryNotFoundError):
             return (weights, {}), ""
         return (weights, _config(config)), ""
     return None, reason
